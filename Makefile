@@ -1,0 +1,38 @@
+# make demo: simulate a small cohort, train Q-Net on it, infer the held-out scans.   make test: run the tests.
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+RUN := $(VENV)/bin/python -m monai.bundle run
+DEMO := $(CURDIR)/demo
+TRAIN := configs/train.yaml','configs/small.yaml
+PATHS := --dataset_dir $(DEMO)/cohort --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/training
+SMALL_INPUT := --spatial_size "[64,64]" --num_slices 14
+export PYTHONWARNINGS := ignore
+
+.PHONY: demo test lint clean
+
+$(VENV)/installed-%: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --progress-bar on -c constraints.txt torch
+	$(VENV)/bin/pip install --progress-bar on -c constraints.txt ".[$*]"
+	touch $@
+
+demo: $(VENV)/installed-simulate
+	rm -rf $(DEMO)
+	cd bundle && $(RUN) --config_file configs/simulate.yaml --output_dir $(DEMO)/cohort
+	cd bundle && $(RUN) training --config_file "['$(TRAIN)']" $(PATHS)
+	cd bundle && $(RUN) --config_file "['$(TRAIN)','configs/evaluate.yaml']" $(PATHS)
+	cd bundle && $(RUN) --config_file configs/inference.yaml --dataset_dir $(DEMO)/cohort \
+		--participants $(DEMO)/training/held_out.tsv --weights $(DEMO)/models/model.pt $(SMALL_INPUT) \
+		--output_dir $(DEMO)/inference
+	cd bundle && $(RUN) --config_file "['$(TRAIN)','configs/report.yaml']" $(PATHS) \
+		--inference_dir $(DEMO)/inference --report_dir $(DEMO)/report
+
+test: $(VENV)/installed-test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(DEMO)

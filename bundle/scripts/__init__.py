@@ -1,0 +1,1 @@
+"""Python package of the Q-Net bundle: every name that the configs call lives here."""

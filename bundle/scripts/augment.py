@@ -1,0 +1,349 @@
+"""The paper's training augmentation, on a whole batch and on the device that trains.
+
+Steps and probabilities are the paper's (Data Preparation), ranges are the defaults of Albumentations, which the paper
+used. Its histogram stretching and cropping have probability 1, so preprocessing does them once and they are not here.
+
+Order: flips, brightness and contrast, gamma, grid distortion, shift-scale-rotate. Intensity is one pass over the
+batch; all geometry is composed into one sampling grid and interpolated once. A flip only moves pixels, so doing it
+inside the grid, after the intensity, gives the same values as doing it first.
+
+Numbers are drawn on the CPU, a few per image. The CPU therefore knows which images need which step, and the device
+is never waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+
+from scripts.errors import InputError
+
+PADDING_MODES = ("reflection", "border", "zeros")
+
+
+class AugmentParameters(NamedTuple):
+    """What is done to each of B images. CPU tensors; a step that was not drawn has its identity value.
+
+    Attributes:
+        horizontal_flip: bool `[B]`, mirrors the last axis (W).
+        vertical_flip: bool `[B]`, mirrors the axis H.
+        contrast: `[B]`, the factor of `clip(contrast * x + brightness)`; identity 1.
+        brightness: `[B]`, the offset of the same, as a fraction of the full range 0..1; identity 0.
+        gamma: `[B]`, the exponent of `x ** gamma`; identity 1.
+        grid_distortion: bool `[B]`, whether the image is distorted.
+        steps: `[B, 2, grid_distortion_steps + 1]`, relative lengths of the grid cells along x (W) and y (H). The last
+            cell holds the pixels that are left when the side is no multiple of the number of steps.
+        shift_scale_rotate: bool `[B]`, whether the image is shifted, scaled and rotated.
+        shift: `[B, 2]`, along x and y, as a fraction of the side; positive to the right and down.
+        scale: `[B]`, above 1 enlarges.
+        angle: `[B]`, degrees, positive turns the content counter-clockwise as displayed (row 0 on top).
+    """
+
+    horizontal_flip: torch.Tensor
+    vertical_flip: torch.Tensor
+    contrast: torch.Tensor
+    brightness: torch.Tensor
+    gamma: torch.Tensor
+    grid_distortion: torch.Tensor
+    steps: torch.Tensor
+    shift_scale_rotate: torch.Tensor
+    shift: torch.Tensor
+    scale: torch.Tensor
+    angle: torch.Tensor
+
+
+class BatchAugment(torch.nn.Module):
+    """Random flips, brightness, contrast, gamma, grid distortion, shift, scale and rotation of a batch.
+
+    Every image of the batch gets its own draw, and all its channels share it. The random numbers come from a generator
+    of its own: `state_dict()` holds its state, so a run that was killed continues with the same numbers. The module
+    augments in training and in evaluation mode alike; leave it out where nothing shall be augmented.
+
+    Args:
+        horizontal_flip_prob, vertical_flip_prob, brightness_contrast_prob, gamma_prob, grid_distortion_prob,
+            shift_scale_rotate_prob: probabilities in 0..1 (defaults: the paper's).
+        brightness_limit: largest offset up or down, as a fraction of the full range 0..1; in 0..1.
+        contrast_limit: largest change of the contrast factor from 1; in 0..1.
+        gamma_limit: smallest and largest exponent, above 0.
+        grid_distortion_steps: number of grid cells along each axis, at least 1.
+        grid_distortion_limit: largest relative change of a cell's length; at least 0, below 1.
+        shift_limit: largest shift as a fraction of the image's side; in 0..1.
+        scale_limit: largest change of the scale factor from 1; at least 0, below 1.
+        rotate_limit: largest rotation, degrees; in 0..180.
+        padding_mode: what is seen beyond the edge: `"reflection"` (OpenCV's reflect_101), `"border"` or `"zeros"`.
+        seed: start of the random numbers. Ranks of a distributed run need different ones.
+
+    Raises:
+        InputError: (a ValueError) when an argument is out of its range; the message names it.
+
+    Source: Buslaev et al., "Albumentations", Information 11(2):125, 2020. The formulas are those of its version 2,
+    except that a shift is not rounded to whole pixels.
+
+    Example:
+        >>> augment = BatchAugment(seed=1)
+        >>> images = augment(torch.rand(64, 3, 128, 128))
+    """
+
+    def __init__(
+        self,
+        horizontal_flip_prob: float = 0.5,
+        vertical_flip_prob: float = 0.5,
+        brightness_contrast_prob: float = 0.7,
+        brightness_limit: float = 0.2,
+        contrast_limit: float = 0.2,
+        gamma_prob: float = 0.3,
+        gamma_limit: Sequence[float] = (0.8, 1.2),
+        grid_distortion_prob: float = 0.25,
+        grid_distortion_steps: int = 5,
+        grid_distortion_limit: float = 0.3,
+        shift_scale_rotate_prob: float = 0.5,
+        shift_limit: float = 0.0625,
+        scale_limit: float = 0.1,
+        rotate_limit: float = 45.0,
+        padding_mode: str = "reflection",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        probabilities = {
+            "horizontal_flip_prob": horizontal_flip_prob,
+            "vertical_flip_prob": vertical_flip_prob,
+            "brightness_contrast_prob": brightness_contrast_prob,
+            "gamma_prob": gamma_prob,
+            "grid_distortion_prob": grid_distortion_prob,
+            "shift_scale_rotate_prob": shift_scale_rotate_prob,
+        }
+        for name, value in probabilities.items():
+            _require(0 <= value <= 1, name, value, "a probability in 0..1")
+        _require(0 <= brightness_limit <= 1, "brightness_limit", brightness_limit, "in 0..1")
+        _require(0 <= contrast_limit <= 1, "contrast_limit", contrast_limit, "in 0..1")
+        _require(
+            len(gamma_limit) == 2 and 0 < gamma_limit[0] <= gamma_limit[1],
+            "gamma_limit",
+            gamma_limit,
+            "two numbers above 0, the smaller first",
+        )
+        _require(
+            isinstance(grid_distortion_steps, int) and grid_distortion_steps >= 1,
+            "grid_distortion_steps",
+            grid_distortion_steps,
+            "a whole number of at least 1",
+        )
+        _require(0 <= grid_distortion_limit < 1, "grid_distortion_limit", grid_distortion_limit, "at least 0, below 1")
+        _require(0 <= shift_limit <= 1, "shift_limit", shift_limit, "in 0..1")
+        _require(0 <= scale_limit < 1, "scale_limit", scale_limit, "at least 0, below 1")
+        _require(0 <= rotate_limit <= 180, "rotate_limit", rotate_limit, "degrees in 0..180")
+        _require(padding_mode in PADDING_MODES, "padding_mode", padding_mode, f"one of {', '.join(PADDING_MODES)}")
+
+        self.probabilities = torch.tensor(list(probabilities.values()))
+        self.brightness_limit = brightness_limit
+        self.contrast_limit = contrast_limit
+        self.gamma_limit = tuple(gamma_limit)
+        self.grid_distortion_steps = grid_distortion_steps
+        self.grid_distortion_limit = grid_distortion_limit
+        self.shift_limit = shift_limit
+        self.scale_limit = scale_limit
+        self.rotate_limit = rotate_limit
+        self.padding_mode = padding_mode
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def get_extra_state(self) -> torch.Tensor:
+        """State of the random numbers, uint8, for `state_dict`."""
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Continue from a state of the random numbers; `load_state_dict` calls it."""
+        self.generator.set_state(state.cpu())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Draw and apply: see `apply` for shapes and errors."""
+        return self.apply_parameters(images, self.draw(len(images)))
+
+    def draw(self, batch_size: int) -> AugmentParameters:
+        """Draw what is done to each of `batch_size` images.
+
+        An image takes the same count of random numbers whatever is drawn, so that a change of one probability leaves
+        the numbers of the other steps as they were.
+        """
+        cells = self.grid_distortion_steps + 1
+        numbers = torch.rand(batch_size, 13 + 2 * cells, generator=self.generator)
+        flip_x, flip_y, intensity, power, distort, move = (numbers[:, :6] < self.probabilities).unbind(1)
+        symmetric = numbers[:, 6:] * 2 - 1
+
+        def where(drawn: torch.Tensor, value: torch.Tensor, identity: float) -> torch.Tensor:
+            return torch.where(drawn.view(-1, *[1] * (value.ndim - 1)), value, identity)
+
+        low, high = self.gamma_limit
+        return AugmentParameters(
+            horizontal_flip=flip_x,
+            vertical_flip=flip_y,
+            contrast=where(intensity, 1 + self.contrast_limit * symmetric[:, 0], 1),
+            brightness=where(intensity, self.brightness_limit * symmetric[:, 1], 0),
+            gamma=where(power, low + (high - low) * numbers[:, 8], 1),
+            grid_distortion=distort,
+            steps=where(distort, 1 + self.grid_distortion_limit * symmetric[:, 7:].view(-1, 2, cells), 1),
+            shift_scale_rotate=move,
+            shift=where(move, self.shift_limit * symmetric[:, 3:5], 0),
+            scale=where(move, 1 + self.scale_limit * symmetric[:, 5], 1),
+            angle=where(move, self.rotate_limit * symmetric[:, 6], 0),
+        )
+
+    def apply_parameters(self, images: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
+        """Apply drawn parameters to a batch.
+
+        Args:
+            images: floating `[B, C, H, W]`, values in 0..1, on any device; or scans `[B, C, H, W, S]`, whose slices
+                share the draw of their scan.
+            parameters: for B images, from `draw`.
+
+        Returns:
+            New tensor of the same shape, dtype and device, values in 0..1. An image for which nothing was drawn is
+            equal bit for bit. Half-precision images are computed in float32.
+
+        Raises:
+            ValueError: when the shape, the dtype or the number of parameters does not fit.
+        """
+        if isinstance(images, MetaTensor):
+            # the affine in its metadata would be wrong afterwards
+            images = images.as_tensor()
+        if images.ndim == 5:
+            slices_first = images.permute(0, 1, 4, 2, 3)
+            flat = self.apply_parameters(slices_first.flatten(1, 2), parameters)
+            return flat.view(slices_first.shape).permute(0, 1, 3, 4, 2)
+        self._check(images, parameters)
+        work = images if images.dtype == torch.float64 else images.float()
+        return self._geometry(self._intensity(work, parameters), parameters).to(images.dtype)
+
+    def _check(self, images: torch.Tensor, parameters: AugmentParameters) -> None:
+        smallest = max(2, self.grid_distortion_steps)
+        if images.ndim != 4 or min(images.shape[2:]) < smallest:
+            raise ValueError(
+                f"images must be [B, C, H, W] or [B, C, H, W, S] with H and W of at least {smallest}, "
+                f"got {list(images.shape)}"
+            )
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floating point in 0..1, got {images.dtype}")
+        if len(parameters.gamma) != len(images):
+            raise ValueError(f"parameters are for {len(parameters.gamma)} images, got {len(images)}")
+
+    @staticmethod
+    def _intensity(images: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
+        """Brightness, contrast and gamma: a new tensor like `images`."""
+        linear = _move(torch.stack([parameters.contrast, parameters.brightness]), images)[:, :, None, None, None]
+        # with contrast 1 and brightness 0 this returns every value in 0..1 as it was
+        out = torch.addcmul(linear[1], images, linear[0]).clamp_(0, 1)
+        chosen = _indices(parameters.gamma != 1)
+        if len(chosen):
+            gamma = _move(parameters.gamma[chosen], images)
+            chosen = _move(chosen, images)
+            out.index_copy_(0, chosen, out.index_select(0, chosen).pow_(gamma[:, None, None, None]))
+        return out
+
+    def _geometry(self, images: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
+        """Flips, grid distortion and shift-scale-rotate; changes and returns `images`."""
+        warped = parameters.grid_distortion | parameters.shift_scale_rotate
+        # an image that is only flipped needs no interpolation
+        for x, y, axes in ((True, False, [3]), (False, True, [2]), (True, True, [2, 3])):
+            only = ~warped & (parameters.horizontal_flip == x) & (parameters.vertical_flip == y)
+            chosen = _move(_indices(only), images)
+            if len(chosen):
+                images.index_copy_(0, chosen, images.index_select(0, chosen).flip(axes))
+        chosen = _indices(warped)
+        if len(chosen):
+            grid = self._grid(AugmentParameters(*(value[chosen] for value in parameters)), images)
+            chosen = _move(chosen, images)
+            source = images.index_select(0, chosen)
+            source = F.grid_sample(source, grid, padding_mode=self.padding_mode, align_corners=True)
+            images.index_copy_(0, chosen, source)
+        return images
+
+    def _grid(self, parameters: AugmentParameters, images: torch.Tensor) -> torch.Tensor:
+        """Where each pixel of the result is read, `[B, H, W, 2]` in grid_sample's units (-1..1 between pixel centres).
+
+        A result pixel goes back through the steps in reverse: shift-scale-rotate, distortion, flips.
+        """
+        height, width = images.shape[2:]
+        distorted = _indices(parameters.grid_distortion)
+        flips = torch.stack([parameters.horizontal_flip, parameters.vertical_flip], 1)
+        signs = torch.where(flips, -1.0, 1.0)
+        # without distortion a flip is part of the affine map, with it a part of the distortion
+        affine = _inverse_affine(parameters, height, width)
+        affine = _move(affine * torch.where(parameters.grid_distortion[:, None], 1.0, signs)[:, :, None], images)
+        x = torch.linspace(-1, 1, width, dtype=images.dtype, device=images.device)
+        y = torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device)[:, None]
+        along_x, along_y, offset = affine[..., None, None].unbind(2)
+        # planes [B, 2, H, W]: grid_sample reads them as fast as [B, H, W, 2], and they are faster to fill
+        grid = torch.addcmul(torch.addcmul(offset, along_y, y), along_x, x)
+
+        if len(distorted):
+            steps, signs = parameters.steps[distorted], signs[distorted]
+            map_x = _move(_distortion_map(steps[:, 0], width) * signs[:, :1], images)
+            map_y = _move(_distortion_map(steps[:, 1], height) * signs[:, 1:], images)
+            # the distortion is itself an image of coordinates; the affine grid samples it
+            maps = torch.stack([map_x[:, None, :].expand(-1, height, -1), map_y[:, :, None].expand(-1, -1, width)], 1)
+            distorted = _move(distorted, images)
+            points = grid.index_select(0, distorted)
+            reflect = self.padding_mode == "reflection"
+            found = F.grid_sample(
+                maps, points.permute(0, 2, 3, 1), padding_mode="reflection" if reflect else "border", align_corners=True
+            )
+            if not reflect:
+                # a point beyond the distorted image stays beyond the original one
+                found += (points - points.clamp(-1, 1)) * _move(signs, images)[:, :, None, None]
+            grid.index_copy_(0, distorted, found)
+        return grid.permute(0, 2, 3, 1)
+
+
+def _require(condition: bool, name: str, value: object, wanted: str) -> None:
+    if not condition:
+        raise InputError(f"{name} must be {wanted}, got {value!r}")
+
+
+def _indices(mask: torch.Tensor) -> torch.Tensor:
+    """Positions of the true values of a CPU mask `[B]`."""
+    return mask.nonzero().flatten()
+
+
+def _move(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """A small CPU tensor to the device of the images (numbers to their dtype too), without waiting for that device."""
+    dtype = images.dtype if values.is_floating_point() else values.dtype
+    return values.to(images.device, dtype, non_blocking=True)
+
+
+def _inverse_affine(parameters: AugmentParameters, height: int, width: int) -> torch.Tensor:
+    """`[B, 2, 3]`: from result to source about the image's centre, in grid_sample's units.
+
+    Shift, scale and rotation happen in pixels, so that an image that is not square is not sheared.
+    """
+    half = torch.tensor([width - 1, height - 1]) / 2
+    side = torch.tensor([width, height])
+    radians = parameters.angle.deg2rad()
+    cos, sin = radians.cos(), radians.sin()
+    pixels = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2) / parameters.scale[:, None, None]
+    offset = -(pixels @ (parameters.shift * side)[:, :, None]) / half[:, None]
+    return torch.cat([pixels * half / half[:, None], offset], 2)
+
+
+def _distortion_map(steps: torch.Tensor, size: int) -> torch.Tensor:
+    """`[B, size]`: where each pixel of an axis is read after grid distortion, in grid_sample's units.
+
+    Args:
+        steps: `[B, cells]`, relative lengths of the cells.
+        size: pixels of the axis.
+    """
+    cells = steps.shape[1]
+    length = size // (cells - 1)
+    pixel = torch.arange(size)
+    cell = (pixel // length).clamp(max=cells - 1)
+    rest = size - length * (cells - 1)
+    pixels = torch.tensor([length] * (cells - 1) + [rest]).to(steps)
+    source = steps * pixels
+    # normalised as in Albumentations 2: the cells together cover the axis, whatever was drawn
+    source = source * (size / source.sum(1, keepdim=True))
+    # as in Albumentations, the first pixel of a cell and the last of the one before read the same point
+    fraction = (pixel - cell * length) / (pixels[cell] - 1).clamp(min=1)
+    position = (source.cumsum(1) - source)[:, cell] + fraction * source[:, cell]
+    return position * (2 / (size - 1)) - 1

@@ -1,0 +1,225 @@
+"""A BIDS folder as a list of scans: which files belong together, who they are of, and how subjects split in folds."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from sklearn.model_selection import StratifiedKFold
+
+from scripts.errors import InputError
+from scripts.provenance import write_aside
+
+#: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
+MAPS = ("Chimap", "R2starmap", "T1w")
+#: Class index of each value of `group` in participants.tsv; HH is the positive class (paper, Results).
+GROUPS = {"HC": 0, "HH": 1}
+#: Where the basal ganglia boxes of a cohort lie, below its root.
+BOX_DERIVATIVE = Path("derivatives") / "basalganglia"
+
+
+def find_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
+    """List the scans of a BIDS folder, in order of their names. Labels are not needed.
+
+    Args:
+        dataset_dir: folder with `sub-*/[ses-*/]anat/*_Chimap.nii[.gz]`, `*_R2starmap`, `*_T1w`, and
+            optionally `derivatives/basalganglia/.../*_desc-basalganglia_box.json`.
+
+    Returns:
+        One dictionary a scan: `participant_id`, `scan_id` (the file name's BIDS entities),
+        `image` (three paths, in the order of MAPS) and, where annotated, `box`
+        (half-open voxel ranges `[[i0, i1], [j0, j1], [k0, k1]]` along the stored array's axes).
+
+    Raises:
+        InputError: no such folder, no scan, a map missing or there twice, a file of another format, a bad box file.
+    """
+    root = Path(dataset_dir)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give --dataset_dir a BIDS folder")
+    folders = sorted(p for p in [*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")] if p.is_dir())
+    if not folders:
+        raise InputError(f"{root}: holds no sub-*/anat folder; lay the scans out as BIDS (docs/README.md, Data)")
+    scans = []
+    for folder in folders:
+        paths = [_one_map(folder, suffix) for suffix in MAPS]
+        scan_id = paths[0].name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap")
+        scan = {
+            "participant_id": folder.relative_to(root).parts[0],
+            "scan_id": scan_id,
+            "image": [str(p) for p in paths],
+        }
+        box_file = root / BOX_DERIVATIVE / folder.relative_to(root) / f"{scan_id}_desc-basalganglia_box.json"
+        if box_file.exists():
+            scan["box"] = read_box(box_file)
+        scans.append(scan)
+    return scans
+
+
+def _one_map(folder: Path, suffix: str) -> Path:
+    """The single NIfTI file of a map in one anat folder."""
+    named = sorted(p for p in folder.glob(f"*_{suffix}.*") if p.suffix != ".json")
+    found = [p for p in named if p.name.endswith((".nii", ".nii.gz"))]
+    if not found and named:
+        raise InputError(f"{named[0]}: not a .nii or .nii.gz file; convert it to NIfTI")
+    if not found:
+        raise InputError(f"{folder}: no *_{suffix}.nii.gz; Q-Net needs the maps {', '.join(MAPS)} of every scan")
+    if len(found) > 1:
+        raise InputError(f"{folder}: {len(found)} files end in _{suffix} ({found[0].name}, {found[1].name}); keep one")
+    return found[0]
+
+
+def read_box(path: str | Path) -> list[list[int]]:
+    """Read a basal ganglia box.
+
+    Returns:
+        Half-open voxel ranges `[[i0, i1], [j0, j1], [k0, k1]]` along the stored array's axes.
+
+    Raises:
+        InputError: not JSON, or `Box` is not three rising pairs of whole numbers.
+    """
+    try:
+        box = json.loads(Path(path).read_text())["Box"]
+        shaped = [[int(low), int(high)] for low, high in box]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a basal ganglia box; write {{'Box': [[i0,i1],[j0,j1],[k0,k1]]}}") from error
+    if len(shaped) != 3 or any(low >= high for low, high in shaped):
+        raise InputError(f"{path}: Box {box} must be three rising pairs of voxel indices")
+    return shaped
+
+
+def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read a participants table (tab-separated): participant_id -> row.
+
+    Raises:
+        InputError: no such file, one of `columns` missing, or a participant with two rows.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; it lists {' and '.join(columns)} of every subject, tab-separated")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, delimiter="\t")
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"{path}: no column {missing[0]!r}; it needs {' and '.join(columns)}, tab-separated")
+        rows = list(reader)
+    twice = [name for name, count in Counter(row["participant_id"] for row in rows).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: participant {twice[0]!r} has more than one row; keep one")
+    return {row["participant_id"]: row for row in rows}
+
+
+def chosen_scans(dataset_dir: str | Path, participants: str | Path | None) -> list[dict[str, Any]]:
+    """`find_scans`, but only of the participants that a table names; None takes all.
+
+    Raises:
+        InputError: as `find_scans` and `read_participants`, or a participant without a scan.
+    """
+    scans = find_scans(dataset_dir)
+    if participants is None:
+        return scans
+    wanted = read_participants(participants, ["participant_id"])
+    missing = wanted.keys() - {scan["participant_id"] for scan in scans}
+    if missing:
+        raise InputError(f"{participants}: {sorted(missing)[0]!r} has no scan in {dataset_dir}; correct the table")
+    return [scan for scan in scans if scan["participant_id"] in wanted]
+
+
+def write_held_out(path: str | Path, scans: list[dict[str, Any]]) -> None:
+    """Write the held-out participants and their groups as a table, for `inference.yaml`'s `participants`."""
+    names = {index: name for name, index in GROUPS.items()}
+    rows = sorted({(scan["participant_id"], names[scan["label"]]) for scan in scans})
+    lines = ["participant_id\tgroup", *("\t".join(row) for row in rows)]
+    write_aside(path, lambda part: Path(part).write_text("\n".join(lines) + "\n"))
+
+
+def labelled_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
+    """The scans of a cohort with `label` (0 HC, 1 HH), checked before any work starts.
+
+    Every map's header is read, so a wrong grid is found in seconds and not after hours.
+
+    Raises:
+        InputError: as `find_scans`, `read_participants` and `check_grid`; a scan without a row or a row without a
+            scan; a group that is not HH or HC; only one class in the cohort.
+    """
+    scans = find_scans(dataset_dir)
+    table = Path(dataset_dir) / "participants.tsv"
+    participants = read_participants(table, ["participant_id", "group"])
+    with_scans = {scan["participant_id"] for scan in scans}
+    for participant_id, row in participants.items():
+        if participant_id not in with_scans:
+            raise InputError(f"{table}: {participant_id!r} has no scan; remove the row or add {participant_id}/anat")
+        if row["group"] not in GROUPS:
+            raise InputError(f"{table}: group {row['group']!r} of {participant_id!r} is unknown; use HH or HC")
+    for scan in scans:
+        if scan["participant_id"] not in participants:
+            raise InputError(f"{table}: no row for {scan['participant_id']!r}, which has scans; add it")
+        scan["label"] = GROUPS[participants[scan["participant_id"]]["group"]]
+        check_grid(scan["image"])
+    labels = {scan["label"] for scan in scans}
+    if len(labels) < 2:
+        only = next(name for name, index in GROUPS.items() if index in labels)
+        raise InputError(f"{table}: every subject is {only}; a classifier needs both HH and HC")
+    return scans
+
+
+def check_grid(paths: list[str]) -> None:
+    """Check from the headers alone that three maps are 3D and lie on one grid.
+
+    Raises:
+        InputError: a file that is no readable NIfTI, is not 3D, or lies on another grid than the first map.
+    """
+    first = None
+    for path in paths:
+        try:
+            header = nib.load(path)
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such file") from error
+        except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
+            raise InputError(f"{path}: cannot be read as NIfTI ({error}); export it again") from error
+        shape, affine = header.shape, header.affine
+        if len(shape) != 3:
+            raise InputError(f"{path}: has shape {shape} where one 3D map is due; split it into one file a map")
+        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+            raise InputError(f"{path}: its affine is not a valid orientation; export it again")
+        if first is None:
+            first = (path, shape, affine)
+        elif shape != first[1]:
+            raise InputError(f"{path}: its grid {shape} is not that of {first[0]} {first[1]}; resample it to that grid")
+        elif not np.allclose(affine, first[2], atol=1e-3):
+            raise InputError(f"{path}: its orientation or position is not that of {first[0]}; resample it to that grid")
+
+
+def split(
+    scans: list[dict[str, Any]], num_folds: int, fold: int, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Split a cohort by subject, stratified by group (paper, Training Procedure: 10 folds).
+
+    Args:
+        scans: from `labelled_scans`.
+        num_folds: how many folds, at least 2.
+        fold: which one is held out, 0 to num_folds - 1.
+        seed: decides which subjects share a fold.
+
+    Returns:
+        Training scans and held-out scans. All scans of one subject are on one side.
+
+    Raises:
+        InputError: fewer than num_folds subjects in a class, or a fold that does not exist.
+    """
+    if num_folds < 2 or not 0 <= fold < num_folds:
+        raise InputError(f"fold {fold} of {num_folds}: there must be at least 2 folds, and fold counts from 0")
+    label_of = {scan["participant_id"]: scan["label"] for scan in scans}
+    subjects = np.array(sorted(label_of))
+    labels = np.array([label_of[name] for name in subjects])
+    fewest = int(np.bincount(labels, minlength=len(GROUPS)).min())
+    if fewest < num_folds:
+        raise InputError(f"the smaller class has {fewest} subjects, too few for {num_folds} folds; lower --num_folds")
+    folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(subjects, labels)
+    held_out = set(subjects[list(folds)[fold][1]])
+    train = [scan for scan in scans if scan["participant_id"] not in held_out]
+    test = [scan for scan in scans if scan["participant_id"] in held_out]
+    return train, test

@@ -1,0 +1,122 @@
+"""Predict the held-out scans with the three models, and write the predictions table, the measures and the pictures."""
+
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from scripts.figures import roc_curves
+from scripts.networks import QNet, load_weights, resnet, slices_of
+from scripts.provenance import write_aside, write_json
+from scripts.statistics import PREDICTION_COLUMNS, summarise, vote
+
+
+def load_models(ckpt_dir: str | os.PathLike, network: QNet, swa: bool) -> dict[str, Callable]:
+    """The trained models by the paper's names: `ResNet`, `ResNetSWA` (where trained) and `Q-Net`."""
+    folder = Path(ckpt_dir)
+    models = {"ResNet": load_weights(resnet(feed_forward=True), folder / "resnet.pt")}
+    if swa:
+        models["ResNetSWA"] = load_weights(resnet(feed_forward=True), folder / "resnet_swa.pt")
+    models["Q-Net"] = load_weights(network, folder / "model.pt")
+    return models
+
+
+def predict(
+    scans: Dataset, models: Mapping[str, torch.nn.Module], device: torch.device, where: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Rows of the predictions table for every scan, model and slice.
+
+    Args:
+        scans: preprocessed scans with `image`, `label`, `participant_id`.
+        models: from `load_models`. ResNet and ResNetSWA vote for the scan; Q-Net has its own scan-level output.
+        device: what runs the networks.
+        where: `repeat`, `fold` and `region` of the rows.
+    """
+    rows = []
+    networks = {name: network.to(device).eval() for name, network in models.items()}
+    with torch.inference_mode():
+        for index in tqdm(range(len(scans)), desc="evaluation", unit="scan"):
+            item = scans[index]
+            image = item["image"].as_tensor()[None].to(device)
+            who = {**where, "participant_id": item["participant_id"], "label": item["label"]}
+            for name, network in networks.items():
+                if isinstance(network, QNet):
+                    scan_logits, image_logits = network.sequence(network.embed(image))
+                    slices = image_logits[0].softmax(-1)[:, 1].tolist()
+                    scan = scan_logits[0].softmax(-1)[1].item()
+                else:
+                    slices = network(slices_of(image)).softmax(-1)[:, 1].tolist()
+                    scan = vote(slices)
+                rows.append({**who, "model": name, "slice": "", "probability_HH": scan})
+                rows += [{**who, "model": name, "slice": s, "probability_HH": p} for s, p in enumerate(slices)]
+    return rows
+
+
+def evaluate(
+    output_dir: str | os.PathLike,
+    scans: Dataset,
+    models: Mapping[str, torch.nn.Module],
+    device: torch.device,
+    where: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> None:
+    """Evaluate the held-out scans into `output_dir`.
+
+    Writes `predictions.csv`, `metrics.csv`, `metrics.md`, `roc.png`/`.pdf` and `evaluation.json` (what made them).
+
+    Args:
+        output_dir: gets the files.
+        scans, models, device, where: see `predict`.
+        record: from `scripts.provenance.record`.
+    """
+    folder = Path(output_dir)
+    rows = predict(scans, models, device, where)
+    write_table(folder / "predictions.csv", PREDICTION_COLUMNS, rows)
+    summary = summarise(rows)
+    write_table(folder / "metrics.csv", list(summary[0]), summary)
+    simulated = bool(record["input"]["simulated"])
+    text = metrics_markdown(summary, simulated)
+    write_aside(folder / "metrics.md", lambda part: Path(part).write_text(text))
+    roc_curves(rows, folder / "roc", simulated)
+    write_json(folder / "evaluation.json", dict(record))
+    print(text)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV, aside then renamed."""
+
+    def write(part: str) -> None:
+        with open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_aside(path, write)
+
+
+def metrics_markdown(summary: Sequence[Mapping[str, Any]], simulated: bool) -> str:
+    """The measures as a Markdown table, counts beside rates; it says when the cohort is simulated."""
+    lines = [
+        f"Held-out scans{' of a simulated cohort' if simulated else ''}; HH is the positive class.",
+        "",
+        "| level | model | accuracy | sensitivity | specificity | F1 (macro) | AUC |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in summary:
+        positives, negatives = row["tp"] + row["fn"], row["tn"] + row["fp"]
+        cells = [
+            row["level"],
+            row["model"],
+            f"{row['accuracy']:.3f} ({row['tp'] + row['tn']}/{positives + negatives})",
+            f"{row['sensitivity']:.3f} ({row['tp']}/{positives})",
+            f"{row['specificity']:.3f} ({row['tn']}/{negatives})",
+            f"{row['f1']:.3f}",
+            f"{row['auc']:.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

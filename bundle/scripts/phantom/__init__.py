@@ -1,0 +1,14 @@
+"""The simulated cohort: heads with iron in the deep nuclei, and the scanner that images them.
+
+Read top to bottom:
+
+- ``anatomy``: templates that installed packages ship, and one random head per subject;
+- ``iron``: how much iron each nucleus holds at which age, and where hemochromatosis (HH) puts it;
+- ``acquisition``: from tissue and iron to QSM, R2* and T1-weighted maps with the scanner's faults;
+- ``subject``: one participant, from random numbers to files;
+- ``cohort``: participants, folders, processes. ``configs/simulate.yaml`` calls ``cohort.simulate``;
+- ``difficulty``: how hard the cohort is, measured three ways.
+
+Nothing here is patient data and nothing here is meant to teach a model about patients: it exists so that
+every other part of the bundle can be run, tested and timed by anybody.
+"""

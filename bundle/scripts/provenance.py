@@ -1,0 +1,159 @@
+"""What made a result: version, settings, weights and input, in a form that goes into every result file."""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+
+from scripts.errors import InputError
+
+BUNDLE_ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
+
+
+def bundle_version() -> str:
+    """Version of this bundle, as `configs/metadata.json` declares it."""
+    return json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text())["version"]
+
+
+def software() -> dict[str, str]:
+    """Versions of the bundle, Python and the packages that decide the numbers; absent packages are left out."""
+    versions = {"qnet_hemochromatosis": bundle_version(), "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Top-level config keys with plain values.
+
+    Args:
+        resolved: the config parser's resolved content (`__local_refs` inside a `$` expression): id -> value.
+
+    Returns:
+        key -> value for every top-level key whose value is a number, text, bool, None or a list of these.
+    """
+
+    def plain(value: Any) -> bool:
+        if isinstance(value, (list, tuple)):
+            return all(plain(v) for v in value)
+        return value is None or isinstance(value, (bool, int, float, str))
+
+    return {k: v for k, v in sorted(resolved.items()) if "#" not in k and "::" not in k and k != "imports" and plain(v)}
+
+
+def write_aside(path: str | os.PathLike, write: Callable[[str], None]) -> None:
+    """Let `write(temporary_path)` make a file, then rename it to `path`: a reader never sees half a file.
+
+    The temporary name keeps the full suffix, since writers choose the format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = "".join(path.suffixes)
+    handle, temporary = tempfile.mkstemp(prefix=".part-", suffix=suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        write(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write JSON (indented, keys in the given order), aside then renamed."""
+    write_aside(path, lambda part: Path(part).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"))
+
+
+def check_output_dir(path: str | os.PathLike, needed_bytes: int) -> Path:
+    """Make an output folder and make sure that results will fit, before any work starts.
+
+    Args:
+        path: the folder; it is made if missing.
+        needed_bytes: what the run will write at most.
+
+    Raises:
+        InputError: the folder cannot be made or written, or its disk has too little space.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot write there ({error.strerror}); choose another output folder") from error
+    free = shutil.disk_usage(path).free
+    if free < needed_bytes:
+        raise InputError(
+            f"{path}: {needed_bytes / 1e6:.0f} MB needed but {free / 1e6:.0f} MB free;"
+            " free some space or choose another output folder"
+        )
+    return path
+
+
+def plain_attributes(item: object) -> dict[str, Any]:
+    """A component's plain public attributes (numbers, text, lists of numbers), to tell whether its settings changed."""
+    values = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in vars(item).items() if not k.startswith("_")}
+    return {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str, list, tuple))}
+
+
+def cohort_fingerprint(dataset_dir: str | os.PathLike) -> dict[str, str | int | bool]:
+    """What identifies a cohort: its declared name, number of maps, and a hash of participants and of files by size."""
+    root = Path(dataset_dir)
+    description = root / "dataset_description.json"
+    declared = json.loads(description.read_text()) if description.exists() else {}
+    maps = sorted(root.glob("sub-*/**/*.nii*"))
+    digest = hashlib.sha256()
+    participants = root / "participants.tsv"
+    if participants.exists():
+        digest.update(participants.read_bytes())
+    for path in maps:
+        digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+    return {
+        "name": declared.get("Name", root.name),
+        "simulated": "simulated" in declared.get("Name", "").lower(),
+        "maps": len(maps),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def record(weights: list[str], dataset_dir: str | os.PathLike, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that made a result, to be stored with it.
+
+    Args:
+        weights: files whose SHA-256 is recorded.
+        dataset_dir: the cohort.
+        resolved: see `settings`.
+    """
+    return {
+        "software": software(),
+        "settings": settings(resolved),
+        "weights": {Path(path).name: sha256(path) for path in weights},
+        "input": cohort_fingerprint(dataset_dir),
+    }
+
+
+def write_record(
+    path: str | os.PathLike, weights: list[str], dataset_dir: str | os.PathLike, resolved: Mapping[str, Any]
+) -> None:
+    """Write `record` as JSON; only the first process of a distributed run does."""
+    if idist.get_rank() == 0:
+        write_json(path, record(weights, dataset_dir, resolved))

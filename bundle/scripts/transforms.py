@@ -1,0 +1,254 @@
+"""From three maps on disk to the network's input `[3, H, W, S]`.
+
+Channels are QSM, R2*, T1W; H runs from anterior to posterior, W from right to left, S from foot to head, so a slice
+drawn row by row looks as radiologists expect. Everything here is deterministic and done once a scan; what is random is
+in `augment.py`.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    Crop,
+    InvertibleTransform,
+    LoadImage,
+    MapTransform,
+    Orientationd,
+    Resized,
+    Transform,
+)
+
+from scripts.cohort import MAPS, check_grid
+from scripts.errors import InputError
+
+#: Orientation of a scan in memory: H to posterior, W to the patient's left, S to superior (nibabel's axis codes).
+AXCODES = "PLS"
+#: Above this a QSM map is taken for ppb: deep gray matter is 0.05-0.3 ppm, veins and bleeds stay below a few ppm.
+QSM_LIMIT_PPM = 10.0
+
+
+class LoadImageMapsd(MapTransform):
+    """Load `[QSM, R2*, T1W]` given as three 3D NIfTI files, or as one 4D file whose last axis holds the three.
+
+    The item's value becomes a MetaTensor `[3, I, J, K]` (float32, axes as stored).
+
+    Raises:
+        InputError: a file that is missing, truncated, of another format, or on another grid than its fellows.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.load = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            paths = (
+                [data[key]] if isinstance(data[key], (str, bytes)) or not isinstance(data[key], Sequence) else data[key]
+            )
+            paths = [str(path) for path in paths]
+            for path in paths:
+                if not path.endswith((".nii", ".nii.gz")):
+                    raise InputError(f"{path}: not a .nii or .nii.gz file; convert it to NIfTI")
+            if len(paths) > 1:
+                check_grid(paths)
+            data[key] = torch.cat([self.load_one(path) for path in paths])
+        return data
+
+    def load_one(self, path: str) -> MetaTensor:
+        """One file as `[C, I, J, K]`."""
+        try:
+            return self.load(path)
+        except Exception as error:  # nibabel raises many kinds for a damaged file
+            why = str(error).splitlines()[-1] if str(error) else type(error).__name__
+            raise InputError(f"{path}: cannot be read ({why}); export or copy it again") from error
+
+
+class CheckMapsd(MapTransform):
+    """Refuse a stack of maps that the network would misread. Passes good data through unchanged.
+
+    Raises:
+        InputError: not `[3, I, J, K]`, a non-finite or constant map, QSM in ppb, negative R2* throughout.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            image = data[key]
+            names = source_names(image, data)
+            if image.ndim != 4 or image.shape[0] != len(MAPS):
+                raise InputError(
+                    f"{names[0]}: has shape {tuple(image.shape)} where three 3D maps are due;"
+                    f" give {', '.join(MAPS)} as three files or stacked along the last axis of one"
+                )
+            for channel, suffix, name in zip(image, MAPS, names, strict=True):
+                low, high = (float(v) for v in torch.aminmax(torch.as_tensor(channel)))
+                if not np.isfinite([low, high]).all():
+                    raise InputError(
+                        f"{name}: the {suffix} holds NaN or infinite values; set them to 0 outside the brain"
+                    )
+                if low == high:
+                    raise InputError(f"{name}: the {suffix} is {low:g} everywhere; export it again")
+            qsm = torch.as_tensor(image[0]).abs()
+            if float(qsm.max()) > QSM_LIMIT_PPM and float(qsm[qsm > 0].median()) > QSM_LIMIT_PPM / 10:
+                raise InputError(f"{names[0]}: the Chimap seems to be in ppb; divide it by 1000 to have ppm")
+            if float(image[1].max()) <= 0:
+                raise InputError(f"{names[1]}: the R2starmap has no positive value; R2* is in 1/s")
+        return dict(data)
+
+
+def source_names(image: torch.Tensor, data: Mapping[Hashable, Any]) -> list[str]:
+    """A name for each channel to put in messages: its file, or the scan's id where there is no file."""
+    path = image.meta.get("filename_or_obj", "") if isinstance(image, MetaTensor) else ""
+    name = str(path or data.get("scan_id", "the scan"))
+    return [name.replace(f"_{MAPS[0]}.", f"_{suffix}.") for suffix in MAPS]
+
+
+class CropBasalGangliad(MapTransform, InvertibleTransform):
+    """Keep the axial slices that hold the basal ganglia and, for `cropped`, the box around them (paper, Data Preparation).
+
+    Reads the item's `box`: half-open voxel ranges along the axes of the file as stored, whatever its orientation.
+
+    Args:
+        keys: which entries to crop, each a MetaTensor `[C, H, W, S]` oriented as AXCODES.
+        region: `full` keeps whole slices, `cropped` keeps the in-plane box.
+        localise: `annotated` needs a box; `whole` takes the whole volume as it is (for scans cut to the basal ganglia).
+
+    Raises:
+        InputError: no box, a box outside the image, or fewer than two slices.
+    """
+
+    def __init__(self, keys: KeysCollection, region: str, localise: str, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if region not in ("full", "cropped"):
+            raise InputError(f"region {region!r} is unknown; use full or cropped")
+        if localise not in ("annotated", "whole"):
+            raise InputError(f"localise {localise!r} is unknown; use annotated or whole")
+        self.region = region
+        self.localise = localise
+        self.cropper = Crop()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image = data[key]
+            name = source_names(image, data)[0]
+            ranges = self.ranges(image, data.get("box"), name)
+            if ranges[2][1] - ranges[2][0] < 2:
+                raise InputError(
+                    f"{name}: only {ranges[2][1] - ranges[2][0]} basal ganglia slice; Q-Net reads at least 2"
+                )
+            data[key] = self.cropper(image, slices=tuple(slice(low, high) for low, high in ranges))
+        return data
+
+    def ranges(self, image: MetaTensor, box: Sequence[Sequence[int]] | None, name: str) -> list[list[int]]:
+        """Half-open index ranges of the crop along H, W and S of an oriented image."""
+        shape = list(image.shape[1:])
+        if self.localise == "whole":
+            return [[0, size] for size in shape]
+        if box is None:
+            raise InputError(
+                f"{name}: no basal ganglia box; add derivatives/basalganglia/.../*_desc-basalganglia_box.json,"
+                " or use --localise whole for a scan cut to the basal ganglia"
+            )
+        ranges = oriented_box(box, np.asarray(image.meta["original_affine"]), np.asarray(image.affine))
+        if any(low < 0 or high > size for (low, high), size in zip(ranges, shape, strict=True)):
+            raise InputError(
+                f"{name}: the basal ganglia box {[list(r) for r in box]} reaches outside the image; correct it"
+            )
+        if self.region == "full":
+            ranges[:2] = [[0, shape[0]], [0, shape[1]]]
+        return ranges
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            data[key] = self.cropper.inverse(data[key])
+        return data
+
+
+def oriented_box(box: Sequence[Sequence[int]], stored_affine: np.ndarray, affine: np.ndarray) -> list[list[int]]:
+    """Voxel ranges of a box after the array's axes were permuted and flipped.
+
+    Args:
+        box: half-open ranges along the stored axes.
+        stored_affine, affine: `[4, 4]` voxel-to-world of the stored and of the oriented array.
+    """
+    corners = np.array([[low - 0.5, high - 0.5] for low, high in box])
+    world = stored_affine @ np.vstack([corners, np.ones((1, 2))])
+    moved = np.rint(np.linalg.solve(affine, world)[:3] + 0.5).astype(int)
+    return [[int(a), int(b)] for a, b in zip(moved.min(axis=1), moved.max(axis=1), strict=True)]
+
+
+def oriented(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """A NIfTI image with its axes in the order of AXCODES."""
+    wanted = nib.orientations.axcodes2ornt(AXCODES)
+    return image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
+
+
+class StretchHistogramd(MapTransform):
+    """Histogram stretching (paper, Data Augmentation, p = 1): each slice of each channel to 0..1 between two percentiles.
+
+    Args:
+        keys: entries `[C, H, W, S]`.
+        lower, upper: percentiles (0-100) that become 0 and 1; values beyond are clipped.
+
+    A slice without contrast becomes 0.
+    """
+
+    def __init__(self, keys: KeysCollection, lower: float, upper: float, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if not 0 <= lower < upper <= 100:
+            raise InputError(f"stretch percentiles {lower}, {upper} must rise within 0 to 100")
+        self.quantiles = (lower / 100, upper / 100)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image = data[key]
+            pixels = torch.as_tensor(image).flatten(1, 2)
+            low, high = torch.quantile(pixels, torch.tensor(self.quantiles, dtype=pixels.dtype), dim=1)[
+                :, :, None, None
+            ]  # each [C, 1, 1, S]
+            span = high - low
+            stretched = ((torch.as_tensor(image) - low) / span.clamp_min(1e-12)).clamp(0, 1) * (span > 0)
+            data[key] = MetaTensor(stretched, meta=image.meta, applied_operations=image.applied_operations)
+        return data
+
+
+def preprocessing(
+    region: str, spatial_size: Sequence[int], num_slices: int, stretch_percentiles: Sequence[float], localise: str
+) -> Transform:
+    """The steps from files to network input, as `inference.yaml` also lists them.
+
+    Args:
+        region: `full` or `cropped` (see CropBasalGangliad).
+        spatial_size: H and W of the network's input, pixels.
+        num_slices: S of the network's input; the basal ganglia's slices are resampled evenly to this number.
+        stretch_percentiles: lower and upper percentile of the histogram stretching, 0-100.
+        localise: `annotated` or `whole` (see CropBasalGangliad).
+
+    Returns:
+        A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, ...}`.
+    """
+    return Compose(
+        [
+            LoadImageMapsd(keys="image"),
+            CheckMapsd(keys="image"),
+            Orientationd(keys="image", axcodes=AXCODES, labels=None),
+            CropBasalGangliad(keys="image", region=region, localise=localise),
+            Resized(keys="image", spatial_size=[*spatial_size, num_slices], mode="trilinear"),
+            StretchHistogramd(keys="image", lower=stretch_percentiles[0], upper=stretch_percentiles[1]),
+        ]
+    )
+
+
+def middle_images(item: Mapping[str, Any], steps: Mapping[str, Transform]) -> dict[str, torch.Tensor]:
+    """The middle slice `[3, H, W]` of one scan after each of several preprocessings, by their names."""
+    images = {name: transform(item)["image"].as_tensor() for name, transform in steps.items()}
+    return {name: image[..., image.shape[-1] // 2] for name, image in images.items()}
