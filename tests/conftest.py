@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUNDLE = REPOSITORY / "bundle"
 sys.path.insert(0, str(BUNDLE))
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the internet for its newest version otherwise
 
 SHAPE = (40, 44, 14)
 BOX = [[8, 32], [10, 36], [3, 11]]

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
-from scripts.errors import InputError
+from scripts.errors import InputError, reason
 from scripts.provenance import write_aside
 
 #: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
@@ -52,6 +52,8 @@ def find_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
             "scan_id": scan_id,
             "image": [str(p) for p in paths],
         }
+        if any(scan_id == other["scan_id"] for other in scans):
+            raise InputError(f"{paths[0]}: another scan has this name too; put sub-, and ses- if any, into the file names")
         box_file = root / BOX_DERIVATIVE / folder.relative_to(root) / f"{scan_id}_desc-basalganglia_box.json"
         if box_file.exists():
             scan["box"] = read_box(box_file)
@@ -84,10 +86,10 @@ def read_box(path: str | Path) -> list[list[int]]:
     try:
         box = json.loads(Path(path).read_text())["Box"]
         shaped = [[int(low), int(high)] for low, high in box]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{path}: not a basal ganglia box; write {{'Box': [[i0,i1],[j0,j1],[k0,k1]]}}") from error
-    if len(shaped) != 3 or any(low >= high for low, high in shaped):
-        raise InputError(f"{path}: Box {box} must be three rising pairs of voxel indices")
+    if len(shaped) != 3 or any(low >= high for low, high in shaped) or shaped != [list(pair) for pair in box]:
+        raise InputError(f"{path}: Box is {box}; give three rising pairs of whole voxel indices")
     return shaped
 
 
@@ -100,12 +102,15 @@ def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dic
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; it lists {' and '.join(columns)} of every subject, tab-separated")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(f"{path}: no column {missing[0]!r}; it needs {' and '.join(columns)}, tab-separated")
-        rows = list(reader)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file; save it as UTF-8, tab-separated") from error
+    reader = csv.DictReader(text.splitlines(), delimiter="\t")
+    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}; it needs {' and '.join(columns)}, tab-separated")
+    rows = list(reader)
     twice = [name for name, count in Counter(row["participant_id"] for row in rows).items() if count > 1]
     if twice:
         raise InputError(f"{path}: participant {twice[0]!r} has more than one row; keep one")
@@ -177,9 +182,9 @@ def check_grid(paths: list[str]) -> None:
         try:
             header = nib.load(path)
         except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file") from error
-        except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
-            raise InputError(f"{path}: cannot be read as NIfTI ({error}); export it again") from error
+            raise InputError(f"{path}: no such file; correct the path or fetch the file it links to") from error
+        except Exception as error:  # nibabel raises many kinds for a damaged file
+            raise InputError(f"{path}: cannot be read as NIfTI ({reason(error)}); export it again") from error
         shape, affine = header.shape, header.affine
         if len(shape) != 3:
             raise InputError(f"{path}: has shape {shape} where one 3D map is due; split it into one file a map")
@@ -211,7 +216,7 @@ def split(
         InputError: fewer than num_folds subjects in a class, or a fold that does not exist.
     """
     if num_folds < 2 or not 0 <= fold < num_folds:
-        raise InputError(f"fold {fold} of {num_folds}: there must be at least 2 folds, and fold counts from 0")
+        raise InputError(f"fold {fold} of {num_folds} cannot be; take at least 2 folds, and count fold from 0")
     label_of = {scan["participant_id"]: scan["label"] for scan in scans}
     subjects = np.array(sorted(label_of))
     labels = np.array([label_of[name] for name in subjects])

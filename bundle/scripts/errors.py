@@ -8,6 +8,12 @@ class InputError(ValueError):
     """Bad input. The message is one line: which file or key, what is wrong, what to do."""
 
 
+def reason(error: BaseException) -> str:
+    """The last line of a library's message, or the error's kind where it has none, to put into an InputError."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
 def input_error_in(error: BaseException | None) -> InputError | None:
     """Return the first InputError in a chain of causes (MONAI wraps what its components raise), or None."""
     while error is not None:

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from scripts.augment import BatchAugment
 from scripts.errors import InputError
-from scripts.networks import save_weights
+from scripts.networks import save_weights, write_tensors
 from scripts.provenance import write_aside
 
 
@@ -47,7 +48,8 @@ class EpochSeed:
 class StochasticWeightAveraging:
     """SWA (Izmailov et al., UAI 2018): the equal average of the weights after each epoch from `start_epoch` on.
 
-    When training ends, the averaged network's batch-norm statistics are recomputed over one epoch of training batches.
+    When training ends, the averaged network's batch-norm statistics are recomputed over one epoch of training batches,
+    always the last epoch's, so that a run which is resumed after its end writes the same file.
 
     Args:
         network: the network in training.
@@ -55,6 +57,7 @@ class StochasticWeightAveraging:
         start_epoch: epochs before the first one that counts.
         loader: training batches.
         prepare_batch: what the trainer does with a batch; its first result is the network's input.
+        epoch_seed: the trainer's EpochSeed.
         device: of the network.
     """
 
@@ -63,8 +66,9 @@ class StochasticWeightAveraging:
         network: nn.Module,
         averaged: AveragedModel,
         start_epoch: int,
-        loader: Iterable,
+        loader: DataLoader,
         prepare_batch: Callable,
+        epoch_seed: EpochSeed,
         device: torch.device,
     ) -> None:
         self.network = network
@@ -72,6 +76,7 @@ class StochasticWeightAveraging:
         self.start_epoch = start_epoch
         self.loader = loader
         self.prepare_batch = prepare_batch
+        self.epoch_seed = epoch_seed
         self.device = device
 
     def attach(self, engine: Engine) -> None:
@@ -83,11 +88,13 @@ class StochasticWeightAveraging:
             self.averaged.update_parameters(self.network)
 
     def recompute_statistics(self, engine: Engine) -> None:
+        self.epoch_seed.start(engine)
+        self.loader.sampler.set_epoch(engine.state.epoch)
         update_bn((self.prepare_batch(batch, self.device)[0] for batch in self.loader), self.averaged)
 
 
 class SaveWeights:
-    """Write a network's weights when the engine has completed, on the first process alone.
+    """Write a network's weights when the engine has completed; the first process does, the others wait.
 
     Args:
         network: whose state dict is written.
@@ -103,9 +110,10 @@ class SaveWeights:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.COMPLETED, self.save)
 
-    @idist.one_rank_only()
     def save(self, engine: Engine) -> None:
-        save_weights(self.network, self.path, self.dtype)
+        if idist.get_rank() == 0:
+            save_weights(self.network, self.path, self.dtype)
+        idist.barrier()  # the other processes may read the file next
 
 
 class Resume:
@@ -152,7 +160,7 @@ class Resume:
     def save(self, engine: Engine) -> None:
         checkpoint = {name: item.state_dict() for name, item in self.objects.items()}
         checkpoint |= {"epoch": engine.state.epoch, "settings": self.settings}
-        write_aside(self.path, lambda part: torch.save(checkpoint, part))
+        write_tensors(self.path, checkpoint)
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:

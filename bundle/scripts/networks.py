@@ -3,12 +3,13 @@
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.networks.nets import ResNet, resnet18
 from torch import Tensor, nn
 
-from scripts.errors import InputError
+from scripts.errors import InputError, reason
 from scripts.provenance import write_aside
 
 #: torchvision's ImageNet weights of ResNet18; the name holds the first digits of the file's SHA-256.
@@ -70,7 +71,7 @@ def download_imagenet_weights(download_dir: str | os.PathLike) -> str:
         )
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"{IMAGENET_URL}: cannot be fetched ({error}); put the file at {path},"
+            f"{IMAGENET_URL}: cannot be fetched ({reason(error)}); put the file at {path},"
             " or train from random weights with --imagenet_weights none"
         ) from error
     return str(path)
@@ -225,4 +226,14 @@ def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype
     state = {
         k: v.detach().to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in network.state_dict().items()
     }
-    write_aside(path, lambda part: torch.save(state, part))
+    write_tensors(path, state)
+
+
+def write_tensors(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """`torch.save`, aside then renamed; the same content gives the same bytes."""
+
+    def write(part: str) -> None:
+        with open(part, "wb") as file:  # given a path, torch would put the temporary name into the file
+            torch.save(content, file)
+
+    write_aside(path, write)

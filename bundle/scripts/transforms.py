@@ -25,7 +25,7 @@ from monai.transforms import (
 )
 
 from scripts.cohort import MAPS, check_grid
-from scripts.errors import InputError
+from scripts.errors import InputError, reason
 
 #: Orientation of a scan in memory: H to posterior, W to the patient's left, S to superior (nibabel's axis codes).
 AXCODES = "PLS"
@@ -66,8 +66,7 @@ class LoadImageMapsd(MapTransform):
         try:
             return self.load(path)
         except Exception as error:  # nibabel raises many kinds for a damaged file
-            why = str(error).splitlines()[-1] if str(error) else type(error).__name__
-            raise InputError(f"{path}: cannot be read ({why}); export or copy it again") from error
+            raise InputError(f"{path}: cannot be read ({reason(error)}); export or copy it again") from error
 
 
 class CheckMapsd(MapTransform):
@@ -204,7 +203,7 @@ class StretchHistogramd(MapTransform):
     def __init__(self, keys: KeysCollection, lower: float, upper: float, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         if not 0 <= lower < upper <= 100:
-            raise InputError(f"stretch percentiles {lower}, {upper} must rise within 0 to 100")
+            raise InputError(f"stretch percentiles {lower}, {upper} do not rise; give two within 0 to 100")
         self.quantiles = (lower / 100, upper / 100)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -111,7 +111,7 @@ def smooth_field(
     Args:
         length_mm: distance (mm) of the knots between which it is interpolated.
     """
-    knots = [max(2, int(np.ceil(n * d / length_mm)) + 1) for n, d in zip(matrix, spacing_mm)]
+    knots = [max(2, int(np.ceil(n * d / length_mm)) + 1) for n, d in zip(matrix, spacing_mm, strict=True)]
     coarse = ndimage.gaussian_filter(rng.standard_normal(knots), 0.5, mode="nearest")
     coarse = torch.from_numpy(((coarse - coarse.mean()) / coarse.std()).astype(np.float32))[None, None]
     return torch.nn.functional.interpolate(coarse, size=matrix, mode="trilinear", align_corners=True)[0, 0].numpy()
@@ -198,7 +198,7 @@ def tissue_maps(
 
 def dipole_kernel(matrix: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """Unit dipole in k-space with the main field along the slice axis, float32, in ``scipy.fft.rfftn`` layout."""
-    frequencies = [np.fft.fftfreq(n, d) for n, d in zip(matrix[:2], spacing_mm)]
+    frequencies = [np.fft.fftfreq(n, d) for n, d in zip(matrix[:2], spacing_mm[:2], strict=True)]
     frequencies.append(np.fft.rfftfreq(matrix[2], spacing_mm[2]))
     x, y, z = (f.astype(np.float32) ** 2 for f in frequencies)
     squared = x[:, None, None] + y[:, None] + z

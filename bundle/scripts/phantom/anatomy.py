@@ -131,8 +131,9 @@ def load_templates() -> Templates:
     corner = atlas.affine[:3, 3] - [atlas.shape[0] - 1, 0, 0]
     lo = np.round(corner - origin).astype(int)
     membership = np.zeros((len(NUCLEI), *t1.shape), np.float32)
-    inside = tuple(slice(max(0, a), min(a + n, m)) for a, n, m in zip(lo, probability.shape, t1.shape))
-    source = tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, lo))
+    hi = np.minimum(lo + probability.shape[:3], t1.shape)
+    inside = tuple(slice(max(0, a), b) for a, b in zip(lo, hi, strict=True))
+    source = tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, lo, strict=True))
     for n, name in enumerate(NUCLEI):
         left, right = (probability[(*source, index - first)] for index in _ATLAS_INDEX[name])
         # From the probability of 30..70 % over many people to the soft edge of one nucleus.
@@ -183,7 +184,7 @@ def draw_pose(
 
 def voxel_positions(matrix: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> list[np.ndarray]:
     """Positions (mm) of the voxel centres along each axis; 0 is the middle of the scan."""
-    return [((np.arange(n) - (n - 1) / 2.0) * d).astype(np.float32) for n, d in zip(matrix, spacing_mm)]
+    return [((np.arange(n) - (n - 1) / 2.0) * d).astype(np.float32) for n, d in zip(matrix, spacing_mm, strict=True)]
 
 
 def template_coordinates(
@@ -220,7 +221,7 @@ def sample(templates: Templates, coordinates: torch.Tensor) -> dict[str, np.ndar
     grid = (index / (size[:, None, None, None] - 1.0) * 2.0 - 1.0).flip(0).permute(1, 2, 3, 0)[None]
     volumes = torch.from_numpy(templates.volumes)[None]
     sampled = torch.nn.functional.grid_sample(volumes, grid, align_corners=True, padding_mode="border")[0].numpy()
-    return dict(zip(CHANNELS, sampled))
+    return dict(zip(CHANNELS, sampled, strict=True))
 
 
 def nucleus_coordinates(

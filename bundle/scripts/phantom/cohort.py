@@ -72,11 +72,11 @@ def draw_participants(
         InputError: fewer than two subjects in a group, more men than subjects, or an empty age range.
     """
     if min(hh, hc) < 2:
-        raise InputError(f"simulate: hh={hh} and hc={hc}, but each group needs at least 2 subjects")
+        raise InputError(f"simulate: hh={hh} and hc={hc}, too few; give each group at least 2 subjects")
     if not 0 <= men <= hh + hc:
-        raise InputError(f"simulate: men={men} must lie between 0 and the {hh + hc} subjects")
+        raise InputError(f"simulate: men={men} is out of range; give 0 to {hh + hc}, the number of subjects")
     if not 0 < age_range[0] < age_range[1]:
-        raise InputError(f"simulate: age_range={list(age_range)} must be two rising ages above 0")
+        raise InputError(f"simulate: age_range={list(age_range)} is no range; give two rising ages above 0")
     bounds = (np.array(age_range) - age_mean) / age_sd
     men_hh = min(round(men * hh / (hh + hc)), hh)
     ages, sexes = [], []
@@ -97,7 +97,7 @@ def draw_participants(
             round(float(age[i])),
             str(sexes[i]),
             groups[i],
-            dict(zip(latents, (float(v) for v in values[i]))),
+            dict(zip(latents, map(float, values[i]), strict=True)),
         )
         for index, i in enumerate(rng.permutation(hh + hc))
     ]
@@ -157,18 +157,18 @@ def _check_output(output_dir: str | Path, needed_bytes: float) -> tuple[Path, Pa
     output = Path(output_dir).expanduser().resolve()
     part = output.with_name(output.name + ".part")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"output_dir {output} exists and is not empty: choose another folder or remove it")
+        raise InputError(f"output_dir {output} exists and is not empty; choose another folder or remove it")
     if part.exists():
-        raise InputError(f"output_dir {output} is being written, or a run was interrupted: remove {part} first")
+        raise InputError(f"output_dir {output} is being written, or a run was interrupted; remove {part} first")
     try:
         part.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"output_dir {output} cannot be written ({error.strerror}): choose another folder") from error
+        raise InputError(f"output_dir {output} cannot be written ({error.strerror}); choose another folder") from error
     free = shutil.disk_usage(part).free
     if free < needed_bytes:
         part.rmdir()
         raise InputError(
-            f"output_dir {output} needs {needed_bytes / 1e9:.1f} GB but {free / 1e9:.1f} GB are free: "
+            f"output_dir {output} needs {needed_bytes / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
             "free some space or choose another disk"
         )
     return output, part
@@ -201,8 +201,8 @@ def _write_truth(
 ) -> dict[str, float]:
     """Write the tables of the ground truth; returns the cohort's difficulty (``difficulty.measure``)."""
     ids = [{"participant_id": p.participant_id} for p in participants]
-    _write_table(folder / "latents.tsv", [i | p.latents for i, p in zip(ids, participants)])
-    _write_table(folder / "nuclei.tsv", [i | row for i, row in zip(ids, rows)])
+    _write_table(folder / "latents.tsv", [i | p.latents for i, p in zip(ids, participants, strict=True)])
+    _write_table(folder / "nuclei.tsv", [i | row for i, row in zip(ids, rows, strict=True)])
     _write_table(folder / "dseg.tsv", [{"index": value, "name": name} for name, value in LABELS.items()])
     return difficulty.measure(
         [p.group for p in participants],
@@ -257,15 +257,17 @@ def simulate(
     """
     settings = {k: v for k, v in locals().items() if k not in ("output_dir", "num_workers", "sizes")}
     if size not in sizes:
-        raise InputError(f"size={size} is unknown: choose one of {', '.join(sizes)}")
+        raise InputError(f"size={size} is unknown; choose one of {', '.join(sizes)}")
     if num_workers < 1:
-        raise InputError(f"num_workers={num_workers} must be at least 1")
+        raise InputError(f"num_workers={num_workers} is below 1; give the number of processes")
     if seed < 0:
-        raise InputError(f"seed={seed} must be 0 or more")
+        raise InputError(f"seed={seed} is negative; give a whole number from 0")
     preset = sizes[size]
     matrix, spacing = tuple(preset["matrix"]), tuple(preset["spacing_mm"])
-    if any(n * d < least for n, d, least in zip(matrix, spacing, _LEAST_FOV_MM)):
-        raise InputError(f"size={size}: matrix x spacing_mm must cover at least {list(_LEAST_FOV_MM)} mm")
+    if any(n * d < least for n, d, least in zip(matrix, spacing, _LEAST_FOV_MM, strict=True)):
+        raise InputError(
+            f"size={size}: matrix x spacing_mm is too small a scan; cover at least {list(_LEAST_FOV_MM)} mm"
+        )
     distributions = {name: Latent(**latent) for name, latent in latents.items()}
     participants = draw_participants(
         np.random.default_rng(np.random.SeedSequence([seed, 0])),

@@ -126,7 +126,7 @@ def iron_maps(
             pattern = pattern + values["pallidum_lateral"] * lateral + values["head"] * head
         else:
             where = np.abs(xyz_mm[0]), xyz_mm[1], xyz_mm[2]
-            squared = sum((a - b) ** 2 for a, b in zip(where, _PULVINAR_MM))
+            squared = sum((a - b) ** 2 for a, b in zip(where, _PULVINAR_MM, strict=True))
             pattern = pattern + values["pulvinar"] * np.exp(-0.5 * squared / _PULVINAR_WIDTH_MM**2)
         share = np.maximum(1.0 + pattern, _LEAST_SHARE)
         weight = sampled[name]

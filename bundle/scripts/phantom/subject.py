@@ -174,7 +174,8 @@ def measure_nuclei(
             slopes = np.linalg.lstsq(design, values, rcond=None)[0][:3] / values.mean()
             for side in SIDES:
                 row[f"{suffix}_{side}_{nucleus}"] = means[side]
-            row.update({f"{suffix}_{nucleus}_{a}": float(s) for a, s in zip(("posterior", "lateral", "head"), slopes)})
+            for axis, slope in zip(("posterior", "lateral", "head"), slopes, strict=True):
+                row[f"{suffix}_{nucleus}_{axis}"] = float(slope)
             row[f"{suffix}_{nucleus}_asymmetry"] = abs(means["left"] - means["right"]) / sum(means.values())
     return row
 

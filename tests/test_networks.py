@@ -1,0 +1,381 @@
+"""The networks against torchvision's names, a ResNet18 written out by hand, and autograd through the whole network."""
+
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from monai.visualize import GradCAM
+from refusal import refused
+from scripts.networks import (
+    QNet,
+    image_level_model,
+    load_embedding,
+    load_weights,
+    read_state_dict,
+    resnet,
+    save_weights,
+)
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def torchvision_shapes(classes: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of torchvision's resnet18, by its rule."""
+
+    def batch_norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+        values = dict.fromkeys([f"{name}.{v}" for v in ("weight", "bias", "running_mean", "running_var")], (width,))
+        return {**values, f"{name}.num_batches_tracked": ()}
+
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 7, 7), **batch_norm("bn1", 64)}
+    before = 64
+    for stage, width in enumerate((64, 128, 256, 512), 1):
+        for block in (0, 1):
+            name = f"layer{stage}.{block}"
+            shapes[f"{name}.conv1.weight"] = (width, before, 3, 3)
+            shapes[f"{name}.conv2.weight"] = (width, width, 3, 3)
+            shapes |= batch_norm(f"{name}.bn1", width) | batch_norm(f"{name}.bn2", width)
+            if before != width:
+                shapes[f"{name}.downsample.0.weight"] = (width, before, 1, 1)
+                shapes |= batch_norm(f"{name}.downsample.1", width)
+            before = width
+    return shapes | {"fc.weight": (classes, 512), "fc.bias": (classes,)}
+
+
+def resnet18_by_hand(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """ResNet18 (He et al., 2016) in evaluation mode, from its weights alone: `[N, 3, H, W]` -> last feature maps."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        values = [state[f"{name}.{v}"] for v in ("running_mean", "running_var", "weight", "bias")]
+        return functional.batch_norm(x, *values)
+
+    x = functional.conv2d(x, state["conv1.weight"], stride=2, padding=3)
+    x = functional.max_pool2d(functional.relu(norm(x, "bn1")), 3, 2, 1)
+    for stage in (1, 2, 3, 4):
+        for block in (0, 1):
+            name, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            y = functional.conv2d(x, state[f"{name}.conv1.weight"], stride=stride, padding=1)
+            y = functional.relu(norm(y, f"{name}.bn1"))
+            y = norm(functional.conv2d(y, state[f"{name}.conv2.weight"], padding=1), f"{name}.bn2")
+            if f"{name}.downsample.0.weight" in state:
+                x = norm(functional.conv2d(x, state[f"{name}.downsample.0.weight"], stride=stride), f"{name}.downsample.1")
+            x = functional.relu(x + y)
+    return x
+
+
+def settle(network: nn.Module) -> None:
+    """Give batch norm statistics and affine values that differ from their start, so that a mix-up shows."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+
+
+@pytest.fixture(scope="module")
+def network() -> QNet:
+    torch.manual_seed(0)
+    network = QNet(num_slices=3, hidden_size=5)
+    settle(network)
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    return torch.rand(2, 3, 64, 96, 3, generator=torch.Generator().manual_seed(1))
+
+
+# --- the embedding --------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_are_named_and_shaped_as_torchvisions():
+    expected = torchvision_shapes(2)
+    assert len(expected) == 122
+    assert {k: tuple(v.shape) for k, v in resnet(feed_forward=True).state_dict().items()} == expected
+
+
+def test_the_embedding_has_no_fc_layer(network):
+    without = {k: v for k, v in torchvision_shapes(2).items() if not k.startswith("fc.")}
+    assert {k: tuple(v.shape) for k, v in network.embedding.state_dict().items()} == without
+
+
+def test_the_embedding_is_resnet18(network, image):
+    slices = torch.stack([image[b, ..., s] for b in range(2) for s in range(3)])
+    with torch.no_grad():
+        maps = resnet18_by_hand(network.embedding.state_dict(), slices)
+        torch.testing.assert_close(network.feature_maps(slices), maps, rtol=1e-4, atol=1e-5)
+        pooled = maps.mean((2, 3)).reshape(2, 3, 512)  # scan by scan, slice by slice
+        torch.testing.assert_close(network.embed(image), pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_a_slice_is_embedded_on_its_own(network, image):
+    changed = image.clone()
+    changed[0, ..., 1] = 0
+    same = (network.embed(changed) - network.embed(image)).abs().amax(-1) < 1e-6
+    assert same.tolist() == [[True, False, True], [True, True, True]]
+
+
+def test_the_image_level_model_is_resnet18_with_two_outputs(image):
+    torch.manual_seed(2)
+    model = image_level_model("none", ".").eval()
+    settle(model)
+    state = model.state_dict()
+    with torch.no_grad():
+        pooled = resnet18_by_hand(state, image[..., 0]).mean((2, 3))
+        expected = pooled @ state["fc.weight"].T + state["fc.bias"]
+        torch.testing.assert_close(model(image[..., 0]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_local_imagenet_file_gives_all_but_the_fc_layer(tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    state = {
+        k: torch.rand(shape, generator=generator) if shape else torch.tensor(7)
+        for k, shape in torchvision_shapes(1000).items()
+    }
+    torch.save(state, tmp_path / "resnet18.pth")
+    loaded = image_level_model(str(tmp_path / "resnet18.pth"), tmp_path).state_dict()
+    assert loaded["fc.weight"].shape == (2, 512)
+    for name in state:
+        if not name.startswith("fc."):
+            assert torch.equal(loaded[name], state[name]), name
+
+
+def test_stage_2_takes_the_image_level_model_as_its_embedding(tmp_path):
+    torch.manual_seed(4)
+    model = image_level_model("none", tmp_path)
+    settle(model)
+    save_weights(model, tmp_path / "resnet.pt", torch.float32)
+    network = QNet(3, 5)
+    load_embedding(network, tmp_path / "resnet.pt")
+    expected = {k: v for k, v in model.state_dict().items() if not k.startswith("fc.")}
+    for name, value in network.embedding.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_the_frozen_embedding_stays_as_it_is_through_training(image):
+    torch.manual_seed(5)
+    network = QNet(3, 5).train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        functional.cross_entropy(network(image), torch.tensor([0, 1])).backward()
+        optimizer.step()
+    after = network.state_dict()
+    assert network.sequence.training
+    for name in before:
+        if name.startswith("embedding."):
+            assert torch.equal(before[name], after[name]), name
+    for name in ("sequence.scan_head.weight", "sequence.lstm.weight_ih_l0", "sequence.lstm.weight_hh_l0_reverse"):
+        assert not torch.equal(before[name], after[name]), name
+
+
+# --- the scan-level model -----------------------------------------------------------------------------------------------
+
+
+def test_forward_is_the_sequence_on_the_embeddings(network, image):
+    scan_logits, image_logits = network.sequence(network.embed(image))
+    assert torch.equal(network(image), scan_logits)
+    assert torch.equal(network.image_logits(image), image_logits)
+    assert scan_logits.shape == (2, 2) and image_logits.shape == (2, 3, 2)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_sequence_is_torchs_bidirectional_lstm_and_two_heads(network, training):
+    embeddings = torch.rand(4, 3, 512, generator=torch.Generator().manual_seed(6))
+    sequence = network.sequence.train(training)
+    outputs, _ = sequence.lstm(embeddings)
+    scan_logits, image_logits = sequence(embeddings)
+    sequence.eval()
+    assert outputs.shape == (4, 3, 2 * 5)
+    torch.testing.assert_close(image_logits, sequence.image_head(outputs))
+    torch.testing.assert_close(scan_logits, sequence.scan_head(outputs.reshape(4, 30)))
+
+
+def test_scans_of_a_batch_do_not_mix(network, image):
+    torch.testing.assert_close(network(image)[1:], network(image[1:]), rtol=1e-4, atol=1e-5)
+
+
+# --- evidence -------------------------------------------------------------------------------------------------------------
+
+
+def gradient_weighted_maps(network: QNet, image: Tensor) -> Tensor:
+    """Grad-CAM without ReLU, `[B, S, h, w]`, by hooks: the HH-minus-HC logit's gradient through the whole network.
+
+    The gradient of mean pooling is 1 / (h w) everywhere, so its sum over pixels is that by the embedding.
+    """
+    kept = {}
+    handles = [
+        network.embedding.layer4.register_forward_hook(lambda _, inputs, output: kept.update(maps=output)),
+    ]
+    logits = network(image.clone().requires_grad_())
+    handles[0].remove()
+    gradient = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), kept["maps"])[0]
+    weighted = (gradient.sum((2, 3), keepdim=True) * kept["maps"]).sum(1)
+    return weighted.detach().unflatten(0, (image.shape[0], image.shape[4]))
+
+
+def test_evidence_is_gradcam_without_relu(network, image):
+    expected = gradient_weighted_maps(network, image)
+    expected = functional.interpolate(expected, image.shape[2:4], mode="bilinear").permute(0, 2, 3, 1)[:, None]
+    scan_logits, image_logits, evidence = network.explain(image)
+    assert evidence.shape == (2, 1, 64, 96, 3)
+    assert float(expected.abs().max()) > 0
+    torch.testing.assert_close(evidence, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    torch.testing.assert_close(scan_logits, network(image))
+    torch.testing.assert_close(image_logits, network.image_logits(image))
+
+
+def test_positive_evidence_is_monais_gradcam(image):
+    """MONAI's GradCAM of the class HH, on one slice of a network whose HC logit is always 0."""
+    torch.manual_seed(8)
+    network = QNet(num_slices=1, hidden_size=5).eval()
+    settle(network)
+    with torch.no_grad():
+        network.sequence.scan_head.weight[0] = 0
+
+    class OneSlice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.network(x[..., None])
+
+    one_slice = image[:1, ..., 0]
+    network.requires_grad_(True)  # MONAI's hooks need gradients to flow
+    cam = GradCAM(OneSlice(), "network.embedding.layer4", upsampler=lambda v: v, postprocessing=lambda v: v)
+    expected = cam(one_slice, class_idx=1)  # [1, 1, h, w], mean gradient, with ReLU
+    expected = expected * expected[0, 0].numel()  # the mean of the gradient over pixels becomes its sum
+    maps = network.feature_maps(one_slice)
+    weights = torch.autograd.grad(network.sequence(maps.mean((2, 3))[:, None])[0][0, 1], maps)[0].sum((2, 3))
+    ours = (maps * weights[..., None, None]).sum(1, keepdim=True).relu()
+    torch.testing.assert_close(ours.detach(), expected.detach(), rtol=1e-3, atol=1e-4)
+    pixels = nn.functional.interpolate((maps * weights[..., None, None]).sum(1, keepdim=True), (64, 96), mode="bilinear")
+    torch.testing.assert_close(network.explain(image[:1, ..., :1])[2][..., 0], pixels.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_evidence_adds_up_to_gradient_times_embedding(network, image):
+    embeddings = network.embed(image).detach().requires_grad_()
+    logits = network.sequence(embeddings)[0]
+    gradient = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), embeddings)[0]
+    expected = (gradient * embeddings).sum((1, 2)).detach()
+    evidence = network.explain(image)[2]
+    # bilinear enlargement by a whole number keeps the mean
+    torch.testing.assert_close(evidence.mean((1, 2, 3)).sum(-1), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_evidence_is_the_same_without_grad_mode_and_leaves_it_alone(network, image):
+    expected = network.explain(image)[2]
+    with torch.no_grad():
+        torch.testing.assert_close(network.explain(image)[2], expected)
+        assert not torch.is_grad_enabled()
+    assert torch.is_grad_enabled()
+    assert not expected.requires_grad
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_torchscript_gives_the_same(network, image, tmp_path):
+    torch.jit.script(network).save(tmp_path / "model.ts")
+    scripted = torch.jit.load(tmp_path / "model.ts")
+    with torch.no_grad():
+        torch.testing.assert_close(scripted(image), network(image))
+        torch.testing.assert_close(scripted.image_logits(image), network.image_logits(image))
+        for ours, theirs in zip(network.explain(image), scripted.explain(image), strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+# --- weights files ----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_stored_as_halves_read_back_as_floats(network, tmp_path):
+    save_weights(network, tmp_path / "model.pt", torch.float16)
+    loaded = load_weights(QNet(3, 5).train(), tmp_path / "model.pt")
+    assert not loaded.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.half().float() if value.is_floating_point() else value)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+class Malicious:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+def pickled(value: object) -> bytes:
+    return pickle.dumps(value)
+
+
+def saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        pickled({"a": 1}),
+        pickled(Malicious()),
+        saved(Malicious()),
+        saved(nn.Linear(2, 2)),
+        saved([torch.zeros(2)]),
+        saved({}),
+        saved({"state_dict": {"a": torch.zeros(2)}, "epoch": 3}),
+        saved({0: torch.zeros(2)}),
+        saved({"a": torch.zeros(200)})[:-300],
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        b"<!DOCTYPE html>",
+        *(bytes([first]) + b"ust some text.\n" for first in range(0, 256)),
+    ],
+    ids=lambda content: repr(content[:12]),
+)
+def test_a_file_that_is_no_state_dict_is_refused_and_not_executed(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pt").write_bytes(content)
+    with refused(tmp_path / "model.pt"):
+        read_state_dict(tmp_path / "model.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere.pt", "."])
+def test_a_missing_weights_file_is_refused(tmp_path, name):
+    with refused(tmp_path / name, "no such weights file"):
+        read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        (lambda: QNet(4, 5), "sequence.scan_head.weight"),
+        (lambda: QNet(3, 6), "sequence.lstm.weight_ih_l0"),
+        (lambda: resnet(feed_forward=True), "embedding.conv1.weight"),
+    ],
+)
+def test_weights_of_another_network_are_refused_by_the_first_that_differs(tmp_path, other, name):
+    save_weights(other(), tmp_path / "model.pt", torch.float32)
+    with refused(tmp_path / "model.pt", name):
+        load_weights(QNet(3, 5), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_training_that_diverged_are_refused(network, tmp_path, value):
+    state = {k: v.clone() for k, v in network.state_dict().items()}
+    state["sequence.scan_head.bias"][1] = value
+    torch.save(state, tmp_path / "model.pt")
+    with refused(tmp_path / "model.pt", "sequence.scan_head.bias"):
+        load_weights(QNet(3, 5), tmp_path / "model.pt")
+
+
+def test_an_embedding_of_another_network_is_refused(network, tmp_path):
+    save_weights(network, tmp_path / "qnet.pt", torch.float32)
+    with refused(tmp_path / "qnet.pt", "conv1.weight"):
+        load_embedding(QNet(3, 5), tmp_path / "qnet.pt")
+
+
+def test_imagenet_weights_that_are_not_there_are_refused(tmp_path):
+    with refused(tmp_path / "resnet18.pth"):
+        image_level_model(str(tmp_path / "resnet18.pth"), tmp_path)

@@ -1,0 +1,179 @@
+"""Training end to end on a toy cohort: reproducible, resumable, on several processes."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import BUNDLE
+from monai.bundle import ConfigWorkflow
+from scripts.errors import InputError, input_error_in
+from scripts.networks import read_state_dict
+from scripts.training import cosine_annealing, swa_start_epoch
+
+TINY = {
+    "num_folds": 3,
+    "cropped_size": [32, 32],
+    "num_slices": 4,
+    "hidden_size": 8,
+    "imagenet_weights": "none",
+    "image_epochs": 4,
+    "image_batch_size": 16,
+    "scan_epochs": 4,
+    "scan_batch_size": 4,
+    "num_views": 2,
+    "val_interval": 2,
+    "swa_start": 0.5,
+}
+
+
+def arguments(cohort: Path, folder: Path, **changed) -> dict:
+    paths = {
+        "bundle_root": BUNDLE,
+        "dataset_dir": cohort,
+        "ckpt_dir": folder / "models",
+        "output_dir": folder / "output",
+    }
+    return {**TINY, **{k: str(v) for k, v in paths.items()}, **changed}
+
+
+def train(cohort: Path, folder: Path, run_id: str = "training", **changed) -> None:
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "train.yaml"),
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        run_id=run_id,
+        **arguments(cohort, folder, **changed),
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def command(cohort: Path, folder: Path, configs: str, **changed) -> list[str]:
+    pairs = arguments(cohort, folder, **changed).items()
+    return ["-m", "monai.bundle", "run", "training", "--config_file", configs, *(f"--{k}={v}" for k, v in pairs)]
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for name in ("resnet.pt", "resnet_swa.pt", "model.pt"):
+        first, second = read_state_dict(one / "models" / name), read_state_dict(other / "models" / name)
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+
+
+@pytest.fixture(scope="module")
+def trained(shared_cohort, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    train(shared_cohort, folder)
+    return folder
+
+
+def test_training_writes_all_three_models_and_their_records(trained):
+    names = {path.name for path in (trained / "models").iterdir()}
+    assert names == {"resnet.pt", "resnet_swa.pt", "model.pt", "resnet.json", "model.json"}
+
+
+def test_same_seed_gives_the_same_weights(trained, shared_cohort, tmp_path):
+    train(shared_cohort, tmp_path)
+    assert_same_weights(trained, tmp_path)
+
+
+def test_other_seed_gives_other_weights(trained, shared_cohort, tmp_path):
+    train(shared_cohort, tmp_path, run_id="image_level", seed=1)
+    first, second = (read_state_dict(f / "models" / "resnet.pt") for f in (trained, tmp_path))
+    assert not torch.equal(first["conv1.weight"], second["conv1.weight"])
+
+
+def test_stage_2_embeds_with_the_averaged_model_unchanged(trained):
+    averaged = read_state_dict(trained / "models" / "resnet_swa.pt")
+    qnet = read_state_dict(trained / "models" / "model.pt")
+    for name, value in averaged.items():
+        if not name.startswith("fc."):
+            torch.testing.assert_close(qnet[f"embedding.{name}"], value.half().to(value.dtype), rtol=0, atol=0)
+
+
+def test_swa_model_is_the_mean_of_the_last_epochs_weights(shared_cohort, tmp_path):
+    # the run is stopped after epochs 3 and 4, whose weights the average must hold in equal parts
+    ends = []
+    for epochs in (3, 4):
+        train(shared_cohort, tmp_path / str(epochs), run_id="image_level", image_epochs=epochs, swa_start=2 / epochs)
+        ends.append(read_state_dict(tmp_path / str(epochs) / "models" / "resnet.pt")["layer4.1.conv2.weight"])
+    averaged = read_state_dict(tmp_path / "4" / "models" / "resnet_swa.pt")["layer4.1.conv2.weight"]
+    torch.testing.assert_close(averaged, (ends[0] + ends[1]) / 2, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("seen", ["image_level.csv", "scan_level.csv"])
+def test_killed_run_continues_to_the_same_numbers(seen, trained, shared_cohort, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, *command(shared_cohort, tmp_path, str(BUNDLE / "configs" / "train.yaml"))],
+        cwd=BUNDLE,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
+    watched = tmp_path / "output" / seen
+    while process.poll() is None and not (watched.exists() and len(watched.read_text().splitlines()) > 2):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    train(shared_cohort, tmp_path)
+    assert_same_weights(trained, tmp_path)
+    with (
+        (tmp_path / "output" / "scan_level.csv").open() as file,
+        (trained / "output" / "scan_level.csv").open() as whole,
+    ):
+        assert list(csv.DictReader(file)) == list(csv.DictReader(whole))
+
+
+def test_changed_setting_is_refused_instead_of_resumed(trained, shared_cohort):
+    with pytest.raises(RuntimeError) as caught:
+        train(shared_cohort, trained, run_id="image_level", rotate_limit=10)
+    error = input_error_in(caught.value)
+    assert isinstance(error, InputError) and "rotate_limit" in str(error) and "\n" not in str(error)
+
+
+def test_without_swa_q_net_embeds_with_the_plain_model(shared_cohort, tmp_path):
+    train(shared_cohort, tmp_path, swa=False, image_epochs=2, scan_epochs=1)
+    plain = read_state_dict(tmp_path / "models" / "resnet.pt")
+    qnet = read_state_dict(tmp_path / "models" / "model.pt")
+    assert not (tmp_path / "models" / "resnet_swa.pt").exists()
+    torch.testing.assert_close(qnet["embedding.conv1.weight"], plain["conv1.weight"].half().float(), rtol=0, atol=0)
+
+
+def test_full_size_region_trains(shared_cohort, tmp_path):
+    train(shared_cohort, tmp_path, region="full", full_size=[40, 48], image_epochs=1, scan_epochs=1, swa=False)
+    assert (tmp_path / "models" / "model.pt").exists()
+
+
+def test_two_cpu_processes_train_with_torchrun(shared_cohort, tmp_path):
+    configs = f"['{BUNDLE / 'configs' / 'train.yaml'}','{BUNDLE / 'configs' / 'multi_gpu_train.yaml'}']"
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         *command(shared_cohort, tmp_path, configs, image_epochs=2, scan_epochs=2)],
+        cwd=BUNDLE, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "models" / "model.pt").exists()
+
+
+def test_missing_imagenet_weights_name_the_key_that_trains_without(shared_cohort, tmp_path):
+    with pytest.raises(RuntimeError) as caught:
+        train(shared_cohort, tmp_path, run_id="image_level", imagenet_weights=str(tmp_path / "absent.pth"))
+    assert "absent.pth" in str(input_error_in(caught.value))
+
+
+def test_learning_rate_falls_by_cosine_and_then_stays():
+    factor = cosine_annealing(3e-4, 1e-4, 75)
+    rates = [3e-4 * factor(epoch) for epoch in (0, 37.5, 75, 99)]
+    assert rates == pytest.approx([3e-4, 2e-4, 1e-4, 1e-4])
+
+
+def test_swa_starts_after_three_quarters_of_the_epochs():
+    assert swa_start_epoch(100, True, 0.75) == 75
+    assert swa_start_epoch(100, False, 0.75) == 100
