@@ -1,8 +1,8 @@
 """Stage 2 on features computed once a view against embedding all slices anew in every epoch.
 
-Run from anywhere: `python benchmarks/frozen_features.py [--output FILE.json]`; about a minute on two idle cores. One run of
-the stage 2 trainer of train.yaml: in a few of its epochs the features are thrown away first, so that these epochs
-augment and embed all slices anew; the others find them. Goal: an epoch at least 20 times faster.
+Run from anywhere: `python benchmarks/frozen_features.py [--output FILE.json]`; about a minute on two idle cores. One
+run of the stage 2 trainer of train.yaml: in a few of its epochs the features are thrown away first, so that these
+epochs augment and embed all slices anew; the others find them. Goal: an epoch at least 20 times faster.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The stage 1 trainer of train.yaml against its bare compute step.
 
 Run from anywhere: `python benchmarks/training_step.py [--precision bfloat16] [--output FILE.json]`; about a minute on
-two idle cores. The trainer has everything in: loading, augmentation, metrics, handlers, checkpoint. The bare step is the
-same network, loss and optimiser on a batch already in place. Both take turns in one run, so read the ratio. Goal: at
-least 0.9 of the bare step's speed on a CPU, 0.8 on a GPU, with the end of an epoch (AUC, averaging, learning curve,
-checkpoint) spread over the steps of a cohort of 88 training scans.
+two idle cores. The trainer has everything in: loading, augmentation, metrics, handlers, checkpoint. The bare step is
+the same network, loss and optimiser on a batch already in place. Both take turns in one run, so read the ratio; where
+others use the machine too, its spread turn by turn says how far to trust it. Goal: at least 0.9 of the bare step's
+speed on a CPU, 0.8 on a GPU, with the end of an epoch (AUC, averaging, learning curve, checkpoint) spread over the
+steps of a cohort of 88 training scans.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import BOX, write_map
 from refusal import refused
+
 from scripts.cohort import (
     check_grid,
     chosen_scans,
@@ -69,7 +70,7 @@ def test_labels_come_from_the_participants_table(shared_cohort):
     assert Counter(labels.values()) == {0: 6, 1: 6}
 
 
-# --- files that are missing, doubled or of another kind ----------------------------------------------------------------
+# --- files that are missing, doubled or of another kind -------------------------------------------
 
 
 def test_a_missing_dataset_folder_is_refused(tmp_path):
@@ -137,7 +138,7 @@ def test_a_box_of_whole_numbers_written_as_floats_is_read(tmp_path):
     assert read_box(tmp_path / "box.json") == [[0, 4], [1, 5], [2, 6]]
 
 
-# --- the participants table ---------------------------------------------------------------------------------------------
+# --- the participants table -----------------------------------------------------------------------
 
 
 def test_a_missing_table_is_refused(cohort):
@@ -232,7 +233,7 @@ def test_the_held_out_table_reads_back(shared_cohort, tmp_path):
     }
 
 
-# --- grids, from the headers alone ----------------------------------------------------------------------------------------
+# --- grids, from the headers alone ----------------------------------------------------------------
 
 
 def other_shape(path: Path) -> None:
@@ -343,7 +344,7 @@ def test_one_grid_written_with_rounding_is_accepted(cohort):
     check_grid(find_scans(cohort)[0]["image"])
 
 
-# --- the output folder ----------------------------------------------------------------------------------------------------
+# --- the output folder ----------------------------------------------------------------------------
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path):
@@ -362,7 +363,7 @@ def test_an_output_folder_is_made_and_left_empty(tmp_path):
     assert list(check_output_dir(tmp_path / "a" / "b", 1).iterdir()) == []
 
 
-# --- folds ------------------------------------------------------------------------------------------------------------------
+# --- folds ----------------------------------------------------------------------------------------
 
 
 def scans_of(subjects: int, hh: int, sessions: int = 1) -> list[dict]:

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from scripts.statistics import metrics, summarise, vote
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+
+from scripts.statistics import metrics, summarise, vote
 
 
 def predictions(tp: int, fn: int, tn: int, fp: int) -> tuple[list[int], list[float]]:
@@ -81,4 +82,8 @@ def test_the_summary_parts_image_and_scan_level():
     rows += [row("Q-Net", s, label, 0.7) for label in (0, 1) for s in (0, 1)]
     rows += [row("ResNet", "", 0, 0.2), row("ResNet", "", 1, 0.3)]
     found = {(r["level"], r["model"]): (r["tp"], r["fn"], r["tn"], r["fp"]) for r in summarise(rows)}
-    assert found == {("image", "Q-Net"): (2, 0, 0, 2), ("scan", "Q-Net"): (1, 0, 1, 0), ("scan", "ResNet"): (0, 1, 1, 0)}
+    assert found == {
+        ("image", "Q-Net"): (2, 0, 0, 2),
+        ("scan", "Q-Net"): (1, 0, 1, 0),
+        ("scan", "ResNet"): (0, 1, 1, 0),
+    }

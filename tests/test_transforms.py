@@ -1,4 +1,4 @@
-"""From files to the network's input: layout, box, stretching, the way back, and one tensor for training and inference."""
+"""From files to the network's input and back: layout, box, stretching, and one tensor for training and inference."""
 
 import gzip
 from pathlib import Path
@@ -11,6 +11,7 @@ from conftest import BOX, BUNDLE, SHAPE
 from monai.bundle import ConfigParser
 from monai.transforms import LoadImage, Orientation
 from refusal import refused
+
 from scripts.cohort import find_scans
 from scripts.transforms import (
     CheckMapsd,
@@ -28,7 +29,9 @@ CODES = ["RAS", "LPS", "PLS", "SLA", "AIR", "IPR"]
 RAS_SHAPE = (10, 14, 6)
 TILT = np.deg2rad(8)
 RAS_AFFINE = np.eye(4)
-RAS_AFFINE[:3, :3] = [[np.cos(TILT), -np.sin(TILT), 0], [np.sin(TILT), np.cos(TILT), 0], [0, 0, 1]] @ np.diag([2, 2.5, 3])
+RAS_AFFINE[:3, :3] = [[np.cos(TILT), -np.sin(TILT), 0], [np.sin(TILT), np.cos(TILT), 0], [0, 0, 1]] @ np.diag(
+    [2, 2.5, 3]
+)
 RAS_AFFINE[:3, 3] = [-9, -16, 4]
 RAS_BOX = [[2, 8], [3, 12], [1, 5]]
 
@@ -82,7 +85,7 @@ def stretched(image: np.ndarray, lower: float, upper: float) -> np.ndarray:
     return result
 
 
-# --- layout -------------------------------------------------------------------------------------------------------------------
+# --- layout ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("codes", CODES)
@@ -137,7 +140,7 @@ def test_a_4d_file_gives_the_same_tensor_as_three_files(shared_cohort, tmp_path)
     assert torch.equal(together.as_tensor(), steps(item)["image"].as_tensor())
 
 
-# --- box ----------------------------------------------------------------------------------------------------------------------
+# --- box ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", ["PLS", "RAS"])
@@ -167,7 +170,7 @@ def test_full_keeps_the_plane_and_cropped_the_box(tmp_path, codes):
     np.testing.assert_array_equal(whole.numpy(), layout)
 
 
-# --- stretching ---------------------------------------------------------------------------------------------------------------
+# --- stretching -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("lower", "upper"), [(0.5, 99.5), (0, 100), (10, 60)])
@@ -185,7 +188,7 @@ def test_a_slice_without_contrast_becomes_zero(shared_cohort):
     assert torch.all(result[1, ..., 4].amax() == 1)
 
 
-# --- one tensor for training and inference ------------------------------------------------------------------------------
+# --- one tensor for training and inference --------------------------------------------------------
 
 
 def from_config(file: str, key: str, **changed):
@@ -214,7 +217,7 @@ def test_the_defaults_of_training_and_inference_agree(shared_cohort):
     assert torch.equal(from_config("inference.yaml", "preprocessing")(item)["image"].as_tensor(), training)
 
 
-# --- the way back -----------------------------------------------------------------------------------------------------------
+# --- the way back ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("codes", CODES)
@@ -242,14 +245,14 @@ def test_evidence_returns_to_the_grid_of_the_input(tmp_path, codes):
     outside[tuple(slice(*pair) for pair in item["box"])] = False
     assert np.all(volume[outside] == 0)
     assert np.all(volume[~outside] > 0)
-    # network rows 4 and 5 are the box's third from the front, columns 8 and 9 its fifth from the right, slices 2, 3 its second
+    # network rows 4, 5: the box's third from the front; columns 8, 9: its fifth from the right; slices 2, 3: its second
     (_, i1), (_, j1), (k0, _) = RAS_BOX
     place = RAS_AFFINE @ [i1 - 1 - 4, j1 - 1 - 2, k0 + 1, 1]
     found = stored.affine @ [*np.unravel_index(int(volume.argmax()), volume.shape), 1]
     np.testing.assert_allclose(found, place, atol=1e-3)
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 def scan_of(cohort: Path) -> dict:

@@ -53,7 +53,9 @@ def find_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
             "image": [str(p) for p in paths],
         }
         if any(scan_id == other["scan_id"] for other in scans):
-            raise InputError(f"{paths[0]}: another scan has this name too; put sub-, and ses- if any, into the file names")
+            raise InputError(
+                f"{paths[0]}: another scan has this name too; put sub-, and ses- if any, into the file names"
+            )
         box_file = root / BOX_DERIVATIVE / folder.relative_to(root) / f"{scan_id}_desc-basalganglia_box.json"
         if box_file.exists():
             scan["box"] = read_box(box_file)

@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from scripts.provenance import write_aside
 from scripts.statistics import MODELS
+from scripts.transforms import oriented, oriented_box
 
 #: One colour and line style a model, the same in every figure; the styles keep them apart in grey print.
 MODEL_STYLE = {"ResNet": ("#4c72b0", ":"), "ResNetSWA": ("#dd8452", "--"), "Q-Net": ("#c44e52", "-")}
@@ -172,8 +173,6 @@ def example_maps(scans: Mapping[str, Mapping[str, Any]], output: str | os.PathLi
 
 def middle_slice(image: nib.Nifti1Image, box: Sequence[Sequence[int]]) -> tuple[np.ndarray, list[list[int]]]:
     """The middle slice of a box drawn as radiologists see it, and the box's row and column ranges in it."""
-    from scripts.transforms import oriented, oriented_box
-
     turned = oriented(image)
     rows, columns, slices = oriented_box(box, image.affine, turned.affine)
     return turned.get_fdata(dtype=np.float32)[:, :, (slices[0] + slices[1]) // 2], [rows, columns]
@@ -181,6 +180,7 @@ def middle_slice(image: nib.Nifti1Image, box: Sequence[Sequence[int]]) -> tuple[
 
 def evidence_overlays(
     scans: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
     results: Sequence[Mapping[str, Any]],
     evidence: Sequence[str],
     output: str | os.PathLike,
@@ -197,9 +197,8 @@ def evidence_overlays(
         title: above the picture.
     """
     figure = Figure(figsize=(2.6 * len(scans), 3.4), layout="constrained")
-    for axes, scan, result, path in zip(
-        figure.subplots(1, len(scans), squeeze=False)[0], scans, results, evidence, strict=True
-    ):
+    columns_of = figure.subplots(1, len(scans), squeeze=False)[0]
+    for axes, scan, name, result, path in zip(columns_of, scans, names, results, evidence, strict=True):
         qsm, (rows, columns) = middle_slice(nib.load(scan["image"][0]), scan["box"])
         heat, _ = middle_slice(nib.load(path), scan["box"])
         part = (slice(*rows), slice(*columns))

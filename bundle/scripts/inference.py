@@ -58,7 +58,7 @@ class Resultd(MapTransform):
     def __init__(self, keys: KeysCollection, image_key: str = "image", threshold: float = 0.5) -> None:
         super().__init__(keys)
         if not 0 <= threshold <= 1:
-            raise InputError(f"threshold is {threshold}; a probability lies in 0 to 1")
+            raise InputError(f"threshold is {threshold}; give a probability, 0 to 1")
         self.image_key = image_key
         self.threshold = threshold
 

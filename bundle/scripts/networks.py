@@ -1,7 +1,6 @@
 """The paper's models: ResNet18 on one slice (stage 1), and Q-Net, a Bi-LSTM over a scan's slices (stage 2)."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -178,16 +177,22 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     """Read a file of plain tensors, as float32 where they are floating point. Nothing in the file is executed.
 
     Raises:
-        InputError: no such file, or anything but a state dict.
+        InputError: no such file, anything but a state dict, or values that are not finite.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such weights file; train first or give the right path")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged or foreign file makes torch raise many kinds
         raise InputError(f"{path}: not a plain file of weights, so it is not opened; give a state dict") from error
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    named_tensors = isinstance(state, dict) and all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    )
+    if not named_tensors or not state:
         raise InputError(f"{path}: holds no state dict; save network.state_dict() alone")
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise InputError(f"{path}: {name!r} holds NaN or infinite values; its training diverged, train again")
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 

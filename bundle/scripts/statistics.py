@@ -25,7 +25,7 @@ def metrics(labels: Sequence[int], probabilities: Sequence[float]) -> dict[str, 
         probabilities: of HH, 0..1.
 
     Returns:
-        Counts `tp, fn, tn, fp`; `accuracy`, `sensitivity`, `specificity`, `f1` (mean of both classes by size), `auc`; all 0..1.
+        Counts `tp, fn, tn, fp`; `accuracy`, `sensitivity`, `specificity`, `f1` (mean by class size), `auc`; all 0..1.
 
     Raises:
         ValueError: one class only, or a probability that is not a finite number in 0..1.

@@ -179,7 +179,7 @@ def _write_descriptions(root: Path, settings: dict[str, Any]) -> None:
     # The bundle's version, where there is a bundle around this package.
     version = json.loads(METADATA.read_text(encoding="utf-8"))["version"] if METADATA.exists() else "unknown"
     generated = {"Name": "Q-Net bundle, configs/simulate.yaml", "Version": version}
-    common = {"BIDSVersion": BIDS_VERSION, "License": "CC0"}
+    common = {"BIDSVersion": BIDS_VERSION}
     description = {
         "Name": "Simulated cohort of hereditary hemochromatosis",
         **common,
