@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import BUNDLE, REPOSITORY
 from monai.bundle import ConfigWorkflow
+
 from scripts.networks import QNet, load_weights, save_weights
 
 META = str(BUNDLE / "configs" / "metadata.json")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import BUNDLE
 from monai.bundle import ConfigWorkflow
+
 from scripts.errors import InputError, input_error_in
 from scripts.networks import read_state_dict
 from scripts.training import cosine_annealing, swa_start_epoch
@@ -156,7 +157,7 @@ def test_two_cpu_processes_train_with_torchrun(shared_cohort, tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
          *command(shared_cohort, tmp_path, configs, image_epochs=2, scan_epochs=2)],
-        cwd=BUNDLE, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}, capture_output=True, text=True,
+        cwd=BUNDLE, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "models" / "model.pt").exists()

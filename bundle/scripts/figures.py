@@ -144,7 +144,7 @@ def learning_curves(curves: Mapping[str, str | os.PathLike], output: str | os.Pa
 
 
 #: Rows of pictures of maps: name, BIDS suffix, grey range in the map's unit (None: 1st to 99th percentile).
-DISPLAY = (("QSM (ppm)", "Chimap", (-0.1, 0.25)), ("R2* (1/s)", "R2starmap", (0, 60)), ("T1W", "T1w", None))
+DISPLAY = (("QSM (ppm)", "Chimap", (-0.1, 0.25)), ("R2* (1/s)", "R2starmap", (0, 90)), ("T1W", "T1w", None))
 
 
 def example_maps(scans: Mapping[str, Mapping[str, Any]], output: str | os.PathLike, title: str) -> list[Path]:
@@ -204,7 +204,8 @@ def evidence_overlays(
         part = (slice(*rows), slice(*columns))
         limit = float(np.abs(heat).max()) or 1.0
         axes.imshow(qsm[part], cmap="gray", vmin=DISPLAY[0][2][0], vmax=DISPLAY[0][2][1])
-        axes.imshow(heat[part], cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.4)
+        strength = np.abs(heat[part]) / limit
+        axes.imshow(heat[part], cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.55 * strength)
         axes.set(xticks=[], yticks=[])
         axes.set_title(
             f"{scan['scan_id']}, {name}\n{result['class']}, P(HH) {result['probability_HH']:.2f}", fontsize=9

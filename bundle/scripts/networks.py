@@ -143,7 +143,7 @@ class QNet(nn.Module):
         The evidence is a class activation map (Zhou et al., CVPR 2016) for the scan's HH-minus-HC logit. Q-Net has no
         single FC layer after the pooling, so the class weights are the logit's gradient with respect to each slice's
         embedding (as in Grad-CAM, Selvaraju et al., ICCV 2017, without its ReLU): positive speaks for HH, negative for
-        HC. It is scaled so that a scan's mean over the feature maps' pixels and sum over slices is gradient . embedding.
+        HC. Its mean over the feature maps' pixels, summed over the slices, is gradient . embedding.
         """
         maps = self.feature_maps(slices_of(image))
         shape = (image.shape[0], image.shape[4])
@@ -221,7 +221,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
 
 
 def load_embedding(network: QNet, path: str | os.PathLike) -> None:
-    """Give Q-Net the image-level model at `path` as its embedding, without the FC layer (paper, Sequential Modeling)."""
+    """Give Q-Net the image-level model at `path` as its embedding, without FC layer (paper, Sequential Modeling)."""
     state = {k: v for k, v in read_state_dict(path).items() if not k.startswith("fc.")}
     load_state_dict(network.embedding, state, path)
 

@@ -109,7 +109,7 @@ def source_names(image: torch.Tensor, data: Mapping[Hashable, Any]) -> list[str]
 
 
 class CropBasalGangliad(MapTransform, InvertibleTransform):
-    """Keep the axial slices that hold the basal ganglia and, for `cropped`, the box around them (paper, Data Preparation).
+    """Keep the axial slices that hold the basal ganglia and, for `cropped`, their box (paper, Data Preparation).
 
     Reads the item's `box`: half-open voxel ranges along the axes of the file as stored, whatever its orientation.
 
@@ -191,7 +191,7 @@ def oriented(image: nib.Nifti1Image) -> nib.Nifti1Image:
 
 
 class StretchHistogramd(MapTransform):
-    """Histogram stretching (paper, Data Augmentation, p = 1): each slice of each channel to 0..1 between two percentiles.
+    """Histogram stretching (paper, Data Augmentation): each slice of each channel to 0..1 between two percentiles.
 
     Args:
         keys: entries `[C, H, W, S]`.
