@@ -163,6 +163,54 @@ def test_two_cpu_processes_train_with_torchrun(shared_cohort, tmp_path):
     assert (tmp_path / "models" / "model.pt").exists()
 
 
+def test_evaluation_inference_and_report_follow_training(trained, shared_cohort):
+    configs = BUNDLE / "configs"
+    paths = {k: v for k, v in arguments(shared_cohort, trained).items() if isinstance(v, str) or k in TINY}
+
+    def run(files: list[str], **settings) -> None:
+        workflow = ConfigWorkflow(
+            config_file=[str(configs / name) for name in files],
+            meta_file=str(configs / "metadata.json"),
+            logging_file=False,
+            **settings,
+        )
+        workflow.initialize()
+        workflow.run()
+
+    run(["train.yaml", "evaluate.yaml"], **paths)
+    run(
+        ["inference.yaml"],
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(shared_cohort),
+        participants=str(trained / "output" / "held_out.tsv"),
+        weights=str(trained / "models" / "model.pt"),
+        output_dir=str(trained / "inference"),
+        spatial_size=TINY["cropped_size"],
+        num_slices=TINY["num_slices"],
+        hidden_size=TINY["hidden_size"],
+    )
+    report = trained / "report"
+    run(
+        ["train.yaml", "report.yaml"],
+        **paths,
+        inference_dir=str(trained / "inference"),
+        report_dir=str(report),
+    )
+    page = (report / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert "simulated cohort" in page
+    with (trained / "output" / "evaluation" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # 4 held-out subjects, 3 models, 4 slices and the scan
+    assert len(rows) == 4 * 3 * 5
+    with (trained / "inference" / "predictions.csv").open(newline="") as file:
+        inferred = {r["participant_id"]: float(r["probability_HH"]) for r in csv.DictReader(file) if not r["slice"]}
+    evaluated = {
+        r["participant_id"]: float(r["probability_HH"]) for r in rows if r["model"] == "Q-Net" and not r["slice"]
+    }
+    assert inferred == pytest.approx(evaluated, abs=1e-5)
+
+
 def test_missing_imagenet_weights_name_the_key_that_trains_without(shared_cohort, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         train(shared_cohort, tmp_path, run_id="image_level", imagenet_weights=str(tmp_path / "absent.pth"))

@@ -104,7 +104,7 @@ def metrics_markdown(summary: Sequence[Mapping[str, Any]], simulated: bool) -> s
     lines = [
         f"Held-out scans{' of a simulated cohort' if simulated else ''}; HH is the positive class.",
         "",
-        "| level | model | accuracy | sensitivity | specificity | F1 (macro) | AUC |",
+        "| level | model | accuracy | sensitivity | specificity | F1 (weighted) | AUC |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in summary:
