@@ -1,62 +1,16 @@
-"""A small cohort that every test can read, and the bundle on the path."""
+"""The bundle on the path, and a toy cohort that every test can read."""
 
-import csv
-import json
 import os
 import sys
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-BUNDLE = REPOSITORY / "bundle"
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 sys.path.insert(0, str(BUNDLE))
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks the internet for its newest version otherwise
 
-SHAPE = (40, 44, 14)
-BOX = [[8, 32], [10, 36], [3, 11]]
-
-
-def write_map(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(array.astype(np.float32), affine), path)
-
-
-def write_scan(root: Path, participant_id: str, bright: bool, rng: np.random.Generator) -> None:
-    """Three maps with two round nuclei; in HH their iron sits behind, in HC in front."""
-    x, y, z = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
-    nuclei = sum(np.exp(-(((x - cx) / 4) ** 2 + ((y - 23) / 6) ** 2 + ((z - 7) / 4) ** 2)) for cx in (14, 26))
-    slope = (y - 23) / 6 * (1 if bright else -1)
-    iron = nuclei * (1 + 0.8 * slope)
-    affine = np.diag([3.0, 3.0, 4.0, 1.0])
-    affine[:3, 3] = [-60, -66, -20]
-    maps = {
-        "Chimap": 0.1 * iron + rng.normal(0, 0.01, SHAPE),
-        "R2starmap": 20 + 15 * iron + rng.normal(0, 1, SHAPE),
-        "T1w": 400 - 80 * nuclei + rng.normal(0, 8, SHAPE),
-    }
-    for suffix, array in maps.items():
-        write_map(root / participant_id / "anat" / f"{participant_id}_{suffix}.nii.gz", array, affine)
-    folder = root / "derivatives" / "basalganglia" / participant_id / "anat"
-    folder.mkdir(parents=True)
-    (folder / f"{participant_id}_desc-basalganglia_box.json").write_text(json.dumps({"Box": BOX}))
-
-
-def write_cohort(root: Path, subjects: int) -> Path:
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(1, subjects + 1):
-        participant_id, group = f"sub-{number:02d}", ("HH", "HC")[number % 2]
-        write_scan(root, participant_id, group == "HH", rng)
-        rows.append({"participant_id": participant_id, "age": 40 + number, "sex": "FM"[number % 2], "group": group})
-    with (root / "participants.tsv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
-        writer.writeheader()
-        writer.writerows(rows)
-    (root / "dataset_description.json").write_text(json.dumps({"Name": "Simulated blobs", "BIDSVersion": "1.10.0"}))
-    return root
+from blobs import write_cohort  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE, REPOSITORY
+from blobs import BUNDLE, REPOSITORY
 from monai.bundle import ConfigWorkflow
 
 from scripts.networks import QNet, load_weights, save_weights

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import BOX, write_map
+from blobs import BOX, write_map
 from refusal import refused
 
 from scripts.cohort import (

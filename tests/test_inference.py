@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BOX, REPOSITORY, SHAPE, write_cohort
+from blobs import BOX, REPOSITORY, SHAPE, write_cohort
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from refusal import refused

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import BUNDLE, REPOSITORY
+from blobs import BUNDLE, REPOSITORY
 from jsonschema import Draft202012Validator
 
 METADATA = json.loads((BUNDLE / "configs" / "metadata.json").read_text())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import BUNDLE
+from blobs import BUNDLE
 from monai.bundle import ConfigWorkflow
 
 from scripts.errors import InputError, input_error_in

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BOX, BUNDLE, SHAPE
+from blobs import BOX, BUNDLE, SHAPE
 from monai.bundle import ConfigParser
 from monai.transforms import LoadImage, Orientation
 from refusal import refused
