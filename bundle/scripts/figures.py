@@ -196,7 +196,7 @@ def evidence_overlays(
         output: path without suffix.
         title: above the picture.
     """
-    figure = Figure(figsize=(2.6 * len(scans), 3.4), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(scans), 2.8), layout="constrained")
     columns_of = figure.subplots(1, len(scans), squeeze=False)[0]
     for axes, scan, name, result, path in zip(columns_of, scans, names, results, evidence, strict=True):
         qsm, (rows, columns) = middle_slice(nib.load(scan["image"][0]), scan["box"])
