@@ -20,6 +20,7 @@ from refusal import refused
 from scripts.cohort import find_scans
 from scripts.inference import QNetInferer, Resultd, ScanStream, input_slices
 from scripts.networks import QNet, load_weights, save_weights
+from scripts.provenance import check_trained_with
 from scripts.transforms import preprocessing
 
 SETTINGS = {"spatial_size": [32, 32], "num_slices": 4, "hidden_size": 8}
@@ -297,3 +298,12 @@ def test_the_inferer_gives_probabilities_of_each_scan():
     logits = network(image)
     torch.testing.assert_close(output["probability"], torch.sigmoid(logits[:, 1] - logits[:, 0]).detach())
     assert all(type(v) is torch.Tensor for v in output.values())
+
+
+def test_other_input_than_trained_on_is_refused_by_its_key(tmp_path):
+    weights = tmp_path / "model.pt"
+    (tmp_path / "model.json").write_text(json.dumps({"settings": {"region": "full", "num_slices": 4}}))
+    check_trained_with(weights, region="full", num_slices=4)
+    with refused("model.pt", "region", "cropped"):
+        check_trained_with(weights, region="cropped", num_slices=4)
+    check_trained_with(tmp_path / "without_record.pt", region="cropped")

@@ -151,6 +151,29 @@ def record(weights: list[str], dataset_dir: str | os.PathLike, resolved: Mapping
     }
 
 
+def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
+    """Refuse to feed a network other input than it was trained on, where a training record lies beside its weights.
+
+    Args:
+        weights: the weights file; its record has the same name and ends in `.json` (`write_record`).
+        wanted: settings of the input, by their config keys.
+
+    Raises:
+        InputError: the record is damaged, or a setting differs from it.
+    """
+    path = Path(weights).with_suffix(".json")
+    if not path.exists():
+        return
+    try:
+        trained = json.loads(path.read_text())["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a training record; restore or delete it") from error
+    for key, given in wanted.items():
+        value = list(given) if isinstance(given, tuple) else given
+        if key in trained and trained[key] != value:
+            raise InputError(f"{weights}: was trained with {key} {trained[key]}, not {value}; set --{key} as in {path}")
+
+
 def write_record(
     path: str | os.PathLike, weights: list[str], dataset_dir: str | os.PathLike, resolved: Mapping[str, Any]
 ) -> None:

@@ -1,7 +1,7 @@
 """Data, inferer and loss of both training stages. The engines themselves are MONAI's, put together in `train.yaml`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ignite.distributed as idist
@@ -79,8 +79,6 @@ class FeatureDataset(Dataset):
         device: torch.device,
         precision: str,
     ) -> None:
-        if num_views < 1:
-            raise InputError(f"num_views is {num_views}; stage 2 needs at least 1")
         self.scans = scans
         self.network = network
         self.augment = augment
@@ -232,7 +230,7 @@ def swa_start_epoch(epochs: int, swa: bool, fraction: float) -> int:
     return min(math.ceil(epochs * fraction), epochs - 1) if swa else epochs
 
 
-def check_schedule(**positive: float | Sequence[float]) -> None:
+def check_schedule(**positive: float) -> None:
     """Refuse counts and rates that must be above 0, by the name of their config key.
 
     Raises:
@@ -240,4 +238,4 @@ def check_schedule(**positive: float | Sequence[float]) -> None:
     """
     for name, value in positive.items():
         if not value > 0:
-            raise InputError(f"{name} is {value}; it must be above 0")
+            raise InputError(f"{name} is {value}; it must be above 0; correct --{name}")
