@@ -5,7 +5,6 @@ RUN := $(VENV)/bin/python -m monai.bundle run
 DEMO := $(CURDIR)/demo
 TRAIN := configs/train.yaml','configs/small.yaml
 PATHS := --dataset_dir $(DEMO)/cohort --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/training
-SMALL_INPUT := --spatial_size "[64,64]" --num_slices 14
 export PYTHONWARNINGS := ignore
 
 .PHONY: demo test lint clean
@@ -21,8 +20,8 @@ demo: $(VENV)/installed-simulate
 	cd bundle && $(RUN) --config_file configs/simulate.yaml --output_dir $(DEMO)/cohort
 	cd bundle && $(RUN) training --config_file "['$(TRAIN)']" $(PATHS)
 	cd bundle && $(RUN) --config_file "['$(TRAIN)','configs/evaluate.yaml']" $(PATHS)
-	cd bundle && $(RUN) --config_file configs/inference.yaml --dataset_dir $(DEMO)/cohort \
-		--participants $(DEMO)/training/held_out.tsv --weights $(DEMO)/models/model.pt $(SMALL_INPUT) \
+	cd bundle && $(RUN) --config_file "['configs/inference.yaml','configs/small.yaml']" --dataset_dir $(DEMO)/cohort \
+		--participants $(DEMO)/training/held_out.tsv --weights $(DEMO)/models/model.pt \
 		--output_dir $(DEMO)/inference
 	cd bundle && $(RUN) --config_file "['$(TRAIN)','configs/report.yaml']" $(PATHS) \
 		--inference_dir $(DEMO)/inference --report_dir $(DEMO)/report

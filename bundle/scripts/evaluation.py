@@ -1,6 +1,5 @@
 """Predict the held-out scans with the three models, and write the predictions table, the measures and the pictures."""
 
-import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from scripts.figures import roc_curves
 from scripts.networks import QNet, load_weights, resnet, slices_of
-from scripts.provenance import write_aside, write_json
+from scripts.provenance import write_aside, write_json, write_table
 from scripts.statistics import PREDICTION_COLUMNS, summarise, vote
 
 
@@ -85,18 +84,6 @@ def evaluate(
     roc_curves(rows, folder / "roc", simulated)
     write_json(folder / "evaluation.json", dict(record))
     print(text)
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a CSV, aside then renamed."""
-
-    def write(part: str) -> None:
-        with open(part, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_aside(path, write)
 
 
 def metrics_markdown(summary: Sequence[Mapping[str, Any]], simulated: bool) -> str:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from scripts.augment import BatchAugment
 from scripts.errors import InputError
 from scripts.networks import save_weights, write_tensors
-from scripts.provenance import write_aside
+from scripts.provenance import write_table
 
 
 class EpochSeed:
@@ -220,14 +220,7 @@ class LearningCurve:
                 "val_auc": "" if val_auc is None else f"{val_auc:.6f}",
             }
         )
-
-        def write(part: str) -> None:
-            with open(part, "w", newline="") as file:
-                writer = csv.DictWriter(file, self.COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
-
-        write_aside(self.path, write)
+        write_table(self.path, self.COLUMNS, rows)
 
     def read(self) -> list[dict[str, str]]:
         """Rows written so far."""

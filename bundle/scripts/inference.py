@@ -1,6 +1,5 @@
 """From a network input to what a user keeps: probability, class, per-slice probabilities and the evidence volume."""
 
-import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from scripts.cohort import GROUPS
 from scripts.errors import InputError, input_error_in
 from scripts.networks import QNet
-from scripts.provenance import write_aside, write_json
+from scripts.provenance import write_aside, write_json, write_table
 
 CLASS_NAMES = {index: name for name, index in GROUPS.items()}
 
@@ -159,14 +158,7 @@ class ResultWriter:
                 who = {"participant_id": item["participant_id"], "scan_id": item["scan_id"]}
                 self.rows.append({**who, "status": "failed", "message": stream.failures[item["scan_id"]]})
         path = self.output_dir / "predictions.csv"
-
-        def write(part: str) -> None:
-            with open(part, "w", newline="") as file:
-                writer = csv.DictWriter(file, self.COLUMNS)
-                writer.writeheader()
-                writer.writerows(self.rows)
-
-        write_aside(path, write)
+        write_table(path, self.COLUMNS, self.rows)
         if stream.failures:
             first = next(iter(stream.failures.values()))
             raise InputError(

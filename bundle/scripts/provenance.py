@@ -1,12 +1,13 @@
 """What made a result: version, settings, weights and input, in a form that goes into every result file."""
 
+import csv
 import hashlib
 import json
 import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,18 @@ def write_aside(path: str | os.PathLike, write: Callable[[str], None]) -> None:
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write JSON (indented, keys in the given order), aside then renamed."""
     write_aside(path, lambda part: Path(part).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"))
+
+
+def write_table(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV with a header (a value that a row lacks stays empty), aside then renamed."""
+
+    def write(part: str) -> None:
+        with open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_aside(path, write)
 
 
 def check_output_dir(path: str | os.PathLike, needed_bytes: int) -> Path:

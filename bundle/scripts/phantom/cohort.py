@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import multiprocessing
 import os
 import shutil
@@ -21,8 +20,8 @@ from scripts.phantom import anatomy, difficulty
 from scripts.phantom.anatomy import LABELS
 from scripts.phantom.iron import Latent, draw_latents
 from scripts.phantom.subject import Participant, Protocol, write_json, write_subject
+from scripts.provenance import bundle_version
 
-METADATA = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
 GROUPS = ("HH", "HC")
 BIDS_VERSION = "1.10.0"
 # Bytes on disk per voxel, three maps and labels together, with room to spare (measured: about 2.5 at 0.6 mm).
@@ -176,9 +175,7 @@ def _check_output(output_dir: str | Path, needed_bytes: float) -> tuple[Path, Pa
 
 def _write_descriptions(root: Path, settings: dict[str, Any]) -> None:
     """Everything that says what the folder is."""
-    # The bundle's version, where there is a bundle around this package.
-    version = json.loads(METADATA.read_text(encoding="utf-8"))["version"] if METADATA.exists() else "unknown"
-    generated = {"Name": "Q-Net bundle, configs/simulate.yaml", "Version": version}
+    generated = {"Name": "Q-Net bundle, configs/simulate.yaml", "Version": bundle_version()}
     common = {"BIDSVersion": BIDS_VERSION}
     description = {
         "Name": "Simulated cohort of hereditary hemochromatosis",
