@@ -1,6 +1,6 @@
 """Build a release of the bundle, from a clean checkout's root:
 
-    python -m release [--output_dir dist] [--base_url URL]
+    python -m release [--output_dir dist] [--base_url URL] [--bundle_dir bundle]
 
 The folder gets
     qnet_hemochromatosis_vX.Y.Z.zip, .zip.sha256   the bundle with models/model.ts, as the model zoo keeps it
@@ -28,33 +28,36 @@ from scripts.provenance import check_output_dir, sha256, software, write_json
 ZOO_STORAGE = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_storage_v1"
 
 
-def build(output_dir: str = "dist", base_url: str = ZOO_STORAGE) -> None:
+def build(output_dir: str = "dist", base_url: str = ZOO_STORAGE, bundle_dir: str = str(BUNDLE)) -> None:
     """Build the release of the checked-out version.
 
     Args:
         output_dir: where it goes; a folder that holds something already is refused.
         base_url: where the zip will be downloaded from, for its entry in model_info.json.
+        bundle_dir: the bundle's folder in a git checkout.
 
     Raises:
         InputError: uncommitted changes in the bundle, a version that is not in the changelog, a full folder, or an
             export that does not give the network's numbers.
     """
-    commit, version = clean_commit(BUNDLE), released_version(BUNDLE)
+    bundle = Path(bundle_dir)
+    commit, version = clean_commit(bundle), released_version(bundle)
     output = check_output_dir(output_dir, 500e6)
     if any(output.iterdir()):
         raise InputError(f"{output}: is not empty; delete it or choose another --output_dir")
     try:
-        publish(output, commit, version, base_url)
+        publish(bundle, output, commit, version, base_url)
     except BaseException:  # half a release must not be taken for one
         shutil.rmtree(output)
         raise
 
 
-def publish(output: Path, commit: str, version: str, base_url: str) -> None:
+def publish(bundle: Path, output: Path, commit: str, version: str, base_url: str) -> None:
+    """Write the release of one commit into an empty folder."""
     stem = f"{NAME}_v{version}"
     staged, archive, onnx = output / "huggingface", output / f"{stem}.zip", output / f"{stem}.onnx"
     print("copying the bundle")
-    copy_files(BUNDLE, tracked_files(BUNDLE), staged)
+    copy_files(bundle, tracked_files(bundle), staged)
     print("exporting to TorchScript and ONNX, and comparing both with the network")
     torchscript = staged / "models" / "model.ts"
     export_torchscript(staged, torchscript)
