@@ -22,6 +22,9 @@ class QNetApplication(Application):
     def __init__(self, argv: list[str], *args, **kwargs) -> None:
         self.context = Application.init_app_context(argv)
         self.bundle = find_bundle(Path(self.context.model_path))
+        self.context.models = (
+            None  # what the SDK makes of a bundle's folder is no network; its operator loads that itself
+        )
         sys.path.insert(0, str(self.bundle))  # the operators below import the bundle's `scripts`
         super().__init__(*args, **kwargs)
 
@@ -36,7 +39,7 @@ class QNetApplication(Application):
             self, CountCondition(self, 1), input_folder=Path(self.context.input_path), name="loader"
         )
         selector = DICOMSeriesSelectorOperator(self, rules=selection_rules(rules), all_matched=True, name="selector")
-        stack = StackSeriesOperator(self, rules=rules, name="stack")
+        stack = StackSeriesOperator(self, input_dir=Path(self.context.input_path), rules=rules, name="stack")
         bundle = QNetBundleOperator(self, app_context=self.context, bundle=self.bundle, name="bundle")
         writer = ResultWriterOperator(
             self, output_dir=Path(self.context.output_path), bundle=self.bundle, name="writer"

@@ -31,6 +31,10 @@ class QNetBundleOperator(MonaiBundleInferenceOperator):
             **kwargs,
         )
 
+    def predict(self, data: Any, *args: Any, **kwargs: Any) -> tuple[Any]:
+        """The output of the inferer in a tuple: the SDK goes on with the first item of what it gets, here the whole."""
+        return (super().predict(data, *args, **kwargs),)
+
     def post_process(self, data: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """One scan's output of the inferer through the bundle's postprocessing."""
         item = {"pred": decollate_batch(data)[0], **kwargs[self.kw_preprocessed_inputs]}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
-import numpy as np
 import pytest
 from blobs import BOX, BUNDLE, write_cohort
 from monai.bundle import ConfigWorkflow
@@ -16,7 +15,6 @@ from monai.bundle import ConfigWorkflow
 sys.path.insert(0, str(Path(__file__).parent))
 
 NAME = "qnet_hemochromatosis"
-MAPS = ("Chimap", "R2starmap", "T1w")
 
 
 class Inferred(NamedTuple):
@@ -41,18 +39,8 @@ def copy_bundle(target: Path) -> Path:
     return target
 
 
-def stacked(cohort: Path, participant_id: str) -> nib.Nifti1Image:
-    """A scan's three maps as one 4D NIfTI, the form in which a study travels to MONAI Label."""
-    stem = cohort / participant_id / "anat" / participant_id
-    maps = [nib.load(f"{stem}_{suffix}.nii.gz") for suffix in MAPS]
-    return nib.Nifti1Image(np.stack([image.get_fdata(dtype=np.float32) for image in maps], -1), maps[0].affine)
-
-
-@pytest.fixture(scope="session")
-def inferred(tmp_path_factory: pytest.TempPathFactory) -> Inferred:
-    """A toy scan with a box, classified by `configs/inference.yaml` with the shipped weights."""
-    root = tmp_path_factory.mktemp("inferred")
-    cohort, participant_id = write_cohort(root / "cohort", 1), "sub-01"
+def infer(cohort: Path, output_dir: Path, **settings: str) -> Inferred:
+    """A cohort's only scan, classified by `configs/inference.yaml` with the shipped weights."""
     workflow = ConfigWorkflow(
         workflow_type="infer",
         config_file=str(BUNDLE / "configs" / "inference.yaml"),
@@ -60,15 +48,18 @@ def inferred(tmp_path_factory: pytest.TempPathFactory) -> Inferred:
         logging_file=False,
         bundle_root=str(BUNDLE),
         dataset_dir=str(cohort),
-        output_dir=str(root / "out"),
+        output_dir=str(output_dir),
+        **settings,
     )
     workflow.initialize()
     workflow.run()
-    stem = root / "out" / participant_id / participant_id
-    return Inferred(
-        cohort,
-        participant_id,
-        BOX,
-        json.loads(Path(f"{stem}_prediction.json").read_text()),
-        nib.load(f"{stem}_evidence.nii.gz"),
-    )
+    (prediction,), (evidence,) = output_dir.rglob("*_prediction.json"), output_dir.rglob("*_evidence.nii.gz")
+    result = json.loads(prediction.read_text())
+    return Inferred(cohort, result["participant_id"], BOX, result, nib.load(evidence))
+
+
+@pytest.fixture(scope="session")
+def inferred(tmp_path_factory: pytest.TempPathFactory) -> Inferred:
+    """A toy scan with a box, classified."""
+    root = tmp_path_factory.mktemp("inferred")
+    return infer(write_cohort(root / "cohort", 1), root / "out")
