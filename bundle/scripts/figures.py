@@ -20,8 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from scripts.predictions import MODELS
 from scripts.provenance import write_aside
-from scripts.statistics import MODELS
 from scripts.transforms import oriented, oriented_box
 
 #: One colour and line style a model, the same in every figure; the styles keep them apart in grey print.
