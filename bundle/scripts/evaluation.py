@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from scripts.figures import roc_curves
 from scripts.networks import QNet, load_weights, resnet, slices_of
+from scripts.predictions import PREDICTION_COLUMNS
 from scripts.provenance import write_aside, write_json, write_table
-from scripts.statistics import PREDICTION_COLUMNS, summarise, vote
+from scripts.statistics import summarise, vote
 
 
 def load_models(ckpt_dir: str | os.PathLike, network: QNet, swa: bool) -> dict[str, Callable]:
