@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from scripts.figures import roc_curves
+from scripts.figures import roc_models
 from scripts.networks import QNet, load_weights, resnet, slices_of
-from scripts.predictions import PREDICTION_COLUMNS
+from scripts.predictions import LEVELS, PREDICTION_COLUMNS, read_predictions
 from scripts.provenance import write_aside, write_json, write_table
 from scripts.statistics import summarise, vote
 
@@ -67,7 +67,8 @@ def evaluate(
 ) -> None:
     """Evaluate the held-out scans into `output_dir`.
 
-    Writes `predictions.csv`, `metrics.csv`, `metrics.md`, `roc.png`/`.pdf` and `evaluation.json` (what made them).
+    Writes `predictions.csv`, `metrics.csv`, `metrics.md`, `roc.png`, `.pdf` and `.svg`, and `evaluation.json` (what made
+    them).
 
     Args:
         output_dir: gets the files.
@@ -82,7 +83,8 @@ def evaluate(
     simulated = bool(record["input"]["simulated"])
     text = metrics_markdown(summary, simulated)
     write_aside(folder / "metrics.md", lambda part: Path(part).write_text(text))
-    roc_curves(rows, folder / "roc", simulated)
+    panels = [(where["region"], level) for level in LEVELS]
+    roc_models(read_predictions(folder / "predictions.csv"), panels, folder / "roc", simulated)
     write_json(folder / "evaluation.json", dict(record))
     print(text)
 

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
-from sklearn.metrics import roc_curve
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from scripts.auc import bootstrap_aucs, clustered_delong, compare, delong, interval
 from scripts.drawing import VECTOR, save_figure, styles_of, titled
@@ -70,15 +70,23 @@ def average_roc(labels: np.ndarray, probabilities: np.ndarray) -> Roc:
 def draw_roc(axes: Axes, chosen: Scores, index: int, label: str, marker: str, **look: Any) -> None:
     """The curve of one model with its band and its operating point; AUC and 95 % interval go into the legend."""
     roc = average_roc(chosen.labels, chosen.probabilities[index])
-    aucs = clustered_delong(chosen.labels, chosen.probabilities[[index]], chosen.clusters)
-    auc = float(aucs.values[0])
-    low, high = interval(auc, float(aucs.covariance[0, 0]))
-    legend = f"{label}, AUC {auc:.3f} ({low:.2f}–{high:.2f})"
+    legend = f"{label}, AUC {auc_with_interval(chosen, index)}"
     axes.plot(roc.false_positive_rate, roc.true_positive_rate, label=legend, **look)
     low, high = roc.true_positive_rate - roc.spread, np.minimum(roc.true_positive_rate + roc.spread, 1)
     if roc.spread.any():
         axes.fill_between(roc.false_positive_rate, low, high, color=look["color"], alpha=0.18, linewidth=0)
     axes.plot(*roc.operating_point, marker, color=look["color"], markersize=6, markeredgecolor="black", zorder=5)
+
+
+def auc_with_interval(chosen: Scores, index: int) -> str:
+    """AUC of one model with its 95 % interval over participants; alone where a group has one participant only."""
+    fewest = min(len(set(chosen.clusters[chosen.labels == label])) for label in (0, 1))
+    if fewest < 2:
+        return f"{np.mean([roc_auc_score(chosen.labels, p) for p in chosen.probabilities[index]]):.3f}"
+    aucs = clustered_delong(chosen.labels, chosen.probabilities[[index]], chosen.clusters)
+    auc, variance = float(aucs.values[0]), float(aucs.covariance[0, 0])
+    low, high = interval(auc, variance)
+    return f"{auc:.3f} ({low:.2f}–{high:.2f})" if np.isfinite(low) else f"{auc:.3f}"
 
 
 def roc_panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:

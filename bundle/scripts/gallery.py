@@ -15,8 +15,8 @@ from scripts.predictions import LEVELS, REGIONS, at_level
 
 #: File name -> caption, in the order of the report. Numbers in the names are the paper's.
 CAPTIONS = {
-    "figure1_example_maps": "Maps of a subject of each group at the middle slice of the basal ganglia, with the box that"
-    " the cropped input is cut to (the paper's Figure 1).",
+    "figure1_example_maps": "Maps of a subject of each group at the middle slice of the basal ganglia, with the box"
+    " that the cropped input is cut to (the paper's Figure 1).",
     "figure2_cohort": "Age and sex of the cohort, by group (the paper's Figure 2).",
     "figure3_augmentation": "What augmentation makes of one QSM image, full-size and cropped (the paper's Figure 3).",
     "figure4_architecture": "The network, with the sizes that this run used (the paper's Figure 4).",
@@ -78,9 +78,7 @@ def draw_predictions(
     return written
 
 
-def draw_learning_curves(
-    folds_dir: str | os.PathLike, figures_dir: str | os.PathLike, simulated: bool
-) -> list[Path]:
+def draw_learning_curves(folds_dir: str | os.PathLike, figures_dir: str | os.PathLike, simulated: bool) -> list[Path]:
     """Draw the learning curves of all folds and repeats, a figure a region.
 
     Args:

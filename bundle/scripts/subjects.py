@@ -1,18 +1,16 @@
-"""Who the subjects are and how each was classified: the cohort's ages and sexes, and a row of results a subject."""
+"""Who the subjects of a cohort are: their groups, ages and sexes, as a table and as a figure."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts.cohort import GROUPS, read_participants
+from scripts.cohort import read_participants
 from scripts.drawing import GROUP_STYLE, VECTOR, save_figure, titled
 from scripts.errors import InputError
-from scripts.predictions import REGIONS, at_level, ordered
 
 #: Values of the BIDS column `sex`, in lower case.
 SEXES = {"f": "women", "female": "women", "m": "men", "male": "men"}
@@ -58,26 +56,6 @@ def summary(subjects: pd.DataFrame) -> pd.DataFrame:
             row["age not given"] = age.isna().sum()
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def results(table: pd.DataFrame) -> pd.DataFrame:
-    """How each held-out subject was classified at scan level.
-
-    Args:
-        table: from `scripts.predictions.read_predictions`.
-
-    Returns:
-        Index `participant_id`; `group`; then for every region and model, as pairs `(region, model)` of column names,
-        the probability of HH (for ResNet and ResNetSWA the share of slices that voted HH), mean over the repeats.
-    """
-    scans = at_level(table, "scan")
-    names = {index: name for name, index in GROUPS.items()}
-    columns: dict[Any, pd.Series] = {"group": scans.groupby("participant_id")["label"].first().map(names)}
-    for region in REGIONS:
-        for model in ordered(scans[scans["region"] == region]["model"]):
-            rows = scans[(scans["region"] == region) & (scans["model"] == model)]
-            columns[region, model] = rows.groupby("participant_id")["probability_HH"].mean()
-    return pd.DataFrame(columns)
 
 
 def cohort_figure(subjects: pd.DataFrame, output: str | os.PathLike, simulated: bool) -> list[Path]:
