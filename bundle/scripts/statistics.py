@@ -91,29 +91,27 @@ def wilson(rate: float, size: float, confidence: float = 0.95) -> tuple[float, f
 def effective_size(correct: np.ndarray, clusters: np.ndarray) -> float:
     """How many independent cases tell as much about a rate as these cases of clusters (Rao and Scott 1992).
 
-    The size divided by the design effect: the ratio estimator's variance over clusters, against that of independent
-    cases; both without small-sample factor, so that clusters of one give their number, and copies of a case within its
-    cluster add nothing. Never above the number of cases. A rate of 0 or 1 does not show how alike the cases of
-    a cluster are; they then count as copies.
+    The number of cases divided by the design effect: the ratio estimator's variance over clusters, against that of
+    independent cases; both without small-sample factor, so that clusters of one give their number, and copies of a case
+    within its cluster add nothing. Never above the number of cases. A rate of 0 or 1 does not show how alike the cases
+    of a cluster are; they then count as copies.
 
     Args:
-        correct: `[n]` of 0 and 1.
+        correct: `[n]`, 0..1: whether each case is right, averaged over repeats of the cross-validation. These test the
+            same cases again, so they add none.
         clusters: `[n]`, which participant each case belongs to.
     """
     correct, clusters = np.asarray(correct, dtype=float), np.unique(np.asarray(clusters), return_inverse=True)[1]
     rate, sizes = correct.mean(), np.bincount(clusters)
-    spread = np.sum((np.bincount(clusters, correct) - sizes * rate) ** 2) / len(correct) ** 2
     if rate in (0, 1):
         return float(len(sizes))
-    return float(len(correct) if spread == 0 else min(len(correct), rate * (1 - rate) / spread))
+    spread = np.sum((np.bincount(clusters, correct) - sizes * rate) ** 2) / len(correct) ** 2
+    return float(min(len(correct), rate * (1 - rate) / spread) if spread > 0 else len(correct))
 
 
 def rate_interval(correct: np.ndarray, clusters: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence interval of the share of correct cases: Wilson's with the effective size of the clustered cases.
 
-    Args:
-        correct: `[n]` of 0 and 1.
-        clusters: `[n]`, which participant each case belongs to. One case a participant gives Wilson's interval itself.
-        confidence: of the interval.
+    One case a participant gives Wilson's interval itself. See `effective_size` for the arguments.
     """
     return wilson(float(np.mean(correct)), effective_size(correct, clusters), confidence)
