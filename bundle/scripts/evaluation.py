@@ -67,8 +67,8 @@ def evaluate(
 ) -> None:
     """Evaluate the held-out scans into `output_dir`.
 
-    Writes `predictions.csv`, `metrics.csv`, `metrics.md`, `roc.png`, `.pdf` and `.svg`, and `evaluation.json` (what made
-    them).
+    Writes `predictions.csv`, `metrics.csv`, `metrics.md`, `roc.png`, `.pdf` and `.svg`, and `evaluation.json` (its
+    provenance).
 
     Args:
         output_dir: gets the files.
