@@ -11,10 +11,10 @@ from monai.transforms import Compose, Invertd, Transform
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from scripts.figures import roc_curves
+from scripts.figures import roc_models
 from scripts.inference import QNetInferer, Resultd, save_nifti
 from scripts.networks import QNet, load_weights, resnet, slices_of
-from scripts.predictions import PREDICTION_COLUMNS
+from scripts.predictions import LEVELS, PREDICTION_COLUMNS, read_predictions
 from scripts.provenance import write_aside, write_json, write_table
 from scripts.statistics import summarise, vote
 
@@ -90,7 +90,7 @@ def evaluate(
     where: Mapping[str, Any],
     record: Mapping[str, Any],
 ) -> None:
-    """Evaluate the held-out scans: `write_predictions`, then `metrics.csv`, `metrics.md` and `roc.png`/`.pdf`."""
+    """Evaluate the held-out scans: `write_predictions`, then `metrics.csv`, `metrics.md` and `roc` (PNG, PDF, SVG)."""
     folder = Path(output_dir)
     rows = write_predictions(folder, scans, models, device, where, record)
     summary = summarise(rows)
@@ -98,7 +98,8 @@ def evaluate(
     simulated = bool(record["input"]["simulated"])
     text = metrics_markdown(summary, simulated)
     write_aside(folder / "metrics.md", lambda part: Path(part).write_text(text))
-    roc_curves(rows, folder / "roc", simulated)
+    panels = [(where["region"], level) for level in LEVELS]
+    roc_models(read_predictions(folder / "predictions.csv"), panels, folder / "roc", simulated)
     print(text)
 
 
