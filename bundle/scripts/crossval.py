@@ -32,7 +32,7 @@ from scripts.provenance import (
 #: Keys of train.yaml and its overlays that the cross-validation itself sets for every fold.
 MANAGED = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "region", "fold", "repeat", "cache_dir")
 #: Keys that do not change the numbers; a run may go on with others.
-HARMLESS = (*MANAGED, "imports", "num_workers", "evaluation_dir", "evidence_dir", "evidence_scans")
+HARMLESS = (*MANAGED, "imports", "num_workers", "evaluation_dir", "evidence_dir", "evidence_scans", "figures_dir")
 #: Bytes of checkpoints and weights that a fold holds while it runs.
 FOLD_BYTES = 500e6
 
@@ -88,6 +88,7 @@ class Setup:
             "evaluation_dir": str(folder),
             "ckpt_dir": str(folder / "models"),
             "evidence_dir": str(Path(self.output_dir) / "evidence" / fold.region),
+            "figures_dir": str(Path(self.output_dir) / "figures"),
         }
         # one evidence map a subject is enough to look at: that of the first repeat
         return keys | ({"evidence_scans": "$@val_datalist"} if fold.repeat == 0 else {})
@@ -153,6 +154,7 @@ def run_folds(
         check_output_dir(output_dir, FOLD_BYTES * (len(open_folds) if keep_weights else 4))
         for region in {fold.region: None for fold in open_folds}:
             fold_workflow(setup, Fold(region, 0, 0), "cpu", "fill_cache").run()
+        fold_workflow(setup, open_folds[0], "cpu", "draw_augmentation").run()
         with Progress(setup, folds, config["image_epochs"] + config["scan_epochs"]) as progress:
             engine.run(run_fold, [(setup, fold) for fold in open_folds], progress.update)
     collect(setup, folds, dataset_dir)
