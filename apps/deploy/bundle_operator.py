@@ -17,7 +17,8 @@ class QNetBundleOperator(MonaiBundleInferenceOperator):
     Named input:
         image: `Image` `[3, W, H, D]` from `StackSeriesOperator`.
     Named output:
-        pred: `{"result": dict, "evidence": MetaTensor [1, W, H, D] on the series' grid}`.
+        pred: what the postprocessing made: `result`, `pred` (evidence `[1, W, H, D]` on the series' grid), and
+            `evidence` and `image`, both on the network's grid.
     """
 
     def __init__(self, fragment: Fragment, *args: Any, app_context: AppContext, bundle: Path, **kwargs: Any) -> None:
@@ -38,8 +39,7 @@ class QNetBundleOperator(MonaiBundleInferenceOperator):
     def post_process(self, data: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """One scan's output of the inferer through the bundle's postprocessing."""
         item = {"pred": decollate_batch(data)[0], **kwargs[self.kw_preprocessed_inputs]}
-        done = self._postproc(item)
-        return {"pred": {"result": done["result"], "evidence": done["pred"]}}
+        return {"pred": self._postproc(item)}
 
     def _send_output(self, value: Any, name: str, metadata: dict, op_output: Any, context: Any) -> None:
         op_output.emit(value, name)
