@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +19,10 @@ from environments import environment
 from scripts.phantom.dicom import stored_maps, write_study
 
 APPLICATION = REPOSITORY / "apps" / "deploy"
+sys.path.insert(0, str(APPLICATION))
+
+from bundle_folder import find_bundle  # noqa: E402
+
 MAPS = ("Chimap", "R2starmap", "T1w")
 LIMIT = 900  # seconds; half a minute where nobody else computes
 
@@ -121,10 +126,10 @@ def test_a_study_without_one_of_the_maps_ends_in_one_line(python, study, model, 
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_model_folder_without_the_bundle_ends_in_one_line(python, study, tmp_path):
-    result = run(python, study, tmp_path / "out", tmp_path)
-    assert result.returncode == 1
-    assert "give -m the bundle's folder" in result.stderr.splitlines()[-1]
+def test_a_model_folder_without_the_bundle_ends_in_one_line(model, tmp_path):
+    assert find_bundle(model) == find_bundle(model / "qnet_hemochromatosis") == model / "qnet_hemochromatosis"
+    with pytest.raises(SystemExit, match="holds 0 Q-Net bundles where one is due; give -m the bundle's folder"):
+        find_bundle(tmp_path)
 
 
 def test_what_the_packager_reads_agrees_with_the_bundle():
@@ -135,4 +140,5 @@ def test_what_the_packager_reads_agrees_with_the_bundle():
         line.split("==") for line in (APPLICATION / "requirements.txt").read_text().splitlines() if "==" in line
     )
     assert pinned["torch"] == metadata["pytorch_version"] and pinned["monai"] == metadata["monai_version"]
-    assert metadata["required_packages_version"].items() <= pinned.items() | {("nothing", "missing")}
+    needed = metadata["required_packages_version"]
+    assert {name: pinned.get(name) for name in needed} == needed
