@@ -121,6 +121,7 @@ def write_parametric_map(
         **geometry(frames),
         **made_by(model),
     )
+    document.BodyPartExamined = "BRAIN"  # without it a Laterality would be due
     write_aside(path, document.save_as)
 
 
@@ -177,4 +178,5 @@ def write_segmentation(
         **geometry(frames),
         **made_by(model),
     )
+    document.BodyPartExamined = "BRAIN"  # without it a Laterality would be due
     write_aside(path, document.save_as)

@@ -14,13 +14,14 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from scripts.dicom_geometry import frames_of, nearest_frame
+from scripts.dicom_geometry import Frame, frames_of, nearest_frame
 from scripts.errors import InputError
 from scripts.provenance import write_aside
 
 MANUFACTURER = "Q-Net bundle"
 HEMOCHROMATOSIS = Code("E83.110", "I10C", "Hereditary hemochromatosis")
 HEALTHY = Code("HC", "99QNET", "Healthy control")
+PROBABILITY = Code("PROBHH", "99QNET", "Probability of hereditary hemochromatosis")
 CLASSIFICATION = Code("CLASS", "99QNET", "Class given by the network")
 #: Column of a nuclei table -> what was measured, its UCUM unit, and how the column sums up the nucleus.
 QUANTITIES = {
@@ -124,16 +125,20 @@ def write_structured_report(
         ),
     )
     sources = [dataset for datasets in series.values() for dataset in datasets]
+    frames = slice_frames(result, evidence, series[REFERENCE] if REFERENCE in series else sources)
+    # The report's evidence lists every source image; its library describes one of each series and those it speaks of.
+    spoken_of = [datasets[len(datasets) // 2] for datasets in series.values()] + [frame.dataset for frame in frames]
+    library = list({str(dataset.SOPInstanceUID): dataset for dataset in spoken_of}.values())
     report = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=observer),
         procedure_reported=codes.LN.BrainMRI,
         imaging_measurements=[
             scan_group(result, model),
-            *slice_groups(result, evidence, series[REFERENCE] if REFERENCE in series else sources),
+            *slice_groups(result, frames),
             *nucleus_groups(nuclei or ()),
         ],
         title=codes.DCM.ImagingMeasurementReport,
-        referenced_images=sources,
+        referenced_images=library,
     )
     document = hd.sr.Comprehensive3DSR(
         evidence=sources,
@@ -156,51 +161,51 @@ def tracking(name: str) -> hd.sr.TrackingIdentifier:
 
 
 def scan_group(result: Mapping[str, Any], model: Mapping[str, Any]) -> hd.sr.MeasurementsAndQualitativeEvaluations:
-    """The finding: hereditary hemochromatosis, its probability, and the class at the threshold (TID 1501)."""
-    group = hd.sr.MeasurementsAndQualitativeEvaluations(
+    """The finding, which is the class at the threshold, and the probability of HH (TID 1501)."""
+    finding = HEMOCHROMATOSIS if result["class"] == "HH" else HEALTHY
+    return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking("scan"),
-        finding_type=HEMOCHROMATOSIS,
+        finding_type=finding,
         finding_sites=[hd.sr.FindingSite(codes.SCT.Brain)],
         algorithm_id=algorithm(model, [f"threshold {result['threshold']:g}", result["note"]]),
         measurements=[
-            hd.sr.Measurement(name=codes.DCM.Probability, value=round(result["probability_HH"], 6), unit=NO_UNITS)
+            hd.sr.Measurement(name=PROBABILITY, value=round(result["probability_HH"], 6), unit=NO_UNITS)
         ],
-        qualitative_evaluations=[
-            hd.sr.QualitativeEvaluation(
-                name=CLASSIFICATION, value=HEMOCHROMATOSIS if result["class"] == "HH" else HEALTHY
-            )
-        ],
+        qualitative_evaluations=[hd.sr.QualitativeEvaluation(name=CLASSIFICATION, value=finding)],
     )
-    return group
+
+
+def slice_frames(result: Mapping[str, Any], evidence: MetaTensor, datasets: Sequence[Dataset]) -> list[Frame]:
+    """For each of the result's slices, the source image nearest to it."""
+    frames = frames_of(datasets)
+    affine = evidence.affine.cpu().numpy()
+    axis = int(np.argmax(np.abs(affine[2, :3])))  # of the input's slices, from foot to head
+    voxel = (np.array(evidence.shape[1:]) - 1) / 2
+    nearest = []
+    for row in result["slices"]:
+        voxel[axis] = row["input_slice"]
+        nearest.append(nearest_frame(frames, affine[:3, :3] @ voxel + affine[:3, 3]))
+    return nearest
 
 
 def slice_groups(
-    result: Mapping[str, Any], evidence: MetaTensor, datasets: Sequence[Dataset]
+    result: Mapping[str, Any], frames: Sequence[Frame]
 ) -> list[hd.sr.MeasurementsAndQualitativeEvaluations]:
-    """The probability of each slice, with the source image nearest to it."""
-    frames = frames_of(datasets)
-    affine = evidence.affine.numpy()
-    axis = int(np.argmax(np.abs(affine[2, :3])))  # of the input's slices, from foot to head
-    centre = (np.array(evidence.shape[1:]) - 1) / 2
-    groups = []
-    for row in result["slices"]:
-        voxel = centre.copy()
-        voxel[axis] = row["input_slice"]
-        frame = nearest_frame(frames, affine[:3, :3] @ voxel + affine[:3, 3])
-        image = hd.sr.SourceImageForMeasurementGroup(
-            frame.dataset.SOPClassUID, frame.dataset.SOPInstanceUID, frame.number and [frame.number]
+    """The probability of each slice, with its source image."""
+    return [
+        hd.sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=tracking(f"slice {row['slice']}"),
+            measurements=[
+                hd.sr.Measurement(name=PROBABILITY, value=round(row["probability_HH"], 6), unit=NO_UNITS)
+            ],
+            source_images=[
+                hd.sr.SourceImageForMeasurementGroup(
+                    frame.dataset.SOPClassUID, frame.dataset.SOPInstanceUID, frame.number and [frame.number]
+                )
+            ],
         )
-        groups.append(
-            hd.sr.MeasurementsAndQualitativeEvaluations(
-                tracking_identifier=tracking(f"slice {row['slice']}"),
-                finding_type=HEMOCHROMATOSIS,
-                measurements=[
-                    hd.sr.Measurement(name=codes.DCM.Probability, value=round(row["probability_HH"], 6), unit=NO_UNITS)
-                ],
-                source_images=[image],
-            )
-        )
-    return groups
+        for row, frame in zip(result["slices"], frames, strict=True)
+    ]
 
 
 def nucleus_groups(nuclei: Iterable[Mapping[str, Any]]) -> list[hd.sr.MeasurementsAndQualitativeEvaluations]:
