@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from monai.data import MetaTensor
 
-from scripts.figures import DISPLAY
+from scripts.pictures import DISPLAY
 from scripts.provenance import write_aside
 
 HH_COLOUR, HC_COLOUR = "#b2182b", "#2166ac"
