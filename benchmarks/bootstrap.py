@@ -89,7 +89,7 @@ def main() -> None:
         "samples": SAMPLES,
     }
     print(f"\n{len(labels)} slices of {PARTICIPANTS} participants, {MODELS} models, {SAMPLES} bootstrap samples\n")
-    print(f"{'':12}{'ours, CPU s':>12}{'plain, CPU s':>12}{'ratio':>10}{'goal':>8}{'largest difference':>22}")
+    print(f"{'':12}{'ours, CPU s':>14}{'plain, CPU s':>14}{'ratio':>10}{'goal':>8}{'largest difference':>22}")
     for name, (ours, plain) in pairs.items():
         ours_s, plain_s = cpu_seconds(ours, plain)
         ratio = plain_s / ours_s
@@ -100,7 +100,7 @@ def main() -> None:
             "largest_difference": difference[name],
             "met": ratio >= GOALS[name],
         }
-        numbers = f"{ours_s:12.4f}{plain_s:12.4f}{ratio:10.0f}{GOALS[name]:8.0f}"
+        numbers = f"{ours_s:14.4f}{plain_s:14.4f}{ratio:10.0f}{GOALS[name]:8.0f}"
         print(f"{name:12}{numbers}{difference[name]:22.1e}  {'met' if ratio >= GOALS[name] else 'NOT met'}")
     if output:
         output.write_text(json.dumps(result, indent=2) + "\n")
