@@ -102,7 +102,7 @@ def draw_participants(
     ]
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a tab-separated table; numbers with six significant digits."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
@@ -146,7 +146,7 @@ def _write_subjects(
         pool.shutdown(cancel_futures=True)
 
 
-def _check_output(output_dir: str | Path, needed_bytes: float) -> tuple[Path, Path]:
+def check_output(output_dir: str | Path, needed_bytes: float) -> tuple[Path, Path]:
     """The output folder and the empty folder beside it in which it is built.
 
     Raises:
@@ -198,9 +198,9 @@ def _write_truth(
 ) -> dict[str, float]:
     """Write the tables of the ground truth; returns the cohort's difficulty (``difficulty.measure``)."""
     ids = [{"participant_id": p.participant_id} for p in participants]
-    _write_table(folder / "latents.tsv", [i | p.latents for i, p in zip(ids, participants, strict=True)])
-    _write_table(folder / "nuclei.tsv", [i | row for i, row in zip(ids, rows, strict=True)])
-    _write_table(folder / "dseg.tsv", [{"index": value, "name": name} for name, value in LABELS.items()])
+    write_table(folder / "latents.tsv", [i | p.latents for i, p in zip(ids, participants, strict=True)])
+    write_table(folder / "nuclei.tsv", [i | row for i, row in zip(ids, rows, strict=True)])
+    write_table(folder / "dseg.tsv", [{"index": value, "name": name} for name, value in LABELS.items()])
     return difficulty.measure(
         [p.group for p in participants],
         np.array([p.age for p in participants], float),
@@ -285,11 +285,11 @@ def simulate(
         tuple(shell_mm),
         tuple(box_margin_mm),
     )
-    output, part = _check_output(output_dir, _BYTES_PER_VOXEL * np.prod(matrix) * len(participants))
+    output, part = check_output(output_dir, _BYTES_PER_VOXEL * np.prod(matrix) * len(participants))
     try:
         _write_descriptions(part, settings | {"sizes": {size: preset}})
         people = [{k: getattr(p, k) for k in ("participant_id", "age", "sex", "group")} for p in participants]
-        _write_table(part / "participants.tsv", people)
+        write_table(part / "participants.tsv", people)
         rows = _write_subjects(part, participants, protocol, num_workers)
         truth = part / "derivatives" / "groundtruth"
         auc = _write_truth(truth, participants, rows, distributions)
