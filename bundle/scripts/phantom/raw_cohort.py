@@ -47,9 +47,7 @@ def make_sequence(sequence: dict[str, Any]) -> Sequence:
     if not times or times[0] <= 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
         raise InputError(f"sequence: echo_times_s={times}; give rising times above 0, in seconds")
     if times[-1] >= repetition:
-        raise InputError(
-            f"sequence: the last echo of {times[-1]} s comes after repetition_time_s={repetition}; give both in seconds"
-        )
+        raise InputError(f"sequence: echo_times_s ends after repetition_time_s={repetition}; give both in seconds")
     if not angles or len({round(a) for a in angles}) < len(angles) or not all(0 < a <= 90 for a in angles):
         raise InputError(f"sequence: flip_angles_deg={angles}; give different whole angles of 1 to 90 degrees")
     if sequence["field_strength_t"] <= 0:
