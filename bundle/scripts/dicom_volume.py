@@ -11,12 +11,12 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from scripts.dicom_files import Header, quiet, read_dataset, text
+from scripts.dicom_files import Header, read_dataset, text
 from scripts.dicom_frames import ACQUISITION_TAGS, Frame
 from scripts.dicom_pixels import check_pixels, decode
 from scripts.dicom_rules import Rule, Rules
 from scripts.dicom_scaling import scaled
-from scripts.errors import InputError, reason
+from scripts.errors import InputError
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -46,33 +46,29 @@ def read_volume(headers: Sequence[Header], rule: Rule, rules: Rules) -> Volume:
     for header in headers:
         dataset = read_dataset(header.path, header.where, pixels=True)
         try:
-            with quiet():
-                frames += _frames(dataset, header)
+            frames += _frames(dataset, header)
         except InputError:
             raise
         except Exception as error:  # values that pydicom parses late
             raise InputError(f"{header.where}: is damaged ({type(error).__name__}); export or send it again") from error
     try:
-        with quiet():
-            _check_alike(frames, rules)
-            order, affine = _geometry(frames, rules.position_tolerance_mm)
-            columns, rows = frames[0].size
-            _check_memory(name, columns * rows * len(frames), rules)
-            values = np.empty((columns, rows, len(order)), np.float32)
-            place = {id(frames[index]): slot for slot, index in enumerate(order)}
-            by_file: dict[str, list[Frame]] = defaultdict(list)
-            for frame in frames:
-                by_file[frame.header.path].append(frame)
-            for of_file in by_file.values():
-                stored = decode(of_file[0].dataset, name)
-                for frame, plane in zip(of_file, stored, strict=True):
-                    values[:, :, place[id(frame)]] = scaled(plane, frame, rule).T
+        _check_alike(frames, rules)
+        order, affine = _geometry(frames, rules.position_tolerance_mm)
+        columns, rows = frames[0].size
+        _check_memory(name, columns * rows * len(frames), rules)
+        values = np.empty((columns, rows, len(order)), np.float32)
+        place = {id(frames[index]): slot for slot, index in enumerate(order)}
+        by_file: dict[str, list[Frame]] = defaultdict(list)
+        for frame in frames:
+            by_file[frame.header.path].append(frame)
+        for of_file in by_file.values():
+            stored = decode(of_file[0].dataset, name)
+            for frame, plane in zip(of_file, stored, strict=True):
+                values[:, :, place[id(frame)]] = scaled(plane, frame, rule).T
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            f"{name}: is damaged ({type(error).__name__}: {reason(error)[:80]}); export it again"
-        ) from error
+        raise InputError(f"{name}: is damaged ({type(error).__name__}); export it again") from error
     return Volume(values, affine, text(frames[0].dataset.get("FrameOfReferenceUID")))
 
 

@@ -189,9 +189,11 @@ def fingerprint(
 
 
 def record(
-    weights: Sequence[str], source: str | os.PathLike | Sequence[str], scans: Sequence[Mapping[str, Any]],
+    weights: Sequence[str],
+    source: str | os.PathLike | Sequence[str],
+    scans: Sequence[Mapping[str, Any]],
     resolved: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Everything that made a result (as `scripts.provenance.record`), of an input of any kind.
 
     Args:
@@ -201,11 +203,25 @@ def record(
             called like patients, unless identifiers are asked for.
     """
     kept = settings(resolved)
-    if isinstance(scans[0], DicomScan) and not scans[0].include_identifiers:
-        kept = {key: value for key, value in kept.items() if key not in _PLACES}
+    if isinstance(scans[0], DicomScan):
+        if not scans[0].include_identifiers:
+            kept = {key: value for key, value in kept.items() if key not in _PLACES}
+        kept["dicom_rules_sha256"] = rules_sha256(resolved["dicom_rules"])
     return {
         "software": software(),
         "settings": kept,
         "weights": {Path(path).name: sha256(path) for path in weights},
         "input": fingerprint(source, scans),
     }
+
+
+def rules_sha256(dicom_rules: str | os.PathLike) -> str:
+    """SHA-256 of the rules for DICOM: results of other rules are other results.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        return sha256(dicom_rules)
+    except OSError as error:
+        raise InputError(f"{dicom_rules}: cannot be read ({error.strerror}); give --dicom_rules a YAML file") from error

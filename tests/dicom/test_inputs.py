@@ -1,5 +1,6 @@
 """`--input` takes whatever a scan comes as and knows which; inference gives the same result for the same maps."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -180,7 +181,12 @@ def test_inference_says_the_same_of_a_study_and_names_nobody(scan, weights, tmp_
     volume = nib.load(evidence)
     assert volume.shape == (24, 26, 8)
     np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
-    written = [path for path in (tmp_path / "from_dicom").rglob("*") if path.is_file()]
+    (made,) = (tmp_path / "from_dicom").rglob("*_prediction.json")
+    provenance = json.loads(made.read_text())["provenance"]
+    assert provenance["settings"]["dicom_rules_sha256"] == hashlib.sha256(RULES.read_bytes()).hexdigest()
+    assert provenance["input"]["kind"] == "dicom"
+    # a DICOM report belongs into the patient's study and does name the patient
+    written = [p for p in (tmp_path / "from_dicom").rglob("*") if p.is_file() and p.suffix != ".dcm"]
     assert written
     everything = said.out + said.err + "".join(path.name + path.read_bytes().decode("latin-1") for path in written)
     for name in ("Secretname", "SIM-sub", "Simulated^", "19700101"):
