@@ -103,7 +103,7 @@ def input_hashes(item: Mapping[str, Any]) -> dict[str, str]:
 
 
 class ResultWriter:
-    """Write each scan's files as it is done, in one thread beside the network, and the batch's table and page at the end.
+    """Write each scan's files as it is done, in a thread beside the network; the batch's table and page at the end.
 
     Args:
         run: the output folder.
@@ -149,9 +149,7 @@ class ResultWriter:
     def write(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         """Write one scan's files, the JSON last; a scan that cannot be written as asked is noted as failed."""
         try:
-            made = write_scan(
-                item, output, self.run, self.model, self.include_identifiers, self.segment_fraction
-            )
+            made = write_scan(item, output, self.run, self.model, self.include_identifiers, self.segment_fraction)
         except Exception as error:
             bad_input = input_error_in(error)
             if bad_input is None:
@@ -243,15 +241,14 @@ def write_dicom(
     if "evidence_seg.dcm" in path:
         evidence_objects.write_segmentation(path["evidence_seg.dcm"], evidence, series, model, segment_fraction)
     if "sr.dcm" in path:
-        structured_report.write_structured_report(
-            path["sr.dcm"], made, evidence, series, model, item.get("nuclei")
-        )
+        structured_report.write_structured_report(path["sr.dcm"], made, evidence, series, model, item.get("nuclei"))
 
 
 def finish_batch(run: RunFolder, items: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> None:
-    """Write `predictions.csv` (a row a scan with empty `slice`, a row a slice, a row for each failure) and `summary.html`.
+    """Write `predictions.csv` and `summary.html`.
 
-    Rows come from the scans' JSONs one by one, so memory does not grow with the batch.
+    The table has a row a scan (empty `slice`), a row a slice, and a row for each scan that failed. Rows come
+    from the scans' JSONs one by one, so memory does not grow with the batch.
 
     Raises:
         InputError: some scans failed.
