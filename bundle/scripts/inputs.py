@@ -21,8 +21,8 @@ KINDS = (
 )
 _NIFTI = (".nii", ".nii.gz")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-#: Settings that are paths.
-_PLACES = ("bundle_root", "dataset_dir", "input", "output_dir", "participants", "weights", "dicom_rules")
+#: Settings whose value may be a path, and a path may hold a patient's name.
+PLACES = ("bundle_root", "dataset_dir", "input", "output_dir", "participants", "weights", "dicom_rules")
 #: A file named by BIDS entities; other names may hold anybody's name and are not passed on.
 _BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[a-z]+-[A-Za-z0-9]+)*)(?:_[A-Za-z0-9]+)?")
 
@@ -205,7 +205,7 @@ def record(
     kept = settings(resolved)
     if isinstance(scans[0], DicomScan):
         if not scans[0].include_identifiers:
-            kept = {key: value for key, value in kept.items() if key not in _PLACES}
+            kept = {key: value for key, value in kept.items() if key not in PLACES}
         kept["dicom_rules_sha256"] = rules_sha256(resolved["dicom_rules"])
     return {
         "software": software(),

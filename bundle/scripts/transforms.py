@@ -202,7 +202,7 @@ class StretchHistogramd(MapTransform):
         keys: entries `[C, H, W, S]`.
         lower, upper: percentiles (0-100) that become 0 and 1; values beyond are clipped.
 
-    A slice without contrast becomes 0.
+    A slice without contrast becomes 0. The metadata get `stretch` `[2, C, S]`: what became 0, and the span to 1.
     """
 
     def __init__(self, keys: KeysCollection, lower: float, upper: float, allow_missing_keys: bool = False) -> None:
@@ -221,7 +221,8 @@ class StretchHistogramd(MapTransform):
             ]  # each [C, 1, 1, S]
             span = high - low
             stretched = ((torch.as_tensor(image) - low) / span.clamp_min(1e-12)).clamp(0, 1) * (span > 0)
-            data[key] = MetaTensor(stretched, meta=image.meta, applied_operations=image.applied_operations)
+            meta = {**image.meta, "stretch": torch.stack([low, span])[:, :, 0, 0]}
+            data[key] = MetaTensor(stretched, meta=meta, applied_operations=image.applied_operations)
         return data
 
 
