@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from scripts import page, sections
 from scripts.architecture import architecture
-from scripts.drawing import titled
+from scripts.drawing import VECTOR, save_figure, titled
 from scripts.errors import InputError
 from scripts.outcome import Outcome, read_outcome
 from scripts.page import Section
@@ -86,19 +86,21 @@ def draw_images(outcome: Outcome, examples: int) -> dict[str, str]:
     folder, simulated, left_out = outcome.folder / "figures", outcome.simulated, {}
     first = [outcome.groups.index[outcome.groups == group][0] for group in ("HH", "HC")]
     rows = {f"{outcome.groups[name]}, {name}": outcome.scans[name][0] for name in first}
-    example_maps(rows, folder / "figure1_example_maps", titled("One subject of each group", simulated))
+    examples_of_maps = example_maps(rows, titled("One subject of each group", simulated))
+    save_figure(examples_of_maps, folder / "figure1_example_maps")
     if outcome.people is None:
         left_out["figure2_cohort"] = outcome.why_not
     else:
-        cohort_figure(outcome.people, folder / "figure2_cohort", simulated)
+        save_figure(cohort_figure(outcome.people, simulated), folder / "figure2_cohort", VECTOR)
     settings = outcome.record["settings"]
     if {"num_slices", "hidden_size"} <= settings.keys():
-        architecture(settings["num_slices"], settings["hidden_size"], folder / "figure4_architecture")
+        diagram = architecture(settings["num_slices"], settings["hidden_size"])
+        save_figure(diagram, folder / "figure4_architecture", VECTOR)
     for number, region in ((9, "full"), (10, "cropped")):
         name, names = f"figure{number}_evidence_{region}", outcome.chosen(examples)
         found = [explained(outcome, n, region) for n in names if region in outcome.evidence(outcome.scans[n][0])]
         if found:
-            evidence_overlays(found, region, folder / name, simulated)
+            save_figure(evidence_overlays(found, region, simulated), folder / name)
         else:
             left_out[name] = f"{outcome.folder / 'evidence' / region} holds no evidence map of these subjects"
     return left_out
