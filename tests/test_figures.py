@@ -40,7 +40,7 @@ def test_legends_of_roc_curves_hold_the_auc_that_scikit_learn_finds(table):
         chosen = scores(table, region, "scan")
         for model, repeats in zip(chosen.models, chosen.probabilities, strict=True):
             expected = np.mean([roc_auc_score(chosen.labels, p) for p in repeats])
-            assert f"AUC {expected:.3f} (" in curve_of(axes, f"{model},").get_label()
+            assert f", AUC {expected:.3f}" in curve_of(axes, f"{model},").get_label()
 
 
 def test_roc_curve_of_one_repeat_is_scikit_learns(table):

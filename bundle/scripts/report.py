@@ -19,7 +19,7 @@ from scripts.predictions import at_level
 from scripts.provenance import cohort_fingerprint, write_aside
 from scripts.statistics import THRESHOLD
 from scripts.subjects import cohort_figure
-from scripts.viewer import viewer
+from scripts.viewer import niivue_script, viewer
 
 
 def cross_validation_report(
@@ -47,7 +47,14 @@ def cross_validation_report(
     Raises:
         InputError: a file of the run is missing, the cohort is another one, or the page would be too large.
     """
+    limit, script = int(page_limit_mb * 1e6), niivue_script() if viewer_subjects else ""
+    if len(script) >= limit:
+        raise InputError(
+            f"page_limit_mb is {page_limit_mb:g}, but the viewer alone takes {len(script) / 1e6:.1f} MB; raise it"
+        )
     outcome = read_outcome(output_dir, dataset_dir)
+    tables = sections.tables(outcome.folder / "tables")
+    sections.check_figures(outcome.folder / "figures")
     same_cohort = cohort_fingerprint(dataset_dir)["sha256"] == outcome.record["input"]["sha256"]
     left_out = draw_images(outcome, examples)
     shown = outcome.chosen(viewer_subjects)
@@ -58,17 +65,17 @@ def cross_validation_report(
         Section("summary", "Summary", sections.summary(outcome, same_cohort)),
         Section("cohort", "Cohort", sections.cohort(outcome)),
         Section("configuration", "Configuration", sections.configuration(outcome.record["settings"])),
-        Section("tables", "Tables", sections.tables(outcome.folder / "tables")),
+        Section("tables", "Tables", tables),
         Section("figures", "Figures", sections.figures(outcome.folder / "figures", left_out)),
         Section("subjects", "Subjects", sections.subjects(outcome, shown, strips)),
         Section("provenance", "Provenance", sections.provenance(outcome.record)),
         Section("checklists", "Checklists", sections.checklists(outcome)),
     ]
     title = f"Q-Net cross-validation on a {'simulated cohort' if outcome.simulated else 'cohort'}"
-    limit, scripts, note = int(page_limit_mb * 1e6), "", page.note(outcome.simulated)
+    scripts, note = "", page.note(outcome.simulated)
     if shown:
         spent = len(page.page(title, note, parts).encode())
-        body, scripts = viewer([volume_entry(outcome, name) for name in shown], limit - spent - 10_000)
+        body, scripts = viewer([volume_entry(outcome, name) for name in shown], script, limit - spent - 10_000)
         parts.insert(6, Section("viewer", "Viewer", body))
     content = page.page(title, note, parts, scripts).encode()
     if len(content) > limit:
@@ -136,4 +143,5 @@ def volume_entry(outcome: Outcome, name: str) -> dict[str, Any]:
         f" {predicted}, {'correct' if predicted == group else 'WRONG'}"
     )
     scan = outcome.scans[name][0]
-    return {"title": f"{name} ({group})", "about": about, "scan": scan, "evidence": outcome.evidence(scan)}
+    evidence = dict(sorted(outcome.evidence(scan).items(), key=lambda item: item[0] != region))  # the main one first
+    return {"title": f"{name} ({group})", "about": about, "scan": scan, "evidence": evidence}
