@@ -7,6 +7,7 @@ Read top to bottom:
 - ``acquisition``: from tissue and iron to QSM, R2* and T1-weighted maps with the scanner's faults;
 - ``subject``: one participant, from random numbers to files;
 - ``cohort``: participants, folders, processes. ``configs/simulate.yaml`` calls ``cohort.simulate``;
+- ``dicom``: the scans as DICOM studies, with the habits of ``vendors`` and the headers of ``dicom_headers``;
 - ``difficulty``: how hard the cohort is, measured three ways.
 
 Nothing here is patient data and nothing here is meant to teach a model about patients: it exists so that
