@@ -11,6 +11,7 @@ from monai.transforms import Compose, Transform
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from scripts.drawing import VECTOR, save_figure
 from scripts.figures import roc_models
 from scripts.inference import QNetInferer, Resultd, ToInputGridd, save_nifti
 from scripts.networks import QNet, load_weights, resnet, slices_of
@@ -99,7 +100,8 @@ def evaluate(
     text = metrics_markdown(summary, simulated)
     write_aside(folder / "metrics.md", lambda part: Path(part).write_text(text))
     panels = [(where["region"], level) for level in LEVELS]
-    roc_models(read_predictions(folder / "predictions.csv"), panels, folder / "roc", simulated)
+    figure = roc_models(read_predictions(folder / "predictions.csv"), panels, simulated)
+    save_figure(figure, folder / "roc", VECTOR)
     print(text)
 
 
