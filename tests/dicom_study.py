@@ -1,4 +1,4 @@
-"""A minimal DICOM study for tests of what refers to one: three classic MR series of one grid, with proper identifiers."""
+"""A minimal DICOM study for tests of what refers to one: three classic MR series of one grid."""
 
 from pathlib import Path
 
@@ -10,7 +10,13 @@ NAME, PATIENT_ID = "Doe^Jane", "SECRET-4711"
 
 
 def write_series(
-    folder: Path, shape: tuple[int, int, int], affine: np.ndarray, study: str, frame: str, number: int, **changed: object
+    folder: Path,
+    shape: tuple[int, int, int],
+    affine: np.ndarray,
+    study: str,
+    frame: str,
+    number: int,
+    **changed: object,
 ) -> list[Path]:
     """Axial slices of a grid (columns, rows, slices; `affine` in RAS), pixels of noise."""
     folder.mkdir(parents=True)
@@ -25,7 +31,12 @@ def write_series(
         image.PatientName, image.PatientID, image.PatientBirthDate, image.PatientSex = NAME, PATIENT_ID, "19600101", "F"
         image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
         image.StudyID, image.AccessionNumber, image.ReferringPhysicianName = "1", "", ""
-        image.StudyDate, image.StudyTime, image.SeriesNumber, image.InstanceNumber = "20260101", "120000", number, index + 1
+        image.StudyDate, image.StudyTime, image.SeriesNumber, image.InstanceNumber = (
+            "20260101",
+            "120000",
+            number,
+            index + 1,
+        )
         image.Modality, image.Manufacturer, image.ImageType = "MR", "Tests", ["DERIVED", "PRIMARY", "OTHER"]
         image.PositionReferenceIndicator, image.PatientPosition, image.Laterality = "", "HFS", ""
         image.ScanningSequence, image.SequenceVariant, image.ScanOptions = "GR", "SP", ""

@@ -114,7 +114,9 @@ def test_the_report_refers_to_every_source_image(written):
     report = pydicom.dcmread(written["sr"])
     (study,) = report.CurrentRequestedProcedureEvidenceSequence
     referenced = {
-        image.ReferencedSOPInstanceUID for part in study.ReferencedSeriesSequence for image in part.ReferencedSOPSequence
+        image.ReferencedSOPInstanceUID
+        for part in study.ReferencedSeriesSequence
+        for image in part.ReferencedSOPSequence
     }
     images = [image for name in ("Chimap", "R2starmap", "T1w") for image in source(written, name)]
     assert referenced == {image.SOPInstanceUID for image in images}
@@ -124,7 +126,7 @@ def test_the_network_is_the_device_observer(written):
     content = dict(items(pydicom.dcmread(written["sr"])))
     assert content["Device Observer Name"].TextValue == "Q-Net"
     assert content["Device Observer Serial Number"].TextValue == MODEL["sha256"]
-    assert content["Device Observer UID"].UID == device_uid(MODEL)
+    assert device_uid(MODEL) == content["Device Observer UID"].UID
     assert content["Algorithm Version"].TextValue == MODEL["version"]
 
 
@@ -174,7 +176,8 @@ def test_each_nucleus_has_its_measurements_and_no_made_up_ones(written):
 
 def frame_positions(image: pydicom.Dataset) -> list[float]:
     return [
-        float(frame.PlanePositionSequence[0].ImagePositionPatient[2]) for frame in image.PerFrameFunctionalGroupsSequence
+        float(frame.PlanePositionSequence[0].ImagePositionPatient[2])
+        for frame in image.PerFrameFunctionalGroupsSequence
     ]
 
 

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
+from scripts.cohort import MAPS
 from scripts.errors import InputError, input_error_in
 from scripts.provenance import write_json
 
@@ -58,7 +59,8 @@ def item_files(item: Mapping[str, Any]) -> dict[str, list[str]]:
         return {name: [str(path) for path in paths] for name, paths in item["dicom"].items()}
     image = item["image"]
     paths = image if isinstance(image, (list, tuple)) else [image]
-    return {f"map {number}": [str(path)] for number, path in enumerate(paths, 1)}
+    names = MAPS if len(paths) == len(MAPS) else ["maps"]
+    return {name: [str(path)] for name, path in zip(names, paths, strict=False)}
 
 
 def item_state(item: Mapping[str, Any]) -> str:
@@ -86,7 +88,11 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: str | os.PathLike, settings: Mapping[str, Any], provenance: Mapping[str, Any], outputs: Sequence[str]
+        self,
+        path: str | os.PathLike,
+        settings: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        outputs: Sequence[str],
     ) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))

@@ -21,9 +21,7 @@ EVIDENCE = Code("EVIDENCE", "99QNET", "Evidence for HH (positive) or HC (negativ
 SEGMENTS = (("speaks for HH", 1, HEMOCHROMATOSIS, (200, 30, 40)), ("speaks for HC", -1, HEALTHY, (40, 80, 200)))
 
 
-def evidence_frames(
-    evidence: MetaTensor, series: Mapping[str, Sequence[Dataset]]
-) -> tuple[list[Frame], np.ndarray]:
+def evidence_frames(evidence: MetaTensor, series: Mapping[str, Sequence[Dataset]]) -> tuple[list[Frame], np.ndarray]:
     """The source frames that hold evidence, and the evidence on them, `[F, rows, columns]` float32.
 
     Raises:

@@ -88,8 +88,8 @@ def input_slices(image: MetaTensor) -> list[int]:
 class ToInputGridd(MapTransform):
     """Bring a volume from the network's grid back to the grid of the input file; 0 outside the network's crop.
 
-    Does what `Invertd` over the preprocessing does, but in one pass and from metadata alone: it shares no state with the
-    preprocessing, which reads further scans in other threads at the same time.
+    Does what `Invertd` over the preprocessing does, but in one pass and from metadata alone: it shares no state with
+    the preprocessing, which reads further scans in other threads at the same time.
 
     Args:
         keys: MetaTensors `[C, H, W, S]` with the metadata of the preprocessed image; become `[C, I, J, K]`.
@@ -110,7 +110,7 @@ class ToInputGridd(MapTransform):
 
 
 def to_input_grid(volume: MetaTensor) -> MetaTensor:
-    """`[C, H, W, S]` on the network's grid -> `[C, I, J, K]` on the input's, linearly interpolated (see ToInputGridd)."""
+    """`[C, H, W, S]` on the network's grid -> `[C, I, J, K]` on the input's, interpolated (see ToInputGridd)."""
     stored_affine = np.asarray(volume.meta["original_affine"], dtype=np.float64)
     shape = [int(size) for size in volume.applied_operations[0]["orig_size"]]
     # voxel of the network's grid -> voxel of the file: a scale, a flip and a permutation of axes

@@ -142,7 +142,7 @@ def _cell(value: Any) -> str:
 
 
 def markdown_tables(source: str) -> str:
-    """Captions and tables of a Markdown file that `scripts.markup` wrote, as HTML."""
+    """Titles, tables and notes of a Markdown file that `scripts.markup` wrote, as HTML."""
     parts, rows = [], []
     for line in [*source.splitlines(), ""]:
         if line.startswith("|"):
@@ -152,8 +152,11 @@ def markdown_tables(source: str) -> str:
         if rows:
             parts.append(table(rows[0], rows[2:]))
             rows = []
-        if line.strip():
-            parts.append(paragraph(re.sub(r"\\(.)", r"\1", line.strip()), "caption"))
+        plain_line = re.sub(r"\\(.)", r"\1", line.strip())
+        if plain_line.startswith("**"):
+            parts.append(f"<h3>{text(plain_line[2:-2])}</h3>")
+        elif plain_line:
+            parts.append(paragraph(plain_line, "caption"))
     return "".join(parts)
 
 

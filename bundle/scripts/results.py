@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from scripts.batch import RunFolder, ScanStream, item_files, item_state
 from scripts.errors import InputError, input_error_in
 from scripts.inference import save_nifti
+from scripts.inputs import PLACES
 from scripts.provenance import BUNDLE_ROOT, bundle_version, read_record, sha256, write_aside, write_json, write_table
 from scripts.scan_report import write_scan_report
 from scripts.summary import write_summary
@@ -28,8 +29,6 @@ OUTPUTS = {
     "segmentation": ("evidence_seg.dcm",),
 }
 DICOM_OUTPUTS = ("sr", "parametric_map", "segmentation")
-#: Settings whose value may be a path, and a path may hold a patient's name.
-PLACES = ("bundle_root", "dataset_dir", "input", "output_dir", "participants", "weights")
 COLUMNS = ("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message")
 RESEARCH_ONLY = "Research use only, not for clinical use."
 
@@ -103,7 +102,7 @@ def input_hashes(item: Mapping[str, Any]) -> dict[str, str]:
 
 
 class ResultWriter:
-    """Write each scan's files as it is done, in one thread beside the network, and the batch's table and page at the end.
+    """Write each scan's files as it is done, in a thread beside the network; the batch's table and page at the end.
 
     Args:
         run: the output folder.
@@ -149,9 +148,7 @@ class ResultWriter:
     def write(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         """Write one scan's files, the JSON last; a scan that cannot be written as asked is noted as failed."""
         try:
-            made = write_scan(
-                item, output, self.run, self.model, self.include_identifiers, self.segment_fraction
-            )
+            made = write_scan(item, output, self.run, self.model, self.include_identifiers, self.segment_fraction)
         except Exception as error:
             bad_input = input_error_in(error)
             if bad_input is None:
@@ -243,15 +240,14 @@ def write_dicom(
     if "evidence_seg.dcm" in path:
         evidence_objects.write_segmentation(path["evidence_seg.dcm"], evidence, series, model, segment_fraction)
     if "sr.dcm" in path:
-        structured_report.write_structured_report(
-            path["sr.dcm"], made, evidence, series, model, item.get("nuclei")
-        )
+        structured_report.write_structured_report(path["sr.dcm"], made, evidence, series, model, item.get("nuclei"))
 
 
 def finish_batch(run: RunFolder, items: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> None:
-    """Write `predictions.csv` (a row a scan with empty `slice`, a row a slice, a row for each failure) and `summary.html`.
+    """Write `predictions.csv` and `summary.html`.
 
-    Rows come from the scans' JSONs one by one, so memory does not grow with the batch.
+    The table has a row a scan (empty `slice`), a row a slice, and a row for each scan that failed. Rows come
+    from the scans' JSONs one by one, so memory does not grow with the batch.
 
     Raises:
         InputError: some scans failed.

@@ -23,6 +23,7 @@ from monai.data import MetaTensor
 from scripts.pictures import DISPLAY
 from scripts.provenance import write_aside
 
+PLOT_HEIGHT = 2.1  # inches
 HH_COLOUR, HC_COLOUR = "#b2182b", "#2166ac"
 #: What a reader must know before believing the number (bundle/docs/README.md, Model card).
 LIMITS = (
@@ -64,9 +65,14 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         *([("Age", f"{age:g} years")] if age is not None else []),
         ("Class at threshold", f"{result['class']} (P(HH) from {result['threshold']:g} on is HH)"),
         ("Slices at or above it", f"{_above(result)} of {len(result['slices'])}"),
-        ("Highest slice", f"{highest['slice']} (input slice {highest['input_slice']}), {highest['probability_HH']:.2f}"),
+        (
+            "Highest slice",
+            f"{highest['slice']} (input slice {highest['input_slice']}), {highest['probability_HH']:.2f}",
+        ),
     ]
-    performance = [(name.replace("_", " "), f"{value:g}") for name, value in model["performance"].items()]
+    performance = [
+        (name.replace("_", " ").replace("auc", "AUC"), f"{value:g}") for name, value in model["performance"].items()
+    ]
     trained_on = model["trained_on"] or "not recorded"
     software = result["provenance"]["software"]
     made_by = [
@@ -120,9 +126,10 @@ def write_scan_report(
     aspect = pixel_aspect(image)
     windows = grey_windows(maps, in_units="stretch" in image.meta)
     heat = evidence[0].cpu().numpy()
+    maps_height = 3 * 1.95 * min(aspect * maps.shape[1] / maps.shape[2], 1.25) + 0.4  # three rows of four pictures
 
     def pictures(figure: SubFigure | Figure) -> None:
-        top, bottom = figure.subfigures(2, 1, height_ratios=[2.6, 1])
+        top, bottom = figure.subfigures(2, 1, height_ratios=[maps_height, PLOT_HEIGHT])
         draw_slices(top, maps, windows, heat, aspect, result)
         columns = bottom.subplots(1, 2 if nuclei else 1, width_ratios=[1.3, 1] if nuclei else None, squeeze=False)[0]
         draw_probabilities(columns[0], result)
@@ -130,7 +137,7 @@ def write_scan_report(
             draw_nuclei(columns[1], nuclei, age, curves or {})
 
     write_aside(pdf_path, lambda part: write_pdf(part, content, pictures))
-    page = html_page(content, png(pictures))
+    page = html_page(content, png(pictures, maps_height + PLOT_HEIGHT))
     write_aside(html_path, lambda part: Path(part).write_text(page, encoding="utf-8"))
 
 
@@ -192,6 +199,7 @@ def draw_slices(
         axes_row[0].set_ylabel(
             f"slice {row['slice']} (input {row['input_slice']})\nP(HH) {row['probability_HH']:.2f}", fontsize=8
         )
+    grid[0, 0].text(0.03, 0.97, "R", color="white", fontsize=8, va="top", transform=grid[0, 0].transAxes)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=8, pad=3)
 
@@ -236,9 +244,9 @@ def draw_nuclei(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def png(pictures: Any) -> bytes:
-    """The pictures alone, for the HTML page."""
-    figure = Figure(figsize=(8.6, 8.2), layout="constrained")
+def png(pictures: Any, height: float) -> bytes:
+    """The pictures alone, for the HTML page; `height` in inches."""
+    figure = Figure(figsize=(8.6, height), layout="constrained")
     FigureCanvasAgg(figure)
     pictures(figure)
     buffer = BytesIO()

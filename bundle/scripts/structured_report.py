@@ -3,7 +3,6 @@
 import os
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import highdicom as hd
@@ -64,7 +63,9 @@ def read_series(files: Mapping[str, Sequence[str | os.PathLike]]) -> dict[str, l
             try:
                 dataset = pydicom.dcmread(path, stop_before_pixels=True)
             except Exception as error:  # a damaged file makes pydicom raise many kinds
-                raise InputError(f"{where}: cannot be read as DICOM ({type(error).__name__}); export it again") from error
+                raise InputError(
+                    f"{where}: cannot be read as DICOM ({type(error).__name__}); export it again"
+                ) from error
             for keyword in REQUIRED:
                 if keyword not in dataset:
                     raise InputError(f"{where}: has no {keyword}; export the series with all its attributes")
@@ -125,7 +126,7 @@ def write_structured_report(
         ),
     )
     sources = [dataset for datasets in series.values() for dataset in datasets]
-    frames = slice_frames(result, evidence, series[REFERENCE] if REFERENCE in series else sources)
+    frames = slice_frames(result, evidence, series.get(REFERENCE, sources))
     # The report's evidence lists every source image; its library describes one of each series and those it speaks of.
     spoken_of = [datasets[len(datasets) // 2] for datasets in series.values()] + [frame.dataset for frame in frames]
     library = list({str(dataset.SOPInstanceUID): dataset for dataset in spoken_of}.values())
@@ -168,9 +169,7 @@ def scan_group(result: Mapping[str, Any], model: Mapping[str, Any]) -> hd.sr.Mea
         finding_type=finding,
         finding_sites=[hd.sr.FindingSite(codes.SCT.Brain)],
         algorithm_id=algorithm(model, [f"threshold {result['threshold']:g}", result["note"]]),
-        measurements=[
-            hd.sr.Measurement(name=PROBABILITY, value=round(result["probability_HH"], 6), unit=NO_UNITS)
-        ],
+        measurements=[hd.sr.Measurement(name=PROBABILITY, value=round(result["probability_HH"], 6), unit=NO_UNITS)],
         qualitative_evaluations=[hd.sr.QualitativeEvaluation(name=CLASSIFICATION, value=finding)],
     )
 
@@ -195,9 +194,7 @@ def slice_groups(
     return [
         hd.sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=tracking(f"slice {row['slice']}"),
-            measurements=[
-                hd.sr.Measurement(name=PROBABILITY, value=round(row["probability_HH"], 6), unit=NO_UNITS)
-            ],
+            measurements=[hd.sr.Measurement(name=PROBABILITY, value=round(row["probability_HH"], 6), unit=NO_UNITS)],
             source_images=[
                 hd.sr.SourceImageForMeasurementGroup(
                     frame.dataset.SOPClassUID, frame.dataset.SOPInstanceUID, frame.number and [frame.number]

@@ -49,7 +49,9 @@ def histogram(counts: Mapping[int, int], threshold: float | None) -> str:
         x = left + value * (width - left)
         anchor = "end" if value == 1 else "middle"
         parts.append(f'<text x="{x:.0f}" y="{height + 14}" font-size="12" text-anchor="{anchor}">{value:g}</text>')
-    parts.append(f'<text x="{(width + left) / 2:.0f}" y="{height + 30}" font-size="12" text-anchor="middle">P(HH)</text>')
+    parts.append(
+        f'<text x="{(width + left) / 2:.0f}" y="{height + 30}" font-size="12" text-anchor="middle">P(HH)</text>'
+    )
     parts.append(f'<text x="{left - 6}" y="26" font-size="12" text-anchor="end">{most}</text>')
     parts.append(f'<text x="{left - 6}" y="{height}" font-size="12" text-anchor="end">0</text>')
     parts.append(f'<path d="M{left} {height}H{width}M{left} 12V{height}" stroke="#888" fill="none"/>')
@@ -115,9 +117,7 @@ def scan_line(row: Mapping[str, str], outputs: tuple[str, ...]) -> str:
     """A scan's row, with links to its files."""
     stem = f"{quote(row['participant_id'])}/{quote(row['scan_id'])}"
     links = {"report": ("report.html", "report.pdf"), "evidence": ("evidence.nii.gz",), "json": ("prediction.json",)}
-    shown = [
-        f"<a href='{stem}_{ending}'>{ending}</a>" for kind in links if kind in outputs for ending in links[kind]
-    ]
+    shown = [f"<a href='{stem}_{ending}'>{ending}</a>" for kind in links if kind in outputs for ending in links[kind]]
     return (
         f"<tr><td>{html.escape(row['scan_id'])}<td class={row['class']}>{row['class']}"
         f"<td>{float(row['probability_HH']):.3f}<td>{' '.join(shown)}\n"

@@ -37,8 +37,7 @@ class LoadImageMapsd(MapTransform):
     """Load `[QSM, R2*, T1W]` given as three 3D NIfTI files, as one 4D file whose last axis holds the three, or as a
     DICOM study (`scripts.dicom.DicomStudy`).
 
-    The item's value becomes a MetaTensor `[3, I, J, K]` (float32, axes as stored). A study also adds `source` to the
-    item: the series that the maps came from.
+    The item's value becomes a MetaTensor `[3, I, J, K]` (float32, axes as stored).
 
     Raises:
         InputError: a file that is missing, truncated, of another format, or on another grid than its fellows; a study
@@ -53,7 +52,7 @@ class LoadImageMapsd(MapTransform):
         data = dict(data)
         for key in self.key_iterator(data):
             if hasattr(data[key], "load"):  # a study loads itself, so that only DICOM needs pydicom
-                data[key], data["source"] = data[key].load()
+                data[key] = data[key].load()
                 continue
             paths = (
                 [data[key]] if isinstance(data[key], (str, bytes)) or not isinstance(data[key], Sequence) else data[key]

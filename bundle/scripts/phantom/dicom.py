@@ -140,7 +140,7 @@ def write_study(
             series = headers.Series(study, number, habit.description, habit.protocol, habit.image_type, affine)
             make = headers.classic if layout == "classic" else headers.enhanced
             for index, image in enumerate(make(series, stored)):
-                _save(image, part / vendor.file_name.format(series=number, image=index + 1), transfer_syntax)
+                save(image, part / vendor.file_name.format(series=number, image=index + 1), transfer_syntax)
         if extras:
             _write_extras(part, study, maps[0], affine)
         part.rename(folder)
@@ -153,15 +153,15 @@ def write_study(
 def _write_extras(part: Path, study: headers.Study, qsm: Stored, affine: np.ndarray) -> None:
     """A localizer and a screenshot, as they lie in every study."""
     for index, image in enumerate(headers.localizer(study, qsm, affine)):
-        _save(image, part / study.style.file_name.format(series=1, image=index + 1), "explicit")
-    _save(
+        save(image, part / study.style.file_name.format(series=1, image=index + 1), "explicit")
+    save(
         headers.screenshot(study, qsm, study.style.habits["Chimap"].description),
         part / study.style.file_name.format(series=99, image=1),
         "explicit",
     )
 
 
-def _save(image: Dataset, path: Path, transfer_syntax: str) -> None:
+def save(image: Dataset, path: Path, transfer_syntax: str) -> None:
     """Write one file, compressed if asked for."""
     image.file_meta = FileMetaDataset()
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
