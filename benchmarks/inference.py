@@ -20,7 +20,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from timing import side_by_side
 from toy import BUNDLE, device_name
 
 from scripts.batch import RunFolder
@@ -51,7 +50,7 @@ def noise(root: Path) -> Path:
 
 
 def measure(dataset_dir: Path, output: Path, rounds: int) -> dict:
-    """Median times, s, of the whole and the bare way, of their parts, and the ratio."""
+    """Median times, s, of the whole and of the bare way by two clocks, their ratios, and the parts of the whole."""
     weights = BUNDLE / "models" / "model.pt"
     item, network = find_scans(dataset_dir)[0], load_weights(QNet(), weights)
     steps = preprocessing("cropped", [128, 128], 16, [0.5, 99.5], "annotated")
@@ -83,16 +82,22 @@ def measure(dataset_dir: Path, output: Path, rounds: int) -> dict:
     def forward() -> None:
         network(image)
 
-    times = side_by_side({"whole": whole, "reading": read, "forward": forward}, rounds)
-    bare = times["reading"] + times["forward"]
-    parts = {name: float(np.median(taken[1:])) for name, taken in stage.items()}
-    return {
-        **times,
-        "bare": bare,
-        "ratio": times["whole"] / bare,
-        "parts": parts,
-        "matrix": list(nib.load(item["image"][0]).shape),
-    }
+    sides = {"whole": whole, "reading": read, "forward": forward}
+    wall: dict[str, list[float]] = {name: [] for name in sides}
+    cpu: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds + 1):
+        for name, call in sides.items():
+            before = time.perf_counter(), time.process_time()
+            call()
+            wall[name].append(time.perf_counter() - before[0])
+            cpu[name].append(time.process_time() - before[1])
+    found: dict = {"matrix": list(nib.load(item["image"][0]).shape)}
+    for clock, taken in (("wall", wall), ("cpu", cpu)):
+        times = {name: float(np.median(values[1:])) for name, values in taken.items()}  # the first round warms up
+        bare = times["reading"] + times["forward"]
+        found[clock] = {**times, "bare": bare, "ratio": times["whole"] / bare}
+    found["parts"] = {name: float(np.median(taken[1:])) for name, taken in stage.items()}
+    return found
 
 
 def start_up() -> float:
@@ -113,14 +118,16 @@ def main() -> None:
         cohort = arguments.dataset_dir or noise(Path(folder) / "cohort")
         result = measure(cohort, Path(folder) / "output", arguments.rounds)
     result |= {"device": device_name(torch.device("cpu")), "start_up": start_up(), "goal": GOAL}
-    result |= {"met": result["ratio"] <= GOAL, "weights": sha256(BUNDLE / "models" / "model.pt")}
-    print(f"\n{result['matrix']}, {result['device']}, median of {arguments.rounds}, ms")
+    result |= {"met": result["wall"]["ratio"] <= GOAL, "weights": sha256(BUNDLE / "models" / "model.pt")}
+    print(f"\n{result['matrix']}, {result['device']}, median of {arguments.rounds}, ms: by the clock, of the CPUs")
     for name in ("reading", "forward", "bare", "whole"):
-        print(f"  {name:32}{result[name] * 1e3:8.0f}")
+        print(f"  {name:32}{result['wall'][name] * 1e3:8.0f}{result['cpu'][name] * 1e3:8.0f}")
     for name, taken in result["parts"].items():
         print(f"    of it {name:26}{taken * 1e3:8.0f}")
     print(f"start of Python and packages: {result['start_up']:.1f} s, once a run")
-    print(f"ratio {result['ratio']:.2f}; goal <= {GOAL}: {'met' if result['met'] else 'NOT met'}")
+    ratio = result["wall"]["ratio"]
+    print(f"ratio {ratio:.2f} by the clock, {result['cpu']['ratio']:.2f} in CPU seconds (other work does not change it)")
+    print(f"goal <= {GOAL}: {'met' if result['met'] else 'NOT met'}")
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -6,6 +6,7 @@ in `augment.py`.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import nibabel as nib
@@ -63,7 +64,8 @@ class LoadImageMapsd(MapTransform):
                     raise InputError(f"{path}: not a .nii or .nii.gz file; convert it to NIfTI")
             if len(paths) > 1:
                 check_grid(paths)
-            data[key] = torch.cat([self.load_one(path) for path in paths])
+            with ThreadPoolExecutor(len(paths)) as pool:  # decompression, most of the time, runs side by side
+                data[key] = torch.cat(list(pool.map(self.load_one, paths)))
         return data
 
     def load_one(self, path: str) -> MetaTensor:
@@ -216,14 +218,30 @@ class StretchHistogramd(MapTransform):
         for key in self.key_iterator(data):
             image = data[key]
             pixels = torch.as_tensor(image).flatten(1, 2)
-            low, high = torch.quantile(pixels, torch.tensor(self.quantiles, dtype=pixels.dtype), dim=1)[
-                :, :, None, None
-            ]  # each [C, 1, 1, S]
+            low, high = quantiles(pixels, self.quantiles)[:, :, None, None]  # each [C, 1, 1, S]
             span = high - low
             stretched = ((torch.as_tensor(image) - low) / span.clamp_min(1e-12)).clamp(0, 1) * (span > 0)
             meta = {**image.meta, "stretch": torch.stack([low, span])[:, :, 0, 0]}
             data[key] = MetaTensor(stretched, meta=meta, applied_operations=image.applied_operations)
         return data
+
+
+def quantiles(values: torch.Tensor, wanted: Sequence[float]) -> torch.Tensor:
+    """`torch.quantile(values, wanted, dim=1)` of `[C, N, S]`, to the bit, by selection instead of sorting.
+
+    Returns:
+        `[len(wanted), C, S]`.
+    """
+    last = values.shape[1] - 1
+    ranks = torch.tensor(wanted, dtype=values.dtype) * last
+    below, above = ranks.long(), ranks.ceil().long()
+    needed = sorted({*below.tolist(), *above.tolist()})
+    # the pixels of a slice next to each other: selection runs along memory
+    rows = np.ascontiguousarray(values.cpu().numpy().swapaxes(1, 2))
+    chosen = torch.from_numpy(np.partition(rows, needed, axis=-1)[..., needed])
+    at = {rank: chosen[..., number] for number, rank in enumerate(needed)}
+    parts = [torch.lerp(at[int(a)], at[int(b)], r - a) for a, b, r in zip(below, above, ranks, strict=True)]
+    return torch.stack(parts).to(values.device)
 
 
 def preprocessing(
