@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from scripts.page import STYLE
 from scripts.provenance import write_aside
-from scripts.report import STYLE
 from scripts.stage.planes import Picture
 
 
