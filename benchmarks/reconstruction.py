@@ -146,7 +146,7 @@ def main() -> None:
     scan = find_scans(str(given.raw), None, None, "sub-01", None, None, None, None)[0]
     truth = Truth(given.raw, scan.participant_id)
     result = {
-        "input": "simulated, " + json.loads((given.raw / "dataset_description.json").read_text())["Name"],
+        "input": f"simulated raw data of a digital head, {given.raw.name}",
         "grid": {"shape": list(scan.shape), "spacing_mm": [round(float(d), 3) for d in scan.spacing_mm]},
         "software": software(),
         "threads": given.threads,
