@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from scripts.stage.fourier import PaddedFourier, padded_to
+from scripts.stage.fourier import PaddedFourier, padded_to, sphere_fits
 from scripts.stage.progress import Progress, ignore_progress
 from scripts.stage.spheres import spherical_mean_kernel
 
@@ -61,8 +61,7 @@ class VSHARP:
         restore = None
         for number, radius in enumerate(self.radii_mm):
             kernel = spherical_mean_kernel(radius, spacing_mm, self.harmonic_degree)
-            support = (kernel != 0).float()
-            inside = fourier.inverse(mask_spectrum * fourier.kernel_spectrum(support)) > support.sum().item() - 0.5
+            inside = sphere_fits(fourier, mask_spectrum, kernel)
             high_pass = 1.0 - fourier.kernel_spectrum(kernel)
             new = inside & ~known
             filtered = torch.where(new, fourier.inverse(spectrum * high_pass), filtered)

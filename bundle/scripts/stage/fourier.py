@@ -67,7 +67,7 @@ class PaddedFourier:
         return kernel
 
     def minus_laplacian(self) -> torch.Tensor:
-        """Spectrum of the sum over the axes of D^T D, D the periodic forward difference of a voxel over its size in mm."""
+        """Spectrum of the sum over axes of D^T D, D the periodic forward difference of a voxel over its size in mm."""
         return sum(
             (2.0 - 2.0 * torch.cos(2.0 * torch.pi * f * d)) / d**2
             for f, d in zip(self.frequencies(), self.spacing_mm, strict=True)
@@ -100,3 +100,9 @@ def padded_to(volume: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Zeros appended to every axis up to a size."""
     short = [n - m for n, m in zip(size, volume.shape, strict=True)]
     return torch.nn.functional.pad(volume, [0, short[2], 0, short[1], 0, short[0]])
+
+
+def sphere_fits(fourier: PaddedFourier, mask_spectrum: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Voxels around which all voxels of a kernel lie in the mask, bool `[X, Y, Z]`."""
+    support = (kernel != 0).float()
+    return fourier.inverse(mask_spectrum * fourier.kernel_spectrum(support)) > support.sum().item() - 0.5

@@ -1,6 +1,7 @@
 """The steps in order: one scan from echoes to maps."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from scripts.errors import InputError
 from scripts.provenance import plain_attributes
 from scripts.stage.combine import Mapped
-from scripts.stage.fourier import b0_direction
+from scripts.stage.fourier import PaddedFourier, b0_direction
 from scripts.stage.planes import Planes
 from scripts.stage.progress import Progress
 from scripts.stage.r2star import ARLO, check_even, noise_level, without_dephasing
@@ -21,6 +22,8 @@ from scripts.stage.t1 import GivenB1, despot1
 
 #: Voxels kept around the brain when the scan is cut to it.
 _MARGIN = 2
+#: Zeros around a map whose field is computed, mm.
+_MARGIN_MM = 20.0
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Maps:
         findings: numbers found on the way (scaling of the phase, noise, coverage).
         warnings: one line each.
         planes: pictures of the intermediates.
+        seconds: wall time of each step.
     """
 
     volumes: dict[str, np.ndarray]
@@ -41,6 +45,7 @@ class Maps:
     findings: dict[str, Any]
     warnings: list[str]
     planes: Planes
+    seconds: dict[str, float]
 
 
 class Reconstruction:
@@ -50,7 +55,7 @@ class Reconstruction:
         mask: `scripts.stage.mask.BrainMask`.
         unwrapping: from `scripts.stage.unwrap`.
         echoes: from `scripts.stage.combine`.
-        background: from `scripts.stage.background`.
+        background: from `scripts.stage.background`; None for an inversion that starts from the total field.
         inversion: from `scripts.stage.inversion`.
         r2star: from `scripts.stage.r2star`.
         b1: from `scripts.stage.t1`, or a given B1 map's file.
@@ -66,7 +71,7 @@ class Reconstruction:
         mask: Callable,
         unwrapping: Callable,
         echoes: Callable,
-        background: Callable,
+        background: Callable | None,
         inversion: Callable,
         r2star: Callable,
         b1: Callable,
@@ -106,7 +111,7 @@ class Reconstruction:
         """Each step's class and parameters, for sidecars."""
         named = ("mask", "unwrapping", "echoes", "background", "inversion", "r2star", "b1")
         described = {
-            name: {"method": type(step).__name__, **plain_attributes(step)}
+            name: None if step is None else {"method": type(step).__name__, **plain_attributes(step)}
             for name, step in ((name, getattr(self, name)) for name in named)
         }
         settings = ("field_from", "phase_sign", "dephasing_limit", "t1_limit_s")
@@ -122,15 +127,16 @@ class Reconstruction:
         Raises:
             InputError: the voxels cannot be magnitude and phase, or no brain is found.
         """
+        seconds: dict[str, float] = {}
         spacing = [float(d) for d in scan.spacing_mm]
         chosen = scan.acquisitions[0 if self.field_from == "low" else -1]
         times, strength = chosen.echo_times_s, chosen.field_strength_t
-        with step(scan.scan_id, "reading") as progress:
+        with step(scan.scan_id, seconds, "reading") as progress:
             magnitude, phase, findings = load_echoes(chosen, self.phase_sign)
             progress(1.0)
         magnitude, phase = (torch.from_numpy(v).to(self.device) for v in (magnitude, phase))
         warnings: list[str] = []
-        with step(scan.scan_id, "brain mask") as progress:
+        with step(scan.scan_id, seconds, "brain mask") as progress:
             brain, good = self.mask(magnitude, phase, spacing, given_mask, progress)
         noise = noise_level(magnitude[-1], brain)
         findings["NoiseStandardDeviation"] = noise
@@ -144,19 +150,19 @@ class Reconstruction:
         planes.add("magnitude, echo 2", magnitude[1], "a.u.", outline=brain)
         planes.add("phase, echo 2, wrapped", phase[1], "rad", (-np.pi, np.pi))
 
-        with step(scan.scan_id, "unwrapping") as progress:
+        with step(scan.scan_id, seconds, "unwrapping") as progress:
             unwrapped = self.unwrapping(phase, magnitude, good, times, spacing, progress)
         del phase
         planes.add("phase, last echo, unwrapped", unwrapped[-1], "rad", mask=good)
 
-        with step(scan.scan_id, "R2*") as progress:
+        with step(scan.scan_id, seconds, "R2*") as progress:
             shown = magnitude
             if self.dephasing_limit is not None:
                 shown = self.restored(magnitude, unwrapped, good, times, strength, spacing)
             r2star = torch.where(brain, self.r2star(shown, times, noise), 0.0)
             progress(1.0)
 
-        with step(scan.scan_id, "QSM") as progress:
+        with step(scan.scan_id, seconds, "QSM") as progress:
             b0 = b0_direction(scan.affine)
             mapped = self.echoes(
                 unwrapped, magnitude, good, times, spacing, strength, self.chain(good, spacing, b0, r2star), progress
@@ -181,7 +187,7 @@ class Reconstruction:
         volumes["T1w"] = t1w
         planes.add("T1W", torch.from_numpy(t1w[box]), "a.u.", outline=brain)
         if len(scan.acquisitions) > 1:
-            with step(scan.scan_id, "T1 and PD") as progress:
+            with step(scan.scan_id, seconds, "T1 and PD") as progress:
                 signals = [a.magnitude_of(0)[box] for a in scan.acquisitions]
                 t1, pd, b1 = self.relaxation(
                     scan, torch.from_numpy(np.stack(signals)).to(self.device), r2star, brain, box
@@ -194,7 +200,7 @@ class Reconstruction:
         else:
             warnings.append("One flip angle only: no T1 and PD maps.")
         volumes["mask"] = all_brain.cpu().numpy()
-        return Maps(volumes, self.steps(), findings, warnings, planes)
+        return Maps(volumes, self.steps(), findings, warnings, planes, seconds)
 
     def chain(
         self, mask: torch.Tensor, spacing: Sequence[float], b0: Sequence[float], r2star: torch.Tensor
@@ -202,6 +208,11 @@ class Reconstruction:
         """Background removal and inversion of one field, as `combine.Chain`."""
 
         def run(total_field: torch.Tensor, weight: torch.Tensor, progress: Progress) -> Mapped:
+            if self.background is None:
+                chi = self.inversion(total_field, mask, weight, spacing, b0, r2star, progress)
+                fourier = PaddedFourier(mask.shape, spacing, b0, _MARGIN_MM, mask.device)
+                local = torch.where(mask, fourier.inverse(fourier.forward(chi) * fourier.dipole()), 0.0)
+                return Mapped(chi, local, mask, total_field)
             local, known = self.background(total_field, mask, weight, spacing, b0, lambda share: progress(0.4 * share))
             if not known.any():
                 raise InputError("background: no voxel is left after background removal; use smaller radii or erosion")
@@ -254,8 +265,9 @@ class Reconstruction:
 
 
 @contextmanager
-def step(scan_id: str, name: str):
-    """A progress bar for one step."""
+def step(scan_id: str, seconds: dict[str, float], name: str) -> Iterator[Progress]:
+    """A progress bar for one step; its wall time goes into `seconds`."""
+    start = time.perf_counter()
     with tqdm(
         total=100, desc=f"{scan_id} {name}", bar_format="{desc}: {percentage:3.0f}% {elapsed}", leave=True
     ) as bar:
@@ -264,6 +276,7 @@ def step(scan_id: str, name: str):
             bar.update(100 * share - bar.n)
 
         yield progress
+    seconds[name] = round(time.perf_counter() - start, 2)
 
 
 def bounding_box(mask: torch.Tensor, margin: int) -> tuple[slice, ...]:
