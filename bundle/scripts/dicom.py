@@ -5,25 +5,16 @@ Names and ids of patients, and names of files and folders, stay out of every mes
 """
 
 import hashlib
-import logging
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pydicom
 import torch
 from monai.data import MetaTensor
-from pydicom.dataset import Dataset
-from pydicom.uid import (
-    EnhancedMRImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    MRImageStorage,
-    ParametricMapStorage,
-)
 
 from scripts.cohort import MAPS
 from scripts.dicom_files import (
@@ -37,79 +28,55 @@ from scripts.dicom_files import (
     text,
 )
 from scripts.dicom_rules import Rule, Rules
+from scripts.dicom_series import check_one_patient, choose_series, group_series
 from scripts.dicom_volume import Volume, read_volume
 from scripts.errors import InputError
-from scripts.provenance import sha256
 
-LOGGER = logging.getLogger(__name__)
-#: Kinds of objects that can hold a map. A secondary capture (screenshot) cannot, whatever it is called.
-MAP_CLASSES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, ParametricMapStorage)
 #: How many files of a folder are tried to learn which study it holds.
 _MOST_PEEKS = 20
-
-
-@dataclass(frozen=True)
-class SourceSeries:
-    """Which images a map came from: what a structured report or a segmentation refers to.
-
-    `instances`: for each slice, foot to head along the slices' normal, its SOP Instance UID and its frame number
-    (from 1; None for single-frame files). `files`: in the same order, not to be shown, for their names may hold names.
-    """
-
-    map: str
-    number: str
-    description: str
-    study_uid: str
-    series_uid: str
-    sop_class_uid: str
-    frame_of_reference_uid: str
-    instances: tuple[tuple[str, int | None], ...]
-    files: tuple[str, ...] = field(repr=False)
-
-    def datasets(self) -> list[Dataset]:
-        """The headers (no pixels) of the series' files in order, each file once; they do name the patient."""
-        where = f"series {self.number} {self.description!r}"
-        return [read_dataset(path, where, pixels=False) for path in dict.fromkeys(self.files)]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for a result file: which series, without a patient or a file name."""
-        return {
-            "map": self.map,
-            "series_number": self.number,
-            "series_description": self.description,
-            "series_uid": self.series_uid,
-            "images": len(self.instances),
-        }
 
 
 @dataclass(frozen=True)
 class DicomStudy:
     """A study that waits to be read. LoadImageMapsd reads it when its turn comes.
 
-    `name` is how messages call it; `study_uid` is empty where no file of it could be read.
+    `name` is how messages call it. `patient_id` and the names of `files` are not to be shown.
     """
 
     name: str
-    study_uid: str
     patient_id: str = field(repr=False)
     files: tuple[str, ...] = field(repr=False)
     rules: Rules = field(repr=False)
 
-    def load(self) -> tuple[MetaTensor, list[SourceSeries]]:
+    def choose(self) -> dict[str, tuple[Sequence[Header], Rule]]:
+        """Read the headers; for each map its series and the rule that it met.
+
+        Raises:
+            InputError: the study is too large, damaged, of several patients, or its maps are not found.
+        """
+        check_sizes(self.name, self.files, self.rules)
+        headers = read_headers(self.name, self.files)
+        check_one_patient(self.name, headers)
+        chosen = choose_series(self.name, group_series(self.name, headers), self.rules)
+        self.__dict__["series_files"] = _series_files(chosen)
+        return chosen
+
+    @cached_property
+    def series_files(self) -> dict[str, list[str]]:
+        """Map -> the files of its series: what a structured report refers to. Reads the headers if nobody has yet."""
+        return _series_files(self.choose())
+
+    def load(self) -> MetaTensor:
         """Read the three maps.
 
         Returns:
             the stack `[3, I, J, K]` (float32; QSM in ppm, R2* in 1/s, T1W; axes are columns, rows and slices) with
-            its affine to RAS+ mm, as the same maps in NIfTI would give; and where each map came from.
+            its affine to RAS+ mm, as the same maps in NIfTI would give.
 
         Raises:
             InputError: the study is refused; docs/dicom.md lists the reasons.
         """
-        check_sizes(self.name, self.files, self.rules)
-        headers = read_headers(self.name, self.files)
-        _check_one_patient(self.name, headers)
-        series = _series(self.name, headers)
-        chosen = choose_series(self.name, series, self.rules)
+        chosen = self.choose()
         volumes = []
         for files, rule in chosen.values():
             try:
@@ -128,11 +95,17 @@ class DicomStudy:
             "space": "RAS",
             "filename_or_obj": self.name,
         }
-        sources = [
-            _source(suffix, files[0], volume)
-            for (suffix, (files, _)), volume in zip(chosen.items(), volumes, strict=True)
-        ]
-        return MetaTensor(stack, affine=affine, meta=meta), sources
+        return MetaTensor(stack, affine=affine, meta=meta)
+
+    def patient(self) -> dict[str, str]:
+        """What the study says of the patient, by DICOM keyword; only for results that shall name the patient."""
+        (path, *_) = self.series_files[MAPS[0]]
+        dataset = read_dataset(path, self.name, pixels=False, tags=PATIENT_TAGS)
+        return {tag: text(dataset.get(tag)) for tag in PATIENT_TAGS}
+
+
+def _series_files(chosen: Mapping[str, tuple[Sequence[Header], Rule]]) -> dict[str, list[str]]:
+    return {suffix: [file.path for file in files] for suffix, (files, _) in chosen.items()}
 
 
 def find_studies(root: str | Path, rules: Rules, *, include_identifiers: bool = False) -> list[DicomStudy]:
@@ -170,7 +143,7 @@ def find_studies(root: str | Path, rules: Rules, *, include_identifiers: bool = 
         name = f"study-{hashlib.sha256(uid.encode()).hexdigest()[:10]}" if known else f"study-{uid.replace(' ', '-')}"
         if include_identifiers and (patient := re.sub(r"[^A-Za-z0-9-]", "", patients[uid])):
             name = f"{patient}_{name}"
-        studies.append(DicomStudy(name, uid if known else "", patients[uid], tuple(paths), rules))
+        studies.append(DicomStudy(name, patients[uid], tuple(paths), rules))
     return studies
 
 
@@ -194,90 +167,6 @@ def _peek(paths: Sequence[str]) -> tuple[str, str] | None:
     return ("", "") if damaged else None
 
 
-def _check_one_patient(name: str, headers: Sequence[Header]) -> None:
-    """All files are of one study and one patient."""
-    first = headers[0]
-    for header in headers:
-        for tag, one, other in zip(PATIENT_TAGS, first.patient, header.patient, strict=True):
-            if one != other:
-                raise InputError(
-                    f"{name}: holds images of two patients ({tag} differs between {first.label} and {header.label});"
-                    " take the wrong one out"
-                )
-        if header.study_uid != first.study_uid:
-            raise InputError(
-                f"{name}: its folders hold images of two studies ({first.label} and {header.label}); give each study"
-                " a folder of its own"
-            )
-
-
-def _series(name: str, headers: Sequence[Header]) -> list[list[Header]]:
-    """Files grouped by series, without copies of the same image."""
-    by_image: dict[str, Header] = {}
-    copies = 0
-    for header in headers:
-        known = by_image.setdefault(header.sop_instance_uid, header)
-        if known is not header:
-            copies += 1
-            if sha256(known.path) != sha256(header.path):
-                raise InputError(f"{name}: {header.label} holds two different images with one SOPInstanceUID; send the"
-                                 " study again")  # fmt: skip
-    if copies:
-        LOGGER.info("%s: %d files are exact copies of others and were passed over", name, copies)
-    series: dict[str, list[Header]] = defaultdict(list)
-    for header in by_image.values():
-        series[header.series_uid].append(header)
-    for files in series.values():
-        for tag in ("sop_class_uid", "label"):
-            if len({getattr(file, tag) for file in files}) > 1:
-                raise InputError(f"{name}: {files[0].label} holds images of another kind or description under one"
-                                 " SeriesInstanceUID; export one series a map")  # fmt: skip
-    return sorted(series.values(), key=lambda files: (len(files[0].headers["SeriesNumber"]), files[0].label))
-
-
-def choose_series(
-    name: str, series: Sequence[Sequence[Header]], rules: Rules
-) -> dict[str, tuple[Sequence[Header], Rule]]:
-    """For each map its series and the rule that it met.
-
-    Args:
-        name: the study's, for messages.
-        series: files by series.
-        rules: from `read_rules`.
-
-    Raises:
-        InputError: no series or several for a map, or one series for two maps.
-    """
-    chosen: dict[str, tuple[Sequence[Header], Rule]] = {}
-    for suffix in MAPS:
-        found = []
-        for files in series:
-            rule = next((rule for rule in rules.series[suffix] if rule.meets(files[0].headers)), None)
-            if rule is None:
-                continue
-            if files[0].sop_class_uid in MAP_CLASSES:
-                found.append((files, rule))
-            else:
-                kind = pydicom.uid.UID(files[0].sop_class_uid).name
-                LOGGER.warning("%s: %s is a %s and was not taken for the %s", name, files[0].label, kind, suffix)
-        if len(found) > 1:
-            labels = ", ".join(files[0].label for files, _ in found)
-            raise InputError(f"{name}: {len(found)} series could be the {suffix} ({labels}); tell them apart in the"
-                             " DICOM rules")  # fmt: skip
-        if not found:
-            tried = " or ".join(f"[{rule}]" for rule in rules.series[suffix])
-            there = ", ".join(files[0].label for files in series[:30])
-            raise InputError(f"{name}: no series is the {suffix}; the rules want {tried}, the study holds {there};"
-                             " correct the DICOM rules")  # fmt: skip
-        files, rule = found[0]
-        for other, (taken, _) in chosen.items():
-            if taken is files:
-                raise InputError(f"{name}: {files[0].label} meets the rules of the {other} and of the {suffix}; tell"
-                                 " them apart in the DICOM rules")  # fmt: skip
-        chosen[suffix] = (files, rule)
-    return chosen
-
-
 def _check_one_grid(name: str, labels: Sequence[str], volumes: Sequence[Volume], rules: Rules) -> None:
     """The maps have the same voxels at the same places."""
     first = volumes[0]
@@ -292,17 +181,3 @@ def _check_one_grid(name: str, labels: Sequence[str], volumes: Sequence[Volume],
         if np.abs((volume.affine - first.affine) @ corners.T).max() > 2 * rules.position_tolerance_mm:
             raise InputError(f"{name}: {label} lies elsewhere or is turned otherwise than {labels[0]}; resample it to"
                              " that grid")  # fmt: skip
-
-
-def _source(suffix: str, header: Header, volume: Volume) -> SourceSeries:
-    return SourceSeries(
-        map=suffix,
-        number=header.headers["SeriesNumber"],
-        description=header.headers["SeriesDescription"],
-        study_uid=header.study_uid,
-        series_uid=header.series_uid,
-        sop_class_uid=header.sop_class_uid,
-        frame_of_reference_uid=volume.frame_of_reference,
-        instances=tuple((uid, frame) for _, uid, frame in volume.frames),
-        files=tuple(path for path, _, _ in volume.frames),
-    )

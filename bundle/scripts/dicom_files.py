@@ -5,9 +5,7 @@ Nothing here puts a file's name into a message, for names of files and folders o
 
 import logging
 import os
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +25,10 @@ _SERIES_TAGS = (
     "SpecificCharacterSet",
 )  # fmt: skip
 _MAGIC_AT, _MAGIC = 128, b"DICM"
+
+# pydicom's remarks on odd values quote them, patients' names too: none is made, whatever thread or module reads.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -120,19 +122,6 @@ def check_sizes(name: str, files: Sequence[str], rules: Rules) -> None:
                          " one study, or raise limits: study_gb in the DICOM rules")  # fmt: skip
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let pydicom not speak: its warnings quote values, patient names among them."""
-    logger = logging.getLogger("pydicom")
-    before, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = before
-
-
 def read_dataset(path: str, where: str, *, pixels: bool, tags: Sequence[str] | None = None) -> Dataset:
     """Read one DICOM file.
 
@@ -147,14 +136,13 @@ def read_dataset(path: str, where: str, *, pixels: bool, tags: Sequence[str] | N
             refused unread.
     """
     try:
-        with quiet():
-            syntax = UID(str(read_file_meta_info(path).get("TransferSyntaxUID", "")))
-            if syntax and syntax != DeflatedExplicitVRLittleEndian:
-                dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags and list(tags))
-                if tags is not None:  # parse what is wanted now: pydicom does so late, and damage must show here
-                    for element in dataset:
-                        str(element.value)
-                return dataset
+        syntax = UID(str(read_file_meta_info(path).get("TransferSyntaxUID", "")))
+        if syntax and syntax != DeflatedExplicitVRLittleEndian:
+            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags and list(tags))
+            if tags is not None:  # parse what is wanted now: pydicom does so late, and damage must show here
+                for element in dataset:
+                    str(element.value)
+            return dataset
     except Exception as error:  # pydicom raises many kinds for a damaged file
         raise InputError(f"{where}: is damaged ({type(error).__name__}); export or send it again") from error
     if not syntax:

@@ -6,101 +6,28 @@ What would have to be guessed is refused. Axes of a volume: columns, rows, slice
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from scripts.dicom_files import Header, quiet, read_dataset, text
+from scripts.dicom_files import Header, read_dataset, text
+from scripts.dicom_frames import ACQUISITION_TAGS, Frame
 from scripts.dicom_pixels import check_pixels, decode
 from scripts.dicom_rules import Rule, Rules
-from scripts.errors import InputError, reason
+from scripts.dicom_scaling import scaled
+from scripts.errors import InputError
 
-#: What tells two images of one place apart, in the order in which it is looked at.
-ACQUISITION_TAGS = ("AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "FlipAngle",
-                    "ImageType")  # fmt: skip
-_PHILIPS_CREATOR, _PHILIPS_GROUP, _PHILIPS_SCALE_SLOPE = "Philips MR Imaging DD 001", 0x2005, 0x0E
-_PHILIPS_FRAME_CREATOR, _PHILIPS_FRAME_SEQUENCE = "Philips MR Imaging DD 005", 0x0F
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class Volume:
-    """A series' numbers `[columns, rows, slices]` (float32) and affine `[4, 4]` from voxels to RAS+ mm.
-
-    `frames`: for each slice its file, SOP Instance UID and frame number (from 1; None in single-frame files).
-    """
+    """A series' numbers `[columns, rows, slices]` (float32) and affine `[4, 4]` from voxels to RAS+ mm."""
 
     values: np.ndarray
     affine: np.ndarray
     frame_of_reference: str
-    frames: tuple[tuple[str, str, int | None], ...]
-
-
-class Frame:
-    """One image plane: where its headers are, whether in the file itself or in its functional groups."""
-
-    def __init__(self, dataset: Dataset, header: Header, index: int | None) -> None:
-        self.dataset, self.header, self.index = dataset, header, index
-        self.name = header.label
-        self.groups: list[Dataset] = []
-        if index is not None:
-            per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-            if len(per_frame) <= index:
-                raise InputError(f"{self.name}: describes {len(per_frame)} of its frames only; export it again")
-            self.groups = [per_frame[index], *(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]]
-
-    def get(self, keyword: str, sequence: str = "") -> Any:
-        """A header's value or None: in a multi-frame file from the functional group `sequence`, if it is there."""
-        for group in self.groups:
-            for item in (group.get(sequence) or [])[:1] if sequence else ():
-                if keyword in item:
-                    return item.get(keyword)
-        return self.dataset.get(keyword)
-
-    def numbers(self, keyword: str, sequence: str, count: int) -> np.ndarray:
-        """A header's numbers. Raises InputError if it is missing or does not hold `count` finite ones."""
-        value = self.get(keyword, sequence)
-        if value is None or value == "":
-            raise InputError(f"{self.name}: has no {keyword} {Tag(keyword)}; export it again")
-        try:
-            found = np.array(value, dtype=np.float64).reshape(-1)
-        except (TypeError, ValueError):
-            found = np.array([])
-        if len(found) != count or not np.isfinite(found).all():
-            raise InputError(f"{self.name}: {keyword} {Tag(keyword)} is not {count} numbers; export it again")
-        return found
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Columns and rows."""
-        return int(self.numbers("Columns", "", 1)[0]), int(self.numbers("Rows", "", 1)[0])
-
-    @property
-    def spacing(self) -> np.ndarray:
-        """Distance of columns and of rows, mm."""
-        return self.numbers("PixelSpacing", "PixelMeasuresSequence", 2)[::-1]
-
-    @property
-    def orientation(self) -> np.ndarray:
-        return self.numbers("ImageOrientationPatient", "PlaneOrientationSequence", 6)
-
-    @property
-    def position(self) -> np.ndarray:
-        return self.numbers("ImagePositionPatient", "PlanePositionSequence", 3)
-
-    def acquisition(self, keyword: str) -> str:
-        """What a tag of ACQUISITION_TAGS says of this frame; empty if it says nothing."""
-        where = {
-            "AcquisitionNumber": ("FrameAcquisitionNumber", "FrameContentSequence"),
-            "EchoTime": ("EffectiveEchoTime", "MREchoSequence"),
-            "TemporalPositionIdentifier": ("TemporalPositionIndex", "FrameContentSequence"),
-            "FlipAngle": ("FlipAngle", "MRTimingAndRelatedParametersSequence"),
-            "ImageType": ("FrameType", "MRImageFrameTypeSequence"),
-        }.get(keyword)
-        value = self.get(*where) if where else None
-        return text(self.dataset.get(keyword) if value is None else value)
 
 
 def read_volume(headers: Sequence[Header], rule: Rule, rules: Rules) -> Volume:
@@ -119,42 +46,30 @@ def read_volume(headers: Sequence[Header], rule: Rule, rules: Rules) -> Volume:
     for header in headers:
         dataset = read_dataset(header.path, header.where, pixels=True)
         try:
-            with quiet():
-                frames += _frames(dataset, header)
+            frames += _frames(dataset, header)
         except InputError:
             raise
         except Exception as error:  # values that pydicom parses late
             raise InputError(f"{header.where}: is damaged ({type(error).__name__}); export or send it again") from error
     try:
-        with quiet():
-            _check_alike(frames, rules)
-            order, affine = _geometry(frames, rules.position_tolerance_mm)
-            columns, rows = frames[0].size
-            _check_memory(name, columns * rows * len(frames), rules)
-            values = np.empty((columns, rows, len(order)), np.float32)
-            place = {id(frames[index]): slot for slot, index in enumerate(order)}
-            by_file: dict[str, list[Frame]] = defaultdict(list)
-            for frame in frames:
-                by_file[frame.header.path].append(frame)
-            for of_file in by_file.values():
-                stored = decode(of_file[0].dataset, name)
-                for frame, plane in zip(of_file, stored, strict=True):
-                    values[:, :, place[id(frame)]] = _scaled(plane, frame, rule).T
+        _check_alike(frames, rules)
+        order, affine = _geometry(frames, rules.position_tolerance_mm)
+        columns, rows = frames[0].size
+        _check_memory(name, columns * rows * len(frames), rules)
+        values = np.empty((columns, rows, len(order)), np.float32)
+        place = {id(frames[index]): slot for slot, index in enumerate(order)}
+        by_file: dict[str, list[Frame]] = defaultdict(list)
+        for frame in frames:
+            by_file[frame.header.path].append(frame)
+        for of_file in by_file.values():
+            stored = decode(of_file[0].dataset, name)
+            for frame, plane in zip(of_file, stored, strict=True):
+                values[:, :, place[id(frame)]] = scaled(plane, frame, rule).T
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            f"{name}: is damaged ({type(error).__name__}: {reason(error)[:80]}); export it again"
-        ) from error
-    return Volume(
-        values,
-        affine,
-        text(frames[0].dataset.get("FrameOfReferenceUID")),
-        tuple(
-            (f.header.path, f.header.sop_instance_uid, None if f.index is None else f.index + 1)
-            for f in (frames[index] for index in order)
-        ),
-    )
+        raise InputError(f"{name}: is damaged ({type(error).__name__}); export it again") from error
+    return Volume(values, affine, text(frames[0].dataset.get("FrameOfReferenceUID")))
 
 
 def _frames(dataset: Dataset, header: Header) -> list[Frame]:
@@ -178,8 +93,6 @@ def _check_memory(name: str, voxels: int, rules: Rules) -> None:
 def _check_alike(frames: Sequence[Frame], rules: Rules) -> None:
     """All frames have one size, spacing, orientation and frame of reference, and none is tilted."""
     first = frames[0]
-    if not text(first.dataset.get("FrameOfReferenceUID")):
-        raise InputError(f"{first.name}: has no FrameOfReferenceUID {Tag('FrameOfReferenceUID')}; export it again")
     along_row, along_column = first.orientation[:3], first.orientation[3:]
     products = [along_row @ along_row, along_column @ along_column, along_row @ along_column]
     if not np.allclose(products, [1, 1, 0], atol=1e-3):
@@ -189,6 +102,8 @@ def _check_alike(frames: Sequence[Frame], rules: Rules) -> None:
     if min(first.spacing) <= 0 or min(first.size) < 1:
         raise InputError(f"{first.name}: PixelSpacing, Rows or Columns is not above 0; export it again")
     for frame in frames:
+        if not text(frame.dataset.get("FrameOfReferenceUID")):
+            raise InputError(f"{first.name}: has no FrameOfReferenceUID {Tag('FrameOfReferenceUID')}; export it again")
         if frame.size != first.size:
             raise InputError(f"{first.name}: holds images of {first.size} and of {frame.size} columns and rows; export"
                              " one series a map")  # fmt: skip
@@ -251,84 +166,3 @@ def _check_one_acquisition(
                          " acquisition a series")  # fmt: skip
     if said:
         raise InputError(f"{name}: its slices come from several acquisitions ({said}); export one acquisition a series")
-
-
-def _scaled(stored: np.ndarray, frame: Frame, rule: Rule) -> np.ndarray:
-    """Stored numbers `[rows, columns]` in our unit; what the file calls padding becomes 0."""
-    slope, intercept = _scaling(frame, rule)
-    values = (stored.astype(np.float64) * slope + intercept) * rule.factor
-    padding = frame.dataset.get("PixelPaddingValue")
-    if padding is not None and stored.dtype.kind in "iu":
-        limit = frame.dataset.get("PixelPaddingRangeLimit", padding)
-        low, high = sorted((int(padding), int(limit)))
-        values[(stored >= low) & (stored <= high)] = 0
-    return values
-
-
-def _scaling(frame: Frame, rule: Rule) -> tuple[float, float]:
-    """Slope and intercept from stored numbers to the unit of the rule."""
-    if rule.scaling == "real_world":
-        return _real_world(frame, rule)
-    group = "PixelValueTransformationSequence"
-    tags = ("RescaleSlope", "RescaleIntercept")
-    there = [frame.get(tag, group) is not None for tag in tags]
-    if any(there) != all(there):
-        raise InputError(
-            f"{frame.name}: has no {tags[there.index(False)]} {Tag(tags[there.index(False)])}; export it again"
-        )
-    slope, intercept = (float(frame.numbers(tag, group, 1)[0]) for tag in tags) if all(there) else (1.0, 0.0)
-    if slope == 0:
-        raise InputError(f"{frame.name}: RescaleSlope is 0; export it again")
-    _check_unit(frame, text(frame.get("RescaleType", group)), rule)
-    if rule.scaling == "rescale":
-        return slope, intercept
-    scale = _philips_scale_slope(frame)
-    return 1 / scale, intercept / (slope * scale)
-
-
-def _philips_scale_slope(frame: Frame) -> float:
-    """Philips' private scale slope SS: true value = (stored * slope + intercept) / (slope * SS)."""
-    places = [frame.dataset]
-    for group in frame.groups:
-        try:
-            places += group.private_block(_PHILIPS_GROUP, _PHILIPS_FRAME_CREATOR)[_PHILIPS_FRAME_SEQUENCE].value
-        except (KeyError, TypeError):
-            continue
-    for place in places:
-        try:
-            scale = float(place.private_block(_PHILIPS_GROUP, _PHILIPS_CREATOR)[_PHILIPS_SCALE_SLOPE].value)
-        except (KeyError, TypeError, ValueError):
-            continue
-        if np.isfinite(scale) and scale != 0:
-            return scale
-    raise InputError(f"{frame.name}: has no Philips scale slope (2005,100E); export private tags too, or change scaling"
-                     " in the DICOM rules")  # fmt: skip
-
-
-def _real_world(frame: Frame, rule: Rule) -> tuple[float, float]:
-    """The only Real World Value Mapping of a frame."""
-    sequence = "RealWorldValueMappingSequence"
-    items = next((g.get(sequence) for g in [*frame.groups, frame.dataset] if g.get(sequence)), None)
-    if items is None:
-        raise InputError(f"{frame.name}: has no {sequence} {Tag(sequence)}; change scaling in the DICOM rules")
-    if len(items) != 1:
-        raise InputError(f"{frame.name}: has {len(items)} real world mappings; export one, or change the DICOM rules")
-    found = [items[0].get(tag) for tag in ("RealWorldValueSlope", "RealWorldValueIntercept")]
-    if None in found or not np.isfinite(found).all() or found[0] == 0:
-        raise InputError(f"{frame.name}: its real world mapping has no slope and intercept; change the DICOM rules")
-    for unit in items[0].get("MeasurementUnitsCodeSequence") or []:
-        _check_unit(frame, text(unit.get("CodeValue")), rule)
-    return float(found[0]), float(found[1])
-
-
-#: Ways to write units in Rescale Type and as UCUM codes.
-_WRITTEN_UNITS = {"ppm": "ppm", "[ppm]": "ppm", "ppb": "ppb", "[ppb]": "ppb", "/s": "1/s", "1/s": "1/s", "hz": "1/s",
-                  "s-1": "1/s", "/ms": "1/ms", "1/ms": "1/ms"}  # fmt: skip
-
-
-def _check_unit(frame: Frame, said: str, rule: Rule) -> None:
-    """Refuse a file that names another unit than the rule."""
-    unit = _WRITTEN_UNITS.get(said.casefold())
-    if unit is not None and unit != rule.unit:
-        raise InputError(f"{frame.name}: says that its unit is {said}, the rule says {rule.unit}; correct the DICOM"
-                         " rules")  # fmt: skip

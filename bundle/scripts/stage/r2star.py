@@ -27,18 +27,20 @@ def noise_level(magnitude: torch.Tensor, inside: torch.Tensor) -> float:
     return float(air.median()) / 1.1774 if len(air) > 1000 else 0.0
 
 
-def above_noise(magnitude: torch.Tensor, noise: float, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
+def above_noise(magnitude: torch.Tensor, noise: float, floor: float, least: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Magnitudes without the mean power of noise, and which of them count.
 
     Args:
         magnitude: `[E, X, Y, Z]`.
         noise: standard deviation, see `noise_level`.
         floor: echoes below this many standard deviations, and all later ones, do not count.
+        least: echoes that count anyhow, for without them there is no rate at all.
 
     Returns:
         Corrected magnitudes, and bool of the same shape.
     """
     counts = torch.cumprod((magnitude > floor * noise).to(torch.uint8), dim=0).bool()
+    counts[:least] = True
     return (magnitude.square() - 2.0 * noise**2).clamp_min(0.0).sqrt(), counts
 
 
@@ -62,7 +64,7 @@ class ARLO:
 
     Args:
         noise_floor: standard deviations of the noise below which an echo does not count.
-        limit: largest R2*, 1/s; also the value where nothing can be fitted.
+        limit: largest R2*, 1/s.
     """
 
     def __init__(self, noise_floor: float, limit: float) -> None:
@@ -81,7 +83,7 @@ class ARLO:
             InputError: echoes that are not evenly spaced.
         """
         step = check_even(echo_times_s)
-        signal, counts = above_noise(magnitude, noise, self.noise_floor)
+        signal, counts = above_noise(magnitude, noise, self.noise_floor, 3)
         squares, products, differences = torch.zeros(3, *signal.shape[1:], device=signal.device)
         for a, b, c, counted in zip(signal, signal[1:], signal[2:], counts[2:], strict=False):
             integral = torch.where(counted, (step / 3.0) * (a + 4.0 * b + c), 0.0)
@@ -90,7 +92,7 @@ class ARLO:
             products += integral * difference
             differences += difference.square()
         rate = (products + (step / 3.0) * differences) / (squares + (step / 3.0) * products)
-        return torch.where(counts[2], torch.nan_to_num(rate), self.limit).clamp(0.0, self.limit)
+        return torch.nan_to_num(rate).clamp(0.0, self.limit)
 
 
 class WeightedFit:
@@ -106,7 +108,7 @@ class WeightedFit:
 
     def __call__(self, magnitude: torch.Tensor, echo_times_s: Sequence[float], noise: float) -> torch.Tensor:
         """As `ARLO`, without its condition on the echo times."""
-        signal, counts = above_noise(magnitude, noise, self.noise_floor)
+        signal, counts = above_noise(magnitude, noise, self.noise_floor, 2)
         # Times relative to the first echo: their squares stay comparable, which float32 needs.
         weights, times, squares, values, products = torch.zeros(5, *signal.shape[1:], device=signal.device)
         scale = magnitude[0].clamp_min(1e-20)
@@ -122,7 +124,7 @@ class WeightedFit:
             products += weight * log * t
         determinant = weights * squares - times.square()
         rate = -(weights * products - times * values) / determinant
-        return torch.where(counts[1], torch.nan_to_num(rate), self.limit).clamp(0.0, self.limit)
+        return torch.nan_to_num(rate).clamp(0.0, self.limit)
 
 
 def without_dephasing(
