@@ -14,7 +14,7 @@ from typing import Any
 
 import ignite.distributed as idist
 
-from scripts.errors import InputError
+from scripts.errors import InputError, reason
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
@@ -128,11 +128,21 @@ def plain_attributes(item: object) -> dict[str, Any]:
     return {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str, list, tuple))}
 
 
+def declared_name(dataset_dir: str | os.PathLike) -> str:
+    """The cohort's name in dataset_description.json, or its folder's."""
+    description = Path(dataset_dir) / "dataset_description.json"
+    declared = json.loads(description.read_text()) if description.exists() else {}
+    return declared.get("Name", Path(dataset_dir).name)
+
+
+def simulated(dataset_dir: str | os.PathLike) -> bool:
+    """Whether a cohort calls itself simulated in its declared name."""
+    return "simulated" in declared_name(dataset_dir).lower()
+
+
 def cohort_fingerprint(dataset_dir: str | os.PathLike) -> dict[str, str | int | bool]:
     """What identifies a cohort: its declared name, number of maps, and a hash of participants and of files by size."""
     root = Path(dataset_dir)
-    description = root / "dataset_description.json"
-    declared = json.loads(description.read_text()) if description.exists() else {}
     maps = sorted(root.glob("sub-*/**/*.nii*"))
     digest = hashlib.sha256()
     participants = root / "participants.tsv"
@@ -141,8 +151,8 @@ def cohort_fingerprint(dataset_dir: str | os.PathLike) -> dict[str, str | int | 
     for path in maps:
         digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
     return {
-        "name": declared.get("Name", root.name),
-        "simulated": "simulated" in declared.get("Name", "").lower(),
+        "name": declared_name(root),
+        "simulated": simulated(root),
         "maps": len(maps),
         "sha256": digest.hexdigest(),
     }
@@ -162,6 +172,23 @@ def record(weights: list[str], dataset_dir: str | os.PathLike, resolved: Mapping
         "weights": {Path(path).name: sha256(path) for path in weights},
         "input": cohort_fingerprint(dataset_dir),
     }
+
+
+def read_record(path: str | os.PathLike) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is no such file.
+
+    Raises:
+        InputError: the file is no JSON object.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a JSON record ({reason(error)}); restore or delete it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a JSON record; restore or delete it")
+    return content
 
 
 def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:

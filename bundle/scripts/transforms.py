@@ -34,12 +34,14 @@ QSM_LIMIT_PPM = 10.0
 
 
 class LoadImageMapsd(MapTransform):
-    """Load `[QSM, R2*, T1W]` given as three 3D NIfTI files, or as one 4D file whose last axis holds the three.
+    """Load `[QSM, R2*, T1W]` given as three 3D NIfTI files, as one 4D file whose last axis holds the three, or as a
+    DICOM study (`scripts.dicom.DicomStudy`).
 
     The item's value becomes a MetaTensor `[3, I, J, K]` (float32, axes as stored).
 
     Raises:
-        InputError: a file that is missing, truncated, of another format, or on another grid than its fellows.
+        InputError: a file that is missing, truncated, of another format, or on another grid than its fellows; a study
+            that is refused.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
@@ -49,6 +51,9 @@ class LoadImageMapsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
+            if hasattr(data[key], "load"):  # a study loads itself, so that only DICOM needs pydicom
+                data[key] = data[key].load()
+                continue
             paths = (
                 [data[key]] if isinstance(data[key], (str, bytes)) or not isinstance(data[key], Sequence) else data[key]
             )
@@ -197,7 +202,7 @@ class StretchHistogramd(MapTransform):
         keys: entries `[C, H, W, S]`.
         lower, upper: percentiles (0-100) that become 0 and 1; values beyond are clipped.
 
-    A slice without contrast becomes 0.
+    A slice without contrast becomes 0. The metadata get `stretch` `[2, C, S]`: what became 0, and the span to 1.
     """
 
     def __init__(self, keys: KeysCollection, lower: float, upper: float, allow_missing_keys: bool = False) -> None:
@@ -216,7 +221,8 @@ class StretchHistogramd(MapTransform):
             ]  # each [C, 1, 1, S]
             span = high - low
             stretched = ((torch.as_tensor(image) - low) / span.clamp_min(1e-12)).clamp(0, 1) * (span > 0)
-            data[key] = MetaTensor(stretched, meta=image.meta, applied_operations=image.applied_operations)
+            meta = {**image.meta, "stretch": torch.stack([low, span])[:, :, 0, 0]}
+            data[key] = MetaTensor(stretched, meta=meta, applied_operations=image.applied_operations)
         return data
 
 

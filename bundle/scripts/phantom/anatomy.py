@@ -8,6 +8,7 @@ x to the right, y to the front, z to the head (RAS+).
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +109,11 @@ def nucleus_axes(membership: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray
     return centre, slope, np.array([local[:, 1].std(), lateral.std(), local[:, 2].std()])
 
 
+@functools.lru_cache(maxsize=2)
 def load_templates(z_range_mm: tuple[int, int] = SLAB_Z_RANGE_MM) -> Templates:
     """Read the templates from the installed packages (some seconds: the atlas is a large compressed file).
+
+    They are kept for the next caller: treat them as read-only.
 
     Args:
         z_range_mm: first and last (exclusive) MNI z that is kept.

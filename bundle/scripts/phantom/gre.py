@@ -145,10 +145,11 @@ def receive_sensitivity(
         shape: voxels.
         affine: voxel to scanner, mm.
         coils: loops, spread evenly over a sphere; 0 means 1 everywhere.
-        phase_rad: standard deviation of the phase, radian.
+        phase_rad: standard deviation of the phase around a random constant, radian; 0 means no phase at all.
     """
     spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0))
-    phase = phase_rad * torch.from_numpy(smooth_field(rng, shape, spacing, 120.0)) + float(rng.uniform(-np.pi, np.pi))
+    anywhere = float(rng.uniform(-np.pi, np.pi)) if phase_rad > 0 else 0.0
+    phase = phase_rad * torch.from_numpy(smooth_field(rng, shape, spacing, 120.0)) + anywhere
     magnitude = torch.ones(shape)
     if coils > 0:
         x, y, z = _positions(shape, affine)

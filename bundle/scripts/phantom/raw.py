@@ -104,6 +104,16 @@ def write_raw(root: Path, name: str, scan: RawScan, sequence: Sequence, affine: 
             write_json(path.with_name(path.name + ".json"), common | extra)
 
 
+def true_labels(head: DigitalHead) -> np.ndarray:
+    """True nuclei on the scan's grid, uint8 ``[H, W, S]`` with the values of ``anatomy.LABELS``."""
+    factors = tuple(head.grid.supersampling)
+    membership = voxel_mean(head.nuclei, factors).numpy()
+    labels = (membership.argmax(0) + 1).astype(np.uint8)
+    labels += (voxel_mean(head.left.float(), factors).numpy() <= 0.5).astype(np.uint8) * len(NUCLEI)
+    labels[membership.max(0) <= 0.5] = 0
+    return labels
+
+
 def truth_maps(head: DigitalHead, scan: RawScan) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
     """What only a simulation knows, on the scan's grid: name without subject -> array and sidecar."""
     factors = tuple(head.grid.supersampling)
@@ -113,19 +123,16 @@ def truth_maps(head: DigitalHead, scan: RawScan) -> dict[str, tuple[np.ndarray, 
         return voxel_mean(fine, factors).numpy()
 
     brain = mean(head.brain.float()) > 0.5
-    membership = mean(head.nuclei)
-    labels = (membership.argmax(0) + 1).astype(np.uint8)
-    labels += (mean(head.left.float()) <= 0.5).astype(np.uint8) * len(NUCLEI)
-    labels[membership.max(0) <= 0.5] = 0
+    labels = true_labels(head)
     field = "Hz, positive where the main field is strengthened; voxel mean"
     return {
-        "Chimap": (mean(head.chi[inside]), {"Units": "ppm", "Description": "Susceptibility relative to water; air is 9.4"}),
+        "Chimap": (mean(head.chi[inside]), {"Units": "ppm", "Description": "Relative to water; air is 9.4"}),
         "R2starmap": (mean(head.r2star), {"Units": "1/s", "Description": "Without dephasing in the background field"}),
         "T1map": (mean(head.t1), {"Units": "s"}),
         "PDmap": (mean(head.pd), {"Units": "arbitrary", "Description": "Proton density, water is 1"}),
         "TB1map": (scan.b1.numpy(), {"Units": "arbitrary", "Description": "Actual over nominal flip angle"}),
         "desc-wm_probseg": (mean(head.wm), {"Description": "White matter fraction"}),
-        "desc-brain_mask": (brain.astype(np.uint8), {"Description": "Inside the brain's hull, fluid between gyri included"}),
+        "desc-brain_mask": (brain.astype(np.uint8), {"Description": "Brain and the fluid between its gyri"}),
         "desc-nuclei_dseg": (labels, {"Description": "True nuclei", "Labels": {str(v): k for k, v in LABELS.items()}}),
         "desc-total_fieldmap": (
             scan.total_hz.numpy(),
@@ -135,7 +142,7 @@ def truth_maps(head: DigitalHead, scan: RawScan) -> dict[str, tuple[np.ndarray, 
             scan.local_hz.numpy(),
             {"Units": "Hz", "Description": f"Field of the sources inside the brain mask, relative to water: {field}"},
         ),
-        "desc-receive_phase": (scan.receive.angle().numpy(), {"Units": "rad", "Description": "Phase of the receive sensitivity"}),
+        "desc-receive_phase": (scan.receive.angle().numpy(), {"Units": "rad", "Description": "Of the receive array"}),
     }  # fmt: skip
 
 

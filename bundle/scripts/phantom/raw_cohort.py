@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -23,7 +24,9 @@ from scripts.phantom.subject import Head, write_json
 from scripts.provenance import bundle_version
 
 # Bytes on disk per voxel of the scan for each image, and for the truth, with room to spare.
-_BYTES_PER_IMAGE_VOXEL, _BYTES_OF_TRUTH = 4.0, 40.0
+_BYTES_PER_IMAGE_VOXEL, _BYTES_OF_TRUTH = 2.2, 40.0
+# Vendors of ``raw_dicom``, and nothing.
+DICOM_CHOICES = ("none", "siemens", "ge")
 _README = """Simulated raw data: complex multi-echo gradient echo images of digital heads. Nobody here is real.
 
 Each sub-*/anat holds magnitude and phase of every echo (MEGRE) at each flip angle (acq-fa*). Anatomy comes from the
@@ -44,9 +47,7 @@ def make_sequence(sequence: dict[str, Any]) -> Sequence:
     if not times or times[0] <= 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
         raise InputError(f"sequence: echo_times_s={times}; give rising times above 0, in seconds")
     if times[-1] >= repetition:
-        raise InputError(
-            f"sequence: the last echo of {times[-1]} s comes after repetition_time_s={repetition}; give both in seconds"
-        )
+        raise InputError(f"sequence: echo_times_s ends after repetition_time_s={repetition}; give both in seconds")
     if not angles or len({round(a) for a in angles}) < len(angles) or not all(0 < a <= 90 for a in angles):
         raise InputError(f"sequence: flip_angles_deg={angles}; give different whole angles of 1 to 90 degrees")
     if sequence["field_strength_t"] <= 0:
@@ -122,6 +123,11 @@ def _work(index: int, name: str, age: float) -> None:
     result = scan(rng, digital, w["sequence"], w["dipole"])
     write_raw(w["root"], name, result, w["sequence"], w["grid"].affine, w["phase_scale"])
     write_truth(w["root"], name, digital, result)
+    if w["dicom"] != "none":
+        from scripts.phantom.raw_dicom import write_raw_study  # pydicom is an extra: only who asks needs it
+
+        folder = w["root"] / "sourcedata" / name / "dicom"
+        write_raw_study(folder, name, result.signal, w["sequence"], w["grid"].affine, w["dicom"], w["seed"])
 
 
 def simulate_raw(
@@ -136,6 +142,7 @@ def simulate_raw(
     sequence: dict[str, Any],
     head: dict[str, Any],
     phase_scale: str,
+    dicom: str,
 ) -> Path:
     """Scan digital heads and write a BIDS folder of raw data.
 
@@ -153,6 +160,7 @@ def simulate_raw(
         sequence: the fields of ``gre.Sequence``.
         head: arguments of :func:`draw_digital_head`.
         phase_scale: ``rad`` or ``scanner``.
+        dicom: ``siemens`` or ``ge`` also writes each subject as a DICOM study to ``sourcedata``; ``none`` does not.
 
     Returns:
         the folder.
@@ -171,10 +179,14 @@ def simulate_raw(
         raise InputError(f"ages={ages}; give one age in years for each subject, for example [50]")
     if phase_scale not in PHASE_SCALES:
         raise InputError(f"phase_scale={phase_scale} is unknown; choose one of {', '.join(PHASE_SCALES)}")
+    if dicom not in DICOM_CHOICES:
+        raise InputError(f"dicom={dicom} is unknown; choose one of {', '.join(DICOM_CHOICES)}")
+    if dicom != "none" and importlib.util.find_spec("pydicom") is None:
+        raise InputError(f"dicom={dicom} needs pydicom; pip install pydicom, or use --dicom none")
     frozen = make_sequence(sequence)
     grid = make_grid(sizes[size], tilt_deg)
-    images = 2 * len(frozen.echo_times_s) * len(frozen.flip_angles_deg)
-    needed = (_BYTES_PER_IMAGE_VOXEL * images / 2 + _BYTES_OF_TRUTH) * np.prod(grid.matrix) * len(ages)
+    images = (2 if dicom == "none" else 4) * len(frozen.echo_times_s) * len(frozen.flip_angles_deg)
+    needed = (_BYTES_PER_IMAGE_VOXEL * images + _BYTES_OF_TRUTH) * np.prod(grid.matrix) * len(ages)
     output, part = check_output(output_dir, needed)
     digits = max(2, len(str(len(ages))))
     names = [f"sub-{n:0{digits}d}" for n in range(1, len(ages) + 1)]
@@ -190,6 +202,7 @@ def simulate_raw(
             "head": head,
             "sequence": frozen,
             "phase_scale": phase_scale,
+            "dicom": dicom,
         }
         shared["templates"] = anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
         jobs = list(enumerate(zip(names, ages, strict=True)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,14 +244,21 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_subject(
-    root: Path, participant: Participant, protocol: Protocol, templates: anatomy.Templates
+    root: Path, participant: Participant, protocol: Protocol, templates: anatomy.Templates, image: Callable
 ) -> dict[str, float]:
     """Simulate a participant and write all of their files below ``root``.
+
+    Args:
+        root: BIDS folder.
+        participant: who.
+        protocol: how.
+        templates: for the head.
+        image: :func:`image_maps`, or another function of participant, protocol and templates with its result.
 
     Returns:
         the row of :func:`measure_nuclei`.
     """
-    stored, labels, box = image_maps(participant, protocol, templates)
+    stored, labels, box = image(participant, protocol, templates)
     name = participant.participant_id
     folder = root / name / "anat"
     folder.mkdir(parents=True)
