@@ -67,10 +67,11 @@ class Planes:
             volume: `[X, Y, Z]`.
             limits: grey range; None takes the 1st and 99th percentile.
             mask: bool; what the histogram counts.
-            outline: bool, drawn as a line.
+            outline: bool, drawn as a line; counted where there is no mask.
         """
         array = volume.detach().cpu().numpy()
-        values = array[mask.cpu().numpy()] if mask is not None else array.ravel()
+        counted = outline if mask is None else mask
+        values = array.ravel() if counted is None else array[counted.cpu().numpy()]
         values = values[:: max(1, len(values) // _VALUES)].astype(np.float32)
         if limits is None:
             low, high = (float(v) for v in np.percentile(values, (1, 99)))

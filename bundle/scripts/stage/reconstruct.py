@@ -148,7 +148,7 @@ class Reconstruction:
         brain, good = brain[box].clone(), good[box].clone()
         planes = Planes(brain.cpu().numpy(), spacing)
         planes.add("magnitude, echo 2", magnitude[1], "a.u.", outline=brain)
-        planes.add("phase, echo 2, wrapped", phase[1], "rad", (-np.pi, np.pi))
+        planes.add("phase, echo 2, wrapped", phase[1], "rad", (-np.pi, np.pi), mask=good)
 
         with step(scan.scan_id, seconds, "unwrapping") as progress:
             unwrapped = self.unwrapping(phase, magnitude, good, times, spacing, progress)
@@ -195,7 +195,7 @@ class Reconstruction:
                 progress(1.0)
             planes.add("B1 (true over nominal flip angle)", b1, "", (0.7, 1.3), mask=brain)
             planes.add("T1", t1, "s", (0, 2.5), mask=brain)
-            planes.add("PD", pd, "a.u.", mask=brain)
+            planes.add("PD", pd, "a.u.", (0.5, 1.5), mask=brain)
             volumes |= {"T1map": whole(t1), "PDmap": whole(pd), "TB1map": whole(b1)}
         else:
             warnings.append("One flip angle only: no T1 and PD maps.")
