@@ -1,4 +1,4 @@
-"""Simulated heads for the localisation benchmark: lying anywhere within reach, stored in any way, with or without skull.
+"""Simulated heads for the localisation benchmark: lying anywhere, stored in any way, with or without skull.
 
 Everything about a head follows from its number; the numbers of the benchmark are never used for tuning.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import yaml
+
 from scripts.phantom import acquisition, anatomy, iron
 from scripts.phantom.subject import STEPS, T1W_SCALE
 
@@ -70,7 +71,7 @@ def moved_head(
 
     Args:
         number: seed of everything.
-        templates: of the whole head, `anatomy.load_templates((-72, 116))`.
+        templates: of the whole head, `anatomy.load_templates(anatomy.WHOLE_HEAD_MM)`.
         grid: key of GRIDS.
         turn_deg, shift_mm, tilt_deg: largest turn about and shift along each axis, and largest tilt of the slices.
         skull: whether T1W shows the skull; None lets the number decide.
@@ -136,4 +137,4 @@ def moved_head(
 
 def whole_head() -> anatomy.Templates:
     """The phantom's templates from the neck to above the vertex."""
-    return anatomy.load_templates((-72, 116))
+    return anatomy.load_templates(anatomy.WHOLE_HEAD_MM)

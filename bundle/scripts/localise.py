@@ -81,8 +81,8 @@ def check_scan(shape: tuple[int, ...], affine: np.ndarray, name: str) -> None:
     extent = spacing * shape
     if min(extent) < SHORTEST_MM:
         raise InputError(
-            f"{name}: covers {min(extent):.3g} mm ({shape[int(np.argmin(extent))]} slices), too little to find the basal"
-            f" ganglia in (at least {SHORTEST_MM:g} mm); annotate a box, or use --localise whole if it is cut already"
+            f"{name}: covers {min(extent):.3g} mm ({shape[int(np.argmin(extent))]} slices), too little to find the"
+            f" basal ganglia in (at least {SHORTEST_MM:g} mm); annotate a box, or use --localise whole if it is cut"
         )
 
 
@@ -223,10 +223,14 @@ def box_around(
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     up = int(np.argmax(np.abs(affine[2, :3] / spacing)))
     out = np.maximum(-0.5 - index.min(0), index.max(0) - (np.array(shape) - 0.5)) * spacing
+    if out.max() > LARGEST_CUT_MM and confidence < 0.5:
+        raise InputError(
+            f"{name}: no basal ganglia of an adult are recognised in it (confidence {confidence:.2f}); check maps and"
+            " voxel size, or annotate a box"
+        )
     if out.max() > LARGEST_CUT_MM:
         raise InputError(
-            f"{name}: the basal ganglia seem to reach {out.max():.0f} mm out of the image (confidence {confidence:.2f});"
-            " give the whole scan, or annotate a box"
+            f"{name}: the basal ganglia reach {out.max():.0f} mm out of the image; give the whole scan, or a box"
         )
     margin = np.full(3, margin_mm)
     margin[up] = 0.0

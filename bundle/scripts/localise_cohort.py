@@ -46,7 +46,8 @@ def localise_cohort(
     print(f"{len(rows) - len(bad)} of {len(rows)} scans localised; look at {folder / 'index.html'}")
     if bad:
         raise InputError(
-            f"{len(bad)} of {len(rows)} scans were refused; {folder / 'localise.tsv'} says why (first: {bad[0]['message']})"
+            f"{len(bad)} of {len(rows)} scans were refused; {folder / 'localise.tsv'} says why"
+            f" (first: {bad[0]['message']})"
         )
 
 
@@ -82,9 +83,9 @@ def page(folder: Path, rows: Sequence[Mapping[str, Any]], localiser: Localiser) 
         "<!doctype html><meta charset='utf-8'><title>Basal ganglia localisation</title>",
         "<style>body{font:15px sans-serif;margin:2em;background:#111;color:#eee}img{max-width:100%}"
         "p.refused{color:#ff9a7a}</style>",
-        f"<h1>Basal ganglia localisation</h1><p>{len(rows)} scans, the least certain first. A good picture shows the box"
-        " (yellow) around the bright nuclei of QSM, and the hull of caudate, putamen and pallidum (blue) on them. Below a"
-        f" confidence of {localiser.least_confidence:g} a scan is refused. Research use only.</p>",
+        f"<h1>Basal ganglia localisation</h1><p>{len(rows)} scans, the least certain first. A good picture shows the"
+        " box (yellow) around the bright nuclei of QSM, and the hull of caudate, putamen and pallidum (blue) on them."
+        f" Below a confidence of {localiser.least_confidence:g} a scan is refused. Research use only.</p>",
     ]
     for row in order:
         title = html.escape(row["scan_id"])

@@ -23,6 +23,8 @@ from scripts.template import Template, load_template
 
 #: Where found boxes are kept, below the cohort's root.
 LOCALISE_DERIVATIVE = Path("derivatives") / "localise"
+#: The code that decides where a box lies: a box that other code found is found again.
+CODE = ("template", "registration", "splines", "localise")
 GENERATED_BY = {"Name": "Q-Net bundle, scripts/localiser.py", "Version": bundle_version()}
 
 
@@ -57,6 +59,7 @@ class Localiser:
         self.least_confidence = float(least_confidence)
         self.cache_dir = cache_dir
         self.pictures = pictures
+        self.code = code_hash()
         self._lock = threading.Lock()
         self._ready: tuple[Template, registration.Target] | None = None
         self._warned = False
@@ -86,6 +89,7 @@ class Localiser:
             "InputSha256": fingerprint(maps, affine),
             "TemplateSha256": template.sha256,
             "MarginMM": self.margin_mm,
+            "CodeSha256": self.code,
             "GeneratedBy": [GENERATED_BY],
         }
         found = read_back(stem, made_by) if stem is not None else None
@@ -162,6 +166,14 @@ def describe(root: Path) -> None:
             "GeneratedBy": [GENERATED_BY],
         }
         write_json(path, content)
+
+
+def code_hash() -> str:
+    """SHA-256 of the modules in CODE."""
+    digest = hashlib.sha256()
+    for name in CODE:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return digest.hexdigest()
 
 
 def fingerprint(maps: np.ndarray, affine: np.ndarray) -> str:

@@ -161,7 +161,7 @@ def scan_on(maps: np.ndarray, affine: np.ndarray, target_mm: float, brain: Scan 
     return Scan(flattened(np.maximum(t1, 0), inside, spacing * factors), iron_signal(qsm, r2star, inside), inside, grid)
 
 
-# --- step 1 -------------------------------------------------------------------------------------------------------------
+# --- step 1 ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -242,17 +242,28 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
     affine = coarser(scan.affine, factors)
     points = (index @ affine[:3, :3].T + affine[:3, 3]) @ RAS_LPS
     middle = ((np.argwhere(scan.brain).mean(0) @ scan.affine[:3, :3].T) + scan.affine[:3, 3]) @ RAS_LPS
-    centred = (points - middle).astype(np.float32)
     size = np.array(target.coarse.shape)
+    strides = np.array([size[1] * size[2], size[2], 1], np.int32)
     flat = target.coarse.ravel()
 
-    def score(pose: np.ndarray, every: int = 1) -> float:
-        matrix = (turns(pose[:3]).T * np.exp(pose[6]) / spacing_mm).astype(np.float32)
+    def prepared(every: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places about the brain's middle, and values of mean 0 and length 1."""
+        part = values[::every] - values[::every].mean()
+        return (points[::every] - middle).astype(np.float32), (part / max(np.linalg.norm(part), 1e-6)).astype(
+            np.float32
+        )
+
+    rough, full = prepared(4), prepared(1)
+
+    def score(pose: np.ndarray, sample: tuple[np.ndarray, np.ndarray]) -> float:
+        """Correlation of T1W with the template at a pose."""
+        matrix = (turns(pose[:3]).T * (np.exp(pose[6]) / spacing_mm)).astype(np.float32)
         shift = (BRAIN_CENTRE_MM + pose[3:6] - target.coarse_origin_ras) / spacing_mm + 0.5
-        cell = (centred[::every] @ matrix + shift.astype(np.float32)).astype(np.int32)
+        cell = (sample[0] @ matrix + shift.astype(np.float32)).astype(np.int32)
         np.clip(cell, 0, size - 1, out=cell)
-        seen = flat[(cell[:, 0] * size[1] + cell[:, 1]) * size[2] + cell[:, 2]]
-        return float(np.corrcoef(values[::every], seen)[0, 1]) if seen.std() > 1e-3 else -1.0
+        seen = flat[cell @ strides]
+        seen = seen - seen.mean()
+        return float(sample[1] @ seen) / max(float(np.sqrt(seen @ seen)), 1e-3)
 
     poses = [
         np.array([pitch, roll, yaw, 0, back, up, 0.0])
@@ -262,10 +273,10 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
         for back in (-12, 0, 12)
         for up in range(-60, 61, 12)
     ]
-    scored = sorted(((score(pose, 3), n) for n, pose in enumerate(poses)), reverse=True)
+    scored = sorted(((score(pose, rough), n) for n, pose in enumerate(poses)), reverse=True)
     found: list[np.ndarray] = []
-    for _, number in scored[:8]:
-        pose, best = poses[number], score(poses[number])
+    for _, number in scored[:6]:
+        pose, best = poses[number], score(poses[number], full)
         for step in (1.0, 0.5, 0.25):
             sizes = step * np.array([8, 8, 8, 8, 8, 8, 0.08])
             better = True
@@ -275,7 +286,7 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
                     for sign in (-1, 1):
                         trial = pose.copy()
                         trial[axis] += sign * sizes[axis]
-                        if abs(trial[6]) <= LARGEST_LOG_SCALE and (new := score(trial)) > best + 1e-4:
+                        if abs(trial[6]) <= LARGEST_LOG_SCALE and (new := score(trial, full)) > best + 1e-4:
                             pose, best, better = trial, new, True
         if all(np.abs(pose[:6] - other[:6]).max() > 6 for other in found):
             found.append(np.append(pose, best))
@@ -283,7 +294,7 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
     return [np.concatenate([pose[:7], [pose[7]], middle]) for pose in found[:starts]]
 
 
-# --- step 2 -------------------------------------------------------------------------------------------------------------
+# --- step 2 ----------------------------------------------------------------------------------------------------------
 
 
 def affine_transform(pose: np.ndarray) -> sitk.AffineTransform:

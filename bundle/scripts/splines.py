@@ -53,16 +53,15 @@ def refine(
     Returns:
         The composite of the B-splines and `start`, scan to template.
     """
-    frame = sitk_image(fixed.astype(np.float32), scan.affine)
-    cells = [int(max(1, round(e / knots_mm))) for e in scan.spacing * scan.brain.shape]
-    splines = sitk.BSplineTransformInitializer(frame, cells, order=3)
-    # Along the scan's axes the lattice is a tensor product: one small matrix an axis.
-    corner = np.linalg.solve(scan.affine, [*splines.GetTransformDomainOrigin(), 1])[:3] * scan.spacing
-    size = np.array(splines.GetTransformDomainPhysicalDimensions())
-    bases = [
-        basis(np.clip((np.arange(n) * d - o) / s * c, 0, c), c)
-        for n, d, o, s, c in zip(scan.brain.shape, scan.spacing, corner, size, cells, strict=True)
-    ]
+    shape = np.array(scan.brain.shape)
+    cells = [int(max(1, round(e / knots_mm))) for e in scan.spacing * shape]
+    # The lattice lies along the scan's axes, so that it is a tensor product: one small matrix an axis.
+    splines = sitk.BSplineTransform(3, 3)
+    splines.SetTransformDomainOrigin((scan.affine @ [-0.5, -0.5, -0.5, 1])[:3].tolist())
+    splines.SetTransformDomainDirection((scan.affine[:3, :3] / scan.spacing).ravel().tolist())
+    splines.SetTransformDomainPhysicalDimensions((scan.spacing * shape).tolist())
+    splines.SetTransformDomainMeshSize(cells)
+    bases = [basis((np.arange(n) + 0.5) / n * c, c) for n, c in zip(shape, cells, strict=True)]
     lattice = (3, *(c + 3 for c in cells))
 
     wide = scan.affine.copy()
@@ -95,7 +94,9 @@ def refine(
         price, by_bending = bending_of(coefficients)
         return 1 - likeness + bending * price, (bending * by_bending - gradient).ravel()
 
-    found = minimize(cost, np.zeros(np.prod(lattice)), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
+    found = minimize(
+        cost, np.zeros(np.prod(lattice)), jac=True, method="L-BFGS-B", options={"maxiter": iterations, "gtol": 3e-6}
+    )
     splines.SetParameters(found.x.reshape(lattice).transpose(0, 3, 2, 1).ravel().tolist())
     # The last transform added is applied first.
     return sitk.CompositeTransform([start, splines])

@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -19,10 +20,15 @@ from scipy import ndimage
 from scripts.errors import InputError
 from scripts.provenance import bundle_version, sha256, write_aside, write_json
 
+if TYPE_CHECKING:
+    from scripts.phantom.anatomy import Templates
+
 #: The nuclei that the box must hold.
 BOX_NUCLEI = ("caudate", "putamen", "pallidum")
 #: Largest size of the template's file, bytes.
 LARGEST_FILE = 1_000_000
+#: Voxel size (mm) and number of directions of a template that is made when it is first needed.
+SPACING_MM, DIRECTIONS = 2.0, 400
 COPYRIGHT = (
     "Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill"
     " University. Permission to use, copy, modify, and distribute this software and its documentation for any purpose"
@@ -52,13 +58,19 @@ class Template:
     sha256: str
 
 
-def make_template(path: str | os.PathLike, spacing_mm: float, directions: int) -> None:
+def make_template(
+    path: str | os.PathLike,
+    spacing_mm: float = SPACING_MM,
+    directions: int = DIRECTIONS,
+    templates: Templates | None = None,
+) -> None:
     """Make `path` (NIfTI, uint8) and its `.json` from the installed packages.
 
     Args:
         path: `*.nii.gz`.
         spacing_mm: voxel size.
         directions: the hull's corners are the outermost voxels in this many directions.
+        templates: of the whole head, where they were read already (`anatomy.load_templates`).
 
     Raises:
         InputError: a package is missing, or the file would be larger than 1 MB.
@@ -66,7 +78,7 @@ def make_template(path: str | os.PathLike, spacing_mm: float, directions: int) -
     from scripts.phantom import anatomy
 
     try:
-        templates = anatomy.load_templates((-72, 116))
+        templates = templates or anatomy.load_templates(anatomy.WHOLE_HEAD_MM)
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no template, and it cannot be made ({error}); use a released bundle, which has it,"
@@ -132,14 +144,14 @@ def sidecar(path: str | os.PathLike) -> Path:
     return Path(str(path).removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
-def load_template(path: str | os.PathLike, spacing_mm: float = 2.0, directions: int = 400) -> Template:
+def load_template(path: str | os.PathLike) -> Template:
     """Read the template, or make it first where it is missing.
 
     Raises:
         InputError: as `make_template`; a damaged file; a JSON that belongs to another template.
     """
     if not Path(path).exists() or not sidecar(path).exists():
-        make_template(path, spacing_mm, directions)
+        make_template(path)
     try:
         content = json.loads(sidecar(path).read_text())
         image = nib.load(path)

@@ -156,8 +156,8 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
     Args:
         keys: which entries to crop, each a MetaTensor `[C, H, W, S]` oriented as AXCODES.
         region: `full` keeps whole slices, `cropped` keeps the in-plane box.
-        localise: `whole` (or `full`) takes the whole volume as it is, for scans cut to the basal ganglia; all else needs
-            a box, annotated or found by LocaliseBasalGangliad.
+        localise: `whole` (or `full`) takes the whole volume as it is, for scans cut to the basal ganglia; all else
+            needs a box, annotated or found by LocaliseBasalGangliad.
 
     Raises:
         InputError: no box, a box outside the image, or fewer than two slices.

@@ -26,6 +26,8 @@ CHANNELS = ("t1", "gm", "wm", "outside_mm", *NUCLEI)
 _ATLAS_INDEX = {"thalamus": (97, 106), "caudate": (98, 107), "putamen": (99, 108), "pallidum": (100, 109)}
 # Only this part of the template can ever fall into a slab around the basal ganglia; in MNI z, mm.
 _Z_RANGE_MM = (-60, 72)
+# From the neck to above the vertex; the template's whole extent.
+WHOLE_HEAD_MM = (-72, 116)
 # Where the middle of every scan lies in MNI space, mm: between the basal ganglia, so that they are always in view.
 SLAB_CENTRE_MM = (0.0, -18.0, 6.0)
 
