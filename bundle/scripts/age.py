@@ -65,8 +65,11 @@ def fit_curve(ages: np.ndarray, values: np.ndarray) -> dict[str, float]:
     for rate in (0.02, 0.05, 0.1):  # the cost has more than one valley
         shape = np.column_stack([1 - np.exp(-rate * ages), np.ones_like(ages)])
         rise, start = np.linalg.lstsq(shape, values / unit, rcond=None)[0]
-        bounds = ([-np.inf, np.log(SLOWEST), -np.inf], [np.inf, np.log(FASTEST), np.inf])
-        found = least_squares(left, [rise, np.log(rate), start], bounds=bounds, loss="soft_l1")
+        # Iron does not fall with age, and adults alone cannot tell a steep rise in childhood from none.
+        most = 2 * float(np.ptp(values)) / unit + 1e-9
+        bounds = ([0.0, np.log(SLOWEST), -np.inf], [most, np.log(FASTEST), np.inf])
+        first = [float(np.clip(rise, 1e-3 * most, 0.99 * most)), np.log(rate), start]
+        found = least_squares(left, first, bounds=bounds, loss="soft_l1")
         if best is None or found.cost < best.cost - 1e-12:
             best = found
     remains = left(best.x) * unit

@@ -73,9 +73,14 @@ def draw(
             # Radiologists see the patient's right on the left; arrays here run to the right.
             if a == 0:
                 axes.invert_xaxis()
+                axes.text(0.02, 0.5, "R", color="white", transform=axes.transAxes, fontsize=9)
             axes.set_title(f"{('T1W', 'QSM')[row]}, {name}", color="white", fontsize=9)
             axes.axis("off")
     measures = ", ".join(f"{key} {value:.2f}" for key, value in found.measures.items())
+    key = (
+        "yellow: box; blue: corners of the nuclei's hull" if outlines is None else f"yellow: box; {', '.join(outlines)}"
+    )
+    figure.text(0.5, 0.01, f"{key}. R: the patient's right. Research use only.", color="white", fontsize=9, ha="center")
     figure.suptitle(f"{title}: confidence {found.confidence:.2f} ({measures})", color="white", fontsize=11)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
     figure.savefig(path, dpi=90, facecolor="black")

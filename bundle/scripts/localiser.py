@@ -141,7 +141,8 @@ class Localiser:
             write_aside(transform, lambda part: sitk.WriteTransform(found.transform, part))
             if self.pictures:
                 picture = f"{stem}_desc-basalganglia_box.png"
-                write_aside(picture, lambda part: draw(part, maps, affine, found, Path(stem).name))
+                title = f"{'Simulated. ' if is_simulated(name) else ''}{stem.name}"
+                write_aside(picture, lambda part: draw(part, maps, affine, found, title))
             write_json(f"{stem}_desc-basalganglia_box.json", content)
         except OSError as error:
             if not self._warned:
@@ -166,6 +167,13 @@ def describe(root: Path) -> None:
             "GeneratedBy": [GENERATED_BY],
         }
         write_json(path, content)
+
+
+def is_simulated(name: str) -> bool:
+    """Whether the cohort that a map's path lies in says that it is simulated."""
+    root = next((parent.parent for parent in Path(name).parents if parent.name.startswith("sub-")), None)
+    path = root / "dataset_description.json" if root else None
+    return path is not None and path.is_file() and "simulated" in path.read_text(errors="replace").lower()
 
 
 def code_hash() -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from scripts.errors import InputError, input_error_in
 from scripts.localise_picture import draw
-from scripts.localiser import Localiser, code_hash, fingerprint
+from scripts.localiser import Localiser, code_hash, fingerprint, is_simulated
 from scripts.nuclei import LABELS, NUCLEI, NucleiReader, data_dictionary
 from scripts.provenance import bundle_version, check_output_dir, write_aside, write_json
 from scripts.transforms import CheckMapsd, LoadImageMapsd
@@ -100,10 +100,9 @@ def one_scan(
     label_image = nib.Nifti1Image(labels, affine)
     write_aside(f"{stem}_desc-nuclei_dseg.nii.gz", lambda part: nib.save(label_image, part))
     if pictures:
+        title = f"{'Simulated. ' if is_simulated(scan['image'][0]) else ''}{scan['scan_id']}"
         outlines = {name: np.isin(labels, [LABELS[f"{side}_{name}"] for side in ("left", "right")]) for name in NUCLEI}
-        write_aside(
-            f"{stem}_desc-nuclei_dseg.png", lambda part: draw(part, maps, affine, found, scan["scan_id"], outlines)
-        )
+        write_aside(f"{stem}_desc-nuclei_dseg.png", lambda part: draw(part, maps, affine, found, title, outlines))
     write_json(kept, {**key, "Nuclei": {n: None if math.isnan(v) else v for n, v in row.items()}})
     return row
 

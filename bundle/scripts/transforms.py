@@ -194,7 +194,7 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
         if box is None:
             raise InputError(
                 f"{name}: no basal ganglia box; add derivatives/basalganglia/.../*_desc-basalganglia_box.json,"
-                " or use --localise auto to find it, or whole for a scan cut to the basal ganglia"
+                " or use --localise auto to find it, or --localise whole for a scan cut to them"
             )
         ranges = oriented_box(box, np.asarray(image.meta["original_affine"]), np.asarray(image.affine))
         if any(low < 0 or high > size for (low, high), size in zip(ranges, shape, strict=True)):
