@@ -126,7 +126,9 @@ def main() -> None:
         print(f"    of it {name:26}{taken * 1e3:8.0f}")
     print(f"start of Python and packages: {result['start_up']:.1f} s, once a run")
     ratio = result["wall"]["ratio"]
-    print(f"ratio {ratio:.2f} by the clock, {result['cpu']['ratio']:.2f} in CPU seconds, which other work does not change")
+    print(
+        f"ratio {ratio:.2f} by the clock, {result['cpu']['ratio']:.2f} in CPU seconds, which other work does not change"
+    )
     print(f"goal <= {GOAL}: {'met' if result['met'] else 'NOT met'}")
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
