@@ -71,7 +71,7 @@ def moved_head(
 
     Args:
         number: seed of everything.
-        templates: of the whole head, `anatomy.load_templates(anatomy.WHOLE_HEAD_MM)`.
+        templates: of the whole head, `anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)`.
         grid: key of GRIDS.
         turn_deg, shift_mm, tilt_deg: largest turn about and shift along each axis, and largest tilt of the slices.
         skull: whether T1W shows the skull; None lets the number decide.
@@ -137,4 +137,4 @@ def moved_head(
 
 def whole_head() -> anatomy.Templates:
     """The phantom's templates from the neck to above the vertex."""
-    return anatomy.load_templates(anatomy.WHOLE_HEAD_MM)
+    return anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)

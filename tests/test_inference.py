@@ -17,8 +17,9 @@ from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from refusal import refused
 
+from scripts.batch import ScanStream
 from scripts.cohort import find_scans
-from scripts.inference import QNetInferer, Resultd, ScanStream, input_slices
+from scripts.inference import QNetInferer, Resultd, input_slices, to_input_grid
 from scripts.networks import QNet, load_weights, save_weights
 from scripts.provenance import check_trained_with
 from scripts.transforms import preprocessing
@@ -84,9 +85,11 @@ def test_a_good_run_ends_well_and_leaves_only_results(good):
     assert done.returncode == 0, done.stderr
     assert "error:" not in done.stderr
     scans = {
-        f"{name}/{name}_{kind}" for name in ("sub-01", "sub-02") for kind in ("prediction.json", "evidence.nii.gz")
+        f"{name}/{name}_{kind}"
+        for name in ("sub-01", "sub-02")
+        for kind in ("prediction.json", "evidence.nii.gz", "report.html", "report.pdf")
     }
-    assert files(output) == {"predictions.csv", *scans}
+    assert files(output) == {"predictions.csv", "summary.html", "run.json", *scans}
 
 
 def test_the_json_holds_what_the_network_says_of_the_scan(good, weights):
@@ -115,6 +118,7 @@ def test_the_json_says_what_made_it(good, weights):
         made["software"]["torch"] == torch.__version__.split("+")[0] or made["software"]["torch"] == torch.__version__
     )
     assert made["input"]["maps"] == 6
+    assert not any(str(good[1]) in str(value) for value in made["settings"].values())  # no place, it may hold a name
     for key, value in {**SETTINGS, "region": "cropped", "threshold": 0.5, "stretch_percentiles": [0.5, 99.5]}.items():
         assert made["settings"][key] == value
 
@@ -169,7 +173,7 @@ def test_one_bad_scan_is_reported_and_the_others_are_done(weights, cohort, tmp_p
     }
     failed = next(row for row in rows if row["status"] == "failed")
     assert str(damaged) in failed["message"] and failed["probability_HH"] == failed["class"] == ""
-    written = {path.parts[-2] for path in (tmp_path / "output").rglob("*.json")}
+    written = {path.parts[-2] for path in (tmp_path / "output").rglob("*_prediction.json")}
     assert written == {"sub-01", "sub-03", "sub-04"}
 
 
@@ -203,7 +207,7 @@ def test_a_batch_of_bad_scans_only_is_reported_too(weights, cohort, tmp_path):
     with refused("4 of 4 scans failed"):
         run(workflow(weights, cohort, tmp_path / "output"))
     assert [row["status"] for row in table(tmp_path / "output")] == ["failed"] * 4
-    assert files(tmp_path / "output") == {"predictions.csv"}
+    assert files(tmp_path / "output") == {"predictions.csv", "summary.html", "run.json"}
 
 
 def test_weights_of_other_settings_are_refused_before_anything_is_written(weights, shared_cohort, tmp_path):
@@ -235,6 +239,13 @@ def test_a_fault_that_is_not_the_inputs_is_not_hidden():
 
     with pytest.raises(ZeroDivisionError):
         list(ScanStream([{"scan_id": "sub-01"}], faulty))
+
+
+@pytest.mark.parametrize(("outputs", "word"), [(["json", "poem"], "poem"), (["evidence"], "json")])
+def test_outputs_that_cannot_be_are_refused(weights, shared_cohort, tmp_path, outputs, word):
+    with refused("outputs", word):
+        run(workflow(weights, shared_cohort, tmp_path / "output", outputs=outputs))
+    assert not (tmp_path / "output").exists()
 
 
 # --- the parts ------------------------------------------------------------------------------------
@@ -283,6 +294,28 @@ def test_each_network_slice_names_its_slice_of_the_file(tmp_path, codes, axis):
     box[axis] = [2, 11] if rising else [12 - 11, 12 - 2]  # heights 2 to 10, resampled to 3: centres 3, 6, 9
     ready = preprocessing("cropped", [8, 8], 3, [0, 100], "annotated")({"image": paths, "box": box})["image"]
     assert input_slices(ready) == ([3, 6, 9] if rising else [11 - 3, 11 - 6, 11 - 9])
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "SLA", "AIR"])
+@pytest.mark.parametrize("region", ["cropped", "full"])
+def test_evidence_returns_to_the_input_as_monais_own_inverse_returns_it(tmp_path, codes, region):
+    wanted = nib.orientations.axcodes2ornt(codes)
+    rng, paths = np.random.default_rng(0), []
+    for name in ("Chimap", "R2starmap", "T1w"):
+        image = nib.Nifti1Image(rng.random((9, 10, 12)).astype(np.float32), np.diag([2, 2.5, 3, 1.0]))
+        image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
+        paths.append(str(tmp_path / f"scan_{name}.nii.gz"))
+        nib.save(image, paths[-1])
+    box = [[1, size - 2] for size in image.shape]
+    steps = preprocessing(region, [6, 8], 5, [0, 100], "annotated")
+    ready = steps({"image": paths, "box": box})["image"]
+    evidence = MetaTensor(
+        torch.randn(1, 6, 8, 5), meta=dict(ready.meta), applied_operations=list(ready.applied_operations)
+    )
+    ours = to_input_grid(evidence)
+    theirs = steps.inverse({"image": evidence})["image"]
+    torch.testing.assert_close(ours.as_tensor(), theirs.as_tensor())
+    np.testing.assert_allclose(ours.affine, image.affine)
 
 
 def test_the_inferer_gives_probabilities_of_each_scan():

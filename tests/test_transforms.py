@@ -21,6 +21,7 @@ from scripts.transforms import (
     oriented,
     oriented_box,
     preprocessing,
+    quantiles,
 )
 
 MAPS = ("Chimap", "R2starmap", "T1w")
@@ -406,3 +407,12 @@ def test_an_unknown_region_or_localisation_is_refused(region, localise):
 def test_stretch_percentiles_that_do_not_rise_are_refused(lower, upper):
     with refused("percentiles"):
         StretchHistogramd("image", lower, upper)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 4096])
+def test_quantiles_are_torchs_to_the_bit(size):
+    values = torch.from_numpy(np.random.default_rng(size).normal(size=(3, size, 5)).astype(np.float32))
+    wanted = [0.005, 0.5, 0.995, 0.0, 1.0]
+    torch.testing.assert_close(
+        quantiles(values, wanted), torch.quantile(values, torch.tensor(wanted), dim=1), rtol=0, atol=0
+    )

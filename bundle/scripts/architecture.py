@@ -1,14 +1,10 @@
 """A diagram of Q-Net (the paper's Figure 4), with the sizes that the network itself has."""
 
-import os
-from pathlib import Path
-
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from scripts.drawing import VECTOR, save_figure
 from scripts.networks import NUM_CLASSES, QNet
 
 #: Fill of the kinds of block.
@@ -18,7 +14,7 @@ FILLS = {"input": "#eef1f4", "frozen": "#cfe0f1", "sequence": "#f6d9c4", "head":
 def layer_sizes(network: QNet, size: tuple[int, int]) -> list[tuple[str, tuple[int, ...]]]:
     """Name and output shape `[C, H, W]` of the stages of the embedding for one slice of `size`."""
     net, shapes = network.embedding, []
-    stages = {"7×7 conv, BN, ReLU": net.act, "max-pool": net.maxpool}
+    stages = {"7×7 conv,\nBN, ReLU": net.act, "max-pool": net.maxpool}
     stages |= {f"2 ResBlocks ({index})": getattr(net, f"layer{index}") for index in range(1, 5)}
     hooks = [
         stage.register_forward_hook(lambda _, __, out, name=name: shapes.append((name, tuple(out.shape[1:]))))
@@ -31,14 +27,11 @@ def layer_sizes(network: QNet, size: tuple[int, int]) -> list[tuple[str, tuple[i
     return [next(item for item in shapes if item[0] == name) for name in stages]
 
 
-def architecture(
-    num_slices: int, hidden_size: int, output: str | os.PathLike, size: tuple[int, int] = (128, 128)
-) -> list[Path]:
+def architecture(num_slices: int, hidden_size: int, size: tuple[int, int] = (128, 128)) -> Figure:
     """Draw both stages from left to right.
 
     Args:
         num_slices, hidden_size: of `QNet`.
-        output: path without suffix.
         size: H, W of a slice.
     """
     network = QNet(num_slices, hidden_size).eval()
@@ -84,7 +77,7 @@ def architecture(
         arrow(axes, start, end)
     axes.text(9.65, 2.2, "HC / HH of each slice (image level)", fontsize=9, va="center")
     axes.text(11.35, 0.7, "HC / HH of the scan\n(scan level)", fontsize=9, va="center")
-    return save_figure(figure, output, VECTOR)
+    return figure
 
 
 def block(axes: Axes, left: float, bottom: float, width: float, name: str, shape: tuple[int, ...], kind: str) -> None:

@@ -1,14 +1,12 @@
 """How far the probabilities can be taken at their word: calibration curves, Brier score, calibration error."""
 
-import os
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts.drawing import VECTOR, save_figure, styles_of, titled
+from scripts.drawing import styles_of, titled
 from scripts.figures import INPUTS, regions_of
 from scripts.predictions import at_level, scores
 
@@ -43,9 +41,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> Cal
     return Calibration(mean, share, count[filled], float(np.mean((probabilities - labels) ** 2)), ece)
 
 
-def calibration(
-    table: pd.DataFrame, level: str, output: str | os.PathLike, simulated: bool, bins: int = 10
-) -> list[Path]:
+def calibration(table: pd.DataFrame, level: str, simulated: bool, bins: int = 10) -> Figure:
     """Calibration curves with Brier score and expected calibration error, above histograms of the probabilities.
 
     The repeats are pooled. At scan level ResNet and ResNetSWA give the share of slices that voted HH.
@@ -53,7 +49,6 @@ def calibration(
     Args:
         table: from `scripts.predictions.read_predictions`.
         level: `image` or `scan`.
-        output: path without suffix.
         simulated: whether the title must say so.
         bins: equally wide bins over 0..1.
     """
@@ -86,4 +81,4 @@ def calibration(
             axes.grid(color="0.93")
             axes.set_axisbelow(True)
     figure.suptitle(titled(f"Calibration, {level} level", simulated))
-    return save_figure(figure, output, VECTOR)
+    return figure

@@ -89,8 +89,20 @@ def read_box(path: str | Path) -> list[list[int]]:
     """
     try:
         box = json.loads(Path(path).read_text())["Box"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a basal ganglia box; write {{'Box': [[i0,i1],[j0,j1],[k0,k1]]}}") from error
+    return checked_box(box, path)
+
+
+def checked_box(box: Any, path: str | Path) -> list[list[int]]:
+    """A basal ganglia box of the form that `read_box` returns, from the file `path`.
+
+    Raises:
+        InputError: not three rising pairs of whole numbers.
+    """
+    try:
         shaped = [[int(low), int(high)] for low, high in box]
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path}: not a basal ganglia box; write {{'Box': [[i0,i1],[j0,j1],[k0,k1]]}}") from error
     if len(shaped) != 3 or any(low >= high for low, high in shaped) or shaped != [list(pair) for pair in box]:
         raise InputError(f"{path}: Box is {box}; give three rising pairs of whole voxel indices")

@@ -65,7 +65,8 @@ def save_figure(figure: Figure, output: str | os.PathLike, suffixes: Sequence[st
     Returns:
         The paths, in the order of `suffixes`.
     """
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure).draw()
+    figure.set_layout_engine("none")  # laid out once is enough for all formats
     metadata = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
     paths = [Path(f"{output}".removesuffix(".png") + suffix) for suffix in suffixes]
     with matplotlib.rc_context({"svg.hashsalt": "qnet", "hatch.linewidth": 0.6}):

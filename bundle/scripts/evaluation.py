@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.transforms import Compose, Invertd, Transform
+from monai.transforms import Compose, Transform
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from scripts.drawing import VECTOR, save_figure
 from scripts.figures import roc_models
-from scripts.inference import QNetInferer, Resultd, save_nifti
+from scripts.inference import QNetInferer, Resultd, ToInputGridd, save_nifti
 from scripts.networks import QNet, load_weights, resnet, slices_of
 from scripts.predictions import LEVELS, PREDICTION_COLUMNS, read_predictions
 from scripts.provenance import write_aside, write_json, write_table
@@ -99,7 +100,8 @@ def evaluate(
     text = metrics_markdown(summary, simulated)
     write_aside(folder / "metrics.md", lambda part: Path(part).write_text(text))
     panels = [(where["region"], level) for level in LEVELS]
-    roc_models(read_predictions(folder / "predictions.csv"), panels, folder / "roc", simulated)
+    figure = roc_models(read_predictions(folder / "predictions.csv"), panels, simulated)
+    save_figure(figure, folder / "roc", VECTOR)
     print(text)
 
 
@@ -122,7 +124,7 @@ def write_evidence(
         device: what runs the network.
     """
     infer = QNetInferer()
-    to_result = Compose([Resultd(keys="pred"), Invertd(keys="pred", transform=preprocessing, orig_keys="image")])
+    to_result = Compose([Resultd(keys="pred"), ToInputGridd(keys="pred")])
     network.to(device).eval()
     for scan in tqdm(scans, desc="evidence", unit="scan"):
         item = dict(preprocessing(dict(scan)))

@@ -1,12 +1,11 @@
 """Figures drawn from the predictions table and from the learning curves, without any image.
 
-Each function writes a PNG for the screen, and a PDF and an SVG for print. The title says when the cohort is simulated.
+Each function returns a figure, for `scripts.drawing.save_figure`. Its title says when the cohort is simulated.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from matplotlib.ticker import FixedLocator
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from scripts.auc import bootstrap_aucs, clustered_delong, compare, delong, interval
-from scripts.drawing import VECTOR, save_figure, styles_of, titled
+from scripts.drawing import styles_of, titled
 from scripts.predictions import REGIONS, Scores, at_level, ordered, scores
 
 INPUTS = {"full": "full-size input", "cropped": "cropped input"}
@@ -101,10 +100,8 @@ def roc_panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
-def finish_roc(
-    figure: Figure, title: str, table: pd.DataFrame, output: str | os.PathLike, simulated: bool
-) -> list[Path]:
-    """Legends, the title with what curve, band and marker are, and the files."""
+def finish_roc(figure: Figure, title: str, table: pd.DataFrame, simulated: bool) -> Figure:
+    """Legends, the title, and below all what curve, band and marker are."""
     for axes in figure.axes:
         axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
     repeats = table["repeat"].nunique()
@@ -112,18 +109,15 @@ def finish_roc(
     explained = f"{meaning}AUC with 95 % interval over participants; markers: threshold 0.5"
     figure.suptitle(titled(title, simulated))
     figure.supxlabel(f"\n{explained}", fontsize=8, color="0.3")
-    return save_figure(figure, output, VECTOR)
+    return figure
 
 
-def roc_models(
-    table: pd.DataFrame, panels: Sequence[tuple[str, str]], output: str | os.PathLike, simulated: bool
-) -> list[Path]:
+def roc_models(table: pd.DataFrame, panels: Sequence[tuple[str, str]], simulated: bool) -> Figure:
     """ROC curves of all models, a panel a region and level (the paper's Figure 6).
 
     Args:
         table: from `scripts.predictions.read_predictions`.
         panels: region and level (`image` or `scan`) of each panel.
-        output: path without suffix.
         simulated: whether the title must say so.
     """
     styles = styles_of(table["model"])
@@ -133,16 +127,15 @@ def roc_models(
         for index, model in enumerate(chosen.models):
             style = styles[model]
             draw_roc(axes, chosen, index, model, style.marker, color=style.colour, linestyle=style.line)
-    return finish_roc(figure, "ROC of held-out scans", table, output, simulated)
+    return finish_roc(figure, "ROC of held-out scans", table, simulated)
 
 
-def roc_inputs(table: pd.DataFrame, level: str, output: str | os.PathLike, simulated: bool) -> list[Path]:
+def roc_inputs(table: pd.DataFrame, level: str, simulated: bool) -> Figure:
     """ROC curves of full-size against cropped input, a panel a model (the paper's Figures 5 and 8).
 
     Args:
         table: from `scripts.predictions.read_predictions`.
         level: `image` or `scan`.
-        output: path without suffix.
         simulated: whether the title must say so.
     """
     models, styles = models_of(table, level), styles_of(table["model"])
@@ -153,13 +146,11 @@ def roc_inputs(table: pd.DataFrame, level: str, output: str | os.PathLike, simul
             line, width, marker = INPUT_STYLE[region]
             look = {"color": styles[model].colour, "linestyle": line, "linewidth": width}
             draw_roc(axes, scores(rows, region, level), 0, region, marker, **look)
-    return finish_roc(figure, f"Full-size against cropped input, {level} level", table, output, simulated)
+    return finish_roc(figure, f"Full-size against cropped input, {level} level", table, simulated)
 
 
 # --- box plots of bootstrapped AUCs: the paper's Figure 7 -----------------------------------------------------------
-def auc_boxes(
-    table: pd.DataFrame, level: str, output: str | os.PathLike, simulated: bool, samples: int, seed: int
-) -> list[Path]:
+def auc_boxes(table: pd.DataFrame, level: str, simulated: bool, samples: int, seed: int) -> Figure:
     """Box plots of bootstrapped AUCs, a panel a region, with the significance of DeLong's tests (the paper's Figure 7).
 
     Whole participants are drawn. At image level each pair has two marks: DeLong on slices as in the paper's Table 2,
@@ -168,7 +159,6 @@ def auc_boxes(
     Args:
         table: from `scripts.predictions.read_predictions`.
         level: `image` or `scan`.
-        output: path without suffix.
         simulated: whether the title must say so.
         samples: bootstrap samples.
         seed: of the bootstrap.
@@ -205,7 +195,7 @@ def auc_boxes(
     clustered = "; in brackets: slices of a participant as a cluster" if level == "image" else ""
     figure.suptitle(titled(f"Bootstrapped AUC, {level} level", simulated))
     figure.supxlabel(f"\n{samples} samples of participants; DeLong's test{clustered}", fontsize=8, color="0.3")
-    return save_figure(figure, output, VECTOR)
+    return figure
 
 
 def significance_marks(chosen: Scores, level: str) -> dict[tuple[int, int], str]:
@@ -220,13 +210,12 @@ def significance_marks(chosen: Scores, level: str) -> dict[tuple[int, int], str]
 
 
 # --- ours: confusion matrices and learning curves ---------------------------------------------------------------------
-def confusion_matrices(table: pd.DataFrame, level: str, output: str | os.PathLike, simulated: bool) -> list[Path]:
+def confusion_matrices(table: pd.DataFrame, level: str, simulated: bool) -> Figure:
     """Confusion matrices at a threshold of 0.5, counts (summed over the repeats) and rates of each true group.
 
     Args:
         table: from `scripts.predictions.read_predictions`.
         level: `image` or `scan`.
-        output: path without suffix.
         simulated: whether the title must say so.
     """
     regions, models = regions_of(at_level(table, level)), models_of(table, level)
@@ -250,17 +239,14 @@ def confusion_matrices(table: pd.DataFrame, level: str, output: str | os.PathLik
     repeats = table["repeat"].nunique()
     summed = f"\ncounts summed over {repeats} repeats" if repeats > 1 else ""
     figure.suptitle(titled(f"Confusion matrices, {level} level", simulated) + summed)
-    return save_figure(figure, output, VECTOR)
+    return figure
 
 
-def learning_curves(
-    stages: Mapping[str, Sequence[str | os.PathLike]], output: str | os.PathLike, title: str
-) -> list[Path]:
+def learning_curves(stages: Mapping[str, Sequence[str | os.PathLike]], title: str) -> Figure:
     """Loss and AUC by epoch, a column a stage: mean over the folds, band from the lowest to the highest fold.
 
     Args:
         stages: title of the stage -> CSVs that `scripts.handlers.LearningCurve` wrote, one a fold.
-        output: path without suffix.
         title: above the picture.
     """
     figure = Figure(figsize=(4.4 * len(stages), 5.6), layout="constrained")
@@ -277,7 +263,7 @@ def learning_curves(
         for axes in (loss_axes, auc_axes):
             axes.grid(color="0.93")
     figure.suptitle(title)
-    return save_figure(figure, output, VECTOR)
+    return figure
 
 
 def draw_over_folds(axes: Axes, folds: pd.DataFrame, column: str, label: str, **style: object) -> None:

@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from scripts import figures
 from scripts.calibration import calibration
-from scripts.drawing import titled
+from scripts.drawing import VECTOR, save_figure, titled
 from scripts.predictions import LEVELS, REGIONS, at_level
 
 #: File name -> caption, in the order of the report. Numbers in the names are the paper's.
@@ -64,7 +65,7 @@ def draw_predictions(
         "image": ("figure5_roc_inputs", "figure6_roc_models", "figure7_auc_boxes"),
         "scan": ("figure8_roc_inputs_scan", "roc_models_scan", "auc_boxes_scan"),
     }
-    drawings: dict[str, Callable[..., list[Path]]] = {}
+    drawings: dict[str, Callable[..., Figure]] = {}
     for level in [level for level in LEVELS if regions[level]]:
         inputs, models, boxes = names[level]
         drawings[inputs] = partial(figures.roc_inputs, table, level)
@@ -74,7 +75,7 @@ def draw_predictions(
         drawings[f"confusion_{level}"] = partial(figures.confusion_matrices, table, level)
     written = []
     for name, draw in tqdm(drawings.items(), desc="figures", unit="figure"):
-        written += draw(output=folder / name, simulated=simulated)
+        written += save_figure(draw(simulated=simulated), folder / name, VECTOR)
     return written
 
 
@@ -97,5 +98,6 @@ def draw_learning_curves(folds_dir: str | os.PathLike, figures_dir: str | os.Pat
         stages = {title: paths for title, paths in found.items() if paths}
         if stages:
             title = titled(f"Learning curves, {figures.INPUTS[region]}", simulated)
-            written += figures.learning_curves(stages, Path(figures_dir) / f"learning_curves_{region}", title)
+            figure = figures.learning_curves(stages, title)
+            written += save_figure(figure, Path(figures_dir) / f"learning_curves_{region}", VECTOR)
     return written

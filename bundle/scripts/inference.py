@@ -1,25 +1,20 @@
-"""From a network input to what a user keeps: probability, class, per-slice probabilities and the evidence volume."""
+"""From a network input to a scan's result: probability, class, per-slice probabilities and the evidence volume."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from ignite.engine import Engine, Events
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from torch import Tensor
-from torch.utils.data import IterableDataset
-from tqdm import tqdm
+from torch.nn.functional import interpolate
 
 from scripts.cohort import GROUPS
-from scripts.errors import InputError, input_error_in
+from scripts.errors import InputError
 from scripts.networks import QNet
-from scripts.provenance import write_aside, write_json, write_table
 
 CLASS_NAMES = {index: name for name, index in GROUPS.items()}
 
@@ -45,7 +40,7 @@ class QNetInferer(Inferer):
 class Resultd(MapTransform):
     """Split what `QNetInferer` gave for one scan: `result`, a plain dictionary, and `pred`, the evidence volume.
 
-    The evidence takes over the image's metadata, so that `Invertd` can bring it back to the input's own grid.
+    The evidence `[1, H, W, S]` takes over the image's metadata, which says how to bring it back to the input's grid.
 
     Args:
         keys: the inferer's output.
@@ -90,83 +85,50 @@ def input_slices(image: MetaTensor) -> list[int]:
     return [int(v) for v in np.rint(stored[axis])]
 
 
-class ScanStream(IterableDataset):
-    """Preprocessed scans one after the other; a bad one is noted in `failures` and the others go on.
+class ToInputGridd(MapTransform):
+    """Bring a volume from the network's grid back to the grid of the input file; 0 outside the network's crop.
+
+    Does what `Invertd` over the preprocessing does, but in one pass and from metadata alone: it shares no state with
+    the preprocessing, which reads further scans in other threads at the same time.
 
     Args:
-        data: items from `scripts.cohort.find_scans`.
-        transform: the preprocessing.
+        keys: MetaTensors `[C, H, W, S]` with the metadata of the preprocessed image; become `[C, I, J, K]`.
+        network_key: if given, the volume on the network's grid is kept under this name.
     """
 
-    def __init__(self, data: Sequence[dict[str, Any]], transform: Callable) -> None:
-        super().__init__()
-        self.data = data
-        self.transform = transform
-        self.failures: dict[str, str] = {}
+    def __init__(self, keys: KeysCollection, network_key: str | None = None) -> None:
+        super().__init__(keys)
+        self.network_key = network_key
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        self.failures = {}
-        for item in tqdm(self.data, desc="inference", unit="scan"):
-            try:
-                ready = self.transform(item)
-            except Exception as error:
-                bad_input = input_error_in(error)
-                if bad_input is None:
-                    raise
-                self.failures[item["scan_id"]] = str(bad_input)
-                continue
-            yield {key: ready[key] for key in ("image", "participant_id", "scan_id")}
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            if self.network_key:
+                data[self.network_key] = data[key].as_tensor()
+            data[key] = to_input_grid(data[key])
+        return data
 
 
-class ResultWriter:
-    """Write each scan's JSON and evidence NIfTI as it is done, and one CSV for all at the end.
-
-    Args:
-        output_dir: gets `<scan_id>_prediction.json`, `<scan_id>_evidence.nii.gz` and `predictions.csv`.
-        provenance: called once the engine has started; its result goes into every JSON.
-    """
-
-    COLUMNS = ("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message")
-
-    def __init__(self, output_dir: str | os.PathLike, provenance: dict[str, Any]) -> None:
-        self.output_dir = Path(output_dir)
-        self.provenance = provenance
-        self.rows: list[dict[str, Any]] = []
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
-
-    def write(self, engine: Engine) -> None:
-        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            result, evidence = output["result"], output["pred"]
-            who = {"participant_id": item["participant_id"], "scan_id": item["scan_id"]}
-            stem = self.output_dir / item["participant_id"] / item["scan_id"]
-            write_aside(f"{stem}_evidence.nii.gz", lambda part, volume=evidence: save_nifti(volume, part))
-            write_json(f"{stem}_prediction.json", {**who, **result, "provenance": self.provenance})
-            scan = {"probability_HH": result["probability_HH"], "class": result["class"]}
-            self.rows.append({**who, "status": "ok", **scan})
-            self.rows += [{**who, "status": "ok", **row} for row in result["slices"]]
-
-    def finish(self, stream: ScanStream) -> None:
-        """Write the CSV: a row a scan (empty `slice`), a row a slice, and a row for each scan that failed.
-
-        Raises:
-            InputError: some scans failed; the CSV says which and why.
-        """
-        for item in stream.data:
-            if item["scan_id"] in stream.failures:
-                who = {"participant_id": item["participant_id"], "scan_id": item["scan_id"]}
-                self.rows.append({**who, "status": "failed", "message": stream.failures[item["scan_id"]]})
-        path = self.output_dir / "predictions.csv"
-        write_table(path, self.COLUMNS, self.rows)
-        if stream.failures:
-            first = next(iter(stream.failures.values()))
-            raise InputError(
-                f"{len(stream.failures)} of {len(stream.data)} scans failed, the others are done;"
-                f" {path} says why (first: {first})"
-            )
+def to_input_grid(volume: MetaTensor) -> MetaTensor:
+    """`[C, H, W, S]` on the network's grid -> `[C, I, J, K]` on the input's, interpolated (see ToInputGridd)."""
+    stored_affine = np.asarray(volume.meta["original_affine"], dtype=np.float64)
+    shape = [int(size) for size in volume.applied_operations[0]["orig_size"]]
+    # voxel of the network's grid -> voxel of the file: a scale, a flip and a permutation of axes
+    step = np.linalg.solve(stored_affine, volume.affine.cpu().numpy().astype(np.float64))
+    axes = [int(axis) for axis in np.abs(step[:3, :3]).argmax(axis=0)]  # the file's axis of H, W, S
+    size = volume.shape[1:]
+    ends = [step[:3, :3] @ corner + step[:3, 3] for corner in ([-0.5] * 3, [n - 0.5 for n in size])]
+    box = np.rint(np.sort(ends, axis=0) + 0.5).astype(int)  # half-open ranges of the crop in the file
+    part = interpolate(
+        volume.as_tensor()[None], [int(box[1][a] - box[0][a]) for a in axes], mode="trilinear", align_corners=False
+    )[0]
+    part = part.flip([1 + n for n in range(3) if step[axes[n], n] < 0])
+    part = part.permute(0, *(1 + axes.index(axis) for axis in range(3)))
+    full = torch.zeros(volume.shape[0], *shape, dtype=part.dtype, device=part.device)
+    full[(slice(None), *(slice(low, high) for low, high in box.T))] = part
+    return MetaTensor(full, affine=torch.from_numpy(stored_affine), meta={"original_affine": stored_affine})
 
 
 def save_nifti(volume: MetaTensor, path: str) -> None:
     """Write `[1, I, J, K]` as a float32 NIfTI on its own grid."""
-    nib.save(nib.Nifti1Image(volume[0].numpy().astype(np.float32), volume.affine.numpy()), path)
+    nib.save(nib.Nifti1Image(volume[0].cpu().numpy().astype(np.float32), volume.affine.cpu().numpy()), path)

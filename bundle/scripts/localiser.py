@@ -18,7 +18,7 @@ from scripts import registration
 from scripts.errors import InputError
 from scripts.localise import Found, check_scan, locate, weakest
 from scripts.localise_picture import draw
-from scripts.provenance import bundle_version, write_aside, write_json
+from scripts.provenance import bundle_version, simulated, write_aside, write_json
 from scripts.template import Template, load_template
 
 #: Where found boxes are kept, below the cohort's root.
@@ -172,8 +172,7 @@ def describe(root: Path) -> None:
 def is_simulated(name: str) -> bool:
     """Whether the cohort that a map's path lies in says that it is simulated."""
     root = next((parent.parent for parent in Path(name).parents if parent.name.startswith("sub-")), None)
-    path = root / "dataset_description.json" if root else None
-    return path is not None and path.is_file() and "simulated" in path.read_text(errors="replace").lower()
+    return root is not None and simulated(root)
 
 
 def code_hash() -> str:
@@ -218,7 +217,7 @@ def check_localiser(localise: str, localiser: Localiser, scans: Sequence[Mapping
     bare = [scan for scan in scans if scan.get("box") is None]
     if bare and localise == "annotated":
         raise InputError(
-            f"{bare[0]['image'][0]}: no basal ganglia box ({len(bare)} of {len(scans)} scans have none); annotate it,"
+            f"{bare[0]['scan_id']}: no basal ganglia box ({len(bare)} of {len(scans)} scans have none); annotate it,"
             " or use --localise auto"
         )
     if bare and localise == "auto":

@@ -67,7 +67,7 @@ class Outcome:
     def chosen(self, each: int) -> list[str]:
         """Subjects to look at, `each` of every group: half of them wrongly classified, as far as there are, by name."""
         right, names = self.predicted == self.groups, []
-        for group in GROUPS:
+        for group in ("HH", "HC"):
             good, bad = (self.groups.index[(self.groups == group) & (right == wanted)] for wanted in (True, False))
             wrong = max(min(each // 2, len(bad)), min(each - len(good), len(bad)), 0)
             names += sorted([*good[: each - wrong], *bad[:wrong]])

@@ -36,11 +36,12 @@ figure img{max-width:100%;border:1px solid var(--line);border-radius:4px;backgro
 figcaption,.caption{font-size:13.5px;color:var(--faint);max-width:80ch;margin:.3em 0}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:13.5px;margin:.6em 0;font-variant-numeric:tabular-nums}
-th,td{padding:.28em .8em;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+th,td{padding:.28em .6em;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 th{background:var(--wash);font-weight:600}
 table.sortable th{cursor:pointer;white-space:nowrap}
 table.sortable th::after{content:" \\2195";color:#a9b4c0}
 td.number{text-align:right}
+td.short{white-space:nowrap}
 td.wrong{background:#fdeaea}
 .message{background:var(--wash);border-left:3px solid #d7a33b;padding:.5em .9em;margin:1em 0}
 .headline{display:flex;flex-wrap:wrap;gap:1em;margin:1em 0}
@@ -142,7 +143,7 @@ def _cell(value: Any) -> str:
 
 
 def markdown_tables(source: str) -> str:
-    """Captions and tables of a Markdown file that `scripts.markup` wrote, as HTML."""
+    """Titles, tables and notes of a Markdown file that `scripts.markup` wrote, as HTML."""
     parts, rows = [], []
     for line in [*source.splitlines(), ""]:
         if line.startswith("|"):
@@ -150,10 +151,13 @@ def markdown_tables(source: str) -> str:
             rows.append([re.sub(r"\\(.)", r"\1", cell.strip()) for cell in cells])
             continue
         if rows:
-            parts.append(table(rows[0], rows[2:]))
+            parts.append(table(rows[0], [[Cell(text(cell), "short") for cell in row] for row in rows[2:]]))
             rows = []
-        if line.strip():
-            parts.append(paragraph(re.sub(r"\\(.)", r"\1", line.strip()), "caption"))
+        plain_line = re.sub(r"\\(.)", r"\1", line.strip())
+        if plain_line.startswith("**"):
+            parts.append(f"<h3>{text(plain_line[2:-2])}</h3>")
+        elif plain_line:
+            parts.append(paragraph(plain_line, "caption"))
     return "".join(parts)
 
 

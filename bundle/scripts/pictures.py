@@ -1,6 +1,6 @@
 """Pictures drawn from images: augmented samples, example maps and evidence maps.
 
-Each function writes a PNG for the screen and a PDF for print beside it.
+Samples of augmentation are written by their function; the others return a figure for `scripts.drawing.save_figure`.
 """
 
 from __future__ import annotations
@@ -84,12 +84,11 @@ DISPLAY = (("QSM (ppm)", (-0.1, 0.25)), ("R2* (1/s)", (0, 90)), ("T1W", None))
 OUTLINE = 0.5
 
 
-def example_maps(scans: Mapping[str, Mapping[str, Any]], output: str | os.PathLike, title: str) -> list[Path]:
+def example_maps(scans: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     """The three maps of some subjects at the middle basal ganglia slice, box drawn (the paper's Figure 1).
 
     Args:
         scans: row title -> item of `scripts.cohort.find_scans`.
-        output: path without suffix.
         title: above the picture.
     """
     figure = Figure(figsize=(8, 2.75 * len(scans) + 0.4), layout="constrained")
@@ -107,7 +106,7 @@ def example_maps(scans: Mapping[str, Mapping[str, Any]], output: str | os.PathLi
     for axes, (label, _) in zip(grid[0], DISPLAY, strict=True):
         axes.set_title(label)
     figure.suptitle(title)
-    return save_figure(figure, output)
+    return figure
 
 
 def shown_volume(
@@ -160,30 +159,30 @@ class Explained:
     probability: float
 
     def planes(self, region: str) -> tuple[np.ndarray, np.ndarray]:
-        """QSM and evidence (-1..1) `[H, W]`, at the basal ganglia slice with most evidence, within the region."""
+        """QSM and evidence (-1..1) `[H, W]` within the region, at the slice with most evidence of the middle half."""
         qsm, (rows, columns, slices) = shown_volume(self.scan["image"][0], self.scan.get("box"))
         heat, _ = shown_volume(self.evidence, None)
         strength = np.abs(heat)
-        plane = slices[0] + int(strength[:, :, slice(*slices)].sum((0, 1)).argmax())
+        quarter = (slices[1] - slices[0]) // 4
+        first, last = slices[0] + quarter, slices[1] - quarter
+        plane = first + int(strength[:, :, first:last].sum((0, 1)).argmax())
         part = (slice(*rows), slice(*columns), plane) if region == "cropped" else (slice(None), slice(None), plane)
         return qsm[part], heat[part] / (float(strength.max()) or 1.0)
 
 
-def evidence_overlays(
-    explained: Sequence[Explained], region: str, output: str | os.PathLike, simulated: bool
-) -> list[Path]:
+def evidence_overlays(explained: Sequence[Explained], region: str, simulated: bool) -> Figure:
     """QSM without and with Q-Net's evidence, a column a scan (the paper's Figures 9, full, and 10, cropped).
 
     Args:
         explained: the scans.
         region: `full` shows whole slices, `cropped` the box.
-        output: path without suffix.
         simulated: whether the title must say so.
     """
-    figure = Figure(figsize=(2.3 * len(explained) + 0.9, 5.8), layout="constrained")
+    planes = [item.planes(region) for item in explained]
+    tallest = max(qsm.shape[0] / qsm.shape[1] for qsm, _ in planes)
+    figure = Figure(figsize=(2.3 * len(explained) + 0.9, 4.4 * tallest + 1.5), layout="constrained")
     grid = figure.subplots(2, len(explained), squeeze=False)
-    for (plain, overlaid), item in zip(grid.T, explained, strict=True):
-        qsm, share = item.planes(region)
+    for (plain, overlaid), item, (qsm, share) in zip(grid.T, explained, planes, strict=True):
         draw_map(plain, qsm, 0)
         heat = draw_evidence(overlaid, qsm, share)
         right = item.predicted == item.group
@@ -196,7 +195,7 @@ def evidence_overlays(
     bar.set_label("for HC  ←  evidence (share of the scan's strongest)  →  for HH", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     figure.suptitle(titled(f"Evidence of Q-Net on held-out scans, {region} input", simulated))
-    return save_figure(figure, output)
+    return figure
 
 
 def subject_strip(scan: Mapping[str, Any], evidence: Mapping[str, str | os.PathLike]) -> Figure:

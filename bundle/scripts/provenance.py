@@ -14,7 +14,7 @@ from typing import Any
 
 import ignite.distributed as idist
 
-from scripts.errors import InputError
+from scripts.errors import InputError, reason
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
@@ -172,6 +172,23 @@ def record(weights: list[str], dataset_dir: str | os.PathLike, resolved: Mapping
         "weights": {Path(path).name: sha256(path) for path in weights},
         "input": cohort_fingerprint(dataset_dir),
     }
+
+
+def read_record(path: str | os.PathLike) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is no such file.
+
+    Raises:
+        InputError: the file is no JSON object.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a JSON record ({reason(error)}); restore or delete it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not a JSON record; restore or delete it")
+    return content
 
 
 def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from scripts import page, sections
 from scripts.architecture import architecture
-from scripts.drawing import titled
+from scripts.drawing import VECTOR, save_figure, titled
 from scripts.errors import InputError
 from scripts.outcome import Outcome, read_outcome
 from scripts.page import Section
@@ -19,7 +19,7 @@ from scripts.predictions import at_level
 from scripts.provenance import cohort_fingerprint, write_aside
 from scripts.statistics import THRESHOLD
 from scripts.subjects import cohort_figure
-from scripts.viewer import viewer
+from scripts.viewer import niivue_script, viewer
 
 
 def cross_validation_report(
@@ -47,7 +47,14 @@ def cross_validation_report(
     Raises:
         InputError: a file of the run is missing, the cohort is another one, or the page would be too large.
     """
+    limit, script = int(page_limit_mb * 1e6), niivue_script() if viewer_subjects else ""
+    if len(script) >= limit:
+        raise InputError(
+            f"page_limit_mb is {page_limit_mb:g}, but the viewer alone takes {len(script) / 1e6:.1f} MB; raise it"
+        )
     outcome = read_outcome(output_dir, dataset_dir)
+    tables = sections.tables(outcome.folder / "tables")
+    sections.check_figures(outcome.folder / "figures")
     same_cohort = cohort_fingerprint(dataset_dir)["sha256"] == outcome.record["input"]["sha256"]
     left_out = draw_images(outcome, examples)
     shown = outcome.chosen(viewer_subjects)
@@ -58,17 +65,17 @@ def cross_validation_report(
         Section("summary", "Summary", sections.summary(outcome, same_cohort)),
         Section("cohort", "Cohort", sections.cohort(outcome)),
         Section("configuration", "Configuration", sections.configuration(outcome.record["settings"])),
-        Section("tables", "Tables", sections.tables(outcome.folder / "tables")),
+        Section("tables", "Tables", tables),
         Section("figures", "Figures", sections.figures(outcome.folder / "figures", left_out)),
         Section("subjects", "Subjects", sections.subjects(outcome, shown, strips)),
         Section("provenance", "Provenance", sections.provenance(outcome.record)),
         Section("checklists", "Checklists", sections.checklists(outcome)),
     ]
     title = f"Q-Net cross-validation on a {'simulated cohort' if outcome.simulated else 'cohort'}"
-    limit, scripts, note = int(page_limit_mb * 1e6), "", page.note(outcome.simulated)
+    scripts, note = "", page.note(outcome.simulated)
     if shown:
         spent = len(page.page(title, note, parts).encode())
-        body, scripts = viewer([volume_entry(outcome, name) for name in shown], limit - spent - 10_000)
+        body, scripts = viewer([volume_entry(outcome, name) for name in shown], script, limit - spent - 10_000)
         parts.insert(6, Section("viewer", "Viewer", body))
     content = page.page(title, note, parts, scripts).encode()
     if len(content) > limit:
@@ -86,19 +93,21 @@ def draw_images(outcome: Outcome, examples: int) -> dict[str, str]:
     folder, simulated, left_out = outcome.folder / "figures", outcome.simulated, {}
     first = [outcome.groups.index[outcome.groups == group][0] for group in ("HH", "HC")]
     rows = {f"{outcome.groups[name]}, {name}": outcome.scans[name][0] for name in first}
-    example_maps(rows, folder / "figure1_example_maps", titled("One subject of each group", simulated))
+    examples_of_maps = example_maps(rows, titled("One subject of each group", simulated))
+    save_figure(examples_of_maps, folder / "figure1_example_maps")
     if outcome.people is None:
         left_out["figure2_cohort"] = outcome.why_not
     else:
-        cohort_figure(outcome.people, folder / "figure2_cohort", simulated)
+        save_figure(cohort_figure(outcome.people, simulated), folder / "figure2_cohort", VECTOR)
     settings = outcome.record["settings"]
     if {"num_slices", "hidden_size"} <= settings.keys():
-        architecture(settings["num_slices"], settings["hidden_size"], folder / "figure4_architecture")
+        diagram = architecture(settings["num_slices"], settings["hidden_size"])
+        save_figure(diagram, folder / "figure4_architecture", VECTOR)
     for number, region in ((9, "full"), (10, "cropped")):
         name, names = f"figure{number}_evidence_{region}", outcome.chosen(examples)
         found = [explained(outcome, n, region) for n in names if region in outcome.evidence(outcome.scans[n][0])]
         if found:
-            evidence_overlays(found, region, folder / name, simulated)
+            save_figure(evidence_overlays(found, region, simulated), folder / name)
         else:
             left_out[name] = f"{outcome.folder / 'evidence' / region} holds no evidence map of these subjects"
     return left_out
@@ -134,4 +143,5 @@ def volume_entry(outcome: Outcome, name: str) -> dict[str, Any]:
         f" {predicted}, {'correct' if predicted == group else 'WRONG'}"
     )
     scan = outcome.scans[name][0]
-    return {"title": f"{name} ({group})", "about": about, "scan": scan, "evidence": outcome.evidence(scan)}
+    evidence = dict(sorted(outcome.evidence(scan).items(), key=lambda item: item[0] != region))  # the main one first
+    return {"title": f"{name} ({group})", "about": about, "scan": scan, "evidence": evidence}

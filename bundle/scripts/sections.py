@@ -110,22 +110,25 @@ def tables(folder: Path) -> str:
     return "".join(parts)
 
 
-def figures(folder: Path, left_out: Mapping[str, str]) -> str:
-    """Every figure that was drawn, as vectors where there are such; and why others were not.
+def check_figures(folder: Path) -> None:
+    """Refuse a folder without the figures of the predictions, before any is drawn from images.
 
     Raises:
         InputError: no ROC curve is there.
     """
-    parts, drawn = [], set()
+    if not any((folder / f"{name}.svg").exists() for name in ("figure6_roc_models", "roc_models_scan")):
+        raise InputError(f"{folder}: holds no ROC curve; run the analysis of the cross-validation first")
+
+
+def figures(folder: Path, left_out: Mapping[str, str]) -> str:
+    """Every figure that was drawn, as vectors where there are such; and why others were not."""
+    parts = []
     for name, caption in CAPTIONS.items():
         path = next((p for p in (folder / f"{name}.svg", folder / f"{name}.png") if p.exists()), None)
         if name in left_out:
             parts.append(message(f"{caption} {left_out[name]}"))
         elif path:
-            drawn.add(name)
             parts.append(page.picture(path, caption))
-    if not drawn & {"figure6_roc_models", "roc_models_scan"}:
-        raise InputError(f"{folder}: holds no ROC curve; run the analysis of the cross-validation first")
     return "".join(parts)
 
 

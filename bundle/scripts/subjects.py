@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from scripts.cohort import read_participants
-from scripts.drawing import GROUP_STYLE, VECTOR, save_figure, titled
+from scripts.drawing import GROUP_STYLE, titled
 from scripts.errors import InputError
 
 #: Values of the BIDS column `sex`, in lower case.
@@ -58,12 +58,11 @@ def summary(subjects: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cohort_figure(subjects: pd.DataFrame, output: str | os.PathLike, simulated: bool) -> list[Path]:
+def cohort_figure(subjects: pd.DataFrame, simulated: bool) -> Figure:
     """Age and sex of the cohort, stacked by group (the paper's Figure 2).
 
     Args:
         subjects: from `demographics`: columns `group`, `age` (years, may be NaN) and `sex`.
-        output: path without suffix.
         simulated: whether the title must say so.
     """
     figure = Figure(figsize=(8.6, 3.8), layout="constrained")
@@ -90,4 +89,4 @@ def cohort_figure(subjects: pd.DataFrame, output: str | os.PathLike, simulated: 
     women, men = ((subjects["sex"] == sex).sum() for sex in ("women", "men"))
     groups = ", ".join(f"{(subjects['group'] == group).sum()} {group}" for group in GROUP_STYLE)
     figure.suptitle(titled(f"{len(subjects)} subjects: {groups}; {women} women, {men} men", simulated))
-    return save_figure(figure, output, VECTOR)
+    return figure

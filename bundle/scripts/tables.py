@@ -23,9 +23,9 @@ IMAGE_MEASURES = ("accuracy", "sensitivity", "specificity", "f1", "auc")
 SCAN_MEASURES = ("accuracy", "f1", "sensitivity", "specificity", "auc")
 #: What the files are.
 TITLES = {
-    "table1_image_level": "Table 1, image level",
-    "table2_delong": "Table 2",
-    "table3_scan_level": "Table 3, scan level (ResNet and ResNetSWA by vote of slices)",
+    "table1_image_level": "Image level (the paper's Table 1)",
+    "table2_delong": "DeLong's tests (the paper's Table 2)",
+    "table3_scan_level": "Scan level (the paper's Table 3; ResNet and ResNetSWA by vote of slices)",
 }
 #: First line of a LaTeX file.
 PREAMBLE = "% Needs \\usepackage{booktabs}\n"

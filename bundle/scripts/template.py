@@ -78,7 +78,7 @@ def make_template(
     from scripts.phantom import anatomy
 
     try:
-        templates = templates or anatomy.load_templates(anatomy.WHOLE_HEAD_MM)
+        templates = templates or anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no template, and it cannot be made ({error}); use a released bundle, which has it,"

@@ -9,7 +9,7 @@ from typing import Any
 
 from scripts import page
 from scripts.cohort import find_scans, read_participants
-from scripts.drawing import titled
+from scripts.drawing import VECTOR, save_figure, titled
 from scripts.errors import InputError
 from scripts.figures import learning_curves
 from scripts.gallery import STAGES
@@ -75,16 +75,19 @@ def report(
         )
         for s in shown
     ]
-    maps = example_maps(pairs, folder / "example_maps", titled("One subject of each group", simulated))
-    went = learning_curves(curves, folder / "learning_curves", titled("Learning curves", simulated))
-    evidence = evidence_overlays(explained, region, folder / "evidence", simulated)
+    maps = example_maps(pairs, titled("One subject of each group", simulated))
+    went = learning_curves(curves, titled("Learning curves", simulated))
+    evidence = evidence_overlays(explained, region, simulated)
     pictures = {
-        "Two subjects": (maps[0], "The three maps at the middle slice of the basal ganglia, with the box."),
+        "Two subjects": (
+            save_figure(maps, folder / "example_maps")[0],
+            "The three maps at the middle slice of the basal ganglia, with the box.",
+        ),
         "What augmentation does": (training / "augmentation_samples.png", "One QSM slice, and what training sees."),
-        "How training went": (went[-1], "Loss and AUC by epoch."),
+        "How training went": (save_figure(went, folder / "learning_curves", VECTOR)[-1], "Loss and AUC by epoch."),
         "How well held-out scans are told apart": (evaluation / "roc.svg", "ROC curves; ResNet and ResNetSWA vote."),
         "What speaks for HH and for HC": (
-            evidence[0],
+            save_figure(evidence, folder / "evidence")[0],
             "Evidence on QSM: red and solid for HH, blue and dashed for HC.",
         ),
     }

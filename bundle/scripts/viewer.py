@@ -24,14 +24,15 @@ MARGIN = 2
 STEPS = 1000
 #: Coarsest in-plane reduction that is still worth looking at.
 COARSEST = 4
-#: The one that the page starts with, and what each control does.
+#: What the reader can choose.
 CONTROLS = """
 <p class="screen controls"><label>subject <select id="viewer-subject"></select></label>
 <label>map <select id="viewer-map"></select></label>
 <label>evidence <select id="viewer-evidence"></select></label>
 <label>opacity <input id="viewer-opacity" type="range" min="0" max="1" step="0.05" value="0.6"></label>
-<label>view <select id="viewer-view"><option value="3">three planes</option><option value="0">axial</option>
-<option value="1">coronal</option><option value="2">sagittal</option></select></label></p>
+<label>view <select id="viewer-view"><option value="0">axial</option>
+<option value="3">three planes</option><option value="1">coronal</option><option value="2">sagittal</option>
+</select></label></p>
 <p id="viewer-about" class="screen"></p><div class="screen stage"><canvas id="viewer-canvas"></canvas></div>
 <style>.controls{display:flex;flex-wrap:wrap;gap:.5em 1.4em}.stage{height:560px;background:#000;border-radius:4px}
 .stage canvas{outline:none}</style>
@@ -48,6 +49,10 @@ SCRIPT = """
   const nv = new niivue.Niivue({backColor: [0, 0, 0, 1], dragAndDropEnabled: false, isColorbar: true,
     isRadiologicalConvention: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER, loadingText: 'loading'});
   await nv.attachToCanvas($('canvas'));
+  const ramp = {A: [110, 190, 220], I: [0, 128, 255]};
+  nv.addColormap('speaksForHH', {R: [253, 178, 103], G: [160, 24, 0], B: [130, 43, 31], ...ramp});
+  nv.addColormap('speaksForHC', {R: [146, 33, 5], G: [190, 102, 48], B: [240, 172, 97], ...ramp});
+  nv.setCrosshairWidth(0.6);
   nv.onLocationChange = where => { about.dataset.where = where.string; };
   const load = (volume, look) =>
     niivue.NVImage.loadFromBase64({base64: volume.data, name: volume.name + '.nii.gz', ...look});
@@ -59,8 +64,8 @@ SCRIPT = """
     nv.addVolume(await load(map, {colormap: 'gray', cal_min: map.low, cal_max: map.high}));
     const evidence = subject.evidence[$('evidence').value];
     if (evidence) {
-      nv.addVolume(await load(evidence, {colormap: 'warm', colormapNegative: 'winter', cal_min: 0.15, cal_max: 1,
-        cal_minNeg: -0.15, cal_maxNeg: -1, opacity: Number($('opacity').value)}));
+      nv.addVolume(await load(evidence, {colormap: 'speaksForHH', colormapNegative: 'speaksForHC', cal_min: 0.15,
+        cal_max: 1, cal_minNeg: -0.15, cal_maxNeg: -1, opacity: Number($('opacity').value)}));
     }
     nv.setSliceType(Number($('view').value));
     document.body.dataset.viewer = 'ready';
@@ -147,17 +152,17 @@ def encoded(volume: np.ndarray, affine: np.ndarray, slope: float) -> str:
     return base64.b64encode(gzip.compress(image.to_bytes(), mtime=0)).decode()
 
 
-def viewer(subjects: Sequence[Mapping[str, Any]], budget: int) -> tuple[str, str]:
+def viewer(subjects: Sequence[Mapping[str, Any]], script: str, budget: int) -> tuple[str, str]:
     """The viewer's part of a page and the scripts for the page's end.
 
     Args:
         subjects: each with `title`, `about` (a line of text), `scan` and `evidence` (see `packed`).
+        script: from `niivue_script`.
         budget: bytes that script and volumes may take together; in-plane resolution is lowered until they fit.
 
     Raises:
-        InputError: they do not fit, or nilearn is not installed.
+        InputError: they do not fit.
     """
-    script = niivue_script()
     for factor in range(1, COARSEST + 1):
         packs = [
             {"title": s["title"], "about": s["about"]} | packed(s["scan"], s["evidence"], factor) for s in subjects

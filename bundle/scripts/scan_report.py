@@ -1,0 +1,316 @@
+"""One page about one scan, as HTML and as PDF: the finding, the pictures, and how far to trust it.
+
+Both are made from one `ReportContent` and one set of drawing functions.
+"""
+
+import base64
+import html
+import os
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure, SubFigure
+from monai.data import MetaTensor
+
+from scripts.pictures import DISPLAY
+from scripts.provenance import write_aside
+
+PLOT_HEIGHT = 2.1  # inches
+HH_COLOUR, HC_COLOUR = "#b2182b", "#2166ac"
+#: What a reader must know before believing the number (bundle/docs/README.md, Model card).
+LIMITS = (
+    "The probability is not calibrated: it ranks scans, it is no risk of disease.",
+    "Only HH against healthy was learned; other causes of iron are put into one of the two classes.",
+    "Scanner, field strength, echo times and QSM method change the maps; test the model on your site first.",
+    "Evidence shows what the network used, not where the disease is.",
+)
+Rows = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything on the page that is text; `pairs` of name and value where a table is meant."""
+
+    title: str
+    headline: str
+    colour: str
+    warning: str
+    facts: Rows
+    performance: Rows
+    limits: Sequence[str]
+    made_by: Rows
+
+
+def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: float | None) -> ReportContent:
+    """The page's text.
+
+    Args:
+        result: the content of a scan's prediction JSON.
+        model: from `scripts.results.model_info`.
+        age: years, where known.
+    """
+    probability = result["probability_HH"]
+    highest = max(result["slices"], key=lambda row: row["probability_HH"])
+    facts = [
+        ("Scan", result["scan_id"]),
+        *((f"Patient {key}", str(value)) for key, value in result.get("patient", {}).items()),
+        *([("Age", f"{age:g} years")] if age is not None else []),
+        ("Class at threshold", f"{result['class']} (P(HH) from {result['threshold']:g} on is HH)"),
+        ("Slices at or above it", f"{_above(result)} of {len(result['slices'])}"),
+        (
+            "Highest slice",
+            f"{highest['slice']} (input slice {highest['input_slice']}), {highest['probability_HH']:.2f}",
+        ),
+    ]
+    performance = [
+        (name.replace("_", " ").replace("auc", "AUC"), f"{value:g}") for name, value in model["performance"].items()
+    ]
+    trained_on = model["trained_on"] or "not recorded"
+    software = result["provenance"]["software"]
+    made_by = [
+        ("Model", f"{model['name']} {model['version']}, trained on: {trained_on}"),
+        ("Weights", f"sha256 {model['sha256']}"),
+        *((f"Input {name}", f"sha256 {digest}") for name, digest in result.get("input", {}).items()),
+        ("Software", ", ".join(f"{name} {software[name]}" for name in ("torch", "monai", "numpy") if name in software)),
+    ]
+    return ReportContent(
+        title=f"Q-Net report: {result['scan_id']}",
+        headline=f"Probability of hereditary hemochromatosis (HH): {probability:.2f}",
+        colour=HH_COLOUR if result["class"] == "HH" else HC_COLOUR,
+        warning=result["note"],
+        facts=facts,
+        performance=performance or [("not measured", "no measures are recorded for these weights")],
+        limits=LIMITS,
+        made_by=made_by,
+    )
+
+
+def _above(result: Mapping[str, Any]) -> int:
+    return sum(row["probability_HH"] >= result["threshold"] for row in result["slices"])
+
+
+def write_scan_report(
+    html_path: str | os.PathLike,
+    pdf_path: str | os.PathLike,
+    result: Mapping[str, Any],
+    image: MetaTensor,
+    evidence: torch.Tensor,
+    model: Mapping[str, Any],
+    nuclei: Iterable[Mapping[str, Any]] | None = None,
+    age: float | None = None,
+    curves: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+) -> None:
+    """Write one scan's page as self-contained HTML and as one page of PDF (A4).
+
+    Args:
+        html_path, pdf_path: the files; each is written aside, then renamed.
+        result: the content of the scan's prediction JSON.
+        image: `[3, H, W, S]`, the network's input; its metadata holds what the histogram stretching did.
+        evidence: `[1, H, W, S]`, on the same grid.
+        model: from `scripts.results.model_info`.
+        nuclei: rows with `nucleus`, optionally `side`, and `Chimap` (mean susceptibility, ppm).
+        age: years.
+        curves: nucleus -> `age` (years), `mean` and `sd` (ppm) of healthy people.
+    """
+    content = report_content(result, model, age)
+    nuclei = [row for row in nuclei or () if row.get("Chimap") not in (None, "")]
+    maps = display_maps(image)
+    aspect = pixel_aspect(image)
+    windows = grey_windows(maps, in_units="stretch" in image.meta)
+    heat = evidence[0].cpu().numpy()
+    maps_height = 3 * 1.95 * min(aspect * maps.shape[1] / maps.shape[2], 1.25) + 0.4  # three rows of four pictures
+
+    def pictures(figure: SubFigure | Figure) -> None:
+        top, bottom = figure.subfigures(2, 1, height_ratios=[maps_height, PLOT_HEIGHT])
+        draw_slices(top, maps, windows, heat, aspect, result)
+        columns = bottom.subplots(1, 2 if nuclei else 1, width_ratios=[1.3, 1] if nuclei else None, squeeze=False)[0]
+        draw_probabilities(columns[0], result)
+        if nuclei:
+            draw_nuclei(columns[1], nuclei, age, curves or {})
+
+    write_aside(pdf_path, lambda part: write_pdf(part, content, pictures))
+    page = html_page(content, png(pictures, maps_height + PLOT_HEIGHT))
+    write_aside(html_path, lambda part: Path(part).write_text(page, encoding="utf-8"))
+
+
+def display_maps(image: MetaTensor) -> np.ndarray:
+    """The maps `[3, H, W, S]` in their own units, as far as the histogram stretching kept them; else 0..1."""
+    values = image.as_tensor().cpu().numpy()
+    stretch = image.meta.get("stretch")
+    if stretch is None:
+        return values
+    low, span = (np.asarray(part)[:, None, None, :] for part in np.asarray(stretch).reshape(2, *values.shape[::3]))
+    return low + values * span
+
+
+def pixel_aspect(image: MetaTensor) -> float:
+    """Height of a pixel over its width, so that a resized crop is drawn in its true shape."""
+    height, width = np.linalg.norm(image.affine.cpu().numpy()[:3, :2], axis=0)
+    return float(height / width)
+
+
+def grey_windows(maps: np.ndarray, in_units: bool) -> list[tuple[str, float, float]]:
+    """Title, black and white of each map: fixed windows where a map has a unit, so that scans can be compared."""
+    windows = []
+    for (label, limits), values in zip(DISPLAY, maps, strict=True):
+        name = label.split(" (")[0]
+        if not in_units:
+            windows.append((f"{name}, stretched", 0.0, 1.0))
+        elif limits:
+            unit = label.partition("(")[2].rstrip(")")
+            windows.append((f"{name}, {limits[0]:g} to {limits[1]:g} {unit}", *limits))
+        else:
+            windows.append((name, *(float(v) for v in np.percentile(values, (1, 99.5)))))
+    return windows
+
+
+def draw_slices(
+    figure: SubFigure,
+    maps: np.ndarray,
+    windows: Sequence[tuple[str, float, float]],
+    heat: np.ndarray,
+    aspect: float,
+    result: Mapping[str, Any],
+    rows: int = 3,
+) -> None:
+    """Slices from head (top) to foot: the maps, and the evidence on QSM."""
+    size = maps.shape[-1]
+    chosen = sorted({int((n + 0.5) * size / rows) for n in range(rows)}, reverse=True)
+    limit = float(np.abs(heat).max()) or 1.0
+    titles = [name for name, _, _ in windows] + ["Evidence on QSM: red HH, blue HC"]
+    grid = figure.subplots(len(chosen), 4, squeeze=False)
+    for axes_row, index in zip(grid, chosen, strict=True):
+        for axes, channel in zip(axes_row, (0, 1, 2, 0), strict=True):
+            _, low, high = windows[channel]
+            axes.imshow(maps[channel, ..., index], cmap="gray", vmin=low, vmax=high, aspect=aspect)
+            axes.set(xticks=[], yticks=[])
+        plane = heat[..., index]
+        strength = 0.65 * np.abs(plane) / limit
+        axes_row[3].imshow(plane, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=strength, aspect=aspect)
+        row = result["slices"][index]
+        axes_row[0].set_ylabel(
+            f"slice {row['slice']} (input {row['input_slice']})\nP(HH) {row['probability_HH']:.2f}", fontsize=8
+        )
+    grid[0, 0].text(0.03, 0.97, "R", color="white", fontsize=8, va="top", transform=grid[0, 0].transAxes)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=8, pad=3)
+
+
+def draw_probabilities(axes: Axes, result: Mapping[str, Any]) -> None:
+    """P(HH) of each slice, from foot to head, with the scan's and the threshold."""
+    slices = [row["slice"] for row in result["slices"]]
+    values = np.array([row["probability_HH"] for row in result["slices"]])
+    colours = [HH_COLOUR if value >= result["threshold"] else HC_COLOUR for value in values]
+    axes.bar(slices, values, color=colours, width=0.8, alpha=0.8)
+    axes.axhline(result["threshold"], color="0.4", linewidth=0.8, linestyle=":", label="threshold")
+    axes.axhline(result["probability_HH"], color="black", linewidth=1.2, label="scan")
+    axes.set(ylim=(0, 1), xlabel="slice, from foot to head", ylabel="P(HH)", xticks=slices)
+    axes.set_title("Probability by slice", fontsize=9)
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=7, frameon=False, loc="upper right", ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_nuclei(
+    axes: Axes,
+    nuclei: Sequence[Mapping[str, Any]],
+    age: float | None,
+    curves: Mapping[str, Mapping[str, Sequence[float]]],
+) -> None:
+    """Mean susceptibility of each nucleus, and the band (2 SD) of healthy people of the same age where known."""
+    names = list(dict.fromkeys(str(row["nucleus"]) for row in nuclei))
+    for position, name in enumerate(names):
+        if age is not None and name in curves:
+            curve = curves[name]
+            mean, sd = (float(np.interp(age, curve["age"], curve[key])) for key in ("mean", "sd"))
+            axes.fill_between([position - 0.35, position + 0.35], mean - 2 * sd, mean + 2 * sd, color="0.85")
+            axes.plot([position - 0.35, position + 0.35], [mean, mean], color="0.5", linewidth=1)
+        for row in nuclei:
+            if row["nucleus"] == name:
+                marker = {"left": "<", "right": ">"}.get(str(row.get("side", "")), "o")
+                axes.plot(position, float(row["Chimap"]), marker, color=HH_COLOUR, markersize=5)
+    known = age is not None and bool(curves)
+    axes.set_title("Nuclei, mean QSM (ppm)" + (f"; grey: healthy at {age:g}, 2 SD" if known else ""), fontsize=9)
+    axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=20, fontsize=7)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def png(pictures: Any, height: float) -> bytes:
+    """The pictures alone, for the HTML page; `height` in inches."""
+    figure = Figure(figsize=(8.6, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    pictures(figure)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
+    """One A4 page: text above and below the pictures."""
+    figure = Figure(figsize=(8.27, 11.69), layout="constrained")
+    FigureCanvasAgg(figure)
+    head, middle, foot = figure.subfigures(3, 1, height_ratios=[1.75, 7.1, 2.85])
+    left = 0.04
+    head.text(left, 0.93, content.title, fontsize=13, weight="bold", va="top")
+    head.text(left, 0.72, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
+    head.text(
+        left, 0.50, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
+        bbox={"facecolor": "#fff3d6", "edgecolor": "none", "pad": 4},
+    )  # fmt: skip
+    half = (len(content.facts) + 1) // 2
+    for column, rows in ((left, content.facts[:half]), (0.47, content.facts[half:])):
+        head.text(column, 0.28, "\n".join(f"{name}: {value}" for name, value in rows), fontsize=8, va="top")
+    pictures(middle)
+    foot.text(left, 0.97, "How well the model did", fontsize=9, weight="bold", va="top")
+    foot.text(left, 0.89, "\n".join(f"{name}: {value}" for name, value in content.performance), fontsize=8, va="top")
+    foot.text(0.40, 0.97, "Limits", fontsize=9, weight="bold", va="top")
+    limits = [textwrap.fill(text, 84, initial_indent="- ", subsequent_indent="  ") for text in content.limits]
+    foot.text(0.40, 0.89, "\n".join(limits), fontsize=7.5, va="top")
+    foot.text(left, 0.45, "What made this", fontsize=9, weight="bold", va="top")
+    foot.text(
+        left, 0.37, "\n".join(f"{name}: {value}" for name, value in content.made_by),
+        fontsize=6.5, va="top", family="monospace",
+    )  # fmt: skip
+    figure.savefig(path, format="pdf", metadata={"CreationDate": None, "Title": content.title})
+
+
+STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:960px;margin:1.5em auto;padding:0 1em;color:#222}
+h1{font-size:1.3em;margin:.2em 0}h2{font-size:1.05em;margin:1.2em 0 .3em}.headline{font-size:1.4em;font-weight:700}
+.note{background:#fff3d6;padding:.5em 1em;border-left:4px solid #e0a800}img{max-width:100%}
+.columns{display:flex;flex-wrap:wrap;gap:0 2.5em}.columns>div{flex:1 1 300px}table{border-collapse:collapse}
+td{padding:2px 14px 2px 0;vertical-align:top;font-size:14px}.made td{font:12px/1.4 ui-monospace,monospace;
+word-break:break-all}ul{margin:.2em 0;padding-left:1.2em;font-size:14px}@media print{body{margin:0}}"""
+
+
+def html_page(content: ReportContent, picture: bytes) -> str:
+    """The page; its picture is inside it, so it can be moved and mailed. Every text is escaped."""
+
+    def table(rows: Rows, kind: str = "") -> str:
+        cells = "".join(f"<tr><td>{html.escape(name)}<td>{html.escape(value)}" for name, value in rows)
+        return f"<table class='{kind}'>{cells}</table>"
+
+    limits = "".join(f"<li>{html.escape(text)}" for text in content.limits)
+    data = base64.b64encode(picture).decode()
+    return f"""<!doctype html><html lang=en><meta charset=utf-8>
+<meta name=viewport content="width=device-width"><title>{html.escape(content.title)}</title><style>{STYLE}</style>
+<h1>{html.escape(content.title)}</h1>
+<p class=headline style="color:{content.colour}">{html.escape(content.headline)}</p>
+<p class=note>{html.escape(content.warning)}</p>
+{table(content.facts)}
+<h2>Maps, evidence and slices</h2>
+<img alt="Three slices of QSM, R2* and T1W with the evidence, and the probability of each slice"
+ src="data:image/png;base64,{data}">
+<div class=columns><div><h2>How well the model did</h2>{table(content.performance)}</div>
+<div><h2>Limits</h2><ul>{limits}</ul></div></div>
+<h2>What made this</h2>{table(content.made_by, "made")}
+</html>
+"""

@@ -1,0 +1,225 @@
+"""A batch of scans: shared, read ahead, resumed after a kill, refused with changed settings, summed up on a page."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from blobs import REPOSITORY, write_cohort
+from refusal import refused
+from test_inference import SETTINGS, files, run, table, workflow
+
+from scripts.batch import RunFolder, ScanStream
+from scripts.networks import QNet, save_weights
+from scripts.results import model_info, note_on
+from scripts.summary import write_summary
+
+FAST = {"outputs": ["json", "evidence"]}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    save_weights(QNet(num_slices=4, hidden_size=8), path, torch.float16)
+    return path
+
+
+@pytest.fixture(scope="module")
+def batch_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("batch") / "cohort", 6)
+
+
+def predictions(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*_prediction.json")}
+
+
+def folder(path: Path, outputs: tuple[str, ...] = ("json",), **settings) -> RunFolder:
+    return RunFolder(path, settings, {}, outputs)
+
+
+def item(name: str, *paths: Path) -> dict:
+    return {"participant_id": name, "scan_id": name, "image": [str(path) for path in paths]}
+
+
+# --- resuming -------------------------------------------------------------------------------------
+
+
+def command(weights: Path, cohort: Path, output: Path, *words: str) -> list[str]:
+    arguments = {"bundle_root": "bundle", "weights": weights, "dataset_dir": cohort, "output_dir": output, **SETTINGS}
+    arguments |= {"outputs": "['json','evidence']", "num_threads": 1}
+    given = [text for key, value in arguments.items() for text in (f"--{key}", str(value))]
+    return [*words, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/inference.yaml", *given]
+
+
+def start(words: list[str], **options) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, cwd=REPOSITORY, env=environment, text=True, **options)
+
+
+def test_a_killed_run_goes_on_where_it_stopped(weights, tmp_path):
+    cohort, output = write_cohort(tmp_path / "cohort", 40), tmp_path / "output"
+    process = start(command(weights, cohort, output, sys.executable), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(predictions(output)) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = predictions(output)
+    assert 3 <= len(before) < 40
+    assert not (output / "predictions.csv").exists()
+
+    run(workflow(weights, cohort, output, **FAST))
+    after = predictions(output)
+    assert len(after) == 40 and {name: after[name] for name in before} == before  # not run again
+    scans = [row for row in table(output) if not row["slice"]]
+    assert [row["scan_id"] for row in scans] == [f"sub-{n:02d}" for n in range(1, 41)]
+    assert all(row["status"] == "ok" for row in scans)
+    assert not any(name.startswith("progress") for name in files(output))
+    assert f"{len(before)} were done by an earlier run" in (output / "summary.html").read_text()
+
+    run(workflow(weights, cohort, tmp_path / "fresh", **FAST))
+    assert table(tmp_path / "fresh") == table(output)
+
+
+def test_only_what_changed_or_failed_is_run_again(weights, cohort, tmp_path):
+    output, damaged = tmp_path / "output", cohort / "sub-03" / "anat" / "sub-03_T1w.nii.gz"
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:100])
+    with refused("1 of 4 scans failed"):
+        run(workflow(weights, cohort, output, **FAST))
+    before = predictions(output)
+    damaged.write_bytes(good)
+    os.utime(cohort / "sub-02" / "anat" / "sub-02_T1w.nii.gz", (1, 1))  # another file than it was
+    (output / "sub-04" / "sub-04_evidence.nii.gz").unlink()
+    run(workflow(weights, cohort, output, **FAST))
+    after = predictions(output)
+    again = {name for name in after if after[name] != before.get(name)}
+    assert again == {f"sub-0{n}_prediction.json" for n in (2, 3, 4)}
+    assert all(row["status"] == "ok" for row in table(output))
+
+
+def test_changed_settings_are_refused_by_their_key_before_any_work(weights, batch_cohort, tmp_path):
+    run(workflow(weights, batch_cohort, tmp_path / "output", **FAST))
+    before = predictions(tmp_path / "output")
+    with refused(tmp_path / "output" / "run.json", "threshold 0.5, not 0.7", "--output_dir"):
+        run(workflow(weights, batch_cohort, tmp_path / "output", threshold=0.7, **FAST))
+    assert predictions(tmp_path / "output") == before
+
+
+def test_other_weights_are_changed_settings(tmp_path):
+    folder(tmp_path, weights_sha256="a").open()
+    folder(tmp_path, weights_sha256="a").open()
+    with refused("weights_sha256 a, not b"):
+        folder(tmp_path, weights_sha256="b").open()
+
+
+def test_a_folder_with_a_damaged_record_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with refused(tmp_path / "run.json"):
+        folder(tmp_path).open()
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+
+def test_two_processes_share_the_scans_and_make_the_same_table(weights, batch_cohort, tmp_path):
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = start([sys.executable, *words, *command(weights, batch_cohort, tmp_path / "two")], stderr=subprocess.PIPE)
+    errors = done.communicate()[1]
+    assert done.returncode == 0, errors[-2000:]
+    run(workflow(weights, batch_cohort, tmp_path / "one", **FAST))
+    assert "2 processes" in (tmp_path / "two" / "summary.html").read_text()
+    ours, theirs = table(tmp_path / "one"), table(tmp_path / "two")
+    assert [row["scan_id"] for row in ours] == [row["scan_id"] for row in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert float(a["probability_HH"]) == pytest.approx(float(b["probability_HH"]), abs=1e-5)
+
+
+# --- streaming ------------------------------------------------------------------------------------
+
+
+def test_scans_are_read_ahead_but_never_more_than_there_are_threads():
+    begun = []
+
+    def transform(scan: dict) -> dict:
+        begun.append(scan["scan_id"])
+        return scan
+
+    stream = iter(ScanStream([item(f"sub-{n}") for n in range(20)], transform, num_threads=3))
+    for taken in range(1, 6):
+        assert next(stream)["scan_id"] == f"sub-{taken - 1}"  # in order
+        time.sleep(0.05)
+        assert taken + 1 <= len(begun) <= taken + 3
+    stream.close()
+
+
+def test_num_threads_below_one_is_refused():
+    with refused("num_threads"):
+        ScanStream([], lambda scan: scan, num_threads=0)
+
+
+# --- hostile names --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../sub-01", "..", "sub/../../01", "/sub-01", "C:\\sub", "sub\n01", ".hidden", "-x", ""]
+)
+def test_a_name_that_leads_elsewhere_fails_its_scan_and_writes_nothing(tmp_path, name):
+    run_folder = folder(tmp_path / "a" / "output")
+    run_folder.path.mkdir(parents=True)
+    assert list(ScanStream([{**item("sub-01"), "scan_id": name}], lambda scan: scan, run_folder)) == []
+    assert "cannot be part of a file name" in run_folder.failures()[name]
+    assert files(tmp_path) == {"a/output/progress-0.csv"}
+
+
+@pytest.mark.parametrize("name", ["sub-01", "sub-01_ses-2_acq-a.b", "sub-Åse", "sub-01 copy"])
+def test_ordinary_names_are_kept(tmp_path, name):
+    assert folder(tmp_path).stem(item(name)) == tmp_path / name / name
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def write_predictions(path: Path, rows: list[dict]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(
+            file, ["participant_id", "scan_id", "status", "slice", "probability_HH", "class", "message"]
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_the_summary_counts_scans_links_reports_and_escapes_what_it_shows(tmp_path):
+    ok = {"participant_id": "sub 1", "scan_id": "sub 1", "status": "ok"}
+    rows = [
+        {**ok, "probability_HH": 0.9, "class": "HH"},
+        {**ok, "probability_HH": 0.8, "class": "HH", "slice": 0},
+        {"participant_id": "x", "scan_id": "<b>x", "status": "failed", "message": "<script>alert(1)</script>"},
+    ]
+    write_predictions(tmp_path / "predictions.csv", rows)
+    model = {"name": "Q-Net", "version": "1", "sha256": "ab"}
+    run_folder = folder(tmp_path, ("json", "report"), threshold=0.5)
+    write_summary(tmp_path / "summary.html", tmp_path / "predictions.csv", run_folder, model, "Research use only.")
+    page = (tmp_path / "summary.html").read_text()
+    assert "<b>2</b>scans" in page and "<b>1</b>HH" in page and "<b>0</b>HC" in page and "<b>1</b>failed" in page
+    assert "0.90 to 0.95: 1 scans" in page and page.count(": 0 scans</title>") == 19
+    assert "href='sub%201/sub%201_report.html'" in page
+    assert "<script>" not in page and "<b>x" not in page
+
+
+def test_performance_is_claimed_for_the_weights_it_was_measured_with_only(weights):
+    shipped = model_info(REPOSITORY / "bundle" / "models" / "model.pt")
+    metadata = json.loads((REPOSITORY / "bundle" / "configs" / "metadata.json").read_text())
+    assert shipped["performance"] == metadata["eval_metrics"] and shipped["simulated"] is True
+    assert "simulated cohort" in note_on(shipped)
+    other = model_info(weights)
+    assert other["performance"] == {} and other["simulated"] is None
+    assert note_on(other) == "Research use only, not for clinical use."
