@@ -15,7 +15,7 @@ from refusal import refused
 from scripts import registration
 from scripts.cohort import find_scans
 from scripts.localise import Found, check_scan, locate, sure_of
-from scripts.localiser import LOCALISE_DERIVATIVE, Localiser
+from scripts.localiser import LOCALISE_DERIVATIVE, Localiser, check_boxes
 from scripts.splines import basis, bending_of, refine
 from scripts.template import LARGEST_FILE, load_template, make_template
 from scripts.transforms import preprocessing
@@ -372,6 +372,14 @@ def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_w
     assert image.shape == (3, 128, 128, 16)
     assert image.meta["box_confidence"] == 0.9
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_scan_without_a_box_is_refused_before_training_where_boxes_are_due():
+    scans = [{"image": ["a/sub-01_Chimap.nii.gz"], "box": [[0, 1]] * 3}, {"image": ["a/sub-02_Chimap.nii.gz"]}]
+    with refused("sub-02_Chimap", "1 of 2", "--localise auto"):
+        check_boxes("annotated", Localiser("none"), scans)
+    check_boxes("annotated", Localiser("none"), scans[:1])
+    check_boxes("whole", Localiser("none"), scans)
 
 
 def test_an_unknown_choice_is_refused():
