@@ -38,8 +38,8 @@ GOAL_SPEED, GOAL_SHARE = 10.0, 0.10
 SLOWEST = "MONAI, with the stretch"
 
 
-def monai_pipeline(images: torch.Tensor, stretch: bool) -> Callable[[], object]:
-    """The steps of `BatchAugment` as MONAI dictionary transforms, image by image."""
+def monai_transforms(stretch: bool) -> Compose:
+    """The steps of `BatchAugment` as MONAI dictionary transforms of one image."""
     key = "image"
     steps = [
         RandFlipd(key, prob=0.5, spatial_axis=1),
@@ -60,8 +60,13 @@ def monai_pipeline(images: torch.Tensor, stretch: bool) -> Callable[[], object]:
     ]
     if stretch:
         steps.insert(0, ScaleIntensityRangePercentilesd(key, 1, 99, 0, 1, clip=True, channel_wise=True))
-    pipeline = Compose(steps).set_random_state(0)
-    return lambda: torch.stack([pipeline({key: image})[key] for image in images])
+    return Compose(steps).set_random_state(0)
+
+
+def monai_pipeline(images: torch.Tensor, stretch: bool) -> Callable[[], object]:
+    """A batch through `monai_transforms`, image by image."""
+    pipeline = monai_transforms(stretch)
+    return lambda: torch.stack([pipeline({"image": image})["image"] for image in images])
 
 
 def albumentations_pipeline(images: torch.Tensor) -> Callable[[], object] | None:

@@ -39,6 +39,25 @@ def write_scan(root: Path, participant_id: str, bright: bool, rng: np.random.Gen
     (folder / f"{participant_id}_desc-basalganglia_box.json").write_text(json.dumps({"Box": BOX}))
 
 
+def stacked(root: Path, participant_id: str) -> nib.Nifti1Image:
+    """A scan's three maps as one 4D image, the form in which a study travels to MONAI Label."""
+    stem = root / participant_id / "anat" / participant_id
+    maps = [nib.load(f"{stem}_{suffix}.nii.gz") for suffix in ("Chimap", "R2starmap", "T1w")]
+    return nib.Nifti1Image(np.stack([image.get_fdata(dtype=np.float32) for image in maps], -1), maps[0].affine)
+
+
+def write_labelled_studies(root: Path, subjects: int) -> list[dict[str, str]]:
+    """4D scans with a label file each, listed as MONAI Label lists them: `image` and `label`."""
+    cohort, items = write_cohort(root / "cohort", subjects), []
+    for number in range(1, subjects + 1):
+        name = f"sub-{number:02d}"
+        image, label = root / f"{name}.nii.gz", root / f"{name}.json"
+        nib.save(stacked(cohort, name), image)
+        label.write_text(json.dumps({"group": ("HH", "HC")[number % 2], "box": BOX}))
+        items.append({"image": str(image), "label": str(label)})
+    return items
+
+
 def write_cohort(root: Path, subjects: int) -> Path:
     rng = np.random.default_rng(0)
     rows = []

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from skimage.transform import AffineTransform, warp
 
 from scripts.augment import BatchAugment
-from scripts.figures import augmentation_samples
+from scripts.pictures import augmentation_samples
 
 STEPS = 5
 NOTHING = dict.fromkeys(

@@ -1,16 +1,11 @@
-"""The bundle's contracts with MONAI: properties, network check, exports, download, and both working folders."""
+"""The bundle's contracts with MONAI: properties, network check, and both working folders. Exports: test_release.py."""
 
-import functools
-import http.server
 import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from blobs import BUNDLE, REPOSITORY
@@ -80,62 +75,6 @@ def test_network_takes_and_gives_what_metadata_says():
         "verify_net_in_out", "network_def", "--meta_file", META, "--config_file", INFERENCE, "--device", "cpu"
     )
     assert result.returncode == 0, result.stderr[-2000:]
-
-
-def test_torchscript_export_gives_the_same_numbers(tmp_path, weights):
-    path = tmp_path / "model.ts"
-    result = monai_bundle(
-        "ckpt_export", "network_def", "--filepath", str(path), "--ckpt_file", weights,
-        "--meta_file", META, "--config_file", INFERENCE,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-2000:]
-    exported = torch.jit.load(str(path))
-    network = load_weights(QNet(), weights)
-    image = torch.rand(1, 3, 64, 64, 16)
-    with torch.no_grad():
-        torch.testing.assert_close(exported(image), network(image))
-        for ours, theirs in zip(network.explain(image), exported.explain(image), strict=True):
-            torch.testing.assert_close(theirs, ours)
-
-
-def test_onnx_export_gives_the_same_numbers(tmp_path, weights):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    path = tmp_path / "model.onnx"
-    result = monai_bundle(
-        "onnx_export", "network_def", "--filepath", str(path), "--ckpt_file", weights,
-        "--meta_file", META, "--config_file", INFERENCE,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-2000:]
-    image = torch.rand(1, 3, 128, 128, 16)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    exported = session.run(None, {session.get_inputs()[0].name: image.numpy()})[0]
-    with torch.no_grad():
-        np.testing.assert_allclose(exported, load_weights(QNet(), weights)(image).numpy(), atol=1e-4)
-
-
-def test_zipped_bundle_downloads_from_a_server_and_loads(tmp_path, weights):
-    name = "qnet_hemochromatosis"
-    staged = tmp_path / "staged" / name
-    shutil.copytree(BUNDLE, staged, ignore=shutil.ignore_patterns("__pycache__", "models", "output", "cohort", "eval"))
-    (staged / "models").mkdir()
-    shutil.copy(weights, staged / "models" / "model.pt")
-    shutil.make_archive(str(tmp_path / "served" / f"{name}_v0.1.0"), "zip", staged.parent, name)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}/{name}_v0.1.0.zip"
-        result = monai_bundle("download", "--name", name, "--url", url, "--bundle_dir", str(tmp_path / "got"))
-        assert result.returncode == 0, result.stderr[-2000:]
-    finally:
-        server.shutdown()
-    got = tmp_path / "got" / name
-    for needed in ("LICENSE", "configs/metadata.json", "configs/inference.yaml", "models/model.pt"):
-        assert (got / needed).is_file()
-    metadata = json.loads((got / "configs" / "metadata.json").read_text())
-    assert metadata["version"] in metadata["changelog"]
-    state = torch.load(got / "models" / "model.pt", weights_only=True)
-    assert state.keys() == QNet().state_dict().keys()
 
 
 @pytest.mark.parametrize("folder", [BUNDLE, REPOSITORY], ids=["bundle", "repository"])

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
-from scripts.statistics import metrics, summarise, vote
+from scripts.statistics import effective_size, metrics, rate_interval, summarise, vote, wilson
 
 
 def predictions(tp: int, fn: int, tn: int, fp: int) -> tuple[list[int], list[float]]:
@@ -87,3 +88,64 @@ def test_the_summary_parts_image_and_scan_level():
         ("scan", "Q-Net"): (1, 0, 1, 0),
         ("scan", "ResNet"): (0, 1, 1, 0),
     }
+
+
+def test_wilson_agrees_with_scipy_and_a_published_example():
+    for successes, size in ((0, 7), (1, 7), (79, 95), (95, 95), (1273, 1584)):
+        for confidence in (0.9, 0.95):
+            expected = binomtest(successes, size).proportion_ci(confidence, method="wilson")
+            assert wilson(successes / size, size, confidence) == pytest.approx((expected.low, expected.high))
+    # Newcombe 1998 (Statistics in Medicine 17:857-872), Table I, method 3: 81 of 263, 15 of 148, 0 of 20, 1 of 29
+    published = {
+        (81, 263): (0.2553, 0.3662),
+        (15, 148): (0.0624, 0.1605),
+        (0, 20): (0, 0.1611),
+        (1, 29): (0.0061, 0.1718),
+    }
+    for (successes, size), bounds in published.items():
+        assert wilson(successes / size, size) == pytest.approx(bounds, abs=5e-5)
+
+
+@pytest.mark.parametrize(("rate", "size"), [(1.2, 10), (-0.1, 10), (0.5, 0), (math.nan, 10)])
+def test_what_is_no_rate_has_no_interval(rate, size):
+    with pytest.raises(ValueError, match="rate"):
+        wilson(rate, size)
+
+
+def test_one_case_a_participant_counts_in_full():
+    correct = np.array([1, 0, 1, 1, 0, 1, 1])
+    assert effective_size(correct, np.arange(7)) == pytest.approx(7)
+    assert rate_interval(correct, np.arange(7)) == pytest.approx(wilson(5 / 7, 7))
+
+
+def test_copies_of_a_participants_case_count_once():
+    correct, clusters = np.array([1, 0, 1, 1, 0, 1, 1]), np.arange(7)
+    assert effective_size(np.tile(correct, 9), np.tile(clusters, 9)) == pytest.approx(7)
+    assert effective_size(np.ones(28), np.repeat(np.arange(7), 4)) == 7  # all right: nothing shows how alike they are
+
+
+def test_effective_size_of_a_case_worked_by_hand():
+    # three participants of 2, 2 and 4 slices with 2, 1 and 1 right: rate 1/2, residuals 1, 0 and -1,
+    # variance (1 + 0 + 1) / 8^2 = 1/32 against 1/4 of one slice: 8 independent slices
+    correct = np.array([1, 1, 1, 0, 1, 0, 0, 0])
+    clusters = np.array([5, 5, 7, 7, 9, 9, 9, 9])
+    assert effective_size(correct, clusters) == pytest.approx(8)
+    # 2, 2 and 0 right: residuals 1, 1 and -2, variance 6/64: 2.67 slices
+    assert effective_size(np.array([1, 1, 1, 1, 0, 0, 0, 0]), clusters) == pytest.approx(8 / 3)
+    assert effective_size(np.array([1, 0, 1, 0, 1, 0, 1, 0]), clusters) == 8  # never more than there are
+
+
+def test_rate_intervals_of_clustered_slices_cover_the_true_rate():
+    rng = np.random.default_rng(0)
+    runs, subjects, slices = 600, 50, 16
+    clusters = np.repeat(np.arange(subjects), slices)
+    covered = {"clustered": 0, "independent": 0}
+    for _ in range(runs):
+        correct = rng.random(subjects * slices) < rng.beta(3, 1, subjects)[clusters]  # subjects differ; on average 3/4
+        for name, (low, high) in (
+            ("clustered", rate_interval(correct, clusters)),
+            ("independent", wilson(correct.mean(), len(correct))),
+        ):
+            covered[name] += low <= 0.75 <= high
+    assert 0.925 <= covered["clustered"] / runs <= 0.975  # 95 % promised
+    assert covered["independent"] / runs < 0.75

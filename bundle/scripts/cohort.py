@@ -18,6 +18,8 @@ from scripts.provenance import write_aside
 MAPS = ("Chimap", "R2starmap", "T1w")
 #: Class index of each value of `group` in participants.tsv; HH is the positive class (paper, Results).
 GROUPS = {"HC": 0, "HH": 1}
+#: Axes of one image may be this far from perpendicular (headers are rounded), degrees.
+LARGEST_SHEAR_DEG = 1.0
 #: Where the basal ganglia boxes of a cohort lie, below its root.
 BOX_DERIVATIVE = Path("derivatives") / "basalganglia"
 
@@ -87,8 +89,20 @@ def read_box(path: str | Path) -> list[list[int]]:
     """
     try:
         box = json.loads(Path(path).read_text())["Box"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a basal ganglia box; write {{'Box': [[i0,i1],[j0,j1],[k0,k1]]}}") from error
+    return checked_box(box, path)
+
+
+def checked_box(box: Any, path: str | Path) -> list[list[int]]:
+    """A basal ganglia box of the form that `read_box` returns, from the file `path`.
+
+    Raises:
+        InputError: not three rising pairs of whole numbers.
+    """
+    try:
         shaped = [[int(low), int(high)] for low, high in box]
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path}: not a basal ganglia box; write {{'Box': [[i0,i1],[j0,j1],[k0,k1]]}}") from error
     if len(shaped) != 3 or any(low >= high for low, high in shaped) or shaped != [list(pair) for pair in box]:
         raise InputError(f"{path}: Box is {box}; give three rising pairs of whole voxel indices")
@@ -190,14 +204,27 @@ def check_grid(paths: list[str]) -> None:
         shape, affine = header.shape, header.affine
         if len(shape) != 3:
             raise InputError(f"{path}: has shape {shape} where one 3D map is due; split it into one file a map")
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-            raise InputError(f"{path}: its affine is not a valid orientation; export it again")
+        check_affine(affine, path)
         if first is None:
             first = (path, shape, affine)
         elif shape != first[1]:
             raise InputError(f"{path}: its grid {shape} is not that of {first[0]} {first[1]}; resample it to that grid")
         elif not np.allclose(affine, first[2], atol=1e-3):
             raise InputError(f"{path}: its orientation or position is not that of {first[0]}; resample it to that grid")
+
+
+def check_affine(affine: np.ndarray, name: str) -> None:
+    """Check that an affine (`[4, 4]`, voxel to world) is a rotation and a voxel size: neither flat nor sheared.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise InputError(f"{name}: its affine is not a valid orientation; export it again")
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    off = np.rad2deg(np.arcsin(min(np.abs(axes.T @ axes - np.eye(3)).max(), 1.0)))
+    if off > LARGEST_SHEAR_DEG:
+        raise InputError(f"{name}: its axes are {off:.1f} degrees from being perpendicular; resample it to a grid")
 
 
 def split(

@@ -2,17 +2,22 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.transforms import Compose, Transform
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from scripts.figures import roc_curves
+from scripts.drawing import VECTOR, save_figure
+from scripts.figures import roc_models
+from scripts.inference import QNetInferer, Resultd, ToInputGridd, save_nifti
 from scripts.networks import QNet, load_weights, resnet, slices_of
+from scripts.predictions import LEVELS, PREDICTION_COLUMNS, read_predictions
 from scripts.provenance import write_aside, write_json, write_table
-from scripts.statistics import PREDICTION_COLUMNS, summarise, vote
+from scripts.statistics import summarise, vote
 
 
 def load_models(ckpt_dir: str | os.PathLike, network: QNet, swa: bool) -> dict[str, Callable]:
@@ -56,17 +61,15 @@ def predict(
     return rows
 
 
-def evaluate(
+def write_predictions(
     output_dir: str | os.PathLike,
     scans: Dataset,
     models: Mapping[str, torch.nn.Module],
     device: torch.device,
     where: Mapping[str, Any],
     record: Mapping[str, Any],
-) -> None:
-    """Evaluate the held-out scans into `output_dir`.
-
-    Writes `predictions.csv`, `metrics.csv`, `metrics.md`, `roc.png`/`.pdf` and `evaluation.json` (what made them).
+) -> list[dict[str, Any]]:
+    """Predict scans into `predictions.csv`, then write what made it as `evaluation.json`; return the table's rows.
 
     Args:
         output_dir: gets the files.
@@ -76,14 +79,59 @@ def evaluate(
     folder = Path(output_dir)
     rows = predict(scans, models, device, where)
     write_table(folder / "predictions.csv", PREDICTION_COLUMNS, rows)
+    write_json(folder / "evaluation.json", dict(record))
+    return rows
+
+
+def evaluate(
+    output_dir: str | os.PathLike,
+    scans: Dataset,
+    models: Mapping[str, torch.nn.Module],
+    device: torch.device,
+    where: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> None:
+    """Evaluate the held-out scans: `write_predictions`, then `metrics.csv`, `metrics.md` and `roc` (PNG, PDF, SVG)."""
+    folder = Path(output_dir)
+    rows = write_predictions(folder, scans, models, device, where, record)
     summary = summarise(rows)
     write_table(folder / "metrics.csv", list(summary[0]), summary)
     simulated = bool(record["input"]["simulated"])
     text = metrics_markdown(summary, simulated)
     write_aside(folder / "metrics.md", lambda part: Path(part).write_text(text))
-    roc_curves(rows, folder / "roc", simulated)
-    write_json(folder / "evaluation.json", dict(record))
+    panels = [(where["region"], level) for level in LEVELS]
+    figure = roc_models(read_predictions(folder / "predictions.csv"), panels, simulated)
+    save_figure(figure, folder / "roc", VECTOR)
     print(text)
+
+
+def write_evidence(
+    output_dir: str | os.PathLike,
+    scans: Sequence[Mapping[str, Any]],
+    preprocessing: Transform,
+    network: QNet,
+    models: Mapping[str, Any],
+    device: torch.device,
+) -> None:
+    """Write the evidence volume of each scan on its own grid, `<participant>/<scan>_evidence.nii.gz`.
+
+    Args:
+        output_dir: gets the files.
+        scans: items of `scripts.cohort.labelled_scans`; none writes nothing.
+        preprocessing: from files to the network's input.
+        network: Q-Net, loaded by `load_models`.
+        models: what `load_models` returned; named so that it comes first.
+        device: what runs the network.
+    """
+    infer = QNetInferer()
+    to_result = Compose([Resultd(keys="pred"), ToInputGridd(keys="pred")])
+    network.to(device).eval()
+    for scan in tqdm(scans, desc="evidence", unit="scan"):
+        item = dict(preprocessing(dict(scan)))
+        output = infer(item["image"][None].to(device), network)
+        item["pred"] = {name: value[0].cpu() for name, value in output.items()}
+        stem = Path(output_dir) / item["participant_id"] / item["scan_id"]
+        write_aside(f"{stem}_evidence.nii.gz", partial(save_nifti, to_result(item)["pred"]))
 
 
 def metrics_markdown(summary: Sequence[Mapping[str, Any]], simulated: bool) -> str:

@@ -1,214 +1,276 @@
-"""Pictures of the paper, drawn from data and never from memory.
+"""Figures drawn from the predictions table and from the learning curves, without any image.
 
-Each function writes a PNG for the screen and a PDF for print beside it, first under another name and then renamed, so
-that a killed run leaves no half picture.
+Each function returns a figure, for `scripts.drawing.save_figure`. Its title says when the cohort is simulated.
 """
 
-from __future__ import annotations
-
-import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from textwrap import fill
+from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
-import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from scripts.provenance import write_aside
-from scripts.statistics import MODELS
-from scripts.transforms import oriented, oriented_box
+from scripts.auc import bootstrap_aucs, clustered_delong, compare, delong, interval
+from scripts.drawing import styles_of, titled
+from scripts.predictions import REGIONS, Scores, at_level, ordered, scores
 
-#: One colour and line style a model, the same in every figure; the styles keep them apart in grey print.
-MODEL_STYLE = {"ResNet": ("#4c72b0", ":"), "ResNetSWA": ("#dd8452", "--"), "Q-Net": ("#c44e52", "-")}
+INPUTS = {"full": "full-size input", "cropped": "cropped input"}
+#: Line, width and marker of an input where the colour is the model's.
+INPUT_STYLE = {"full": ((0, (4, 1.5)), 1.3, "s"), "cropped": ("-", 2.0, "^")}
+#: False positive rates at which the ROC curves of several repeats are averaged.
+RATES = np.linspace(0, 1, 201)
 
 
-def augmentation_samples(
-    images: Mapping[str, torch.Tensor],
-    augment: Callable[[torch.Tensor], torch.Tensor],
-    output: str | os.PathLike,
-    num_samples: int = 7,
-    title: str = "",
-) -> list[Path]:
-    """Draw what augmentation makes of one image: the paper's Figure 3.
+def regions_of(table: pd.DataFrame) -> list[str]:
+    """The inputs that a predictions table holds: full, cropped or both, in the paper's order."""
+    return [region for region in REGIONS if region in set(table["region"])]
+
+
+def models_of(table: pd.DataFrame, level: str) -> tuple[str, ...]:
+    """Models with predictions at a level in any region, the paper's first."""
+    return ordered(at_level(table, level)["model"])
+
+
+# --- ROC: the paper's Figures 5, 6 and 8 ------------------------------------------------------------------------------
+class Roc(NamedTuple):
+    """ROC curve: rates 0..1, and the SD of the true positive rate over repeats (0 for one repeat)."""
+
+    false_positive_rate: np.ndarray
+    true_positive_rate: np.ndarray
+    spread: np.ndarray
+    operating_point: tuple[float, float]
+
+
+def average_roc(labels: np.ndarray, probabilities: np.ndarray) -> Roc:
+    """ROC curve of one repeat as it is, or the vertical average over several (Fawcett, Pattern Recogn Lett 2006).
 
     Args:
-        images: name of the row -> network input `[3, H, W]` in 0..1, of which channel 0 (QSM) is drawn; for the paper
-            one full-size and one cropped slice. Sizes may differ.
-        augment: `[B, 3, H, W]` -> the same shape, as `BatchAugment`.
-        output: path of the PNG; the PDF gets the same name. Missing folders are made.
-        num_samples: augmented samples a row, right of the original.
-        title: above the picture; empty for none.
+        labels: `[n]`, 0 (HC) or 1 (HH).
+        probabilities: of HH, `[repeats, n]`.
 
     Returns:
-        The paths of the PNG and the PDF.
-
-    Raises:
-        ValueError: when there is no image, or one is not `[3, H, W]`.
+        The curve; its operating point is that of a threshold of 0.5, averaged over the repeats.
     """
-    if not images or any(image.ndim != 3 for image in images.values()):
-        raise ValueError("images must hold at least one image, each [3, H, W]")
-    cell, margin, header = 1.5, 0.3, 0.55 if title else 0.3
-    width, height = cell * (num_samples + 1) + margin, cell * len(images) + header
-    figure = Figure(figsize=(width, height), facecolor="white")
-    grid = figure.add_gridspec(
-        len(images),
-        num_samples + 1,
-        left=margin / width,
-        right=1 - 0.05 / width,
-        bottom=0.05 / height,
-        top=1 - header / height,
-        wspace=0.04,
-        hspace=0.04,
-    )
-    if title:
-        figure.suptitle(title, fontsize=11, y=1 - 0.06 / height, va="top")
-    for row, (name, image) in enumerate(images.items()):
-        samples = augment(image.expand(num_samples, -1, -1, -1))
-        for column, plane in enumerate([image[0], *samples[:, 0]]):
-            axes = figure.add_subplot(grid[row, column])
-            # one grey scale for all, or a change of brightness would not be seen
-            axes.imshow(plane.detach().cpu().float().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            for spine in axes.spines.values():
-                spine.set(color="black", linewidth=1.5 if column == 0 else 0.5)
-            if column == 0:
-                axes.set_ylabel(name, fontsize=10)
-            if row == 0:
-                axes.set_title("original" if column == 0 else f"sample {column}", fontsize=9, pad=4)
-    return save_figure(figure, output)
+    curves = [roc_curve(labels, p, drop_intermediate=False)[:2] for p in probabilities]
+    called = probabilities >= 0.5
+    point = (float(called[:, labels == 0].mean()), float(called[:, labels == 1].mean()))
+    if len(curves) == 1:
+        return Roc(*curves[0], np.zeros(len(curves[0][0])), point)
+    raised = np.stack([np.interp(RATES, *curve) for curve in curves])
+    return Roc(np.r_[0, RATES], np.r_[0, raised.mean(0)], np.r_[0, raised.std(0, ddof=1)], point)
 
 
-def save_figure(figure: Figure, output: str | os.PathLike) -> list[Path]:
-    """Write a figure as PNG and PDF beside each other, aside then renamed; the same figure gives the same bytes."""
-    FigureCanvasAgg(figure)
-    metadata = {".png": {"Software": None}, ".pdf": {"CreationDate": None}}
-    paths = [Path(output).with_suffix(suffix) for suffix in metadata]
-    for path in paths:
-        write_aside(path, partial(figure.savefig, format=path.suffix[1:], dpi=150, metadata=metadata[path.suffix]))
-    return paths
+def draw_roc(axes: Axes, chosen: Scores, index: int, label: str, marker: str, **look: Any) -> None:
+    """The curve of one model with its band and its operating point; AUC and 95 % interval go into the legend."""
+    roc = average_roc(chosen.labels, chosen.probabilities[index])
+    legend = f"{label}, AUC {auc_with_interval(chosen, index)}"
+    axes.plot(roc.false_positive_rate, roc.true_positive_rate, label=legend, **look)
+    low, high = roc.true_positive_rate - roc.spread, np.minimum(roc.true_positive_rate + roc.spread, 1)
+    if roc.spread.any():
+        axes.fill_between(roc.false_positive_rate, low, high, color=look["color"], alpha=0.18, linewidth=0)
+    axes.plot(*roc.operating_point, marker, color=look["color"], markersize=6, markeredgecolor="black", zorder=5)
 
 
-def roc_curves(rows: Sequence[Mapping[str, Any]], output: str | os.PathLike, simulated: bool) -> list[Path]:
-    """ROC curves of all models, at image level and at scan level (the paper's Figures 6 and 8).
+def auc_with_interval(chosen: Scores, index: int) -> str:
+    """AUC of one model with its 95 % interval over participants; alone where a group has one participant only."""
+    fewest = min(len(set(chosen.clusters[chosen.labels == label])) for label in (0, 1))
+    if fewest < 2:
+        return f"{np.mean([roc_auc_score(chosen.labels, p) for p in chosen.probabilities[index]]):.3f}"
+    aucs = clustered_delong(chosen.labels, chosen.probabilities[[index]], chosen.clusters)
+    auc, variance = float(aucs.values[0]), float(aucs.covariance[0, 0])
+    low, high = interval(auc, variance)
+    return f"{auc:.3f} ({low:.2f}–{high:.2f})" if np.isfinite(low) else f"{auc:.3f}"
+
+
+def roc_panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Square panels with the no-skill diagonal, a title each."""
+    figure = Figure(figsize=(4.4 * len(titles), 5.0), layout="constrained")
+    panels = list(figure.subplots(1, len(titles), squeeze=False)[0])
+    for axes, title in zip(panels, titles, strict=True):
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=(0, (6, 4)), label="no skill")
+        axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=title, aspect="equal")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.grid(color="0.93")
+    return figure, panels
+
+
+def finish_roc(figure: Figure, title: str, table: pd.DataFrame, simulated: bool) -> Figure:
+    """Legends, the title, and below all what curve, band and marker are."""
+    for axes in figure.axes:
+        axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
+    repeats = table["repeat"].nunique()
+    meaning = f"mean of {repeats} repeats, band ± SD over repeats; " if repeats > 1 else ""
+    explained = f"{meaning}AUC with 95 % interval over participants; markers: threshold 0.5"
+    figure.suptitle(titled(title, simulated))
+    figure.supxlabel(f"\n{explained}", fontsize=8, color="0.3")
+    return figure
+
+
+def roc_models(table: pd.DataFrame, panels: Sequence[tuple[str, str]], simulated: bool) -> Figure:
+    """ROC curves of all models, a panel a region and level (the paper's Figure 6).
 
     Args:
-        rows: of the predictions table.
-        output: path without suffix.
+        table: from `scripts.predictions.read_predictions`.
+        panels: region and level (`image` or `scan`) of each panel.
         simulated: whether the title must say so.
     """
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
-    for axes, level in zip(figure.subplots(1, 2), ("image", "scan"), strict=True):
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, label="chance")
-        for model in MODELS:
-            chosen = [r for r in rows if r["model"] == model and (r["slice"] == "") == (level == "scan")]
-            if not chosen:
-                continue
-            labels, scores = [r["label"] for r in chosen], [r["probability_HH"] for r in chosen]
-            colour, style = MODEL_STYLE[model]
-            rates = roc_curve(labels, scores)[:2]
-            axes.plot(*rates, style, color=colour, label=f"{model}, AUC {roc_auc_score(labels, scores):.3f}")
-        axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"{level} level", aspect="equal")
-        axes.legend(loc="lower right", fontsize=8, frameon=False)
-    figure.suptitle("Held-out scans" + (" of a simulated cohort" if simulated else ""))
-    return save_figure(figure, output)
+    styles = styles_of(table["model"])
+    figure, axes_of = roc_panels([f"{INPUTS[region]}, {level} level" for region, level in panels])
+    for axes, (region, level) in zip(axes_of, panels, strict=True):
+        chosen = scores(table, region, level)
+        for index, model in enumerate(chosen.models):
+            style = styles[model]
+            draw_roc(axes, chosen, index, model, style.marker, color=style.colour, linestyle=style.line)
+    return finish_roc(figure, "ROC of held-out scans", table, simulated)
 
 
-def learning_curves(curves: Mapping[str, str | os.PathLike], output: str | os.PathLike) -> list[Path]:
-    """Loss and AUC by epoch, a column a stage.
+def roc_inputs(table: pd.DataFrame, level: str, simulated: bool) -> Figure:
+    """ROC curves of full-size against cropped input, a panel a model (the paper's Figures 5 and 8).
 
     Args:
-        curves: title of the stage -> CSV that `scripts.handlers.LearningCurve` wrote.
-        output: path without suffix.
+        table: from `scripts.predictions.read_predictions`.
+        level: `image` or `scan`.
+        simulated: whether the title must say so.
     """
-    figure = Figure(figsize=(4.5 * len(curves), 5.4), layout="constrained")
-    grid = figure.subplots(2, len(curves), squeeze=False, sharex="col")
-    for (title, path), (loss_axes, auc_axes) in zip(curves.items(), grid.T, strict=True):
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        epochs = [int(r["epoch"]) for r in rows]
-        loss_axes.plot(epochs, [float(r["train_loss"]) for r in rows], color="0.2")
-        loss_axes.set(title=title, ylabel="training loss")
-        auc_axes.plot(epochs, [float(r["train_auc"]) for r in rows], color="0.2", label="training (augmented)")
-        measured = [(int(r["epoch"]), float(r["val_auc"])) for r in rows if r["val_auc"]]
-        if measured:
-            auc_axes.plot(*zip(*measured, strict=True), "o--", color="#c44e52", markersize=3, label="held out")
-        auc_axes.set(xlabel="epoch", ylabel="AUC", ylim=(0.3, 1.02))
-        auc_axes.legend(fontsize=8, frameon=False)
-    return save_figure(figure, output)
+    models, styles = models_of(table, level), styles_of(table["model"])
+    figure, axes_of = roc_panels(models)
+    for axes, model in zip(axes_of, models, strict=True):
+        rows = table[table["model"] == model]
+        for region in regions_of(at_level(rows, level)):
+            line, width, marker = INPUT_STYLE[region]
+            look = {"color": styles[model].colour, "linestyle": line, "linewidth": width}
+            draw_roc(axes, scores(rows, region, level), 0, region, marker, **look)
+    return finish_roc(figure, f"Full-size against cropped input, {level} level", table, simulated)
 
 
-#: Rows of pictures of maps: name, BIDS suffix, grey range in the map's unit (None: 1st to 99th percentile).
-DISPLAY = (("QSM (ppm)", "Chimap", (-0.1, 0.25)), ("R2* (1/s)", "R2starmap", (0, 90)), ("T1W", "T1w", None))
+# --- box plots of bootstrapped AUCs: the paper's Figure 7 -----------------------------------------------------------
+def auc_boxes(table: pd.DataFrame, level: str, simulated: bool, samples: int, seed: int) -> Figure:
+    """Box plots of bootstrapped AUCs, a panel a region, with the significance of DeLong's tests (the paper's Figure 7).
 
-
-def example_maps(scans: Mapping[str, Mapping[str, Any]], output: str | os.PathLike, title: str) -> list[Path]:
-    """The three maps of some subjects at the middle basal ganglia slice, box drawn (the paper's Figure 1).
+    Whole participants are drawn. At image level each pair has two marks: DeLong on slices as in the paper's Table 2,
+    and in brackets with the slices of a participant as a cluster.
 
     Args:
-        scans: row title -> item of `scripts.cohort.find_scans` with a `box`.
-        output: path without suffix.
-        title: above the picture.
+        table: from `scripts.predictions.read_predictions`.
+        level: `image` or `scan`.
+        simulated: whether the title must say so.
+        samples: bootstrap samples.
+        seed: of the bootstrap.
     """
-    figure = Figure(figsize=(8, 2.9 * len(scans) + 0.4), layout="constrained")
-    grid = figure.subplots(len(scans), len(DISPLAY), squeeze=False)
-    for axes_row, (name, scan) in zip(grid, scans.items(), strict=True):
-        for axes, path, (label, _, limits) in zip(axes_row, scan["image"], DISPLAY, strict=True):
-            plane, box = middle_slice(nib.load(path), scan["box"])
-            low, high = limits or np.percentile(plane, (1, 99.5))
-            axes.imshow(plane, cmap="gray", vmin=low, vmax=high)
-            (top, bottom), (left, right) = box
-            corners = ([left, right, right, left, left], [top, top, bottom, bottom, top])
-            axes.plot(*corners, color="#dd8452", linewidth=0.8)
-            axes.set(xticks=[], yticks=[], title=label)
-        axes_row[0].set_ylabel(name)
-    figure.suptitle(title)
-    return save_figure(figure, output)
-
-
-def middle_slice(image: nib.Nifti1Image, box: Sequence[Sequence[int]]) -> tuple[np.ndarray, list[list[int]]]:
-    """The middle slice of a box drawn as radiologists see it, and the box's row and column ranges in it."""
-    turned = oriented(image)
-    rows, columns, slices = oriented_box(box, image.affine, turned.affine)
-    return turned.get_fdata(dtype=np.float32)[:, :, (slices[0] + slices[1]) // 2], [rows, columns]
-
-
-def evidence_overlays(
-    scans: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    results: Sequence[Mapping[str, Any]],
-    evidence: Sequence[str],
-    output: str | os.PathLike,
-    title: str,
-) -> list[Path]:
-    """QSM with the evidence on top, a column a scan (the paper's Figures 9 and 10): red speaks for HH, blue for HC.
-
-    Args:
-        scans: items of `scripts.cohort.find_scans`, with `box`.
-        names: what is known of each.
-        results: their prediction JSONs.
-        evidence: their evidence NIfTI files.
-        output: path without suffix.
-        title: above the picture.
-    """
-    figure = Figure(figsize=(2.6 * len(scans), 2.8), layout="constrained")
-    columns_of = figure.subplots(1, len(scans), squeeze=False)[0]
-    for axes, scan, name, result, path in zip(columns_of, scans, names, results, evidence, strict=True):
-        qsm, (rows, columns) = middle_slice(nib.load(scan["image"][0]), scan["box"])
-        heat, _ = middle_slice(nib.load(path), scan["box"])
-        part = (slice(*rows), slice(*columns))
-        limit = float(np.abs(heat).max()) or 1.0
-        axes.imshow(qsm[part], cmap="gray", vmin=DISPLAY[0][2][0], vmax=DISPLAY[0][2][1])
-        strength = np.abs(heat[part]) / limit
-        axes.imshow(heat[part], cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.55 * strength)
-        axes.set(xticks=[], yticks=[])
-        axes.set_title(
-            f"{scan['scan_id']}, {name}\n{result['class']}, P(HH) {result['probability_HH']:.2f}", fontsize=9
+    regions, styles = regions_of(at_level(table, level)), styles_of(table["model"])
+    figure = Figure(
+        figsize=(max(4.2, 1.25 * len(models_of(table, level)) + 0.6) * len(regions), 5.2), layout="constrained"
+    )
+    panels = figure.subplots(1, len(regions), squeeze=False, sharey=True)[0]
+    for axes, region in zip(panels, regions, strict=True):
+        chosen = scores(table, region, level)
+        aucs = bootstrap_aucs(chosen.labels, chosen.probabilities, chosen.clusters, samples, seed)
+        boxes = axes.boxplot(
+            aucs,
+            tick_labels=[fill(model, 12) for model in chosen.models],
+            widths=0.55,
+            patch_artist=True,
+            medianprops={"color": "black", "linewidth": 1.5},
+            flierprops={"marker": ".", "markersize": 2, "markeredgecolor": "0.5"},
         )
+        for box, model in zip(boxes["boxes"], chosen.models, strict=True):
+            box.set(facecolor=styles[model].colour, hatch=styles[model].hatch, alpha=0.85)
+        height, step = aucs.max(), 0.07 * np.ptp(aucs)
+        for (i, j), mark in significance_marks(chosen, level).items():
+            height += 1.4 * step
+            axes.plot([i + 1, i + 1, j + 1, j + 1], height + step * np.array([-0.3, 0, 0, -0.3]), "k", linewidth=0.9)
+            axes.text((i + j) / 2 + 1, height, mark, ha="center", va="bottom", fontsize=9)
+        axes.set(title=INPUTS[region])
+        axes.margins(y=0.06)
+        axes.yaxis.set_major_locator(FixedLocator(np.arange(0, 1.01, 0.05)))
+        axes.grid(axis="y", color="0.93")
+        axes.set_axisbelow(True)
+    panels[0].set_ylabel("AUC")
+    clustered = "; in brackets: slices of a participant as a cluster" if level == "image" else ""
+    figure.suptitle(titled(f"Bootstrapped AUC, {level} level", simulated))
+    figure.supxlabel(f"\n{samples} samples of participants; DeLong's test{clustered}", fontsize=8, color="0.3")
+    return figure
+
+
+def significance_marks(chosen: Scores, level: str) -> dict[tuple[int, int], str]:
+    """Pair of models (their numbers) -> significance of the difference between their AUCs, near pairs first."""
+    plain = delong(chosen.labels, chosen.probabilities)
+    clustered = clustered_delong(chosen.labels, chosen.probabilities, chosen.clusters)
+    pairs = sorted(combinations(range(len(chosen.models)), 2), key=lambda pair: (pair[1] - pair[0], pair))
+    marks = {pair: compare(plain, *pair).level for pair in pairs}
+    if level == "scan":
+        return marks
+    return {pair: f"{mark} ({compare(clustered, *pair).level})" for pair, mark in marks.items()}
+
+
+# --- ours: confusion matrices and learning curves ---------------------------------------------------------------------
+def confusion_matrices(table: pd.DataFrame, level: str, simulated: bool) -> Figure:
+    """Confusion matrices at a threshold of 0.5, counts (summed over the repeats) and rates of each true group.
+
+    Args:
+        table: from `scripts.predictions.read_predictions`.
+        level: `image` or `scan`.
+        simulated: whether the title must say so.
+    """
+    regions, models = regions_of(at_level(table, level)), models_of(table, level)
+    figure = Figure(figsize=(2.7 * len(models) + 0.4, 2.9 * len(regions) + 0.6), layout="constrained")
+    grid = figure.subplots(len(regions), len(models), squeeze=False)
+    for region, row in zip(regions, grid, strict=True):
+        chosen = scores(table, region, level)
+        for model, axes in zip(models, row, strict=True):
+            if model not in chosen.models:
+                axes.set_axis_off()
+                continue
+            called, labels = chosen.probabilities[chosen.models.index(model)] >= 0.5, chosen.labels
+            counts = np.array([[np.sum(called[:, labels == g] == c) for c in (1, 0)] for g in (1, 0)])
+            rates = counts / counts.sum(1, keepdims=True)
+            axes.imshow(rates, cmap="Greys", vmin=0, vmax=1)
+            for (i, j), rate in np.ndenumerate(rates):
+                text = f"{100 * rate:.1f} %\n{counts[i, j]}/{counts[i].sum()}"
+                axes.text(j, i, text, ha="center", va="center", color="white" if rate > 0.5 else "black", fontsize=10)
+            axes.set(xticks=[0, 1], xticklabels=["HH", "HC"], yticks=[0, 1], yticklabels=["HH", "HC"])
+            axes.set(xlabel="predicted", ylabel="true", title=f"{fill(model, 16)}\n{region}")
+    repeats = table["repeat"].nunique()
+    summed = f"\ncounts summed over {repeats} repeats" if repeats > 1 else ""
+    figure.suptitle(titled(f"Confusion matrices, {level} level", simulated) + summed)
+    return figure
+
+
+def learning_curves(stages: Mapping[str, Sequence[str | os.PathLike]], title: str) -> Figure:
+    """Loss and AUC by epoch, a column a stage: mean over the folds, band from the lowest to the highest fold.
+
+    Args:
+        stages: title of the stage -> CSVs that `scripts.handlers.LearningCurve` wrote, one a fold.
+        title: above the picture.
+    """
+    figure = Figure(figsize=(4.4 * len(stages), 5.6), layout="constrained")
+    grid = figure.subplots(2, len(stages), squeeze=False, sharex="col")
+    for (stage, paths), (loss_axes, auc_axes) in zip(stages.items(), grid.T, strict=True):
+        folds = pd.concat([pd.read_csv(path) for path in paths])
+        draw_over_folds(loss_axes, folds, "train_loss", "training", color="0.25")
+        draw_over_folds(auc_axes, folds, "train_auc", "training (augmented)", color="0.25")
+        held_out = {"color": "#c44e52", "linestyle": "--", "marker": "o", "markersize": 3}
+        draw_over_folds(auc_axes, folds, "val_auc", "held out", **held_out)
+        loss_axes.set(title=f"{stage}" + (f", {len(paths)} folds" if len(paths) > 1 else ""), ylabel="training loss")
+        auc_axes.set(xlabel="epoch", ylabel="AUC", ylim=(None, 1.02))
+        auc_axes.legend(fontsize=8, framealpha=0.9, loc="lower right")
+        for axes in (loss_axes, auc_axes):
+            axes.grid(color="0.93")
     figure.suptitle(title)
-    return save_figure(figure, output)
+    return figure
+
+
+def draw_over_folds(axes: Axes, folds: pd.DataFrame, column: str, label: str, **style: object) -> None:
+    """Mean over folds by epoch, and a band from the lowest to the highest; nothing where nothing was measured."""
+    by_epoch = folds.dropna(subset=column).groupby("epoch")[column]
+    if not by_epoch.ngroups:
+        return
+    mean = by_epoch.mean()
+    axes.plot(mean.index, mean, label=label, **style)
+    axes.fill_between(mean.index, by_epoch.min(), by_epoch.max(), color=style["color"], alpha=0.15, linewidth=0)

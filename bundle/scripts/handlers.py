@@ -235,10 +235,10 @@ class Progress:
 
     Args:
         description: what is going on.
-        evaluator: the engine of the held-out data.
+        evaluator: the engine of the held-out data, if any is held out.
     """
 
-    def __init__(self, description: str, evaluator: Engine) -> None:
+    def __init__(self, description: str, evaluator: Engine | None = None) -> None:
         self.description = description
         self.evaluator = evaluator
         self.bar: tqdm | None = None
@@ -258,7 +258,8 @@ class Progress:
         if self.bar is not None:
             shown = {"loss": f"{engine.state.output['loss'].item():.3f}"}
             shown |= {name: f"{value:.3f}" for name, value in engine.state.metrics.items()}
-            shown |= {name: f"{value:.3f}" for name, value in self.evaluator.state.metrics.items()}
+            if self.evaluator is not None:
+                shown |= {name: f"{value:.3f}" for name, value in self.evaluator.state.metrics.items()}
             self.bar.set_postfix(shown)
             self.bar.update()
 

@@ -128,11 +128,21 @@ def plain_attributes(item: object) -> dict[str, Any]:
     return {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str, list, tuple))}
 
 
+def declared_name(dataset_dir: str | os.PathLike) -> str:
+    """The cohort's name in dataset_description.json, or its folder's."""
+    description = Path(dataset_dir) / "dataset_description.json"
+    declared = json.loads(description.read_text()) if description.exists() else {}
+    return declared.get("Name", Path(dataset_dir).name)
+
+
+def simulated(dataset_dir: str | os.PathLike) -> bool:
+    """Whether a cohort calls itself simulated in its declared name."""
+    return "simulated" in declared_name(dataset_dir).lower()
+
+
 def cohort_fingerprint(dataset_dir: str | os.PathLike) -> dict[str, str | int | bool]:
     """What identifies a cohort: its declared name, number of maps, and a hash of participants and of files by size."""
     root = Path(dataset_dir)
-    description = root / "dataset_description.json"
-    declared = json.loads(description.read_text()) if description.exists() else {}
     maps = sorted(root.glob("sub-*/**/*.nii*"))
     digest = hashlib.sha256()
     participants = root / "participants.tsv"
@@ -141,8 +151,8 @@ def cohort_fingerprint(dataset_dir: str | os.PathLike) -> dict[str, str | int | 
     for path in maps:
         digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
     return {
-        "name": declared.get("Name", root.name),
-        "simulated": "simulated" in declared.get("Name", "").lower(),
+        "name": declared_name(root),
+        "simulated": simulated(root),
         "maps": len(maps),
         "sha256": digest.hexdigest(),
     }

@@ -1,160 +1,147 @@
-"""One page that shows what a run made: pictures, measures and files."""
+"""One page for a whole cross-validation: cohort, settings, tables, figures, every subject, a viewer and checklists."""
 
-import base64
-import csv
-import html
-import json
+import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.cohort import find_scans, read_participants
+from tqdm import tqdm
+
+from scripts import page, sections
+from scripts.architecture import architecture
+from scripts.drawing import VECTOR, save_figure, titled
 from scripts.errors import InputError
-from scripts.figures import evidence_overlays, example_maps, learning_curves
-from scripts.provenance import write_aside
+from scripts.outcome import Outcome, read_outcome
+from scripts.page import Section
+from scripts.pictures import Explained, evidence_overlays, example_maps, subject_strip
+from scripts.predictions import at_level
+from scripts.provenance import cohort_fingerprint, write_aside
+from scripts.statistics import THRESHOLD
+from scripts.subjects import cohort_figure
+from scripts.viewer import niivue_script, viewer
 
 
-def report(
+def cross_validation_report(
     report_dir: str | os.PathLike,
     dataset_dir: str | os.PathLike,
     output_dir: str | os.PathLike,
-    evaluation_dir: str | os.PathLike,
-    inference_dir: str | os.PathLike,
-    examples: int,
-) -> None:
-    """Draw a run's pictures, put them on one self-contained HTML page with the measures, and print where all is.
+    examples: int = 3,
+    viewer_subjects: int = 2,
+    page_limit_mb: float = 25.0,
+) -> Path:
+    """Write one self-contained HTML page for a cross-validation, and the figures that need images.
 
     Args:
-        report_dir: gets `index.html` and the pictures.
-        dataset_dir: the cohort, with participants.tsv and boxes.
-        output_dir: of training; holds the learning curves and augmented samples.
-        evaluation_dir: of evaluation; holds metrics.csv and roc.png.
-        inference_dir: of inference; holds predictions.csv.
-        examples: subjects of each group to show.
+        report_dir: gets `index.html`.
+        dataset_dir: the cohort, with participants.tsv and images.
+        output_dir: of the cross-validation: predictions.csv and .json, `tables/`, `figures/`, `evidence/`. Figures from
+            images are written into `figures/` too.
+        examples: subjects of each group in the pictures of evidence.
+        viewer_subjects: subjects of each group whose volumes are put into the page; 0 leaves the viewer out.
+        page_limit_mb: largest size of the page, MB.
+
+    Returns:
+        The page.
 
     Raises:
-        InputError: one of the runs is missing.
+        InputError: a file of the run is missing, the cohort is another one, or the page would be too large.
     """
-    folder, training = Path(report_dir), Path(output_dir)
-    evaluation, inference = Path(evaluation_dir), Path(inference_dir)
-    needed = [training / "scan_level.csv", evaluation / "evaluation.json", inference / "predictions.csv"]
-    for path in needed:
-        if not path.exists():
-            raise InputError(f"{path}: no such file; run training, evaluate.yaml and inference.yaml first")
-    record = json.loads((evaluation / "evaluation.json").read_text())
-    simulated = record["input"]["simulated"]
-    cohort = "simulated cohort" if simulated else "cohort"
-
-    group_of = {
-        name: row["group"]
-        for name, row in read_participants(Path(dataset_dir) / "participants.tsv", ["participant_id", "group"]).items()
-    }
-    with (inference / "predictions.csv").open(newline="") as file:
-        results = [row for row in csv.DictReader(file) if row["status"] == "ok" and not row["slice"]]
-    done = {row["scan_id"] for row in results}
-    scans = [scan for scan in find_scans(dataset_dir) if scan["scan_id"] in done and "box" in scan]
-    shown = [
-        s for group in ("HH", "HC") for s in [s for s in scans if group_of[s["participant_id"]] == group][:examples]
-    ]
-
-    def inferred(scan: Mapping[str, Any], ending: str) -> Path:
-        return inference / scan["participant_id"] / f"{scan['scan_id']}_{ending}"
-
-    pairs = {f"{group_of[s['participant_id']]} {s['scan_id']}": s for s in (shown[0], shown[-1])}
-    pictures = [
-        ("Two subjects", example_maps(pairs, folder / "example_maps", f"One subject of each group, {cohort}")[0]),
-        ("What augmentation does", training / "augmentation_samples.png"),
-        (
-            "How training went",
-            learning_curves(
-                {
-                    "stage 1, image level": training / "image_level.csv",
-                    "stage 2, scan level": training / "scan_level.csv",
-                },
-                folder / "learning_curves",
-            )[0],
-        ),
-        ("How well held-out scans are told apart", evaluation / "roc.png"),
-        (
-            "What speaks for HH (red) and for HC (blue)",
-            evidence_overlays(
-                shown,
-                [f"true {group_of[s['participant_id']]}" for s in shown],
-                [json.loads(inferred(s, "prediction.json").read_text()) for s in shown],
-                [str(inferred(s, "evidence.nii.gz")) for s in shown],
-                folder / "evidence",
-                f"Evidence on QSM, held-out scans, {cohort}",
-            )[0],
-        ),
-    ]
-    with (evaluation / "metrics.csv").open(newline="") as file:
-        metrics = list(csv.DictReader(file))
-    tables = [("Measures on the held-out scans", metrics), ("Each held-out scan", predictions(results, group_of))]
-    page = folder / "index.html"
-    text = page_html(f"Q-Net on a {cohort}", simulated, pictures, tables, record)
-    write_aside(page, lambda part: Path(part).write_text(text))
-
-    print(f"\nSee {page}")
-    print("pictures", *(f"  {path}" for _, path in pictures), sep="\n")
-    print("tables", f"  {evaluation / 'metrics.md'}", f"  {evaluation / 'predictions.csv'}", f"  {needed[2]}", sep="\n")
-    print(
-        "per scan", f"  {inferred(shown[0], 'prediction.json')}", f"  {inferred(shown[0], 'evidence.nii.gz')}", sep="\n"
-    )
-
-
-def predictions(results: Sequence[Mapping[str, str]], group_of: Mapping[str, str]) -> list[dict[str, str]]:
-    """Rows for the page: a scan's true group beside what was predicted."""
-    return [
-        {
-            "scan": row["scan_id"],
-            "true group": group_of[row["participant_id"]],
-            "class": row["class"],
-            "probability of HH": f"{float(row['probability_HH']):.3f}",
-        }
-        for row in results
-    ]
-
-
-STYLE = """body{font:15px/1.5 sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
-img{max-width:100%}table{border-collapse:collapse;font-size:13px}td,th{padding:2px 10px;border-bottom:1px solid #ccc;
-text-align:left}.note{background:#fff3d6;padding:.6em 1em}pre{white-space:pre-wrap;font-size:12px}"""
-
-
-def page_html(
-    title: str,
-    simulated: bool,
-    pictures: Sequence[tuple[str, Path]],
-    tables: Sequence[tuple[str, Sequence[Mapping[str, str]]]],
-    record: Mapping[str, Any],
-) -> str:
-    """The page; pictures are inside it, so it can be moved and mailed."""
-    note = "Research use only, not for clinical use."
-    if simulated:
-        note += " Every number and picture on this page comes from a simulated cohort, not from patients."
-    parts = [f"<h1>{html.escape(title)}</h1><p class=note>{note}</p>"]
-    for caption, path in pictures:
-        data = base64.b64encode(path.read_bytes()).decode()
-        parts.append(
-            f'<h2>{html.escape(caption)}</h2><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+    limit, script = int(page_limit_mb * 1e6), niivue_script() if viewer_subjects else ""
+    if len(script) >= limit:
+        raise InputError(
+            f"page_limit_mb is {page_limit_mb:g}, but the viewer alone takes {len(script) / 1e6:.1f} MB; raise it"
         )
-    for caption, rows in tables:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(short(value))}</td>" for value in row.values()) + "</tr>"
-            for row in rows
+    outcome = read_outcome(output_dir, dataset_dir)
+    tables = sections.tables(outcome.folder / "tables")
+    sections.check_figures(outcome.folder / "figures")
+    same_cohort = cohort_fingerprint(dataset_dir)["sha256"] == outcome.record["input"]["sha256"]
+    left_out = draw_images(outcome, examples)
+    shown = outcome.chosen(viewer_subjects)
+    strips = {}
+    for name, scans in tqdm(outcome.scans.items(), desc="pictures of subjects", unit="subject"):
+        strips[name] = "".join(strip(outcome, scan, report_dir) for scan in scans)
+    parts = [
+        Section("summary", "Summary", sections.summary(outcome, same_cohort)),
+        Section("cohort", "Cohort", sections.cohort(outcome)),
+        Section("configuration", "Configuration", sections.configuration(outcome.record["settings"])),
+        Section("tables", "Tables", tables),
+        Section("figures", "Figures", sections.figures(outcome.folder / "figures", left_out)),
+        Section("subjects", "Subjects", sections.subjects(outcome, shown, strips)),
+        Section("provenance", "Provenance", sections.provenance(outcome.record)),
+        Section("checklists", "Checklists", sections.checklists(outcome)),
+    ]
+    title = f"Q-Net cross-validation on a {'simulated cohort' if outcome.simulated else 'cohort'}"
+    scripts, note = "", page.note(outcome.simulated)
+    if shown:
+        spent = len(page.page(title, note, parts).encode())
+        body, scripts = viewer([volume_entry(outcome, name) for name in shown], script, limit - spent - 10_000)
+        parts.insert(6, Section("viewer", "Viewer", body))
+    content = page.page(title, note, parts, scripts).encode()
+    if len(content) > limit:
+        raise InputError(
+            f"the page takes {len(content) / 1e6:.1f} MB, page_limit_mb is {page_limit_mb:g}; raise --page_limit_mb"
         )
-        parts.append(f"<h2>{html.escape(caption)}</h2><table><tr>{head}</tr>{body}</table>")
-    parts.append(f"<h2>What made this</h2><pre>{html.escape(json.dumps(record, indent=1))}</pre>")
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
-        f"<style>{STYLE}</style>{''.join(parts)}</html>\n"
+    path = Path(report_dir) / "index.html"
+    write_aside(path, lambda part: Path(part).write_bytes(content))
+    print(f"\nSee {path} ({len(content) / 1e6:.1f} MB)")
+    return path
+
+
+def draw_images(outcome: Outcome, examples: int) -> dict[str, str]:
+    """Draw the figures that need the cohort; returns those that could not be drawn, and why."""
+    folder, simulated, left_out = outcome.folder / "figures", outcome.simulated, {}
+    first = [outcome.groups.index[outcome.groups == group][0] for group in ("HH", "HC")]
+    rows = {f"{outcome.groups[name]}, {name}": outcome.scans[name][0] for name in first}
+    examples_of_maps = example_maps(rows, titled("One subject of each group", simulated))
+    save_figure(examples_of_maps, folder / "figure1_example_maps")
+    if outcome.people is None:
+        left_out["figure2_cohort"] = outcome.why_not
+    else:
+        save_figure(cohort_figure(outcome.people, simulated), folder / "figure2_cohort", VECTOR)
+    settings = outcome.record["settings"]
+    if {"num_slices", "hidden_size"} <= settings.keys():
+        diagram = architecture(settings["num_slices"], settings["hidden_size"])
+        save_figure(diagram, folder / "figure4_architecture", VECTOR)
+    for number, region in ((9, "full"), (10, "cropped")):
+        name, names = f"figure{number}_evidence_{region}", outcome.chosen(examples)
+        found = [explained(outcome, n, region) for n in names if region in outcome.evidence(outcome.scans[n][0])]
+        if found:
+            save_figure(evidence_overlays(found, region, simulated), folder / name)
+        else:
+            left_out[name] = f"{outcome.folder / 'evidence' / region} holds no evidence map of these subjects"
+    return left_out
+
+
+def explained(outcome: Outcome, name: str, region: str) -> Explained:
+    """A subject's first scan with its evidence, and its probability in the first repeat, which the evidence is from."""
+    rows = at_level(outcome.table, "scan")
+    rows = rows[(rows["participant_id"] == name) & (rows["region"] == region) & (rows["model"] == "Q-Net")]
+    probability = float(rows.sort_values("repeat")["probability_HH"].iloc[0])
+    scan, predicted = outcome.scans[name][0], "HH" if probability >= THRESHOLD else "HC"
+    return Explained(scan, outcome.evidence(scan)[region], outcome.groups[name], predicted, probability)
+
+
+def strip(outcome: Outcome, scan: Mapping[str, Any], report_dir: str | os.PathLike) -> str:
+    """The small pictures of a scan, and links to its evidence files."""
+    evidence, buffer = outcome.evidence(scan), io.BytesIO()
+    subject_strip(scan, evidence).savefig(buffer, format="jpeg", dpi=90, pil_kwargs={"quality": 82})
+    links = [
+        f'<a href="{page.text(os.path.relpath(path, report_dir))}">evidence, {region} (NIfTI)</a>'
+        for region, path in evidence.items()
+    ]
+    picture = page.image(buffer.getvalue(), ".jpg", f"maps of {scan['scan_id']}")
+    caption = " · ".join([page.text(scan["scan_id"]), *links])
+    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+
+
+def volume_entry(outcome: Outcome, name: str) -> dict[str, Any]:
+    """What the viewer needs of a subject."""
+    (region, model), group, predicted = outcome.main, outcome.groups[name], outcome.predicted[name]
+    about = (
+        f"{name}: true {group}; {model}, {region} input: P(HH) {outcome.probabilities.loc[name, outcome.main]:.2f},"
+        f" {predicted}, {'correct' if predicted == group else 'WRONG'}"
     )
-
-
-def short(value: str) -> str:
-    """A number with three decimals; anything else as it is."""
-    try:
-        return value if value.isdigit() else f"{float(value):.3f}"
-    except ValueError:
-        return value
+    scan = outcome.scans[name][0]
+    evidence = dict(sorted(outcome.evidence(scan).items(), key=lambda item: item[0] != region))  # the main one first
+    return {"title": f"{name} ({group})", "about": about, "scan": scan, "evidence": evidence}

@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from scripts.batch import RunFolder, ScanStream, item_files, item_state
 from scripts.errors import InputError, input_error_in
 from scripts.inference import save_nifti
+from scripts.inputs import PLACES
 from scripts.provenance import BUNDLE_ROOT, bundle_version, read_record, sha256, write_aside, write_json, write_table
 from scripts.scan_report import write_scan_report
 from scripts.summary import write_summary
@@ -28,8 +29,6 @@ OUTPUTS = {
     "segmentation": ("evidence_seg.dcm",),
 }
 DICOM_OUTPUTS = ("sr", "parametric_map", "segmentation")
-#: Settings whose value may be a path, and a path may hold a patient's name.
-PLACES = ("bundle_root", "dataset_dir", "input", "output_dir", "participants", "weights")
 COLUMNS = ("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message")
 RESEARCH_ONLY = "Research use only, not for clinical use."
 

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from monai.data import MetaTensor
 
-from scripts.figures import DISPLAY
+from scripts.pictures import DISPLAY
 from scripts.provenance import write_aside
 
 PLOT_HEIGHT = 2.1  # inches
@@ -160,7 +160,7 @@ def pixel_aspect(image: MetaTensor) -> float:
 def grey_windows(maps: np.ndarray, in_units: bool) -> list[tuple[str, float, float]]:
     """Title, black and white of each map: fixed windows where a map has a unit, so that scans can be compared."""
     windows = []
-    for (label, _, limits), values in zip(DISPLAY, maps, strict=True):
+    for (label, limits), values in zip(DISPLAY, maps, strict=True):
         name = label.split(" (")[0]
         if not in_units:
             windows.append((f"{name}, stretched", 0.0, 1.0))

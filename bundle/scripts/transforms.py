@@ -25,8 +25,10 @@ from monai.transforms import (
     Transform,
 )
 
-from scripts.cohort import MAPS, check_grid
+from scripts.cohort import MAPS, check_affine, check_grid
 from scripts.errors import InputError, reason
+from scripts.localise import CHOICES
+from scripts.localiser import Localiser
 
 #: Orientation of a scan in memory: H to posterior, W to the patient's left, S to superior (nibabel's axis codes).
 AXCODES = "PLS"
@@ -35,12 +37,14 @@ QSM_LIMIT_PPM = 10.0
 
 
 class LoadImageMapsd(MapTransform):
-    """Load `[QSM, R2*, T1W]` given as three 3D NIfTI files, or as one 4D file whose last axis holds the three.
+    """Load `[QSM, R2*, T1W]` given as three 3D NIfTI files, as one 4D file whose last axis holds the three, or as a
+    DICOM study (`scripts.dicom.DicomStudy`).
 
     The item's value becomes a MetaTensor `[3, I, J, K]` (float32, axes as stored).
 
     Raises:
-        InputError: a file that is missing, truncated, of another format, or on another grid than its fellows.
+        InputError: a file that is missing, truncated, of another format, or on another grid than its fellows; a study
+            that is refused.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
@@ -50,6 +54,9 @@ class LoadImageMapsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
+            if hasattr(data[key], "load"):  # a study loads itself, so that only DICOM needs pydicom
+                data[key] = data[key].load()
+                continue
             paths = (
                 [data[key]] if isinstance(data[key], (str, bytes)) or not isinstance(data[key], Sequence) else data[key]
             )
@@ -61,6 +68,7 @@ class LoadImageMapsd(MapTransform):
                 check_grid(paths)
             with ThreadPoolExecutor(len(paths)) as pool:  # decompression, most of the time, runs side by side
                 data[key] = torch.cat(list(pool.map(self.load_one, paths)))
+            check_affine(np.asarray(data[key].affine), paths[0])
         return data
 
     def load_one(self, path: str) -> MetaTensor:
@@ -110,6 +118,43 @@ def source_names(image: torch.Tensor, data: Mapping[Hashable, Any]) -> list[str]
     return [name.replace(f"_{MAPS[0]}.", f"_{suffix}.") for suffix in MAPS]
 
 
+class LocaliseBasalGangliad(MapTransform):
+    """Give a scan without annotation its `box` (half-open voxel ranges along the stored axes).
+
+    For `localise: auto` alone, and only where the item has none; all else passes unchanged. The image's metadata then
+    hold `box_confidence`, 0..1.
+
+    Args:
+        keys: entries `[3, I, J, K]` (MetaTensor), axes as stored.
+        localise: one of CHOICES.
+        localiser: finds the box.
+
+    Raises:
+        InputError: an unknown choice; as `Localiser`.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, localise: str, localiser: Localiser | None, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if localise not in CHOICES:
+            raise InputError(f"localise {localise!r} is unknown; use {', '.join(CHOICES)}")
+        if localise == "auto" and localiser is None:
+            raise InputError("localise is auto, but nothing finds boxes; give a localiser, or use annotated")
+        self.localise = localise
+        self.localiser = localiser
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image: MetaTensor = data[key]
+            if self.localise == "auto" and data.get("box") is None:
+                found = self.localiser(image.numpy(), np.asarray(image.affine, float), source_names(image, data)[0])
+                data["box"] = found.box
+                image.meta["box_confidence"] = found.confidence
+        return data
+
+
 class CropBasalGangliad(MapTransform, InvertibleTransform):
     """Keep the axial slices that hold the basal ganglia and, for `cropped`, their box (paper, Data Preparation).
 
@@ -118,7 +163,8 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
     Args:
         keys: which entries to crop, each a MetaTensor `[C, H, W, S]` oriented as AXCODES.
         region: `full` keeps whole slices, `cropped` keeps the in-plane box.
-        localise: `annotated` needs a box; `whole` takes the whole volume as it is (for scans cut to the basal ganglia).
+        localise: `whole` (or `full`) takes the whole volume as it is, for scans cut to the basal ganglia; all else
+            needs a box, annotated or found by LocaliseBasalGangliad.
 
     Raises:
         InputError: no box, a box outside the image, or fewer than two slices.
@@ -128,8 +174,8 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
         super().__init__(keys, allow_missing_keys)
         if region not in ("full", "cropped"):
             raise InputError(f"region {region!r} is unknown; use full or cropped")
-        if localise not in ("annotated", "whole"):
-            raise InputError(f"localise {localise!r} is unknown; use annotated or whole")
+        if localise not in CHOICES:
+            raise InputError(f"localise {localise!r} is unknown; use {', '.join(CHOICES)}")
         self.region = region
         self.localise = localise
         self.cropper = Crop()
@@ -150,12 +196,12 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
     def ranges(self, image: MetaTensor, box: Sequence[Sequence[int]] | None, name: str) -> list[list[int]]:
         """Half-open index ranges of the crop along H, W and S of an oriented image."""
         shape = list(image.shape[1:])
-        if self.localise == "whole":
+        if self.localise in ("whole", "full"):
             return [[0, size] for size in shape]
         if box is None:
             raise InputError(
                 f"{name}: no basal ganglia box; add derivatives/basalganglia/.../*_desc-basalganglia_box.json,"
-                " or use --localise whole for a scan cut to the basal ganglia"
+                " or use --localise auto to find it, or --localise whole for a scan cut to them"
             )
         ranges = oriented_box(box, np.asarray(image.meta["original_affine"]), np.asarray(image.affine))
         if any(low < 0 or high > size for (low, high), size in zip(ranges, shape, strict=True)):
@@ -240,7 +286,12 @@ def quantiles(values: torch.Tensor, wanted: Sequence[float]) -> torch.Tensor:
 
 
 def preprocessing(
-    region: str, spatial_size: Sequence[int], num_slices: int, stretch_percentiles: Sequence[float], localise: str
+    region: str,
+    spatial_size: Sequence[int],
+    num_slices: int,
+    stretch_percentiles: Sequence[float],
+    localise: str,
+    localiser: Localiser | None = None,
 ) -> Transform:
     """The steps from files to network input, as `inference.yaml` also lists them.
 
@@ -249,7 +300,8 @@ def preprocessing(
         spatial_size: H and W of the network's input, pixels.
         num_slices: S of the network's input; the basal ganglia's slices are resampled evenly to this number.
         stretch_percentiles: lower and upper percentile of the histogram stretching, 0-100.
-        localise: `annotated` or `whole` (see CropBasalGangliad).
+        localise: `auto`, `annotated` or `whole` (see LocaliseBasalGangliad and CropBasalGangliad).
+        localiser: finds the boxes that `auto` lacks; other choices need none.
 
     Returns:
         A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, ...}`.
@@ -258,6 +310,7 @@ def preprocessing(
         [
             LoadImageMapsd(keys="image"),
             CheckMapsd(keys="image"),
+            LocaliseBasalGangliad(keys="image", localise=localise, localiser=localiser),
             Orientationd(keys="image", axcodes=AXCODES, labels=None),
             CropBasalGangliad(keys="image", region=region, localise=localise),
             Resized(keys="image", spatial_size=[*spatial_size, num_slices], mode="trilinear"),

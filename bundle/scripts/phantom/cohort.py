@@ -6,7 +6,9 @@ import csv
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from scripts.errors import InputError
 from scripts.phantom import anatomy, difficulty
 from scripts.phantom.anatomy import LABELS
 from scripts.phantom.iron import Latent, draw_latents
-from scripts.phantom.subject import Participant, Protocol, write_json, write_subject
+from scripts.phantom.subject import Participant, Protocol, image_maps, write_json, write_subject
 from scripts.provenance import bundle_version
 
 GROUPS = ("HH", "HC")
@@ -102,7 +104,7 @@ def draw_participants(
     ]
 
 
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a tab-separated table; numbers with six significant digits."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
@@ -115,10 +117,10 @@ def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(root: Path, protocol: Protocol, templates: anatomy.Templates) -> None:
+def _start_worker(root: Path, protocol: Protocol, templates: anatomy.Templates, image: Callable) -> None:
     # Subjects run in parallel, so each must keep to one core; it also keeps the arithmetic the same everywhere.
     torch.set_num_threads(1)
-    _worker.update(root=root, protocol=protocol, templates=templates)
+    _worker.update(root=root, protocol=protocol, templates=templates, image=image)
 
 
 def _work(participant: Participant) -> dict[str, float]:
@@ -126,16 +128,26 @@ def _work(participant: Participant) -> dict[str, float]:
 
 
 def _write_subjects(
-    root: Path, participants: list[Participant], protocol: Protocol, num_workers: int
+    root: Path, participants: list[Participant], protocol: Protocol, num_workers: int, chain: Any
 ) -> list[dict[str, float]]:
-    """Simulate all participants in parallel; returns their nucleus measurements in the order given."""
-    templates = anatomy.load_templates()
+    """Simulate all participants in parallel; returns their nucleus measurements in the order given.
+
+    ``chain`` is None, or a ``from_raw.Chain`` that scans and reconstructs.
+    """
+    if chain is None:
+        image, templates = image_maps, anatomy.load_templates()
+    else:
+        from scripts.phantom.from_raw import scanned_maps
+
+        image, templates = partial(scanned_maps, chain=chain), anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
+        # The bars of each step of each subject would drown the one that counts subjects; workers inherit this.
+        os.environ["TQDM_DISABLE"] = "1"
     pool = ProcessPoolExecutor(
         min(num_workers, len(participants)),
         # A fresh process: forking one that has already used threads can hang.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(root, protocol, templates),
+        initargs=(root, protocol, templates, image),
     )
     try:
         futures = [pool.submit(_work, participant) for participant in participants]
@@ -144,9 +156,10 @@ def _write_subjects(
         return [future.result() for future in futures]
     finally:
         pool.shutdown(cancel_futures=True)
+        os.environ.pop("TQDM_DISABLE", None)
 
 
-def _check_output(output_dir: str | Path, needed_bytes: float) -> tuple[Path, Path]:
+def check_output(output_dir: str | Path, needed_bytes: float) -> tuple[Path, Path]:
     """The output folder and the empty folder beside it in which it is built.
 
     Raises:
@@ -198,9 +211,9 @@ def _write_truth(
 ) -> dict[str, float]:
     """Write the tables of the ground truth; returns the cohort's difficulty (``difficulty.measure``)."""
     ids = [{"participant_id": p.participant_id} for p in participants]
-    _write_table(folder / "latents.tsv", [i | p.latents for i, p in zip(ids, participants, strict=True)])
-    _write_table(folder / "nuclei.tsv", [i | row for i, row in zip(ids, rows, strict=True)])
-    _write_table(folder / "dseg.tsv", [{"index": value, "name": name} for name, value in LABELS.items()])
+    write_table(folder / "latents.tsv", [i | p.latents for i, p in zip(ids, participants, strict=True)])
+    write_table(folder / "nuclei.tsv", [i | row for i, row in zip(ids, rows, strict=True)])
+    write_table(folder / "dseg.tsv", [{"index": value, "name": name} for name, value in LABELS.items()])
     return difficulty.measure(
         [p.group for p in participants],
         np.array([p.age for p in participants], float),
@@ -225,6 +238,8 @@ def simulate(
     box_margin_mm: list[float],
     scanner: dict[str, Any],
     targets: dict[str, list[float]],
+    from_raw: bool = False,
+    raw: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """Simulate a cohort and print how difficult it is.
 
@@ -245,6 +260,9 @@ def simulate(
         box_margin_mm: lowest and highest in-plane margin of the box, mm.
         scanner: arguments of ``acquisition.draw_scanner``.
         targets: lowest and highest AUC wanted for each of ``difficulty.READERS``.
+        from_raw: whether maps are reconstructed from simulated raw data instead of drawn with the faults of
+            ``scanner``.
+        raw: arguments of ``from_raw.load_chain``.
 
     Returns:
         the difficulty, AUC by reader.
@@ -252,7 +270,7 @@ def simulate(
     Raises:
         InputError: a setting is out of range, or the folder cannot be written; one line, nothing was left behind.
     """
-    settings = {k: v for k, v in locals().items() if k not in ("output_dir", "num_workers", "sizes")}
+    settings = {k: v for k, v in locals().items() if k not in ("output_dir", "num_workers", "sizes", "from_raw", "raw")}
     if size not in sizes:
         raise InputError(f"size={size} is unknown; choose one of {', '.join(sizes)}")
     if num_workers < 1:
@@ -285,12 +303,18 @@ def simulate(
         tuple(shell_mm),
         tuple(box_margin_mm),
     )
-    output, part = _check_output(output_dir, _BYTES_PER_VOXEL * np.prod(matrix) * len(participants))
+    chain = None
+    if from_raw:
+        from scripts.phantom.from_raw import load_chain  # reconstruction is only loaded where it is used
+
+        chain = load_chain(**raw)
+        settings["from_raw"] = chain.settings()
+    output, part = check_output(output_dir, _BYTES_PER_VOXEL * np.prod(matrix) * len(participants))
     try:
         _write_descriptions(part, settings | {"sizes": {size: preset}})
         people = [{k: getattr(p, k) for k in ("participant_id", "age", "sex", "group")} for p in participants]
-        _write_table(part / "participants.tsv", people)
-        rows = _write_subjects(part, participants, protocol, num_workers)
+        write_table(part / "participants.tsv", people)
+        rows = _write_subjects(part, participants, protocol, num_workers, chain)
         truth = part / "derivatives" / "groundtruth"
         auc = _write_truth(truth, participants, rows, distributions)
         write_json(truth / "difficulty.json", {"auc": auc, "targets": targets})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,44 @@ class Protocol:
         return affine
 
 
+@dataclass(frozen=True)
+class Head:
+    """Everything random about one participant's head and scan, before anything is imaged.
+
+    Attributes:
+        pose: position, size and deformation.
+        scanner: faults of the scan.
+        texture: relative fluctuation of iron ``[H, W, S]`` on the protocol's grid.
+        more_on_left: which side holds more iron.
+        vein_points_mm, vein_area_mm2: courses of the veins in MNI space, ``[N, 3]`` and ``[N]``.
+        shell_mm: thickness of fluid, skull and scalp.
+    """
+
+    pose: anatomy.Pose
+    scanner: acquisition.Scanner
+    texture: np.ndarray
+    more_on_left: bool
+    vein_points_mm: np.ndarray
+    vein_area_mm2: np.ndarray
+    shell_mm: tuple[float, float, float]
+
+
+def draw_head(rng: np.random.Generator, protocol: Protocol) -> Head:
+    """Draw a participant's head and the faults of the scan."""
+    pose = anatomy.draw_pose(rng, np.array(protocol.matrix) * protocol.spacing_mm, **protocol.anatomy)
+    scanner = acquisition.draw_scanner(rng, **protocol.scanner)
+    texture = acquisition.smooth_field(rng, protocol.matrix, protocol.spacing_mm, protocol.texture_mm)
+    more_on_left = bool(rng.integers(2))
+    points, area = acquisition.draw_veins(rng, scanner.veins)
+    shell = tuple(np.array(protocol.shell_mm) * rng.uniform(0.8, 1.2, 3))
+    return Head(pose, scanner, texture * protocol.texture_sd, more_on_left, points, area, shell)
+
+
+def random_numbers(participant: Participant, protocol: Protocol) -> np.random.Generator:
+    """The participant's own source of random numbers: the same whoever else is in the cohort."""
+    return np.random.default_rng(np.random.SeedSequence([protocol.seed, 1 + participant.index]))
+
+
 def image_maps(
     participant: Participant, protocol: Protocol, templates: anatomy.Templates
 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[list[int]]]:
@@ -86,31 +125,33 @@ def image_maps(
         the maps by suffix as stored (int16 ``[H, W, S]``, in units of ``STEPS``), the true nuclei (uint8, values of
         ``anatomy.LABELS``), and the basal ganglia box.
     """
-    rng = np.random.default_rng(np.random.SeedSequence([protocol.seed, 1 + participant.index]))
+    rng = random_numbers(participant, protocol)
     matrix, spacing = protocol.matrix, protocol.spacing_mm
-    pose = anatomy.draw_pose(rng, np.array(matrix) * spacing, **protocol.anatomy)
-    scanner = acquisition.draw_scanner(rng, **protocol.scanner)
-    coordinates = anatomy.template_coordinates(matrix, spacing, pose)
+    head = draw_head(rng, protocol)
+    coordinates = anatomy.template_coordinates(matrix, spacing, head.pose)
     sampled = anatomy.sample(templates, coordinates)
     xyz = coordinates.numpy()
     labels = anatomy.label_map(sampled, xyz[0])
 
     # Iron only matters where a nucleus is: a hundredth of the scan.
     where = np.nonzero(sum(sampled[name] for name in NUCLEI) > 0)
-    texture = acquisition.smooth_field(rng, matrix, spacing, protocol.texture_mm)[where] * protocol.texture_sd
-    more_on_left = bool(rng.integers(2))
     here = {name: sampled[name][where] for name in NUCLEI}
     maps = iron.iron_maps(
-        participant.age, participant.latents, more_on_left, texture, here, xyz[(slice(None), *where)], templates
+        participant.age,
+        participant.latents,
+        head.more_on_left,
+        head.texture[where],
+        here,
+        xyz[(slice(None), *where)],
+        templates,
     )
     nuclei_iron = np.zeros(matrix, np.float32)
     nuclei_iron[where] = sum(maps[name] * here[name] for name in NUCLEI)
 
-    points, area = acquisition.draw_veins(rng, scanner.veins)
-    veins = acquisition.vein_fraction(anatomy.scanner_coordinates(points, pose), area, matrix, spacing)
-    shell = tuple(np.array(protocol.shell_mm) * rng.uniform(0.8, 1.2, 3))
-    clean = acquisition.tissue_maps(sampled, nuclei_iron, veins, shell)
-    scanned = acquisition.acquire(rng, clean, sampled["outside_mm"], spacing, scanner)
+    points = anatomy.scanner_coordinates(head.vein_points_mm, head.pose)
+    veins = acquisition.vein_fraction(points, head.vein_area_mm2, matrix, spacing)
+    clean = acquisition.tissue_maps(sampled, nuclei_iron, veins, head.shell_mm)
+    scanned = acquisition.acquire(rng, clean, sampled["outside_mm"], spacing, head.scanner)
     scanned["T1w"] = scanned["T1w"] * T1W_SCALE
     stored = {
         suffix: np.clip(np.round(volume / STEPS[suffix]), -32767, 32767).astype(np.int16)
@@ -203,14 +244,21 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_subject(
-    root: Path, participant: Participant, protocol: Protocol, templates: anatomy.Templates
+    root: Path, participant: Participant, protocol: Protocol, templates: anatomy.Templates, image: Callable
 ) -> dict[str, float]:
     """Simulate a participant and write all of their files below ``root``.
+
+    Args:
+        root: BIDS folder.
+        participant: who.
+        protocol: how.
+        templates: for the head.
+        image: :func:`image_maps`, or another function of participant, protocol and templates with its result.
 
     Returns:
         the row of :func:`measure_nuclei`.
     """
-    stored, labels, box = image_maps(participant, protocol, templates)
+    stored, labels, box = image(participant, protocol, templates)
     name = participant.participant_id
     folder = root / name / "anat"
     folder.mkdir(parents=True)

@@ -1,0 +1,70 @@
+"""The application: which operators there are, and what flows between them."""
+
+import sys
+from pathlib import Path
+
+from bundle_folder import find_bundle
+from monai.deploy.conditions import CountCondition
+from monai.deploy.core import Application
+from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
+from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
+
+
+class QNetApplication(Application):
+    """DICOM study in; prediction, evidence and reports out.
+
+    `loader -> selector -> stack -> bundle -> writer`: the first two are the SDK's, the stack and the writer call the
+    bundle's own functions, and the bundle runs in the SDK's `MonaiBundleInferenceOperator`.
+    """
+
+    name = "qnet_hemochromatosis"
+
+    def __init__(self, argv: list[str], *args, **kwargs) -> None:
+        self.context = Application.init_app_context(argv)
+        self.bundle = find_bundle(Path(self.context.model_path))
+        self.context.models = (
+            None  # what the SDK makes of a bundle's folder is no network; its operator loads that itself
+        )
+        sys.path.insert(0, str(self.bundle))  # the operators below import the bundle's `scripts`
+        super().__init__(*args, **kwargs)
+
+    def compose(self) -> None:
+        from bundle_operator import QNetBundleOperator
+        from result_writer_operator import ResultWriterOperator
+        from selection_rules import selection_rules
+        from stack_series_operator import StackSeriesOperator
+
+        rules = self.bundle / "configs" / "dicom_series.yaml"
+        loader = DICOMDataLoaderOperator(
+            self, CountCondition(self, 1), input_folder=Path(self.context.input_path), name="loader"
+        )
+        selector = DICOMSeriesSelectorOperator(self, rules=selection_rules(rules), all_matched=True, name="selector")
+        stack = StackSeriesOperator(self, input_dir=Path(self.context.input_path), rules=rules, name="stack")
+        bundle = QNetBundleOperator(self, app_context=self.context, bundle=self.bundle, name="bundle")
+        writer = ResultWriterOperator(
+            self, output_dir=Path(self.context.output_path), bundle=self.bundle, name="writer"
+        )
+        self.add_flow(loader, selector, {("dicom_study_list", "dicom_study_list")})
+        self.add_flow(selector, stack, {("study_selected_series_list", "study_selected_series_list")})
+        self.add_flow(stack, bundle, {("image", "image")})
+        self.add_flow(bundle, writer, {("pred", "result")})
+        self.add_flow(stack, writer, {("source", "source")})
+
+
+def main() -> None:
+    """Run the application on the command line's arguments; bad input ends it with one line and status 1."""
+    try:
+        QNetApplication(sys.argv).run()
+    except Exception as error:
+        message = one_line(error)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")
+
+
+def one_line(error: Exception) -> str | None:
+    """The bundle's one-line message about bad input, if that is what ended the application."""
+    from scripts.errors import input_error_in
+
+    found = input_error_in(error)
+    return None if found is None else str(found)

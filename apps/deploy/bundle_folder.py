@@ -1,0 +1,18 @@
+"""Finds the bundle below the model path, which is the bundle itself here and its parent in a packaged application."""
+
+import sys
+from pathlib import Path
+
+NEEDED = ("configs/inference.yaml", "configs/metadata.json", "models/model.pt", "scripts/__init__.py")
+
+
+def find_bundle(model_path: Path) -> Path:
+    """The bundle's folder. Ends the program with one line if there is none, or more than one."""
+    candidates = [model_path, *sorted(model_path.glob("*"))] if model_path.is_dir() else []
+    found = [folder for folder in candidates if all((folder / name).is_file() for name in NEEDED)]
+    if len(found) != 1:
+        sys.exit(
+            f"error: {model_path}: holds {len(found)} Q-Net bundles where one is due; give -m the bundle's folder"
+            f" (with {', '.join(NEEDED)})"
+        )
+    return found[0].resolve()

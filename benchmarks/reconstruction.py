@@ -1,0 +1,184 @@
+"""How close the reconstruction comes to the truth of the digital head, and how long each step takes.
+
+    python benchmarks/reconstruction.py RAW [--rows local recommended paper echoes] [--output FILE.json]
+
+RAW is a folder of `configs/simulate_raw.yaml` (e.g. --size icbm or paper067). Simulated data only. Rows that were
+measured before stay in FILE.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+
+from map_quality import nucleus_means, susceptibility_measures  # noqa: E402
+from monai.bundle import ConfigParser  # noqa: E402
+
+from scripts.phantom.anatomy import LABELS  # noqa: E402
+from scripts.provenance import BUNDLE_ROOT, software, write_json  # noqa: E402
+from scripts.stage.combine import GAMMA_MHZ_PER_T  # noqa: E402
+from scripts.stage.fourier import b0_direction  # noqa: E402
+from scripts.stage.inversion import TKD  # noqa: E402
+from scripts.stage.r2star import ARLO, WeightedFit, noise_level  # noqa: E402
+from scripts.stage.raw import RawScan, load_echoes  # noqa: E402
+from scripts.stage.reconstruct import Reconstruction, bounding_box  # noqa: E402
+from scripts.stage.run import find_scans  # noqa: E402
+from scripts.stage.variation import TV  # noqa: E402
+
+OVERLAYS = {"recommended": [], "paper": ["reconstruct_paper.yaml"]}
+
+
+def recipe(name: str) -> Reconstruction:
+    """The steps as the configs have them."""
+    files = ["reconstruct.yaml", *OVERLAYS[name]]
+    parser = ConfigParser(ConfigParser.load_config_files([str(BUNDLE_ROOT / "configs" / f) for f in files]))
+    parser["device"] = "cpu"
+    return parser.get_parsed_content("reconstruction")
+
+
+class Truth:
+    """What the digital scanner knows of one scan."""
+
+    def __init__(self, raw: Path, name: str) -> None:
+        self.folder, self.name = raw / "derivatives" / "groundtruth" / name / "anat", name
+        self.labels = self.volume("desc-nuclei_dseg").astype(int)
+        self.brain = self.volume("desc-brain_mask") > 0.5
+        self.chi = self.volume("Chimap")
+
+    def volume(self, ending: str) -> np.ndarray:
+        """One true volume, float32."""
+        return nib.load(self.folder / f"{self.name}_{ending}.nii.gz").get_fdata(dtype=np.float32)
+
+    def measures(self, chi: np.ndarray, mask: np.ndarray) -> dict:
+        """See `susceptibility_measures`."""
+        return susceptibility_measures(chi, self.chi, mask & self.brain, self.brain, self.labels, LABELS)
+
+
+@contextmanager
+def counted_ffts():
+    """Counts and times real FFTs of volumes while the block runs."""
+    counts = {"calls": 0, "seconds": 0.0}
+    originals = torch.fft.rfftn, torch.fft.irfftn
+
+    def timed(function):
+        def call(*args, **kwargs):
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            counts["calls"] += 1
+            counts["seconds"] += time.perf_counter() - start
+            return result
+
+        return call
+
+    torch.fft.rfftn, torch.fft.irfftn = (timed(f) for f in originals)
+    try:
+        yield counts
+    finally:
+        torch.fft.rfftn, torch.fft.irfftn = originals
+
+
+def from_true_field(scan: RawScan, truth: Truth) -> dict:
+    """Inversion alone: the true local field, with noise of the size that the echoes have."""
+    field_hz = truth.volume("desc-local_fieldmap")
+    strength = scan.acquisitions[0].field_strength_t
+    noise = np.random.default_rng(0).normal(0, 0.0006, field_hz.shape)
+    box = bounding_box(torch.from_numpy(truth.brain), 2)
+    mask = torch.from_numpy(truth.brain[box])
+    field = torch.from_numpy((field_hz / (GAMMA_MHZ_PER_T * strength) + noise).astype(np.float32)[box])
+    arguments = (torch.where(mask, field, 0.0), mask, mask.float(), scan.spacing_mm, b0_direction(scan.affine))
+    settings = recipe("recommended").inversion
+    methods = {
+        "TKD": TKD(0.1, True, settings.pad_mm),
+        "TV": TV(settings.strength, settings.iterations, settings.tolerance, settings.pad_mm),
+    }
+    rows = {}
+    for name, method in methods.items():
+        whole = np.zeros(truth.chi.shape, np.float32)
+        whole[box] = method(*arguments).numpy()
+        rows[name] = truth.measures(whole, truth.brain)
+    return rows
+
+
+def with_recipe(scan: RawScan, truth: Truth, steps: Reconstruction) -> dict:
+    """The whole way from wrapped phase: measures of the map, seconds of each step, and its FFTs."""
+    processor = time.process_time()
+    with counted_ffts() as ffts:
+        maps = steps(scan)
+    measured = truth.measures(maps.volumes["Chimap"], maps.volumes["Chimap"] != 0)
+    measured["seconds"] = maps.seconds
+    measured["seconds_total"] = round(sum(maps.seconds.values()), 1)
+    measured["processor_seconds_total"] = round(time.process_time() - processor, 1)
+    measured["real_ffts"] = ffts["calls"]
+    measured["seconds_in_ffts"] = round(ffts["seconds"], 1)
+    measured["qsm_over_its_ffts"] = round(maps.seconds["QSM"] / ffts["seconds"], 2)
+    return measured
+
+
+def unwrapping_and_r2star(scan: RawScan, truth: Truth, steps: Reconstruction) -> dict:
+    """Voxels with a wrong number of turns, and bias of R2* in each nucleus."""
+    chosen = scan.acquisitions[0 if steps.field_from == "low" else -1]
+    magnitude, phase, _ = (torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in load_echoes(chosen, 1))
+    brain = torch.from_numpy(truth.brain)
+    _, good = steps.mask(magnitude, phase, scan.spacing_mm, truth.brain)
+    box = bounding_box(brain, 2)
+    magnitude_in, phase_in, good = magnitude[(slice(None), *box)], phase[(slice(None), *box)], good[box]
+    unwrapped = steps.unwrapping(phase_in, magnitude_in, good, chosen.echo_times_s, scan.spacing_mm)
+    field = torch.from_numpy(truth.volume("desc-total_fieldmap"))[box]
+    offset = torch.from_numpy(truth.volume("desc-receive_phase"))[box]
+    wrong = []
+    for echo, seconds in zip(unwrapped, chosen.echo_times_s, strict=True):
+        turns = torch.round((echo - offset - 2 * np.pi * field * seconds)[good] / (2 * np.pi))
+        wrong.append(round(float(100 * (turns != turns.mode().values).float().mean()), 4))
+    noise = noise_level(magnitude[-1], brain)
+    true = truth.volume("R2starmap")
+    inside = brain.numpy()
+    expected = nucleus_means(true, truth.labels, LABELS, inside)
+    bias = {}
+    for method in (ARLO(3.0, 500.0), WeightedFit(3.0, 500.0)):
+        found = nucleus_means(method(magnitude, chosen.echo_times_s, noise).numpy(), truth.labels, LABELS, inside)
+        bias[type(method).__name__] = {n: round(found[n] - expected[n], 2) for n in expected}
+    return {"wrong_voxels_percent_by_echo": wrong, "r2star_bias_per_s": bias}
+
+
+def main() -> None:
+    """Measure, print, and keep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("raw", type=Path)
+    rows = ["local", *OVERLAYS, "echoes"]
+    parser.add_argument("--rows", nargs="+", default=rows, choices=rows)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    scan = find_scans(str(given.raw), None, None, "sub-01", None, None, None, None)[0]
+    truth = Truth(given.raw, scan.participant_id)
+    result = {
+        "input": f"simulated raw data of a digital head, {given.raw.name}",
+        "grid": {"shape": list(scan.shape), "spacing_mm": [round(float(d), 3) for d in scan.spacing_mm]},
+        "software": software(),
+    }
+    if given.output and given.output.exists():
+        result = json.loads(given.output.read_text()) | result
+    if "local" in given.rows:
+        result["true local field"] = from_true_field(scan, truth)
+    for name in (name for name in OVERLAYS if name in given.rows):
+        result[name] = with_recipe(scan, truth, recipe(name)) | {"threads": given.threads}
+    if "echoes" in given.rows:
+        result |= unwrapping_and_r2star(scan, truth, recipe("recommended"))
+    print(json.dumps(result, indent=1))
+    if given.output:
+        write_json(given.output, result)
+
+
+if __name__ == "__main__":
+    main()

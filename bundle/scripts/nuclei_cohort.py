@@ -1,0 +1,158 @@
+"""Nuclei of a whole cohort: `nuclei.tsv` with its data dictionary, label images, and pictures with outlines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from scripts.errors import InputError, input_error_in
+from scripts.localise_picture import draw
+from scripts.localiser import Localiser, code_hash, fingerprint, is_simulated
+from scripts.nuclei import LABELS, NUCLEI, NucleiReader, data_dictionary
+from scripts.provenance import bundle_version, check_output_dir, write_aside, write_json
+from scripts.transforms import CheckMapsd, LoadImageMapsd
+
+
+def measure_cohort(
+    output_dir: str | os.PathLike,
+    scans: Sequence[Mapping[str, Any]],
+    localiser: Localiser,
+    reader_settings: Mapping[str, Any],
+    pictures: bool = True,
+) -> None:
+    """Write `nuclei.tsv` (a row a scan), `nuclei.json` (what its columns mean) and each scan's label image.
+
+    A scan that is done is not done again, as long as maps, code and settings stay; a refused one has `n/a` and its
+    reason, and the others go on.
+
+    Args:
+        output_dir: root of the derivative, e.g. `derivatives/nuclei`.
+        scans: from `scripts.cohort.chosen_scans`.
+        localiser: finds the basal ganglia.
+        reader_settings: keyword arguments of `NucleiReader` beside template and atlas.
+        pictures: draw box and outlines of every scan.
+
+    Raises:
+        InputError: the atlas or the template is missing, or some scans were refused.
+    """
+    folder = check_output_dir(output_dir, 2e6 * len(scans))
+    reader = NucleiReader(localiser.ready()[0], **reader_settings)
+    made_by = {"Code": code_hash(), "Settings": dict(reader_settings), "Version": bundle_version()}
+    description = {
+        "Name": "Nuclei of the basal ganglia and thalamus from a registered atlas",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "Q-Net bundle, configs/nuclei.yaml", "Version": bundle_version()}],
+    }
+    write_json(folder / "dataset_description.json", description)
+    rows, failures = [], []
+    for scan in tqdm(scans, desc="nuclei", unit="scan"):
+        row = {"participant_id": scan["participant_id"], "scan_id": scan["scan_id"]}
+        try:
+            row |= one_scan(folder, scan, localiser, reader, made_by, pictures)
+        except Exception as error:
+            bad_input = input_error_in(error)
+            if bad_input is None:
+                raise
+            failures.append(str(bad_input))
+        rows.append(row)
+    columns = list(data_dictionary())
+    write_aside(folder / "nuclei.tsv", lambda part: write_tsv(part, columns, rows))
+    write_json(folder / "nuclei.json", {**data_dictionary(), "GeneratedBy": made_by})
+    write_aside(folder / "desc-nuclei_dseg.tsv", lambda part: Path(part).write_text(lookup()))
+    print(f"{len(rows) - len(failures)} of {len(rows)} scans measured; {folder / 'nuclei.tsv'}")
+    if failures:
+        raise InputError(
+            f"{len(failures)} of {len(rows)} scans were refused; the others are done (first: {failures[0]})"
+        )
+
+
+def one_scan(
+    folder: Path,
+    scan: Mapping[str, Any],
+    localiser: Localiser,
+    reader: NucleiReader,
+    made_by: Mapping[str, Any],
+    pictures: bool,
+) -> dict[str, float]:
+    """Measure one scan, or read what was measured before."""
+    image = CheckMapsd("image")(LoadImageMapsd("image")(dict(scan)))["image"]
+    maps, affine = image.numpy(), np.asarray(image.affine, float)
+    stem = folder / scan["participant_id"] / "anat" / scan["scan_id"]
+    kept = Path(f"{stem}_desc-nuclei_stats.json")
+    key = {"InputSha256": fingerprint(maps, affine), "GeneratedBy": dict(made_by)}
+    if kept.exists():
+        content = json.loads(kept.read_text())
+        if all(content.get(name) == value for name, value in key.items()):
+            return {name: float("nan") if value is None else value for name, value in content["Nuclei"].items()}
+    found = localiser(maps, affine, scan["image"][0])
+    row, labels = reader.measure(maps, affine, found)
+    row = {"confidence": found.confidence, **row}
+    label_image = nib.Nifti1Image(labels, affine)
+    write_aside(f"{stem}_desc-nuclei_dseg.nii.gz", lambda part: nib.save(label_image, part))
+    if pictures:
+        title = f"{'Simulated. ' if is_simulated(scan['image'][0]) else ''}{scan['scan_id']}"
+        outlines = {name: np.isin(labels, [LABELS[f"{side}_{name}"] for side in ("left", "right")]) for name in NUCLEI}
+        write_aside(f"{stem}_desc-nuclei_dseg.png", lambda part: draw(part, maps, affine, found, title, outlines))
+    write_json(kept, {**key, "Nuclei": {n: None if math.isnan(v) else v for n, v in row.items()}})
+    return row
+
+
+def write_tsv(path: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Tab-separated, as BIDS has it: `n/a` for what is missing, six significant digits."""
+
+    def cell(value: Any) -> str:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return "n/a"
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+    lines = ["\t".join(columns), *("\t".join(cell(row.get(name)) for name in columns) for row in rows)]
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Rows of `nuclei.tsv`: text in `participant_id` and `scan_id`, numbers elsewhere (NaN for `n/a`).
+
+    Raises:
+        InputError: no such file, not a table of `configs/nuclei.yaml`, or a cell that is no number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run configs/nuclei.yaml on the cohort first")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, delimiter="\t")
+        missing = [name for name in ("participant_id", "scan_id") if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"{path}: no column {missing[0]!r}; it must be the table that configs/nuclei.yaml writes")
+        rows = []
+        for line, row in enumerate(reader, 2):
+            try:
+                rows.append(
+                    {
+                        name: value
+                        if name in ("participant_id", "scan_id")
+                        else float("nan" if value in ("n/a", "", None) else value)
+                        for name, value in row.items()
+                    }
+                )
+            except ValueError as error:
+                raise InputError(
+                    f"{path}: line {line} holds text for a number; run configs/nuclei.yaml again"
+                ) from error
+    if not rows:
+        raise InputError(f"{path}: has no rows; run configs/nuclei.yaml again")
+    return rows
+
+
+def lookup() -> str:
+    """Table of label values, as BIDS has it."""
+    return "index\tname\n" + "".join(f"{value}\t{name}\n" for name, value in LABELS.items())

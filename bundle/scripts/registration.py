@@ -1,0 +1,363 @@
+"""Where a brain lies: registration of a scan to the small template, coarse to fine, with SimpleITK.
+
+Three steps, each from where the last one ended:
+
+1. `search`: every plausible pose is scored by correlation on a 6 mm grid, so no starting pose is needed;
+2. `align`: rigid, then affine, Mattes mutual information of T1W over the brain (Mattes et al., IEEE TMI 2003, 22:120);
+3. `splines.refine`: coarse B-splines around the basal ganglia, on T1W plus what QSM and R2* say about iron.
+
+The brain is where the maps are not masked out, so it makes no difference whether T1W shows the skull. Inside this
+module places are LPS millimetres of the scanner, as ITK has them; transforms map scan to template.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from scripts.errors import InputError
+from scripts.template import Template, iron_of
+
+#: From nibabel's RAS to ITK's LPS and back.
+RAS_LPS = np.diag([-1.0, -1.0, 1.0])
+#: Always this many, so that sums are added in the same order, and results are the same, on every machine.
+THREADS = 2
+COARSE_MM, WORK_MM, FINE_MM = 6.0, 3.0, 1.8
+#: Middle of the brain in the template, MNI mm (RAS), and how the search steps around it.
+BRAIN_CENTRE_MM = np.array([0.0, -18.0, 12.0])
+#: The search takes heads of 1/1.35 to 1.35 times the template's size.
+LARGEST_LOG_SCALE = 0.3
+#: How much brighter than white matter the iron-rich nuclei are made in the image that B-splines align.
+IRON_WEIGHT = 1.5
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan on one grid, axes within 45 degrees of R, A, S.
+
+    Attributes:
+        t1: local mean 1 within the brain, 0 outside.
+        iron: 0 in tissue without iron, about 1 in the globus pallidus; 0 outside the brain.
+        brain: bool.
+        affine: `[4, 4]`, voxel to LPS mm. The arrays are `[X, Y, Z]`, float32.
+    """
+
+    t1: np.ndarray
+    iron: np.ndarray
+    brain: np.ndarray
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Voxel size, mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+def ras(maps: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bring stored axes next to R, A, S: maps `[C, X, Y, Z]`, their affine (LPS), and the orientation to undo it."""
+    orientation = nib.io_orientation(affine)
+    turned = np.stack([nib.orientations.apply_orientation(channel, orientation) for channel in maps])
+    moved = affine @ nib.orientations.inv_ornt_aff(orientation, maps.shape[1:])
+    lps = np.eye(4)
+    lps[:3, :3], lps[:3, 3] = RAS_LPS @ moved[:3, :3], RAS_LPS @ moved[:3, 3]
+    return turned, lps, orientation
+
+
+def block_mean(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
+    """Mean over blocks of voxels; what does not fill a block at the far ends is dropped."""
+    x, y, z = (n // f for n, f in zip(volume.shape, factors, strict=True))
+    a, b, c = factors
+    return volume[: x * a, : y * b, : z * c].reshape(x, a, y, b, z, c).mean((1, 3, 5), dtype=np.float32)
+
+
+def coarser(affine: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
+    """Affine of `block_mean`'s result."""
+    step = np.diag([*factors, 1.0])
+    step[:3, 3] = (np.array(factors) - 1) / 2
+    return affine @ step
+
+
+def brain_mask(maps: np.ndarray, spacing: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
+    """The brain on the grid of `block_mean`, bool: where QSM, or else R2*, or else T1W is not exactly 0.
+
+    Where no map is masked, what is bright in T1W, cut back by the thickness of scalp and skull.
+
+    Args:
+        maps: `[3, X, Y, Z]`.
+        spacing: voxel size of the result, mm.
+        factors: of `block_mean`.
+    """
+    for channel in maps:
+        measured = channel != 0
+        if measured.mean() < 0.9:
+            return largest(ndimage.binary_opening(block_mean(measured, factors) > 0.5))
+    t1 = block_mean(maps[2], factors)
+    head = largest(t1 > 0.5 * np.percentile(t1[t1 > t1.mean()], 50)) if t1.max() > t1.mean() else t1 > t1.max()
+    inside = ndimage.distance_transform_edt(np.pad(head, 1), spacing)[1:-1, 1:-1, 1:-1]
+    return largest(inside > 12)
+
+
+def largest(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part, without holes in its axial slices."""
+    labels, count = ndimage.label(mask)
+    if count == 0:
+        return mask
+    part = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(part, 2, 0)], 2)
+
+
+def flattened(t1: np.ndarray, brain: np.ndarray, spacing: np.ndarray | float) -> np.ndarray:
+    """T1W relative to its local mean over some centimetres (removes receive bias and units); 0 outside the brain."""
+    sigma = 25.0 / np.broadcast_to(spacing, 3)
+    inside = brain.astype(np.float32)
+    local = ndimage.gaussian_filter(t1 * inside, sigma, truncate=2) / np.maximum(
+        ndimage.gaussian_filter(inside, sigma, truncate=2), 1e-3
+    )
+    return np.where(brain, np.clip(t1 / np.maximum(local, 1e-6 + 0.05 * local.max()), 0, 2), 0).astype(np.float32)
+
+
+def iron_signal(qsm: np.ndarray, r2star: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Mean of QSM and R2*, each from its median (0) to its 99th percentile (1) in the brain, clipped to 0..1.5."""
+    total = np.zeros(qsm.shape, np.float32)
+    for volume in (qsm, r2star):
+        low, high = np.percentile(volume[brain], [50, 99])
+        total += np.clip((volume - low) / max(high - low, 1e-6), 0, 1.5) / 2
+    return total * brain
+
+
+def scan_on(maps: np.ndarray, affine: np.ndarray, target_mm: float, brain: Scan | None = None) -> Scan:
+    """Average maps (axes as from `ras`) to voxels of about `target_mm`.
+
+    Args:
+        maps: `[3, X, Y, Z]`.
+        affine: voxel to LPS.
+        target_mm: voxels are at most about this size, unless the scan's are larger.
+        brain: a coarser scan whose brain mask is taken over.
+
+    Raises:
+        InputError: nothing that could be a brain.
+    """
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    factors = tuple(int(max(1, np.floor(target_mm / d + 0.35))) for d in spacing)
+    grid = coarser(affine, factors)
+    qsm, r2star, t1 = (block_mean(channel, factors) for channel in maps)
+    if brain is None:
+        inside = brain_mask(maps, spacing * factors, factors)
+    else:
+        index = np.linalg.solve(brain.affine, grid)
+        inside = (
+            ndimage.affine_transform(
+                brain.brain.astype(np.float32), index[:3, :3], index[:3, 3], t1.shape, order=1, mode="nearest"
+            )
+            > 0.5
+        )
+    litres = inside.sum() * np.prod(spacing * factors) / 1e6
+    if litres < 0.15:
+        raise InputError(f"no brain found ({litres * 1000:.0f} ml); check the maps, or give a box")
+    return Scan(flattened(np.maximum(t1, 0), inside, spacing * factors), iron_signal(qsm, r2star, inside), inside, grid)
+
+
+# --- step 1 ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """The template, ready to be compared with: images as `Scan` has them, on the template's grid (LPS)."""
+
+    t1: sitk.Image
+    combined: sitk.Image
+    iron: sitk.Image
+    coarse: np.ndarray
+    coarse_origin_ras: np.ndarray
+
+
+def target_of(template: Template, iron: np.ndarray | None = None) -> Target:
+    """Prepare a template.
+
+    Args:
+        template: from `scripts.template.load_template`.
+        iron: expected iron `[X, Y, Z]`, 0..1; None takes the template's ellipsoids.
+    """
+    brain = template.t1 > 0.05
+    t1 = flattened(template.t1, brain, template.spacing_mm)
+    iron = iron_of(template) if iron is None else iron
+    affine = np.diag([template.spacing_mm] * 3 + [1.0])
+    affine[:3, 3] = template.origin_mm
+    affine[:3] = RAS_LPS @ affine[:3]
+    smooth = ndimage.gaussian_filter(t1, COARSE_MM / 2 / template.spacing_mm)
+    return Target(
+        sitk_image(t1, affine),
+        sitk_image(t1 + IRON_WEIGHT * iron, affine),
+        sitk_image(iron, affine),
+        np.pad(smooth, 1),
+        np.array(template.origin_mm) - template.spacing_mm,
+    )
+
+
+def sitk_image(volume: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """A SimpleITK image of `[X, Y, Z]` with an affine in LPS."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.transpose(2, 1, 0)))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing([float(v) for v in spacing])
+    image.SetOrigin([float(v) for v in affine[:3, 3]])
+    image.SetDirection([float(v) for v in (affine[:3, :3] / spacing).ravel()])
+    return image
+
+
+def turns(angles_deg: np.ndarray) -> np.ndarray:
+    """Rotation about x, then y, then z: `[3, 3]`."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.deg2rad(angles_deg)):
+        a, b = (axis + 1) % 3, (axis + 2) % 3
+        turn = np.eye(3)
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[np.ndarray]:
+    """Score poses over +-24 degrees of pitch, +-18 of roll and yaw and 12 cm along the body; climb from the best.
+
+    Args:
+        scan: on the working grid.
+        target: from `target_of`.
+        spacing_mm: the template's voxel size.
+        starts: how many poses to return.
+
+    Returns:
+        `[angle x, y, z (degrees), shift x, y, z (mm, RAS, of the brain's centre), log scale, score]`, best first.
+    """
+    factors = tuple(int(max(1, round(COARSE_MM / d))) for d in scan.spacing)
+    shape = [n // f * f for n, f in zip(scan.brain.shape, factors, strict=True)]
+    crop = tuple(slice(0, n) for n in shape)
+    near = ndimage.distance_transform_edt(~scan.brain, scan.spacing) < 12
+    inside = block_mean(near[crop], factors) > 0.5
+    values = block_mean(scan.t1[crop], factors)[inside]
+    index = np.argwhere(inside)
+    affine = coarser(scan.affine, factors)
+    points = (index @ affine[:3, :3].T + affine[:3, 3]) @ RAS_LPS
+    middle = ((np.argwhere(scan.brain).mean(0) @ scan.affine[:3, :3].T) + scan.affine[:3, 3]) @ RAS_LPS
+    size = np.array(target.coarse.shape)
+    strides = np.array([size[1] * size[2], size[2], 1], np.int32)
+    flat = target.coarse.ravel()
+
+    def prepared(every: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places about the brain's middle, and values of mean 0 and length 1."""
+        part = values[::every] - values[::every].mean()
+        return (points[::every] - middle).astype(np.float32), (part / max(np.linalg.norm(part), 1e-6)).astype(
+            np.float32
+        )
+
+    rough, full = prepared(4), prepared(1)
+
+    def score(pose: np.ndarray, sample: tuple[np.ndarray, np.ndarray]) -> float:
+        """Correlation of T1W with the template at a pose."""
+        matrix = (turns(pose[:3]).T * (np.exp(pose[6]) / spacing_mm)).astype(np.float32)
+        shift = (BRAIN_CENTRE_MM + pose[3:6] - target.coarse_origin_ras) / spacing_mm + 0.5
+        cell = (sample[0] @ matrix + shift.astype(np.float32)).astype(np.int32)
+        np.clip(cell, 0, size - 1, out=cell)
+        seen = flat[cell @ strides]
+        seen = seen - seen.mean()
+        return float(sample[1] @ seen) / max(float(np.sqrt(seen @ seen)), 1e-3)
+
+    poses = [
+        np.array([pitch, roll, yaw, 0, back, up, 0.0])
+        for pitch in (-24, -12, 0, 12, 24)
+        for roll in (-14, 0, 14)
+        for yaw in (-14, 0, 14)
+        for back in (-12, 0, 12)
+        for up in range(-60, 61, 12)
+    ]
+    scored = sorted(((score(pose, rough), n) for n, pose in enumerate(poses)), reverse=True)
+    found: list[np.ndarray] = []
+    for _, number in scored[:6]:
+        pose, best = poses[number], score(poses[number], full)
+        for step in (1.0, 0.5, 0.25):
+            sizes = step * np.array([8, 8, 8, 8, 8, 8, 0.08])
+            better = True
+            while better:
+                better = False
+                for axis in range(7):
+                    for sign in (-1, 1):
+                        trial = pose.copy()
+                        trial[axis] += sign * sizes[axis]
+                        if abs(trial[6]) <= LARGEST_LOG_SCALE and (new := score(trial, full)) > best + 1e-4:
+                            pose, best, better = trial, new, True
+        if all(np.abs(pose[:6] - other[:6]).max() > 6 for other in found):
+            found.append(np.append(pose, best))
+    found.sort(key=lambda pose: -pose[7])
+    return [np.concatenate([pose[:7], [pose[7]], middle]) for pose in found[:starts]]
+
+
+# --- step 2 ----------------------------------------------------------------------------------------------------------
+
+
+def affine_transform(pose: np.ndarray) -> sitk.AffineTransform:
+    """The LPS transform of a pose of `search`."""
+    matrix = np.exp(pose[6]) * turns(pose[:3])
+    middle = pose[8:11]
+    shift = BRAIN_CENTRE_MM + pose[3:6] - matrix @ middle
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix((RAS_LPS @ matrix @ RAS_LPS).ravel().tolist())
+    transform.SetTranslation((RAS_LPS @ shift).tolist())
+    return transform
+
+
+def method(bins: int) -> sitk.ImageRegistrationMethod:
+    """Mattes mutual information with linear interpolation, deterministic."""
+    registration = sitk.ImageRegistrationMethod()
+    registration.SetNumberOfThreads(THREADS)
+    registration.SetMetricAsMattesMutualInformation(bins)
+    registration.SetInterpolator(sitk.sitkLinear)
+    registration.SetMetricSamplingStrategy(registration.NONE)
+    return registration
+
+
+def align(scan: Scan, target: Target, pose: np.ndarray) -> tuple[sitk.AffineTransform, float]:
+    """Rigid, then affine registration of T1W within the brain and a thin shell around it.
+
+    Returns:
+        The transform, and the metric reached (lower is better).
+    """
+    middle = scan.affine @ [*((np.array(scan.brain.shape) - 1) / 2), 1]
+    start = affine_transform(pose)
+    matrix = np.array(start.GetMatrix()).reshape(3, 3)
+    centre = middle[:3]
+    moved = matrix @ centre + start.GetTranslation()
+    fixed = sitk_image(scan.t1, scan.affine)
+    near = ndimage.distance_transform_edt(~scan.brain, scan.spacing) < 5
+    mask = sitk_image(near.astype(np.uint8), scan.affine)
+    result = sitk.AffineTransform(3)
+    result.SetCenter(centre.tolist())
+    result.SetMatrix(matrix.ravel().tolist())
+    result.SetTranslation((moved - centre).tolist())
+    registration = method(24)
+    registration.SetMetricFixedMask(mask)
+    registration.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=1.0, minStep=0.01, numberOfIterations=60, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-5
+    )
+    registration.SetOptimizerScalesFromPhysicalShift()
+    registration.SetShrinkFactorsPerLevel([2, 1])
+    registration.SetSmoothingSigmasPerLevel([2, 1])
+    registration.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    registration.SetInitialTransform(result, inPlace=True)
+    registration.Execute(fixed, target.t1)
+    return result, registration.GetMetricValue()
+
+
+def combined(scan: Scan) -> np.ndarray:
+    """T1W with the iron-rich nuclei made bright."""
+    return scan.t1 + IRON_WEIGHT * np.clip(scan.iron, 0, 1)
+
+
+def cropped(scan: Scan, low: np.ndarray, high: np.ndarray) -> Scan:
+    """The voxels `low` to `high` (half-open) of a scan."""
+    part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    affine = scan.affine.copy()
+    affine[:3, 3] = (scan.affine @ [*low, 1])[:3]
+    return Scan(scan.t1[part], scan.iron[part], scan.brain[part], affine)

@@ -1,0 +1,108 @@
+"""Real FFTs on a padded grid, and the kernels of QSM in k-space: the unit dipole and the gradient."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+
+
+class PaddedFourier:
+    """Real FFTs of volumes on one grid, padded with zeros to a size that is fast.
+
+    Args:
+        shape: voxels along the three axes of the volumes.
+        spacing_mm: voxel size along them.
+        b0: direction of the main field along the axes of the array, a unit vector; oblique slices are exact.
+        pad_mm: least width of the zeros that keep periodic copies of the volume apart.
+        device: where the kernels live.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        spacing_mm: Sequence[float],
+        b0: Sequence[float] = (0.0, 0.0, 1.0),
+        pad_mm: float = 0.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        self.spacing_mm = tuple(float(d) for d in spacing_mm)
+        self.b0 = tuple(float(b) for b in b0)
+        self.device = torch.device(device)
+        wanted = [n + int(np.ceil(pad_mm / d)) for n, d in zip(self.shape, self.spacing_mm, strict=True)]
+        self.padded = tuple(next_fast_len(n, real=True) for n in wanted)
+        last = self.padded[2]
+        while last % 2 or next_fast_len(last, real=True) != last:  # an even last axis halves without a remainder
+            last += 1
+        self.padded = (*self.padded[:2], last)
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """Spectrum of a volume `[..., X, Y, Z]`."""
+        return torch.fft.rfftn(volume, s=self.padded, dim=(-3, -2, -1))
+
+    def inverse(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """The volume `[..., X, Y, Z]` of a spectrum, padding cut off."""
+        return self.cut(torch.fft.irfftn(spectrum, s=self.padded, dim=(-3, -2, -1)))
+
+    def cut(self, padded: torch.Tensor) -> torch.Tensor:
+        """A padded volume without its padding."""
+        x, y, z = self.shape
+        return padded[..., :x, :y, :z]
+
+    def frequencies(self) -> list[torch.Tensor]:
+        """Spatial frequencies (1/mm) along the axes, float32, shaped to broadcast."""
+        fx, fy = (torch.fft.fftfreq(n, d) for n, d in zip(self.padded[:2], self.spacing_mm[:2], strict=True))
+        fz = torch.fft.rfftfreq(self.padded[2], self.spacing_mm[2])
+        return [f.to(self.device) for f in (fx[:, None, None], fy[None, :, None], fz[None, None, :])]
+
+    def dipole(self) -> torch.Tensor:
+        """Unit dipole 1/3 - (k b0)^2 / k^2: field (ppm of B0) of a susceptibility (ppm); 0 at k = 0."""
+        k = self.frequencies()
+        along = sum(f * b for f, b in zip(k, self.b0, strict=True))
+        squared = sum(f * f for f in k)
+        squared[0, 0, 0] = 1.0
+        kernel = 1.0 / 3.0 - along * along / squared
+        kernel[0, 0, 0] = 0.0
+        return kernel
+
+    def minus_laplacian(self) -> torch.Tensor:
+        """Spectrum of the sum over axes of D^T D, D the periodic forward difference of a voxel over its size in mm."""
+        return sum(
+            (2.0 - 2.0 * torch.cos(2.0 * torch.pi * f * d)) / d**2
+            for f, d in zip(self.frequencies(), self.spacing_mm, strict=True)
+        )
+
+    def kernel_spectrum(self, kernel: torch.Tensor) -> torch.Tensor:
+        """Real spectrum of a point-symmetric kernel with odd sides, centred in its array."""
+        volume = torch.zeros(self.padded, device=self.device)
+        x, y, z = kernel.shape
+        volume[:x, :y, :z] = kernel.to(self.device)
+        volume = torch.roll(volume, [-(n // 2) for n in kernel.shape], (0, 1, 2))
+        return torch.fft.rfftn(volume).real.contiguous()
+
+
+def b0_direction(affine: np.ndarray) -> np.ndarray:
+    """Direction of the main field along the axes of an array.
+
+    Args:
+        affine: `[4, 4]` voxel to world (mm); world z is the bore of the scanner.
+
+    Returns:
+        Unit vector `[3]`.
+    """
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    along = axes.T @ np.array([0.0, 0.0, 1.0])
+    return along / np.linalg.norm(along)
+
+
+def padded_to(volume: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Zeros appended to every axis up to a size."""
+    short = [n - m for n, m in zip(size, volume.shape, strict=True)]
+    return torch.nn.functional.pad(volume, [0, short[2], 0, short[1], 0, short[0]])
+
+
+def sphere_fits(fourier: PaddedFourier, mask_spectrum: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Voxels around which all voxels of a kernel lie in the mask, bool `[X, Y, Z]`."""
+    support = (kernel != 0).float()
+    return fourier.inverse(mask_spectrum * fourier.kernel_spectrum(support)) > support.sum().item() - 0.5

@@ -1,0 +1,75 @@
+"""One page a scan to look at: every intermediate on three planes, its histogram, warnings, and what was done."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from scripts.page import STYLE
+from scripts.provenance import write_aside
+from scripts.stage.planes import Picture
+
+
+def draw(picture: Picture) -> bytes:
+    """PNG of the three planes and the histogram of one intermediate."""
+    figure = Figure(figsize=(10, 2.6), layout="constrained")
+    axes = figure.subplots(1, 4, width_ratios=[1, 1, 1, 0.9])
+    for n, (ax, plane, aspect) in enumerate(zip(axes, picture.planes, picture.aspects, strict=False)):
+        ax.imshow(plane, cmap="gray", vmin=picture.limits[0], vmax=picture.limits[1], aspect=aspect)
+        if picture.outlines is not None and picture.outlines[n].any() and not picture.outlines[n].all():
+            ax.contour(picture.outlines[n], [0.5], colors="#dd8452", linewidths=0.8)
+        ax.set(xticks=[], yticks=[])
+    low, high = np.percentile(picture.values, (0.5, 99.5)) if len(picture.values) else (0, 1)
+    axes[3].hist(
+        picture.values, bins=80, range=(float(low), float(high) if high > low else float(low) + 1), color="0.4"
+    )
+    axes[3].axvspan(*picture.limits, color="#dd8452", alpha=0.12)
+    axes[3].set_xlim(low, high if high > low else low + 1)
+    axes[3].set(yticks=[], xlabel=picture.unit)
+    axes[3].set_title("voxels in the mask", fontsize=8)
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def write_page(path: Path, scan_id: str, simulated: bool, pictures: list[Picture], facts: Mapping[str, Any]) -> None:
+    """Write the page, pictures inside, so that it can be moved and mailed.
+
+    Args:
+        path: of the HTML file.
+        scan_id: title.
+        simulated: whether the page must say so.
+        pictures: from `Planes`.
+        facts: `warnings` (lines), `findings` and `steps`, as in `reconstruct.Maps`, and `software`.
+    """
+    note = "Research use only, not for clinical use."
+    if simulated:
+        note += " Simulated data: every picture and number on this page comes from a digital head, not from a patient."
+    parts = [f"<h1>{html.escape(scan_id)}: from echoes to maps</h1><p class=note>{note}</p>"]
+    warnings = facts["warnings"]
+    listed = "".join(f"<li>{html.escape(line)}</li>" for line in warnings) or "<li>none</li>"
+    parts.append(f"<h2>Warnings</h2><ul>{listed}</ul>")
+    parts.append(
+        "<p>Each row: sagittal, coronal and axial plane through the middle of the brain, and the histogram;"
+        " orange shading is the grey range of the pictures, an orange line the brain mask.</p>"
+    )
+    for picture in pictures:
+        data = base64.b64encode(draw(picture)).decode()
+        unit = f" ({picture.unit})" if picture.unit else ""
+        title = html.escape(picture.name + unit)
+        parts.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">')
+    kept = {key: value for key, value in facts.items() if key != "warnings"}
+    parts.append(f"<h2>What was done</h2><pre>{html.escape(json.dumps(kept, indent=1))}</pre>")
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(scan_id)}</title>"
+        f"<style>{STYLE}</style>{''.join(parts)}</html>\n"
+    )
+    write_aside(path, lambda part: Path(part).write_text(page))

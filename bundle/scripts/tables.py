@@ -1,0 +1,187 @@
+"""The paper's three tables from the predictions table alone, each value beside the paper's own."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scripts.auc import clustered_delong, compare, delong, interval
+from scripts.markup import latex, markdown
+from scripts.predictions import REGIONS, Scores, at_level, scores
+from scripts.provenance import BUNDLE_ROOT, software, write_aside, write_json
+from scripts.statistics import THRESHOLD, metrics, rate_interval
+from scripts.table_text import TESTED, TESTS, cohort_text, measure_sections, test_sections
+
+#: What the paper prints, with its source (README.md there).
+PAPER = BUNDLE_ROOT / "docs" / "paper"
+#: Measures of Table 1 and of Table 3, in the paper's order; AUC is ours to add where the paper has a figure only.
+IMAGE_MEASURES = ("accuracy", "sensitivity", "specificity", "f1", "auc")
+SCAN_MEASURES = ("accuracy", "f1", "sensitivity", "specificity", "auc")
+#: What the files are.
+TITLES = {
+    "table1_image_level": "Image level (the paper's Table 1)",
+    "table2_delong": "DeLong's tests (the paper's Table 2)",
+    "table3_scan_level": "Scan level (the paper's Table 3; ResNet and ResNetSWA by vote of slices)",
+}
+#: First line of a LaTeX file.
+PREAMBLE = "% Needs \\usepackage{booktabs}\n"
+
+
+def image_level(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 1: measures of single slices. See `scan_level`.
+
+    Intervals take the slices of a participant as a cluster.
+    """
+    paper = _paper("table1_image_level")
+    tested = _paper("table2_delong_image_level")
+    aucs = {(r["input"], r[f"model{i}"]): r[f"auc{i}"] for _, r in tested.iterrows() for i in (1, 2)}
+    paper["auc"] = [aucs.get((r["input"], r["model"]), np.nan) for _, r in paper.iterrows()]
+    return _measures(table, "image", IMAGE_MEASURES, paper)
+
+
+def scan_level(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 3: measures of whole scans.
+
+    Args:
+        table: from `scripts.predictions.read_predictions`.
+
+    Returns:
+        One row a region, measure and model: `mean` over repeats and `paper`, its value in the paper; `std` over repeats
+        (missing with one repeat) and `paper_std`; `ci_low`, `ci_high` of 95 % (missing for F1); `count` of `total`
+        cases that make the rate, pooled over repeats. AUCs are in 0..1, all else in %.
+    """
+    return _measures(table, "scan", SCAN_MEASURES, _paper("table3_scan_level"))
+
+
+def _paper(name: str) -> pd.DataFrame:
+    return pd.read_csv(PAPER / f"{name}.csv")
+
+
+def _regions(table: pd.DataFrame, level: str) -> list[str]:
+    """Regions that the table has at this level, in the paper's order."""
+    present = set(at_level(table, level)["region"])
+    return [region for region in REGIONS if region in present]
+
+
+def _measures(table: pd.DataFrame, level: str, measures: Sequence[str], paper: pd.DataFrame) -> pd.DataFrame:
+    printed = paper.set_index(["input", "model"]).to_dict("index")
+    rows = []
+    for region in _regions(table, level):
+        chosen = scores(table, region, level)
+        aucs = clustered_delong(chosen.labels, chosen.probabilities, chosen.clusters)
+        measured = [[metrics(chosen.labels, p) for p in model] for model in chosen.probabilities]
+        for measure in measures:
+            for k, model in enumerate(chosen.models):
+                values = np.array([repeat[measure] for repeat in measured[k]]) * (1 if measure == "auc" else 100)
+                known = printed.get((region, model), {})
+                row = {
+                    "region": region,
+                    "measure": measure,
+                    "model": model,
+                    "mean": values.mean(),
+                    "paper": known.get(measure, np.nan),
+                    "std": values.std(ddof=1) if len(values) > 1 else np.nan,
+                    "paper_std": known.get(f"{measure}_std", np.nan),
+                }
+                if measure == "auc":
+                    row["ci_low"], row["ci_high"] = interval(aucs.values[k], aucs.covariance[k, k])
+                elif measure != "f1":
+                    row |= _rate(measure, chosen, chosen.probabilities[k])
+                rows.append(row)
+    columns = ["region", "measure", "model", "mean", "paper", "std", "paper_std", "ci_low", "ci_high", "count", "total"]
+    return pd.DataFrame(rows, columns=columns).astype({"count": "Int64", "total": "Int64"})
+
+
+def _rate(measure: str, chosen: Scores, probabilities: np.ndarray) -> dict[str, float | int]:
+    """Count, total and interval (%) of a rate; counts are over all repeats."""
+    of = {"accuracy": (0, 1), "sensitivity": (1,), "specificity": (0,)}[measure]
+    asked = np.isin(chosen.labels, of)
+    correct = ((probabilities >= THRESHOLD) == chosen.labels)[:, asked]
+    low, high = rate_interval(correct.mean(axis=0), chosen.clusters[asked])
+    return {"ci_low": 100 * low, "ci_high": 100 * high, "count": int(correct.sum()), "total": correct.size}
+
+
+def delong_tests(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 2: are the AUCs of two models different?
+
+    Args:
+        table: from `scripts.predictions.read_predictions`.
+
+    Returns:
+        One row a test (TESTS), region and pair of models, pairs in the paper's order: `region`, `model1`, `model2`, and
+        the columns TESTED, each followed by the paper's (`auc1_paper`, ...), which is missing for all but `image`.
+    """
+    printed = _paper("table2_delong_image_level").set_index(["input", "model1", "model2"])
+    rows = []
+    for test in TESTS:
+        level = test.split("_")[0]
+        for region in _regions(table, level):
+            chosen = scores(table, region, level)
+            if test == "image_clustered":
+                aucs = clustered_delong(chosen.labels, chosen.probabilities, chosen.clusters)
+            else:
+                aucs = delong(chosen.labels, chosen.probabilities)
+            for i, j in sorted(combinations(range(len(chosen.models)), 2), key=lambda pair: pair[::-1]):
+                models = chosen.models[j], chosen.models[i]
+                row = {"test": test, "region": region, "model1": models[0], "model2": models[1]}
+                found = compare(aucs, j, i)
+                for column in TESTED:
+                    row[column] = getattr(found, column)
+                    known = test == "image" and (region, *models) in printed.index
+                    row[f"{column}_paper"] = printed.loc[(region, *models), column] if known else None
+                rows.append(row)
+    columns = ["test", "region", "model1", "model2", *(f"{c}{end}" for c in TESTED for end in ("", "_paper"))]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write_tables(folder: str | os.PathLike, table: pd.DataFrame, simulated: bool) -> list[Path]:
+    """Write the three tables as CSV (full precision), Markdown and LaTeX, and `tables.json`: what they were made from.
+
+    Args:
+        folder: gets `table1_image_level`, `table2_delong` and `table3_scan_level`. A table that would have no rows (1:
+            the predictions are of scans only; 2: of one model only) is not written.
+        table: from `scripts.predictions.read_predictions`.
+        simulated: whether the cohort is; every file says so.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: fewer than two participants of a group.
+    """
+    folder = Path(folder)
+    made = {
+        "simulated": bool(simulated),
+        "repeats": int(table["repeat"].nunique()),
+        "folds": int(table["fold"].nunique()),
+        "threshold": THRESHOLD,
+    }
+    about, cohort = cohort_text(table, simulated), ", simulated cohort" if simulated else ""
+    paths = []
+    for name, frame, sections in (
+        ("table1_image_level", image_level(table), measure_sections),
+        ("table2_delong", delong_tests(table), test_sections),
+        ("table3_scan_level", scan_level(table), measure_sections),
+    ):
+        if frame.empty:
+            continue
+        parts = [(key, f"{TITLES[name]}, {what}{cohort}", *rest) for key, what, *rest in sections(frame, about)]
+        for ending, text in (
+            (".csv", frame.assign(**made).to_csv(index=False, lineterminator="\n")),
+            (".md", "\n".join(markdown(title, *rest) for _, title, *rest in parts)),
+            (
+                ".tex",
+                PREAMBLE
+                + "\n".join(latex(title, note, f"tab:{name}-{key}", *rest) for key, title, note, *rest in parts),
+            ),
+        ):
+            paths.append(folder / f"{name}{ending}")
+            write_aside(paths[-1], lambda part, text=text: Path(part).write_text(text, encoding="utf-8"))
+    digest = hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+    paths.append(folder / "tables.json")
+    write_json(paths[-1], {"software": software(), "predictions": {"rows": len(table), "sha256": digest}, **made})
+    return paths

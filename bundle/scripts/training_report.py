@@ -1,0 +1,130 @@
+"""One page that shows what a training run, its evaluation and an inference run made: pictures, measures and files."""
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts import page
+from scripts.cohort import find_scans, read_participants
+from scripts.drawing import VECTOR, save_figure, titled
+from scripts.errors import InputError
+from scripts.figures import learning_curves
+from scripts.gallery import STAGES
+from scripts.page import Section
+from scripts.pictures import Explained, evidence_overlays, example_maps
+from scripts.provenance import write_aside
+
+
+def report(
+    report_dir: str | os.PathLike,
+    dataset_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    evaluation_dir: str | os.PathLike,
+    inference_dir: str | os.PathLike,
+    examples: int,
+) -> None:
+    """Draw a run's pictures, put them on one self-contained HTML page with the measures, and print where all is.
+
+    Args:
+        report_dir: gets `index.html` and the pictures.
+        dataset_dir: the cohort, with participants.tsv.
+        output_dir: of training; holds the learning curves and augmented samples.
+        evaluation_dir: of evaluation; holds metrics.csv and roc.svg.
+        inference_dir: of inference; holds predictions.csv.
+        examples: subjects of each group to show.
+
+    Raises:
+        InputError: one of the runs is missing.
+    """
+    folder, training = Path(report_dir), Path(output_dir)
+    evaluation, inference = Path(evaluation_dir), Path(inference_dir)
+    needed = [training / "scan_level.csv", evaluation / "evaluation.json", inference / "predictions.csv"]
+    for path in needed:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; run training, evaluate.yaml and inference.yaml first")
+    record = json.loads((evaluation / "evaluation.json").read_text())
+    simulated = bool(record["input"]["simulated"])
+
+    participants = read_participants(Path(dataset_dir) / "participants.tsv", ["participant_id", "group"])
+    group_of = {name: row["group"] for name, row in participants.items()}
+    with (inference / "predictions.csv").open(newline="") as file:
+        results = {r["scan_id"]: r for r in csv.DictReader(file) if r["status"] == "ok" and not r["slice"]}
+    scans = [scan for scan in find_scans(dataset_dir) if scan["scan_id"] in results]
+    shown = [
+        s for group in ("HH", "HC") for s in [s for s in scans if group_of[s["participant_id"]] == group][:examples]
+    ]
+    if not shown:
+        raise InputError(f"{needed[2]}: names no scan of {dataset_dir}; give the cohort that was inferred")
+
+    def inferred(scan: Mapping[str, Any], ending: str) -> Path:
+        return inference / scan["participant_id"] / f"{scan['scan_id']}_{ending}"
+
+    pairs = {f"{group_of[s['participant_id']]}, {s['scan_id']}": s for s in (shown[0], shown[-1])}
+    curves = {title: [training / name] for name, title in STAGES.items() if (training / name).exists()}
+    region = record["settings"]["region"]
+    explained = [
+        Explained(
+            s,
+            inferred(s, "evidence.nii.gz"),
+            group_of[s["participant_id"]],
+            results[s["scan_id"]]["class"],
+            float(results[s["scan_id"]]["probability_HH"]),
+        )
+        for s in shown
+    ]
+    maps = example_maps(pairs, titled("One subject of each group", simulated))
+    went = learning_curves(curves, titled("Learning curves", simulated))
+    evidence = evidence_overlays(explained, region, simulated)
+    pictures = {
+        "Two subjects": (
+            save_figure(maps, folder / "example_maps")[0],
+            "The three maps at the middle slice of the basal ganglia, with the box.",
+        ),
+        "What augmentation does": (training / "augmentation_samples.png", "One QSM slice, and what training sees."),
+        "How training went": (save_figure(went, folder / "learning_curves", VECTOR)[-1], "Loss and AUC by epoch."),
+        "How well held-out scans are told apart": (evaluation / "roc.svg", "ROC curves; ResNet and ResNetSWA vote."),
+        "What speaks for HH and for HC": (
+            save_figure(evidence, folder / "evidence")[0],
+            "Evidence on QSM: red and solid for HH, blue and dashed for HC.",
+        ),
+    }
+    with (evaluation / "metrics.csv").open(newline="") as file:
+        metrics = list(csv.DictReader(file))
+    sections = [
+        Section(f"picture-{index}", title, page.picture(path, caption))
+        for index, (title, (path, caption)) in enumerate(pictures.items())
+    ]
+    sections += [
+        Section("measures", "Measures on the held-out scans", page.table(list(metrics[0]), shortened(metrics))),
+        Section("scans", "Each held-out scan", page.table(SCAN_HEADS, scan_rows(results, group_of), sortable=True)),
+        Section("provenance", "What made this", f"<pre>{page.text(page.indented(record))}</pre>"),
+    ]
+    title = f"Q-Net on a {'simulated cohort' if simulated else 'cohort'}"
+    text, path = page.page(title, page.note(simulated), sections), folder / "index.html"
+    write_aside(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
+
+    print(f"\nSee {path}")
+    print("pictures", *(f"  {picture}" for picture, _ in pictures.values()), sep="\n")
+    print("tables", f"  {evaluation / 'metrics.md'}", f"  {evaluation / 'predictions.csv'}", f"  {needed[2]}", sep="\n")
+    print(
+        "per scan", f"  {inferred(shown[0], 'prediction.json')}", f"  {inferred(shown[0], 'evidence.nii.gz')}", sep="\n"
+    )
+
+
+SCAN_HEADS = ("scan", "true group", "class", "probability of HH")
+
+
+def scan_rows(results: Mapping[str, Mapping[str, str]], group_of: Mapping[str, str]) -> list[tuple[Any, ...]]:
+    """A scan's true group beside what was predicted."""
+    return [
+        (name, group_of[row["participant_id"]], row["class"], float(row["probability_HH"]))
+        for name, row in results.items()
+    ]
+
+
+def shortened(rows: Sequence[Mapping[str, str]]) -> list[list[Any]]:
+    """Cells of a CSV, numbers with a point as floats."""
+    return [[float(v) if v.replace(".", "", 1).isdigit() and "." in v else v for v in row.values()] for row in rows]

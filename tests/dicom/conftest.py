@@ -1,0 +1,41 @@
+"""One small study, written once and copied for every test that damages it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from blobs import BOX
+
+from scripts.cohort import find_scans
+from scripts.phantom.dicom import write_study
+
+
+@pytest.fixture(scope="session")
+def scan(shared_cohort: Path) -> dict:
+    """The scan that all studies here are made of."""
+    return find_scans(shared_cohort)[0]
+
+
+@pytest.fixture(scope="session")
+def template(scan: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Classic, cut to the box: eight slices a map; read only."""
+    return write_study(tmp_path_factory.mktemp("dicom") / "study", scan["image"], "sub-01", box=BOX, extras=False)
+
+
+@pytest.fixture(scope="session")
+def enhanced_template(scan: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as multi-frame files; read only."""
+    folder = tmp_path_factory.mktemp("dicom") / "enhanced"
+    return write_study(folder, scan["image"], "sub-01", box=BOX, extras=False, layout="enhanced")
+
+
+@pytest.fixture
+def study(template: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(template, tmp_path / "study"))
+
+
+@pytest.fixture
+def enhanced_study(enhanced_template: Path, tmp_path: Path) -> Path:
+    """A multi-frame copy to damage."""
+    return Path(shutil.copytree(enhanced_template, tmp_path / "enhanced"))

@@ -1,0 +1,219 @@
+"""`--input` takes whatever a scan comes as and knows which; inference gives the same result for the same maps."""
+
+import hashlib
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from blobs import BOX, REPOSITORY, SHAPE, write_cohort
+from monai.bundle import ConfigWorkflow
+from refusal import refused
+from studies import QSM, RULES, edit, files_of
+
+from scripts.cohort import MAPS, find_scans
+from scripts.inputs import find_input, fingerprint
+from scripts.networks import QNet, save_weights
+from scripts.phantom.dicom import stored_maps, write_study
+from scripts.transforms import preprocessing
+
+
+def found(source: object, **settings) -> list:
+    return find_input(source, dicom_rules=RULES, **settings)
+
+
+@pytest.fixture(scope="module")
+def stacked(scan: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scan's maps as one 4D file."""
+    images = [nib.load(path) for path in scan["image"]]
+    path = tmp_path_factory.mktemp("stacked") / "Doe_Jane.nii.gz"
+    nib.save(nib.Nifti1Image(np.stack([i.get_fdata(dtype=np.float32) for i in images], -1), images[0].affine), path)
+    return path
+
+
+# --- kinds ----------------------------------------------------------------------------------------
+
+
+def test_every_kind_is_known_for_what_it_is(scan, shared_cohort, template, stacked):
+    assert found(shared_cohort) == find_scans(shared_cohort)
+    for source in (scan["image"], ",".join(scan["image"])):
+        (item,) = found(source)
+        assert item == {"participant_id": "sub-01", "scan_id": "sub-01", "image": scan["image"]}
+    (item,) = found(stacked)
+    assert item == {"participant_id": "scan", "scan_id": "scan", "image": [str(stacked)]}  # the name may be somebody's
+    (item,) = found(template)
+    assert item["scan_id"] == item["participant_id"] == item["image"].name
+    assert {name: len(files) for name, files in item.get("dicom").items()} == dict.fromkeys(MAPS, 8)
+    assert item.get("patient") is None and item.get("box") is None
+    (item,) = found(template, include_identifiers=True)
+    assert item.get("patient")["PatientID"] == "SIM-sub-01"
+
+
+def test_a_folder_of_studies_costs_nothing_until_one_is_read(template, scan, tmp_path):
+    shutil.copytree(template, tmp_path / "archive" / "one")
+    write_study(tmp_path / "archive" / "two", scan["image"], "sub-02", "ge", seed=4, box=BOX, extras=False)
+    edit(files_of(tmp_path / "archive" / "two")[-1], lambda dataset: setattr(dataset, "PatientID", "another"))
+    items = found(tmp_path / "archive")
+    assert len(items) == 2
+    with refused(items[1]["scan_id"], "two patients"):
+        items[1]["image"].load()
+    assert items[0]["image"].load().shape == (3, 24, 26, 8)
+
+
+def test_maps_of_every_kind_give_the_network_the_same(scan, stacked, tmp_path):
+    """In the file's box; the study's own axes run to the left and back where the file's run to the right and front."""
+    steps = preprocessing("cropped", [32, 32], 6, [0.5, 99.5], "annotated")
+    maps, affine = stored_maps(scan["image"])
+    paths = [tmp_path / f"scan_{suffix}.nii.gz" for suffix in MAPS]
+    for stored, path in zip(maps, paths, strict=True):
+        turned = nib.Nifti1Image(stored.maps_unit, affine).as_reoriented(np.array([[0, -1], [1, -1], [2, 1]]))
+        nib.save(turned, path)
+    study = write_study(tmp_path / "study", scan["image"], "sub-01")
+    (i0, i1), (j0, j1), k = BOX
+    turned_box = [[SHAPE[0] - i1, SHAPE[0] - i0], [SHAPE[1] - j1, SHAPE[1] - j0], k]
+    expected = steps(found([str(path) for path in paths], box=BOX)[0])["image"].as_tensor()
+    from_dicom = steps(found(study, box=turned_box)[0])["image"].as_tensor()
+    assert float((from_dicom - expected).abs().max()) < 1e-5
+    one = steps(found(stacked, box=BOX)[0])["image"].as_tensor()
+    three = steps(found(scan["image"], box=BOX)[0])["image"].as_tensor()
+    assert float((one - three).abs().max()) < 1e-5
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def test_what_is_not_there_or_not_known_is_refused(tmp_path, scan, template):
+    with refused(tmp_path / "none", "no such file or folder"):
+        found(tmp_path / "none")
+    with refused("neither sub-*/anat (BIDS) nor any DICOM file"):
+        found(tmp_path)
+    with refused("2 paths given"):
+        found(scan["image"][:2])
+    with refused(scan["image"][0], "one 4D file"):
+        found(scan["image"][0])
+    with refused(files_of(template)[0], "no NIfTI file"):
+        found(files_of(template)[0])
+    (tmp_path / "text.nii").write_text("no image")
+    with refused(tmp_path / "text.nii", "cannot be read as NIfTI"):
+        found(tmp_path / "text.nii")
+
+
+def test_an_archive_is_refused_unopened(tmp_path):
+    """A bomb, and a name that would lead out of the folder: neither is ever unpacked."""
+    path = tmp_path / "study.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("../../escaped.dcm", bytes(5_000_000))
+    with refused(path, "archives are not unpacked", "unpack it"):
+        found(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_maps_on_two_grids_are_refused_before_work_starts(scan, tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "T1w.nii.gz")
+    with refused(tmp_path / "T1w.nii.gz", "grid"):
+        found([*scan["image"][:2], str(tmp_path / "T1w.nii.gz")])
+
+
+@pytest.mark.parametrize("box", [[[0, 4], [0, 4]], [[4, 0], [0, 4], [0, 4]], [[0, 4.5], [0, 4], [0, 4]], "box", 3])
+def test_a_box_that_is_none_is_refused(stacked, box):
+    with refused("box"):
+        found(stacked, box=box)
+
+
+def test_one_box_for_several_scans_is_refused(shared_cohort):
+    with refused("box", "12"):
+        found(shared_cohort, box=BOX)
+
+
+def test_participants_are_of_a_bids_folder_only(template, tmp_path):
+    with refused("participants", "BIDS"):
+        found(template, participants=tmp_path / "table.tsv")
+
+
+# --- inference ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    save_weights(QNet(num_slices=4, hidden_size=8), path, torch.float16)
+    return path
+
+
+def infer(weights: Path, source: object, output_dir: Path, **changed) -> None:
+    flow = ConfigWorkflow(
+        config_file=str(REPOSITORY / "bundle" / "configs" / "inference.yaml"),
+        workflow_type="infer", logging_file=False, bundle_root=str(REPOSITORY / "bundle"), device="cpu",
+        weights=str(weights), output_dir=str(output_dir), spatial_size=[32, 32], num_slices=4,
+        hidden_size=8, **({} if source is None else {"input": source}), **changed,
+    )  # fmt: skip
+    hook = sys.excepthook
+    try:
+        flow.initialize()
+        flow.run()
+    finally:
+        sys.excepthook = hook
+
+
+def probabilities(output_dir: Path) -> list[float]:
+    found = [json.loads(path.read_text()) for path in sorted(output_dir.rglob("*_prediction.json"))]
+    return [f["probability_HH"] for f in found] + [s["probability_HH"] for f in found for s in f["slices"]]
+
+
+def test_inference_says_the_same_of_a_study_and_names_nobody(scan, weights, tmp_path, capfd):
+    study = write_study(tmp_path / "Secretname_Jane" / "study", scan["image"], "sub-01", box=BOX)
+    maps, affine = stored_maps(scan["image"], box=BOX)
+    paths = [tmp_path / f"scan_{suffix}.nii.gz" for suffix in MAPS]
+    for stored, path in zip(maps, paths, strict=True):
+        nib.save(nib.Nifti1Image(stored.maps_unit, affine), path)
+    infer(weights, ",".join(map(str, paths)), tmp_path / "from_nifti", localise="whole")
+    capfd.readouterr()
+    infer(weights, str(study), tmp_path / "from_dicom", localise="whole")
+    said = capfd.readouterr()
+    assert probabilities(tmp_path / "from_dicom") == pytest.approx(probabilities(tmp_path / "from_nifti"), abs=1e-5)
+    (evidence,) = (tmp_path / "from_dicom").rglob("*_evidence.nii.gz")
+    volume = nib.load(evidence)
+    assert volume.shape == (24, 26, 8)
+    np.testing.assert_allclose(volume.affine, affine, atol=1e-4)
+    (made,) = (tmp_path / "from_dicom").rglob("*_prediction.json")
+    provenance = json.loads(made.read_text())["provenance"]
+    assert provenance["settings"]["dicom_rules_sha256"] == hashlib.sha256(RULES.read_bytes()).hexdigest()
+    assert provenance["input"]["kind"] == "dicom"
+    # a DICOM report belongs into the patient's study and does name the patient
+    written = [p for p in (tmp_path / "from_dicom").rglob("*") if p.is_file() and p.suffix != ".dcm"]
+    assert written
+    everything = said.out + said.err + "".join(path.name + path.read_bytes().decode("latin-1") for path in written)
+    for name in ("Secretname", "SIM-sub", "Simulated^", "19700101"):
+        assert name not in everything
+
+
+def test_one_bad_study_does_not_stop_the_others(scan, weights, template, tmp_path):
+    shutil.copytree(template, tmp_path / "archive" / "one")
+    other = write_study(tmp_path / "archive" / "two", scan["image"], "sub-02", "philips", box=BOX, extras=False)
+    files_of(other, QSM)[3].unlink()
+    with refused("1 of 2 scans failed", "1 of its slices is missing"):
+        infer(weights, str(tmp_path / "archive"), tmp_path / "output", localise="whole")
+    assert len(list((tmp_path / "output").rglob("*_prediction.json"))) == 1
+
+
+def test_the_bids_folder_can_still_be_called_dataset_dir(weights, tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", 2)
+    infer(weights, None, tmp_path / "output", dataset_dir=str(cohort))
+    assert len(list((tmp_path / "output").rglob("*_prediction.json"))) == 2
+
+
+def test_the_fingerprint_changes_with_the_input_and_names_nothing(template, scan, shared_cohort, tmp_path):
+    study = Path(shutil.copytree(template, tmp_path / "Secretname"))
+    first = fingerprint(study, found(study))
+    assert first == fingerprint(template, found(template))
+    files_of(study)[0].unlink()
+    assert fingerprint(study, found(study)) != first
+    assert "Secretname" not in json.dumps(first)
+    assert fingerprint(shared_cohort, found(shared_cohort))["maps"] == 36
+    assert fingerprint(scan["image"], found(scan["image"]))["kind"] == "nifti"

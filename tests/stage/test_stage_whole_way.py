@@ -1,0 +1,311 @@
+"""The whole way as a user goes it: raw data, maps, inference; and what is said of bad input, with nothing written."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from blobs import BUNDLE
+from monai.bundle import ConfigWorkflow
+from raw_head import SHAPE, TIMES, affine, echoes, save, true_maps, write_raw
+from refusal import refused
+
+#: The toy head is coarse and small: what is published in mm and voxels is scaled to it.
+TOY = {"mask::island_size": 200, "mask::erosion_mm": 2.0, "inversion::radii_mm": [12, 6, 3]}
+
+
+def workflow(raw: Path | None, output: Path, overlays: list[str] = (), **changed) -> ConfigWorkflow:
+    files = [str(BUNDLE / "configs" / name) for name in ("reconstruct.yaml", *overlays)]
+    keys = {"bundle_root": str(BUNDLE), "device": "cpu", "output_dir": str(output), **changed}
+    if raw is not None:
+        keys["input"] = str(raw)
+    flow = ConfigWorkflow(files, workflow_type="infer", logging_file=False, run_id="reconstruct", **keys)
+    flow.initialize_id, flow.finalize_id = "none", "none"
+    return flow
+
+
+def run(flow: ConfigWorkflow) -> None:
+    hook = sys.excepthook
+    try:
+        flow.run()
+    finally:
+        sys.excepthook = hook
+
+
+def load(path: Path) -> np.ndarray:
+    return nib.load(path).get_fdata(dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory) -> Path:
+    """Raw data that no test changes."""
+    return write_raw(tmp_path_factory.mktemp("raw") / "raw")
+
+
+@pytest.fixture(scope="module")
+def maps(raw, tmp_path_factory) -> Path:
+    """Maps of the recommended recipe."""
+    output = tmp_path_factory.mktemp("maps") / "maps"
+    run(workflow(raw, output, **TOY))
+    return output
+
+
+def test_the_maps_are_those_of_the_spheres(maps):
+    truth, folder = true_maps(), maps / "sub-01" / "anat"
+    chi, r2star, t1 = (load(folder / f"sub-01_{suffix}.nii.gz") for suffix in ("Chimap", "R2starmap", "T1map"))
+    known = chi != 0
+    tissue = known & ~truth["nuclei"]
+    contrast = chi[truth["nuclei"]].mean() - chi[tissue].mean()
+    assert contrast == pytest.approx(0.15, rel=0.15)
+    assert (known & truth["brain"]).sum() / truth["brain"].sum() > 0.85
+    assert abs(chi[known].mean()) < 1e-3
+    assert r2star[truth["nuclei"]].mean() == pytest.approx(45, abs=1.0)
+    assert np.median(r2star[tissue]) == pytest.approx(20, abs=0.5)
+    assert t1[truth["nuclei"]].mean() == pytest.approx(1.2, rel=0.05)
+    assert np.median(t1[tissue]) == pytest.approx(0.878, rel=0.03)
+
+
+def test_the_sidecars_tell_units_sources_and_every_parameter(maps):
+    for suffix, unit in (("Chimap", "ppm"), ("R2starmap", "1/s"), ("T1map", "s")):
+        sidecar = json.loads((maps / "sub-01" / "anat" / f"sub-01_{suffix}.json").read_text())
+        assert sidecar["Units"] == unit
+        assert sidecar["Simulated"] is True
+        assert len(sidecar["RawSources"]) == 24
+        assert sidecar["Steps"]["inversion"]["method"] == "SingleStepTV"
+        assert sidecar["Steps"]["inversion"]["strength"] == 5e-5
+        assert sidecar["Steps"]["phase_sign"] == 1
+        assert "rad as stored" in sidecar["Findings"]["PhaseScaling"]
+    description = json.loads((maps / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert "simulated" in description["Name"].lower()
+
+
+def test_the_page_shows_every_intermediate_and_says_simulated(maps):
+    page = (maps / "sub-01.html").read_text()
+    for title in ("magnitude", "wrapped", "unwrapped", "total field", "local field", "QSM", "R2*", "T1W", "B1", "PD"):
+        assert title in page
+    assert page.count("data:image/png;base64,") >= 11
+    assert "Simulated data" in page
+    assert "http" not in page.replace("https://", "")  # self-contained
+
+
+def test_nothing_half_written_is_left(maps):
+    assert not list(maps.rglob(".part-*"))
+    assert {p.name for p in maps.iterdir()} == {"sub-01", "sub-01.html", "participants.tsv", "dataset_description.json"}
+
+
+def test_the_maps_go_into_inference_as_they_are(maps, tmp_path):
+    flow = ConfigWorkflow(
+        str(BUNDLE / "configs" / "inference.yaml"),
+        workflow_type="infer",
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        device="cpu",
+        dataset_dir=str(maps),
+        output_dir=str(tmp_path),
+        localise="whole",
+    )
+    run(flow)
+    found = json.loads((tmp_path / "sub-01" / "sub-01_prediction.json").read_text())
+    assert 0 < found["probability_HH"] < 1
+
+
+def test_the_same_scan_is_not_done_twice_and_other_steps_are_refused(raw, maps, capsys):
+    stamp = (maps / "sub-01" / "anat" / "sub-01_Chimap.nii.gz").stat().st_mtime_ns
+    run(workflow(raw, maps, **TOY))
+    assert "1 of 1 scans were there already" in capsys.readouterr().out
+    assert (maps / "sub-01" / "anat" / "sub-01_Chimap.nii.gz").stat().st_mtime_ns == stamp
+    with refused("sub-01_Chimap.json", "other steps"):
+        run(workflow(raw, maps, **TOY | {"inversion::strength": 1e-3}))
+
+
+def test_the_papers_recipe_runs_and_says_what_it_did(raw, tmp_path):
+    settings = {key: value for key, value in TOY.items() if key != "inversion::radii_mm"}
+    run(workflow(raw, tmp_path / "maps", ["reconstruct_paper.yaml"], **settings))
+    steps = json.loads((tmp_path / "maps" / "sub-01" / "anat" / "sub-01_Chimap.json").read_text())["Steps"]
+    assert steps["background"] == {
+        "method": "SHARP",
+        "threshold": 0.05,
+        "harmonic_degree": 0,
+        "pad_mm": 10,
+        "radii_mm": [6.0],
+    }
+    assert (steps["inversion"]["threshold"], steps["inversion"]["iterations"]) == (0.1, 4)
+    assert (steps["echoes"]["first_echo"], steps["echoes"]["last_echo"]) == (2, 6)
+
+
+def test_one_flip_angle_as_real_and_imaginary_parts_gives_the_same_qsm(maps, tmp_path):
+    raw = write_raw(tmp_path / "raw", flips=(24,), parts=("real", "imag"))
+    run(workflow(raw, tmp_path / "maps", **TOY))
+    folder = tmp_path / "maps" / "sub-01" / "anat"
+    assert not (folder / "sub-01_T1map.nii.gz").exists()
+    chi = load(folder / "sub-01_Chimap.nii.gz")
+    nuclei = true_maps()["nuclei"]
+    assert chi[nuclei].mean() == pytest.approx(
+        load(maps / "sub-01" / "anat" / "sub-01_Chimap.nii.gz")[nuclei].mean(), abs=0.01
+    )
+
+
+def test_a_wrong_phase_sign_is_noticed_and_the_key_mends_it(tmp_path):
+    raw = write_raw(tmp_path / "raw", flips=(24,), sign=-1)
+    run(workflow(raw, tmp_path / "wrong", **TOY))
+    assert "sign of the phase" in (tmp_path / "wrong" / "sub-01.html").read_text()
+    run(workflow(raw, tmp_path / "right", phase_sign=-1, **TOY))
+    assert "sign of the phase" not in (tmp_path / "right" / "sub-01.html").read_text()
+    chi = load(tmp_path / "right" / "sub-01" / "anat" / "sub-01_Chimap.nii.gz")
+    assert chi[true_maps()["nuclei"]].mean() > 0.1
+
+
+def test_plain_nifti_files_in_a_scanners_scale_are_taken_by_keys(tmp_path):
+    image = echoes(24, np.random.default_rng(0))
+    for name, volume in (("mag", abs(image)), ("phase", np.round(np.angle(image) * 4096 / np.pi))):
+        save(tmp_path / f"{name}.nii.gz", np.moveaxis(volume, 0, 3))
+    keys = {"magnitude": [str(tmp_path / "mag.nii.gz")], "phase": [str(tmp_path / "phase.nii.gz")]}
+    keys |= {"echo_times_s": list(TIMES), "field_strength_t": 3.0, "participant_id": "sub-A1"}
+    run(workflow(None, tmp_path / "maps", **keys, **TOY))
+    sidecar = json.loads((tmp_path / "maps" / "sub-A1" / "anat" / "sub-A1_Chimap.json").read_text())
+    assert "4096" in sidecar["Findings"]["PhaseScaling"]
+    chi = load(tmp_path / "maps" / "sub-A1" / "anat" / "sub-A1_Chimap.nii.gz")
+    assert chi[true_maps()["nuclei"]].mean() > 0.1
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(raw, tmp_path) -> Path:
+    """One flip angle that a test may damage."""
+    folder = tmp_path / "raw" / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    for path in (raw / "sub-01" / "anat").glob("*acq-fa24*"):
+        shutil.copy(path, folder)
+    return tmp_path / "raw"
+
+
+def file(raw: Path, echo: int, part: str, ending: str = "nii.gz") -> Path:
+    return raw / "sub-01" / "anat" / f"sub-01_acq-fa24_echo-{echo}_part-{part}_MEGRE.{ending}"
+
+
+def edit(path: Path, **changes) -> None:
+    content = {k: v for k, v in (json.loads(path.read_text()) | changes).items() if v is not None}
+    path.write_text(json.dumps(content))
+
+
+def refuse(raw: Path, *words, **changed) -> None:
+    """The run is refused with one line, and nothing is left behind."""
+    output = raw.parent / "maps"
+    with refused(*words):
+        run(workflow(raw, output, **TOY | changed))
+    assert not list(output.rglob("*")) if output.exists() else True
+
+
+def test_a_missing_echo_is_refused(damaged):
+    file(damaged, 3, "phase").unlink()
+    refuse(damaged, "part-phase has no echo-3")
+
+
+def test_magnitude_alone_is_refused(damaged):
+    for path in damaged.rglob("*part-phase*"):
+        path.unlink()
+    refuse(damaged, "only part-mag")
+
+
+def test_echo_times_that_do_not_rise_are_refused(damaged):
+    edit(file(damaged, 2, "mag", "json"), EchoTime=0.02)
+    refuse(damaged, "do not rise")
+
+
+def test_echo_times_in_milliseconds_are_refused(damaged):
+    for echo, time in enumerate(TIMES, 1):
+        edit(file(damaged, echo, "mag", "json"), EchoTime=1000 * time)
+    refuse(damaged, "milliseconds")
+
+
+def test_no_echo_time_is_refused(damaged):
+    edit(file(damaged, 2, "mag", "json"), EchoTime=None)
+    refuse(damaged, "no EchoTime")
+
+
+def test_two_echoes_are_refused(damaged):
+    for echo in range(3, 7):
+        for part in ("mag", "phase"):
+            file(damaged, echo, part).unlink()
+    refuse(damaged, "2 echoes")
+
+
+def test_no_field_strength_is_refused_and_a_key_gives_it(damaged):
+    edit(file(damaged, 1, "mag", "json"), MagneticFieldStrength=None)
+    refuse(damaged, "MagneticFieldStrength", "--field_strength_t")
+
+
+def test_phase_that_is_magnitude_is_refused(damaged):
+    for echo in range(1, 7):
+        shutil.copy(file(damaged, echo, "mag"), file(damaged, echo, "phase"))
+        edit(file(damaged, echo, "phase", "json"), Units="arbitrary")
+    refuse(damaged, "phase")
+
+
+def test_phase_of_zeros_is_refused(damaged):
+    for echo in range(1, 7):
+        save(file(damaged, echo, "phase"), np.zeros(SHAPE))
+    refuse(damaged, "0 throughout")
+
+
+def test_phase_beyond_one_wrap_is_refused(damaged):
+    for echo in range(1, 7):
+        save(file(damaged, echo, "phase"), 3 * load(file(damaged, echo, "phase")))
+    refuse(damaged, "more than one wrap")
+
+
+def test_a_magnitude_of_another_shape_is_refused(damaged):
+    save(file(damaged, 2, "mag"), load(file(damaged, 2, "mag"))[:-1])
+    refuse(damaged, "shape")
+
+
+def test_uncombined_coils_are_refused(damaged):
+    save(file(damaged, 1, "mag"), np.repeat(load(file(damaged, 1, "mag"))[..., None], 4, axis=3))
+    refuse(damaged, "uncombined coils")
+
+
+def test_needles_instead_of_voxels_are_refused(damaged):
+    for path in damaged.rglob("*.nii.gz"):
+        save(path, load(path), np.diag([0.5, 0.5, 6.0, 1.0]))
+    refuse(damaged, "elongated")
+
+
+def test_a_mask_of_another_grid_is_refused(damaged, tmp_path):
+    save(tmp_path / "mask.nii.gz", np.ones((10, 10, 10)))
+    refuse(damaged, "mask.nii.gz", "another grid", brain_mask=str(tmp_path / "mask.nii.gz"))
+
+
+def test_an_empty_mask_is_refused(damaged, tmp_path):
+    save(tmp_path / "mask.nii.gz", np.zeros(SHAPE))
+    refuse(damaged, "mask is empty", brain_mask=str(tmp_path / "mask.nii.gz"))
+
+
+def test_broken_files_and_not_finite_values_are_refused(damaged):
+    volume = load(file(damaged, 1, "mag"))
+    volume[3, 3, 3] = np.nan
+    save(file(damaged, 1, "mag"), volume)
+    refuse(damaged, "NaN")
+    file(damaged, 1, "mag").write_bytes(b"nothing")
+    refuse(damaged, "cannot be read")
+
+
+@pytest.mark.parametrize(("key", "value"), [("phase_sign", 2), ("field_from", "both")])
+def test_unknown_settings_are_refused(damaged, key, value):
+    refuse(damaged, key, **{key: value})
+
+
+def test_a_folder_without_scans_is_refused(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "notes.txt").write_text("empty")
+    refuse(tmp_path / "raw", "neither sub-* folders nor DICOM")
+    refuse(tmp_path / "nowhere", "no such folder")
+
+
+def test_the_affine_of_the_maps_is_the_scans(maps):
+    assert np.allclose(nib.load(maps / "sub-01" / "anat" / "sub-01_Chimap.nii.gz").affine, affine())
