@@ -68,7 +68,7 @@ def test_licence_is_apache_2_in_the_repository_and_in_the_bundle():
     assert tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["license"] == "Apache-2.0"
 
 
-@pytest.mark.parametrize("name", ["train.yaml", "inference.yaml"])
+@pytest.mark.parametrize("name", ["train.yaml", "reconstruct.yaml", "inference.yaml"])
 def test_every_key_for_users_is_commented(name):
     text = (BUNDLE / "configs" / name).read_text()
     above, rule, _ = text.partition("\n# =====")

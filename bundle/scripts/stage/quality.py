@@ -1,9 +1,6 @@
 """One page a scan to look at: every intermediate on three planes, its histogram, warnings, and what was done."""
 
-import base64
-import html
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scripts.page import STYLE
+from scripts import page
+from scripts.page import Section
 from scripts.provenance import write_aside
 from scripts.stage.planes import Picture
 
@@ -50,26 +48,28 @@ def write_page(path: Path, scan_id: str, simulated: bool, pictures: list[Picture
         pictures: from `Planes`.
         facts: `warnings` (lines), `findings` and `steps`, as in `reconstruct.Maps`, and `software`.
     """
-    note = "Research use only, not for clinical use."
+    words = "Research use only, not for clinical use."
     if simulated:
-        note += " Simulated data: every picture and number on this page comes from a digital head, not from a patient."
-    parts = [f"<h1>{html.escape(scan_id)}: from echoes to maps</h1><p class=note>{note}</p>"]
-    warnings = facts["warnings"]
-    listed = "".join(f"<li>{html.escape(line)}</li>" for line in warnings) or "<li>none</li>"
-    parts.append(f"<h2>Warnings</h2><ul>{listed}</ul>")
-    parts.append(
-        "<p>Each row: sagittal, coronal and axial plane through the middle of the brain, and the histogram;"
-        " orange shading is the grey range of the pictures, an orange line the brain mask.</p>"
+        words += " Simulated data: every picture and number on this page comes from a digital head, not from a patient."
+    listed = "".join(f"<li>{page.text(line)}</li>" for line in facts["warnings"]) or "<li>none</li>"
+    how = (
+        "Each row: sagittal, coronal and axial plane through the middle of the brain, and the histogram of the mask;"
+        " orange shading is the grey range of the pictures, an orange line the brain mask."
     )
+    rows = [page.paragraph(how, "caption")]
     for picture in pictures:
-        data = base64.b64encode(draw(picture)).decode()
-        unit = f" ({picture.unit})" if picture.unit else ""
-        title = html.escape(picture.name + unit)
-        parts.append(f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">')
-    kept = {key: value for key, value in facts.items() if key != "warnings"}
-    parts.append(f"<h2>What was done</h2><pre>{html.escape(json.dumps(kept, indent=1))}</pre>")
-    page = (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(scan_id)}</title>"
-        f"<style>{STYLE}</style>{''.join(parts)}</html>\n"
+        title = picture.name + (f" ({picture.unit})" if picture.unit else "")
+        rows.append(f"<h3>{page.text(title)}</h3><figure>{page.image(draw(picture), '.png', title)}</figure>")
+    steps = "".join(
+        f"<h3>{page.text(name)}</h3>{page.key_values(value if isinstance(value, Mapping) else {'value': value})}"
+        for name, value in facts["steps"].items()
     )
-    write_aside(path, lambda part: Path(part).write_text(page))
+    sections = [
+        Section("warnings", "Warnings", f"<ul>{listed}</ul>"),
+        Section("pictures", "From echoes to maps", "".join(rows)),
+        Section("findings", "What was found", page.key_values(facts["findings"])),
+        Section("steps", "Steps and their parameters", steps),
+        Section("software", "Software", page.key_values(facts["software"])),
+    ]
+    text = page.page(f"{scan_id}: from echoes to maps", words, sections)
+    write_aside(path, lambda part: Path(part).write_text(text))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from skimage.restoration import unwrap_phase
 
+from scripts.errors import InputError
 from scripts.stage.progress import Progress, ignore_progress
 from scripts.stage.smooth import gaussian_smooth
 
@@ -27,7 +27,15 @@ def near(phase: torch.Tensor, guess: torch.Tensor) -> torch.Tensor:
 
 
 def unwrap_in_space(phase: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """3DSRNCP of one volume `[X, Y, Z]` (rad) inside a mask; 0 outside. Runs on the CPU."""
+    """3DSRNCP of one volume `[X, Y, Z]` (rad) inside a mask; 0 outside. Runs on the CPU.
+
+    Raises:
+        InputError: scikit-image is missing.
+    """
+    try:
+        from skimage.restoration import unwrap_phase
+    except ImportError as error:
+        raise InputError("unwrapping needs scikit-image; pip install 'qnet-hemochromatosis[reconstruct]'") from error
     masked = np.ma.array(phase.cpu().numpy(), mask=~mask.cpu().numpy())
     unwrapped = torch.from_numpy(np.asarray(unwrap_phase(masked, rng=0).filled(0.0), dtype=np.float32))
     # scikit-image counts in floating point; the voxel's own phase plus whole turns is exact.
