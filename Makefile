@@ -7,7 +7,7 @@ TRAIN := configs/train.yaml','configs/small.yaml
 PATHS := --dataset_dir $(DEMO)/cohort --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/training
 export PYTHONWARNINGS := ignore
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint serving-envs release clean
 
 $(VENV)/installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,12 +26,30 @@ demo: $(VENV)/installed-simulate
 	cd bundle && $(RUN) --config_file "['$(TRAIN)','configs/report.yaml']" $(PATHS) \
 		--inference_dir $(DEMO)/inference --report_dir $(DEMO)/report
 
+# one file a process at a time; each process has one core
 test: $(VENV)/installed-test
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
+
+# what tests/serving needs: MONAI Label and MONAI Deploy, whose versions conflict with ours and each other's
+.venv-label/installed: tests/serving/monai_label_requirements.txt
+	$(PYTHON) -m venv .venv-label
+	.venv-label/bin/pip install -r $<
+	touch $@
+
+.venv-deploy/installed: apps/deploy/requirements.txt
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/pip install -r $<
+	touch $@
+
+serving-envs: .venv-label/installed .venv-deploy/installed
+
+# the zip for the model zoo, its checksum and entry, TorchScript, ONNX and the Hugging Face card, in dist/
+release: $(VENV)/installed-test
+	$(VENV)/bin/python -m release
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) .venv-label .venv-deploy $(DEMO) dist

@@ -3,7 +3,8 @@
 Run from the repository root: `python benchmarks/inference.py [--dataset_dir COHORT] [--output FILE.json]`. Both sides
 take turns in one run, so read the ratio. Without a cohort, noise of the paper's matrix (366 x 366 x 64, int16 as the
 simulated cohort stores it) is read. Goal: at most 1.5 times. The start of Python and its packages is not counted: it is
-paid once a run, not once a scan, and is printed beside.
+paid once a run, not once a scan, and is printed beside. On a machine that others use, trust the ratio of CPU seconds
+with `--threads 1`: the clock counts their work too, and threads that wait for each other burn CPU.
 """
 
 from __future__ import annotations
@@ -112,8 +113,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset_dir", type=Path, help="a BIDS cohort whose first scan is read; default: noise")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the network; default: cores")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         cohort = arguments.dataset_dir or noise(Path(folder) / "cohort")
         result = measure(cohort, Path(folder) / "output", arguments.rounds)
@@ -126,9 +129,7 @@ def main() -> None:
         print(f"    of it {name:26}{taken * 1e3:8.0f}")
     print(f"start of Python and packages: {result['start_up']:.1f} s, once a run")
     ratio = result["wall"]["ratio"]
-    print(
-        f"ratio {ratio:.2f} by the clock, {result['cpu']['ratio']:.2f} in CPU seconds, which other work does not change"
-    )
+    print(f"ratio {ratio:.2f} by the clock, {result['cpu']['ratio']:.2f} in CPU seconds")
     print(f"goal <= {GOAL}: {'met' if result['met'] else 'NOT met'}")
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")

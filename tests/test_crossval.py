@@ -12,14 +12,19 @@ from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 from blobs import BUNDLE
 from monai.bundle import ConfigWorkflow
 from refusal import refused
 
+from scripts.cohort import labelled_scans, split
+from scripts.collect import roi_rows
 from scripts.crossval import config_files, merged_config, refuse_stray_keys
 from scripts.engines import LocalEngine, engine
+from scripts.folds import Fold, Setup
+from scripts.nuclei import MEASURED, NUCLEI, SIDES
 
 TINY = {
     "num_folds": 3,
@@ -204,6 +209,41 @@ def test_an_error_inside_a_fold_names_the_fold(cohort, tmp_path):
         cross_validate(
             cohort, tmp_path, "folds", training={**TINY, "num_folds": 2, "imagenet_weights": str(tmp_path / "none.pth")}
         )
+
+
+def test_two_scans_of_one_participant_are_refused_before_work_starts(cohort, tmp_path):
+    anat = cohort / "sub-01" / "anat"
+    for session in ("ses-01", "ses-02"):
+        shutil.copytree(anat, cohort / "sub-01" / session / "anat")
+        for path in (cohort / "sub-01" / session / "anat").iterdir():
+            path.rename(path.with_name(path.name.replace("sub-01_", f"sub-01_{session}_")))
+    shutil.rmtree(anat)
+    with refused("sub-01", "ses-01", "ses-02"):
+        cross_validate(cohort, tmp_path / "out", "folds", training={**TINY, "num_folds": 2})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_roi_baseline_is_tested_on_the_same_folds(shared_cohort, tmp_path):
+    scans = labelled_scans(shared_cohort)
+    columns = [f"{m}_{side}_{n}_mean" for m in MEASURED for side in SIDES for n in NUCLEI]
+    rng = np.random.default_rng(0)
+    lines = ["\t".join(["participant_id", "scan_id", *columns])]
+    for scan in scans:
+        values = rng.normal(1 + 0.5 * scan["label"], 0.1, len(columns))
+        lines.append("\t".join([scan["participant_id"], scan["scan_id"], *map(str, values)]))
+    table = tmp_path / "nuclei.tsv"
+    table.write_text("\n".join(lines) + "\n")
+    setup = Setup((), {"dataset_dir": str(shared_cohort)}, str(tmp_path), num_folds=6, seed=3, keep_weights=False)
+    folds = [Fold("cropped", repeat, fold) for repeat in range(2) for fold in range(6)]
+    rows = roi_rows(setup, folds, scans, table, "mean")
+    assert Counter((r["repeat"], r["model"]) for r in rows) == {
+        (repeat, model): 12 for repeat in range(2) for model in ("ROI-LR", "ROI-SVM")
+    }
+    for row in rows:
+        held_out = split(scans, 6, row["fold"], 3 + row["repeat"])[1]
+        assert row["participant_id"] in {scan["participant_id"] for scan in held_out}
+    logistic = [r for r in rows if r["model"] == "ROI-LR"]
+    assert all((r["probability_HH"] > 0.5) == (r["label"] == 1) for r in logistic)
 
 
 @pytest.mark.parametrize("key", ["image_epoch", "region", "dataset_dir"])

@@ -8,13 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from blobs import BUNDLE
 from heads import head, held, made_template, tight, write_scan
 from refusal import refused
 
 from scripts import registration
 from scripts.cohort import find_scans
 from scripts.localise import Found, check_scan, locate, sure_of
-from scripts.localiser import LOCALISE_DERIVATIVE, Localiser
+from scripts.localiser import LOCALISE_DERIVATIVE, Localiser, check_boxes
 from scripts.splines import basis, bending_of, refine
 from scripts.template import LARGEST_FILE, load_template, make_template
 from scripts.transforms import preprocessing
@@ -351,6 +352,34 @@ def test_an_uncertain_scan_is_refused_with_its_confidence(tmp_path, monkeypatch)
     with refused("study.nii.gz", "0.31", "annotate a box"):
         Localiser(made_template())(scan.maps, scan.affine, "study.nii.gz")
     assert Localiser(made_template(), least_confidence=0.2)(scan.maps, scan.affine, "study.nii.gz") is poor
+
+
+def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_written(tmp_path, monkeypatch):
+    """MONAI Label and Deploy have no cohort: the box is found, used, and said in the metadata."""
+    from monai.bundle import ConfigParser
+
+    box = [[30, 90], [40, 100], [5, 20]]
+    good = Found(box, 0.9, {"t1": 1.0, "iron": 1.0, "pose": 1.0}, None, np.zeros((1, 3)))
+    monkeypatch.setattr("scripts.localiser.locate", lambda *arguments: good)
+    scan = head(FIRST, skull=True)
+    path = tmp_path / "study.nii.gz"
+    nib.save(nib.Nifti1Image(np.moveaxis(scan.maps, 0, 3), scan.affine), path)
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "configs" / "inference.yaml")
+    parser.update({"bundle_root": str(BUNDLE), "template": made_template()})
+    assert parser.get_parsed_content("localise") == "auto"
+    image = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
+    assert image.shape == (3, 128, 128, 16)
+    assert image.meta["box_confidence"] == 0.9
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_scan_without_a_box_is_refused_before_training_where_boxes_are_due():
+    scans = [{"image": ["a/sub-01_Chimap.nii.gz"], "box": [[0, 1]] * 3}, {"image": ["a/sub-02_Chimap.nii.gz"]}]
+    with refused("sub-02_Chimap", "1 of 2", "--localise auto"):
+        check_boxes("annotated", Localiser("none"), scans)
+    check_boxes("annotated", Localiser("none"), scans[:1])
+    check_boxes("whole", Localiser("none"), scans)
 
 
 def test_an_unknown_choice_is_refused():

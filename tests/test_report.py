@@ -135,8 +135,8 @@ def test_every_subject_is_listed_with_its_mean_probability(run, written):
         predicted = "HH" if probability >= 0.5 else "HC"
         row = rows[name]
         assert row[1] == group
-        assert row[4 + column] == f"{probability:.2f}" + (" ✗" if predicted != group else "")
-        assert row[-3:-1] == [predicted, "yes" if predicted == group else "no"]
+        assert row[7 + column] == f"{probability:.2f}" + (" ✗" if predicted != group else "")
+        assert row[2:4] == [predicted, "yes" if predicted == group else "no"]
 
 
 def test_tables_show_the_papers_values(written):

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from bundle_folder import find_bundle
+from bundle_folder import find_bundle, inference_config
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import Application
 from monai.deploy.operators.dicom_data_loader_operator import DICOMDataLoaderOperator
@@ -22,9 +22,7 @@ class QNetApplication(Application):
     def __init__(self, argv: list[str], *args, **kwargs) -> None:
         self.context = Application.init_app_context(argv)
         self.bundle = find_bundle(Path(self.context.model_path))
-        self.context.models = (
-            None  # what the SDK makes of a bundle's folder is no network; its operator loads that itself
-        )
+        self.context.models = None  # the SDK takes the folder itself for a network; its operator loads the right one
         sys.path.insert(0, str(self.bundle))  # the operators below import the bundle's `scripts`
         super().__init__(*args, **kwargs)
 
@@ -34,16 +32,13 @@ class QNetApplication(Application):
         from selection_rules import selection_rules
         from stack_series_operator import StackSeriesOperator
 
-        rules = self.bundle / "configs" / "dicom_series.yaml"
-        loader = DICOMDataLoaderOperator(
-            self, CountCondition(self, 1), input_folder=Path(self.context.input_path), name="loader"
-        )
+        rules = inference_config(self.bundle).get_parsed_content("dicom_rules")
+        study, out = Path(self.context.input_path), Path(self.context.output_path)
+        loader = DICOMDataLoaderOperator(self, CountCondition(self, 1), input_folder=study, name="loader")
         selector = DICOMSeriesSelectorOperator(self, rules=selection_rules(rules), all_matched=True, name="selector")
-        stack = StackSeriesOperator(self, input_dir=Path(self.context.input_path), rules=rules, name="stack")
+        stack = StackSeriesOperator(self, input_dir=study, rules=rules, name="stack")
         bundle = QNetBundleOperator(self, app_context=self.context, bundle=self.bundle, name="bundle")
-        writer = ResultWriterOperator(
-            self, output_dir=Path(self.context.output_path), bundle=self.bundle, name="writer"
-        )
+        writer = ResultWriterOperator(self, input_dir=study, output_dir=out, bundle=self.bundle, name="writer")
         self.add_flow(loader, selector, {("dicom_study_list", "dicom_study_list")})
         self.add_flow(selector, stack, {("study_selected_series_list", "study_selected_series_list")})
         self.add_flow(stack, bundle, {("image", "image")})

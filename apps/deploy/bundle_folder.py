@@ -1,7 +1,9 @@
-"""Finds the bundle below the model path, which is the bundle itself here and its parent in a packaged application."""
+"""The bundle below the model path, which is the bundle itself or, in a packaged application, its parent; its config."""
 
 import sys
 from pathlib import Path
+
+from monai.bundle import ConfigParser
 
 NEEDED = ("configs/inference.yaml", "configs/metadata.json", "models/model.pt", "scripts/__init__.py")
 
@@ -16,3 +18,11 @@ def find_bundle(model_path: Path) -> Path:
             f" (with {', '.join(NEEDED)})"
         )
     return found[0].resolve()
+
+
+def inference_config(bundle: Path) -> ConfigParser:
+    """The bundle's `configs/inference.yaml`, ready to give single settings."""
+    config = ConfigParser()
+    config.read_config(bundle / "configs" / "inference.yaml")
+    config["bundle_root"] = str(bundle)
+    return config

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
+from bundle_folder import inference_config
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
-from scripts.batch import RunFolder
-from scripts.provenance import check_output_dir, software
-from scripts.results import check_outputs, model_info, write_scan
+from scripts.provenance import check_output_dir
+from scripts.results import model_info, write_scan
 
 
 class ResultWriterOperator(Operator):
@@ -19,7 +18,10 @@ class ResultWriterOperator(Operator):
         source: from `StackSeriesOperator`.
     """
 
-    def __init__(self, fragment: Fragment, *args: Any, output_dir: Path, bundle: Path, **kwargs: Any) -> None:
+    def __init__(
+        self, fragment: Fragment, *args: Any, input_dir: Path, output_dir: Path, bundle: Path, **kwargs: Any
+    ) -> None:
+        self.input_dir = input_dir
         self.output_dir = output_dir
         self.bundle = bundle
         super().__init__(fragment, *args, **kwargs)
@@ -30,25 +32,12 @@ class ResultWriterOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         made = op_input.receive("result")
-        name, sources = op_input.receive("source")
-        config = ConfigParser()
-        config.read_config(self.bundle / "configs" / "inference.yaml")
-        config["bundle_root"] = str(self.bundle)
-        settings, outputs, weights, include_identifiers, segment_fraction = (
+        item = op_input.receive("source")
+        config = inference_config(self.bundle)
+        config["input"], config["output_dir"] = str(self.input_dir), str(self.output_dir)
+        run, weights, include_identifiers, segment_fraction = (
             config.get_parsed_content(key)
-            for key in ("settings", "outputs", "weights", "include_identifiers", "segment_fraction")
+            for key in ("run_folder", "weights", "include_identifiers", "segment_fraction")
         )
-        model = model_info(weights)
-        provenance = {
-            "software": software(),
-            "settings": settings,
-            "weights": {Path(weights).name: model["sha256"]},
-            "input": [source.as_json() for source in sources],
-        }
-        run = RunFolder(check_output_dir(self.output_dir, 100e6), settings, provenance, check_outputs(outputs))
-        item = {
-            "participant_id": name,
-            "scan_id": name,
-            "dicom": {source.map: list(dict.fromkeys(source.files)) for source in sources},
-        }
-        write_scan(item, made, run, model, include_identifiers, segment_fraction)
+        check_output_dir(self.output_dir, 100e6)
+        write_scan(item, made, run, model_info(weights), include_identifiers, segment_fraction)

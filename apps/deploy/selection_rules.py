@@ -4,14 +4,14 @@ import json
 import re
 from pathlib import Path
 
-from scripts.dicom import MAP_CLASSES
 from scripts.dicom_rules import read_rules
+from scripts.dicom_series import MAP_CLASSES
 
 #: Headers that the selector compares in other ways than by searching a pattern: left to the bundle's reader.
 NOT_SEARCHED = ("ImageType", "SeriesNumber")
 
 
-def selection_rules(path: Path) -> str:
+def selection_rules(path: str | Path) -> str:
     """Turn `configs/dicom_series.yaml` into the selector's JSON: a selection a rule, named after its map.
 
     The selector knows one pattern a header; a pattern that must not be found becomes a negative lookahead in front of

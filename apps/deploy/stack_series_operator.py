@@ -8,9 +8,9 @@ import numpy as np
 from monai.deploy.core import Fragment, Image, Operator, OperatorSpec
 from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
 
-from scripts.dicom import SourceSeries, find_studies
-from scripts.dicom_rules import read_rules
+from scripts.dicom import DicomStudy
 from scripts.errors import InputError
+from scripts.inputs import DicomScan, find_input
 
 
 class StackSeriesOperator(Operator):
@@ -23,10 +23,10 @@ class StackSeriesOperator(Operator):
         study_selected_series_list: what the SDK's selector took; its selections are named after the maps.
     Named outputs:
         image: `Image` `[3, W, H, D]` (float32; QSM in ppm, R2* in 1/s, T1W), with its affine to RAS+ mm.
-        source: `(name, sources)`: how results call the study, and where each map came from (`SourceSeries`).
+        source: the study as an item of the bundle's datalist (`scripts.inputs.DicomScan`).
     """
 
-    def __init__(self, fragment: Fragment, *args: Any, input_dir: Path, rules: Path, **kwargs: Any) -> None:
+    def __init__(self, fragment: Fragment, *args: Any, input_dir: Path, rules: str | Path, **kwargs: Any) -> None:
         self.input_dir = input_dir
         self.rules = rules
         super().__init__(fragment, *args, **kwargs)
@@ -38,18 +38,19 @@ class StackSeriesOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         selected = op_input.receive("study_selected_series_list")
-        studies = find_studies(self.input_dir, read_rules(self.rules))
-        if len(studies) != 1:
-            raise InputError(f"{self.input_dir}: holds {len(studies)} DICOM studies; give -i the folder of one")
-        stack, sources = studies[0].load()
-        check_selected(studies[0].name, selected, sources)
+        scans = find_input(self.input_dir, dicom_rules=self.rules)
+        if len(scans) != 1 or not isinstance(scans[0], DicomScan):
+            raise InputError(f"input: holds {len(scans)} scans where one DICOM study is due; give -i its folder")
+        study = scans[0]["image"]
+        stack = study.load()
+        check_selected(study, selected)
         spacing = np.linalg.norm(stack.affine.numpy()[:3, :3], axis=0)
         metadata = {**stack.meta, "affine": stack.affine.numpy(), "spacing": spacing}
         op_output.emit(Image(stack.numpy(), metadata), "image")
-        op_output.emit((studies[0].name, sources), "source")
+        op_output.emit(scans[0], "source")
 
 
-def check_selected(name: str, selected: Sequence[StudySelectedSeries], sources: Sequence[SourceSeries]) -> None:
+def check_selected(study: DicomStudy, selected: Sequence[StudySelectedSeries]) -> None:
     """Make sure that the reader took series that the selector had taken: both apply the same rules.
 
     Raises:
@@ -57,13 +58,13 @@ def check_selected(name: str, selected: Sequence[StudySelectedSeries], sources: 
     """
     taken = {
         (selection, str(item.series.SeriesInstanceUID))
-        for study in selected
-        for selection, items in study.series_by_selection_name.items()
+        for found in selected
+        for selection, items in found.series_by_selection_name.items()
         for item in items
     }
-    for source in sources:
-        if (source.map, source.series_uid) not in taken:
+    for suffix, (headers, _) in study.choose().items():
+        if (suffix, headers[0].series_uid) not in taken:
             raise InputError(
-                f"{name}: series {source.number} {source.description!r} is the {source.map} by the rules, but the SDK's"
-                " selector passed over it; correct configs/dicom_series.yaml"
+                f"{study.name}: {headers[0].label} is the {suffix} by the rules, but the SDK's selector passed over it;"
+                " correct configs/dicom_series.yaml"
             )

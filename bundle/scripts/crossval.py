@@ -11,7 +11,6 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,79 +18,19 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from tqdm import tqdm
 
 from scripts.cohort import labelled_scans, split
+from scripts.collect import collect
 from scripts.engines import Engine
 from scripts.errors import InputError, input_error_in
+from scripts.folds import HARMLESS, MANAGED, Fold, Setup
 from scripts.provenance import (
     bundle_version,
     check_output_dir,
     cohort_fingerprint,
-    write_aside,
     write_json,
 )
 
-#: Keys of train.yaml and its overlays that the cross-validation itself sets for every fold.
-MANAGED = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "region", "fold", "repeat", "cache_dir")
-#: Keys that do not change the numbers; a run may go on with others.
-HARMLESS = (*MANAGED, "imports", "num_workers", "evaluation_dir", "evidence_dir", "evidence_scans", "figures_dir")
 #: Bytes of checkpoints and weights that a fold holds while it runs.
 FOLD_BYTES = 500e6
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One training and test: which input, which repeat (its seed is the run's plus `repeat`), which held-out fold."""
-
-    region: str
-    repeat: int
-    fold: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.region}/repeat-{self.repeat}/fold-{self.fold:02d}"
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all folds of a run share.
-
-    Attributes:
-        config_files: train.yaml, the user's overlays, evaluate.yaml and cross_validation_fold.yaml.
-        settings: values of keys for every fold.
-        output_dir: of the cross-validation.
-        seed: of repeat 0.
-        keep_weights: whether a finished fold keeps its weights.
-    """
-
-    config_files: tuple[str, ...]
-    settings: Mapping[str, Any]
-    output_dir: str
-    seed: int
-    keep_weights: bool
-
-    def folder(self, fold: Fold) -> Path:
-        return Path(self.output_dir) / "folds" / fold.name
-
-    def finished(self, fold: Fold) -> bool:
-        return (self.folder(fold) / "evaluation.json").exists()
-
-    def keys(self, fold: Fold, device: str) -> dict[str, Any]:
-        """Values of config keys for one fold."""
-        folder = self.folder(fold)
-        keys = {
-            **self.settings,
-            "region": fold.region,
-            "repeat": fold.repeat,
-            "fold": fold.fold,
-            "seed": self.seed + fold.repeat,
-            "device": f"$torch.device({device!r})",
-            "output_dir": str(folder),
-            "evaluation_dir": str(folder),
-            "ckpt_dir": str(folder / "models"),
-            "evidence_dir": str(Path(self.output_dir) / "evidence" / fold.region),
-            "figures_dir": str(Path(self.output_dir) / "figures"),
-        }
-        # one evidence map a subject is enough to look at: that of the first repeat
-        return keys | ({"evidence_scans": "$@val_datalist"} if fold.repeat == 0 else {})
 
 
 def run_folds(
@@ -105,6 +44,8 @@ def run_folds(
     overlays: Sequence[str],
     engine: Engine,
     keep_weights: bool,
+    nuclei_table: str | os.PathLike,
+    roi_sides: str,
 ) -> None:
     """Train and test all folds that are not finished, then write the predictions table of all.
 
@@ -120,10 +61,11 @@ def run_folds(
         overlays: config files between train.yaml and evaluate.yaml.
         engine: runs the folds, see `scripts.engines`.
         keep_weights: whether a finished fold keeps its weights.
+        nuclei_table, roi_sides: of the ROI baseline, see `scripts.collect`.
 
     Raises:
-        InputError: a key that does not exist, a cohort that cannot be split, an output folder of another run, or what a
-            fold raises.
+        InputError: a key that does not exist, a cohort that cannot be split or has two scans of one participant, an
+            output folder of another run, or what a fold raises.
     """
     if num_repeats < 1 or not regions or set(regions) - {"full", "cropped"} or len(set(regions)) < len(regions):
         raise InputError(f"regions {regions}, num_repeats {num_repeats}: take full, cropped or both; repeats from 1 on")
@@ -134,10 +76,12 @@ def run_folds(
         files,
         {**training, "bundle_root": str(bundle_root), "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir)},
         str(output_dir),
+        config["num_folds"],
         config["seed"],
         keep_weights,
     )
     scans = labelled_scans(dataset_dir)
+    check_one_scan_each(scans)
     for repeat in range(num_repeats):
         split(scans, config["num_folds"], 0, config["seed"] + repeat)
     check_same_run(Path(output_dir), config, dataset_dir)
@@ -157,7 +101,23 @@ def run_folds(
         fold_workflow(setup, open_folds[0], "cpu", "draw_augmentation").run()
         with Progress(setup, folds, config["image_epochs"] + config["scan_epochs"]) as progress:
             engine.run(run_fold, [(setup, fold) for fold in open_folds], progress.update)
-    collect(setup, folds, dataset_dir)
+    collect(setup, folds, scans, nuclei_table, roi_sides)
+
+
+def check_one_scan_each(scans: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a cohort in which a participant was scanned more than once: tables have one row a participant.
+
+    Raises:
+        InputError: names the first.
+    """
+    seen: dict[str, str] = {}
+    for scan in scans:
+        first = seen.setdefault(scan["participant_id"], scan["scan_id"])
+        if first != scan["scan_id"]:
+            raise InputError(
+                f"{scan['participant_id']}: has two scans, {first} and {scan['scan_id']}; a cross-validation tests each"
+                " participant once, so keep one"
+            )
 
 
 def config_files(bundle_root: str | os.PathLike, overlays: Sequence[str]) -> tuple[str, ...]:
@@ -314,42 +274,6 @@ class Progress:
         self.bar.n = sum(self.epochs_of(fold) for fold in self.folds)
         done = sum(self.setup.finished(fold) for fold in self.folds)
         self.bar.set_postfix_str(f"{done} of {len(self.folds)} folds done")
-
-
-def collect(setup: Setup, folds: Sequence[Fold], dataset_dir: str | os.PathLike) -> None:
-    """Join the folds' predictions into one table, `predictions.csv`, and their records into `predictions.json`.
-
-    Raises:
-        InputError: two folds were made with different settings, software or data.
-    """
-    output_dir = Path(setup.output_dir)
-    records = {fold: json.loads((setup.folder(fold) / "evaluation.json").read_text()) for fold in folds}
-    first_fold, first = next(iter(records.items()))
-    may_differ = {*HARMLESS, "seed", "spatial_size", "embedding_weights", "weights", "models"}
-    for fold, record in records.items():
-        for part, same in (("settings", first["settings"]), ("software", first["software"]), ("input", first["input"])):
-            for key in {**same, **record[part]}:
-                if key not in may_differ and same.get(key) != record[part].get(key):
-                    raise InputError(
-                        f"{setup.folder(fold)}: was made with {key} {record[part].get(key)!r}, {first_fold.name} with"
-                        f" {same.get(key)!r}; delete the folds of one of them and run again"
-                    )
-    lines: list[str] = []
-    for fold in folds:
-        table = (setup.folder(fold) / "predictions.csv").read_text().splitlines()
-        lines += table if not lines else table[1:]
-    write_aside(output_dir / "predictions.csv", lambda part: Path(part).write_text("\n".join(lines) + "\n"))
-    write_json(
-        output_dir / "predictions.json",
-        {
-            "software": first["software"],
-            "settings": {k: v for k, v in first["settings"].items() if k not in may_differ},
-            "seed": setup.seed,
-            "input": first["input"],
-            "folds": [{**asdict(fold), "weights": record["weights"]} for fold, record in records.items()],
-        },
-    )
-    print(f"\n{output_dir / 'predictions.csv'}: {len(lines) - 1} predictions of {len(folds)} folds")
 
 
 def analyse(bundle_root: str | os.PathLike, output_dir: str | os.PathLike, keys: Mapping[str, Any]) -> None:

@@ -208,17 +208,26 @@ def read_back(stem: Path, made_by: Mapping[str, Any]) -> Found | None:
         return None  # missing, or damaged: it is found again
 
 
-def check_localiser(localise: str, localiser: Localiser, scans: Sequence[Mapping[str, Any]]) -> None:
-    """Make sure, before any work starts, that scans without a box can get one.
+def check_template(localise: str, localiser: Localiser, scans: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure, before any work starts, that there is a template if a scan will need it.
 
     Raises:
-        InputError: no template; or, for `annotated`, the first scan without a box.
+        InputError: there is none, and none can be made.
+    """
+    if localise == "auto" and any(scan.get("box") is None for scan in scans):
+        localiser.ready()
+
+
+def check_boxes(localise: str, localiser: Localiser, scans: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure, before training starts, that every scan has a box or can get one.
+
+    Raises:
+        InputError: as `check_template`; or, for `annotated`, the first scan without a box.
     """
     bare = [scan for scan in scans if scan.get("box") is None]
     if bare and localise == "annotated":
         raise InputError(
-            f"{bare[0]['scan_id']}: no basal ganglia box ({len(bare)} of {len(scans)} scans have none); annotate it,"
+            f"{bare[0]['image'][0]}: no basal ganglia box ({len(bare)} of {len(scans)} scans have none); annotate it,"
             " or use --localise auto"
         )
-    if bare and localise == "auto":
-        localiser.ready()
+    check_template(localise, localiser, scans)

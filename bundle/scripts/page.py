@@ -38,7 +38,7 @@ figcaption,.caption{font-size:13.5px;color:var(--faint);max-width:80ch;margin:.3
 table{border-collapse:collapse;font-size:13.5px;margin:.6em 0;font-variant-numeric:tabular-nums}
 th,td{padding:.28em .6em;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 th{background:var(--wash);font-weight:600}
-table.sortable th{cursor:pointer;white-space:nowrap}
+table.sortable th{cursor:pointer}
 table.sortable th::after{content:" \\2195";color:#a9b4c0}
 td.number{text-align:right}
 td.short{white-space:nowrap}

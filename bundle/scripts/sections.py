@@ -142,25 +142,25 @@ def subjects(outcome: Outcome, shown: Sequence[str], strips: Mapping[str, str]) 
         links = f'<a href="#pictures-{page.text(name)}">pictures</a>'
         if name in shown:
             links += f' · <a href="#viewer" data-viewer="{shown.index(name)}">viewer</a>'
-        row: list[Any] = [Cell(f"<b>{page.text(name)}</b>", "", name), group]
+        predicted = outcome.predicted[name]
+        row: list[Any] = [Cell(f"<b>{page.text(name)}</b>", "short", name), group, predicted]
+        row += ["yes" if predicted == group else "no", Cell(links, "short")]
         if outcome.people is not None:
             age, sex = outcome.people.loc[name, ["age", "sex"]]
-            row += ["" if pd.isna(age) else f"{age:g}", sex]
+            row += ["" if pd.isna(age) else f"{age:g}", {"women": "F", "men": "M"}.get(sex, "")]
         for column in columns:
             probability = outcome.probabilities.loc[name, column]
             wrong = (probability >= THRESHOLD) != (group == "HH")
             shape = f"{probability:.2f}{' ✗' if wrong else ''}"
             row.append(Cell(shape, "number wrong" if wrong else "number", f"{probability}"))
-        predicted = outcome.predicted[name]
-        row += [predicted, "yes" if predicted == group else "no", Cell(links)]
         rows.append(row)
     region, model = outcome.main
     words = (
         f"Probability of HH of every subject while held out, mean over the repeats; for ResNet and ResNetSWA the share"
-        f" of slices that voted HH. ✗: on the wrong side of 0.5. `class` and `correct` are those of {model}, {region}"
+        f" of slices that voted HH. ✗: on the wrong side of 0.5. Class and correct are those of {model}, {region}"
         " input. Click a heading to sort."
     )
-    heads = ["subject", "true group", *people, *heads, "class", "correct", ""]
+    heads = ["subject", "true group", "class", "correct", "images", *people, *heads]
     pictures = "".join(
         f'<details id="pictures-{page.text(name)}"><summary>{page.text(name)} ({outcome.groups[name]})</summary>'
         f"{content}</details>"

@@ -49,7 +49,7 @@ SCRIPT = """
   const nv = new niivue.Niivue({backColor: [0, 0, 0, 1], dragAndDropEnabled: false, isColorbar: true,
     isRadiologicalConvention: true, multiplanarShowRender: niivue.SHOW_RENDER.NEVER, loadingText: 'loading'});
   await nv.attachToCanvas($('canvas'));
-  const ramp = {A: [110, 190, 220], I: [0, 128, 255]};
+  const ramp = {A: [0, 150, 220], I: [0, 40, 255]};  // alpha 0 at the low end: weaker evidence is not drawn
   nv.addColormap('speaksForHH', {R: [253, 178, 103], G: [160, 24, 0], B: [130, 43, 31], ...ramp});
   nv.addColormap('speaksForHC', {R: [146, 33, 5], G: [190, 102, 48], B: [240, 172, 97], ...ramp});
   nv.setCrosshairWidth(0.6);

@@ -1,0 +1,70 @@
+"""Which folds a cross-validation has, where each lies, and what the config of each is given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: Keys of train.yaml and its overlays that the cross-validation itself sets for every fold.
+MANAGED = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "region", "fold", "repeat", "cache_dir")
+#: Keys that do not change the numbers; a run may go on with others.
+HARMLESS = (*MANAGED, "imports", "num_workers", "evaluation_dir", "evidence_dir", "evidence_scans", "figures_dir")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One training and test: which input, which repeat (its seed is the run's plus `repeat`), which held-out fold."""
+
+    region: str
+    repeat: int
+    fold: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.region}/repeat-{self.repeat}/fold-{self.fold:02d}"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all folds of a run share.
+
+    Attributes:
+        config_files: train.yaml, the user's overlays, evaluate.yaml and cross_validation_fold.yaml.
+        settings: values of keys for every fold.
+        output_dir: of the cross-validation.
+        num_folds: of each repeat.
+        seed: of repeat 0.
+        keep_weights: whether a finished fold keeps its weights.
+    """
+
+    config_files: tuple[str, ...]
+    settings: Mapping[str, Any]
+    output_dir: str
+    num_folds: int
+    seed: int
+    keep_weights: bool
+
+    def folder(self, fold: Fold) -> Path:
+        return Path(self.output_dir) / "folds" / fold.name
+
+    def finished(self, fold: Fold) -> bool:
+        return (self.folder(fold) / "evaluation.json").exists()
+
+    def keys(self, fold: Fold, device: str) -> dict[str, Any]:
+        """Values of config keys for one fold."""
+        folder = self.folder(fold)
+        keys = {
+            **self.settings,
+            "region": fold.region,
+            "repeat": fold.repeat,
+            "fold": fold.fold,
+            "seed": self.seed + fold.repeat,
+            "device": f"$torch.device({device!r})",
+            "output_dir": str(folder),
+            "evaluation_dir": str(folder),
+            "ckpt_dir": str(folder / "models"),
+            "evidence_dir": str(Path(self.output_dir) / "evidence" / fold.region),
+            "figures_dir": str(Path(self.output_dir) / "figures"),
+        }
+        # one evidence map a subject is enough to look at: that of the first repeat
+        return keys | ({"evidence_scans": "$@val_datalist"} if fold.repeat == 0 else {})

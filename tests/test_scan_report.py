@@ -1,0 +1,135 @@
+"""The one-page report: what it says, what it must not say, and that both forms are one whole page."""
+
+import copy
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from scripts.batch import RunFolder
+from scripts.results import write_scan
+from scripts.scan_report import display_maps, pixel_aspect, write_scan_report
+from scripts.transforms import StretchHistogramd
+
+SHA = "6c" * 32
+MODEL = {
+    "name": "Q-Net",
+    "version": "0.1.0",
+    "sha256": SHA,
+    "trained_on": "A <simulated> cohort",
+    "simulated": True,
+    "performance": {"scan_auc_simulated_cohort": 0.887},
+}
+SLICES = 6
+
+
+def result(**changed) -> dict:
+    return {
+        "participant_id": "sub-01",
+        "scan_id": "sub-01",
+        "probability_HH": 0.731,
+        "class": "HH",
+        "threshold": 0.5,
+        "slices": [{"slice": n, "input_slice": 10 + n, "probability_HH": n / SLICES} for n in range(SLICES)],
+        "note": "Research use only, not for clinical use. The weights are trained on a simulated cohort.",
+        "input": {"Chimap": "aa" * 32},
+        "provenance": {"software": {"torch": "2.13.0", "monai": "1.6.1", "numpy": "2.4.6"}},
+    } | changed
+
+
+@pytest.fixture(scope="module")
+def image() -> MetaTensor:
+    maps = torch.rand(3, 12, 16, SLICES) * torch.tensor([0.2, 60, 900])[:, None, None, None]
+    raw = MetaTensor(maps, affine=torch.diag(torch.tensor([2.0, 1, 3, 1]).double()))
+    raw.meta["original_affine"] = np.diag([2.0, 1, 3, 1])
+    return StretchHistogramd("image", 0, 100)({"image": raw})["image"]
+
+
+@pytest.fixture(scope="module")
+def pages(image, tmp_path_factory) -> tuple[str, Path]:
+    """The HTML's text and the PDF's path of one report with everything in it."""
+    folder = tmp_path_factory.mktemp("report")
+    curves = {"caudate": {"age": [20, 80], "mean": [0.03, 0.07], "sd": [0.01, 0.02]}}
+    nuclei = [{"nucleus": "caudate", "side": "left", "Chimap": 0.09}, {"nucleus": "dentate", "Chimap": ""}]
+    evidence = torch.randn(1, 12, 16, SLICES)
+    write_scan_report(
+        folder / "r.html", folder / "r.pdf", result(), image, evidence, MODEL, nuclei, 54.0, curves
+    )  # fmt: skip
+    return (folder / "r.html").read_text(), folder / "r.pdf"
+
+
+def test_the_page_says_what_was_found_and_how_far_to_trust_it(pages):
+    text = pages[0]
+    for words in (
+        "Probability of hereditary hemochromatosis (HH): 0.73", "Research use only", "simulated cohort", "0.887",
+        "3 of 6", "54 years", "not calibrated", SHA, "aa" * 32, "torch 2.13.0",
+    ):  # fmt: skip
+        assert words in text
+
+
+def test_the_page_needs_nothing_from_elsewhere(pages):
+    assert set(re.findall(r"(?:src|href)=[\"']?(.{5})", pages[0])) == {"data:"}
+    assert "<script" not in pages[0]
+
+
+def test_what_comes_from_files_is_escaped(pages, image, tmp_path):
+    assert "A &lt;simulated&gt; cohort" in pages[0]
+    write_scan_report(
+        tmp_path / "r.html", tmp_path / "r.pdf", result(scan_id="<img src=x onerror=alert(1)>"), image,
+        torch.zeros(1, 12, 16, SLICES), MODEL,
+    )  # fmt: skip
+    assert "<img src=x" not in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.skipif(not shutil.which("pdftotext"), reason="needs poppler-utils")
+def test_the_pdf_is_one_page_with_the_same_words(pages):
+    information = subprocess.run(["pdfinfo", pages[1]], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"Pages:\s+1\n", information)
+    words = subprocess.run(["pdftotext", "-layout", pages[1], "-"], capture_output=True, text=True, check=True).stdout
+    for expected in ("hemochromatosis (HH): 0.73", "Research use only", "not calibrated", SHA, "scan AUC"):
+        assert expected in words
+
+
+def test_the_same_scan_gives_the_same_page(image, tmp_path):
+    evidence = torch.ones(1, 12, 16, SLICES)
+    for name in ("a", "b"):
+        write_scan_report(tmp_path / f"{name}.html", tmp_path / f"{name}.pdf", result(), image, evidence, MODEL)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_maps_are_shown_in_their_own_units(image):
+    shown = display_maps(image)
+    assert shown.max(axis=(1, 2, 3)) == pytest.approx([0.2, 60, 900], rel=0.05)
+    unknown = MetaTensor(image.as_tensor(), affine=image.affine)
+    assert float(display_maps(unknown).max()) == 1
+
+
+def test_a_resized_crop_is_drawn_in_its_true_shape(image):
+    assert pixel_aspect(image) == 2
+
+
+def test_weights_without_measures_claim_none(image, tmp_path):
+    model = {**copy.deepcopy(MODEL), "performance": {}}
+    write_scan_report(
+        tmp_path / "r.html", tmp_path / "r.pdf", result(), image, torch.zeros(1, 12, 16, SLICES), model
+    )  # fmt: skip
+    assert "no measures are recorded for these weights" in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_patient_is_named_only_where_asked_for(image, tmp_path, asked):
+    (tmp_path / "map.nii").write_bytes(b"")
+    item = {"participant_id": "study-1", "scan_id": "study-1", "image": [str(tmp_path / "map.nii")]}
+    item["patient"] = {"name": "Doe^Jane", "id": "SECRET-4711"}
+    run = RunFolder(tmp_path, {}, {"software": {}}, ("json", "report"))
+    found = {key: result()[key] for key in ("probability_HH", "class", "threshold", "slices")}
+    output = {"result": found, "image": image, "evidence": torch.zeros(1, 12, 16, SLICES)}
+    write_scan(item, output, run, MODEL, asked, 0.5)
+    for ending in ("prediction.json", "report.html"):
+        text = (tmp_path / "study-1" / f"study-1_{ending}").read_text()
+        assert ("Doe^Jane" in text) == ("SECRET-4711" in text) == asked
