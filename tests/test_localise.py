@@ -16,6 +16,7 @@ from scripts import registration
 from scripts.cohort import find_scans
 from scripts.localise import Found, check_scan, locate, sure_of
 from scripts.localiser import LOCALISE_DERIVATIVE, Localiser, check_boxes
+from scripts.phantom.anatomy import load_templates
 from scripts.splines import basis, bending_of, refine
 from scripts.template import LARGEST_FILE, load_template, make_template
 from scripts.transforms import preprocessing
@@ -121,6 +122,7 @@ def test_the_template_is_small_and_carries_its_licence():
 
 
 def test_without_template_and_packages_the_message_says_what_to_do(tmp_path, monkeypatch):
+    load_templates.cache_clear()  # another test may have read them
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with refused("template", "pip install nilearn"):
         load_template(tmp_path / "template.nii.gz")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from scripts.errors import InputError, reason
+from scripts.provenance import BUNDLE_ROOT
 
 #: Seconds between looks at what runs.
 TICK_SECONDS = 1.0
@@ -36,6 +37,9 @@ class Engine(Protocol):
 
 class LocalEngine:
     """Processes on this machine, each with a device and a share of the cores of its own.
+
+    On a CPU the share decides in which order sums are taken, so another number of processes changes the last digits
+    of a training.
 
     Args:
         devices: one entry a process; a device may come more than once.
@@ -103,7 +107,13 @@ class RayEngine:
         self.ray = ray
         try:
             if not ray.is_initialized():
-                ray.init(address=address, include_dashboard=False, log_to_driver=False)
+                path = os.pathsep.join([str(BUNDLE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+                ray.init(
+                    address=address,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    runtime_env={"env_vars": {"PYTHONPATH": path}},  # where tasks find this package
+                )
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise InputError(f"ray_address {address}: no cluster there ({reason(error)}); start it first") from error
         if ray.cluster_resources().get("GPU"):
