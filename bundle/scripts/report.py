@@ -101,7 +101,8 @@ def draw_images(outcome: Outcome, examples: int) -> dict[str, str]:
         save_figure(cohort_figure(outcome.people, simulated), folder / "figure2_cohort", VECTOR)
     settings = outcome.record["settings"]
     if {"num_slices", "hidden_size"} <= settings.keys():
-        diagram = architecture(settings["num_slices"], settings["hidden_size"])
+        size = settings.get(f"{outcome.main[0]}_size", (128, 128))
+        diagram = architecture(settings["num_slices"], settings["hidden_size"], tuple(size))
         save_figure(diagram, folder / "figure4_architecture", VECTOR)
     for number, region in ((9, "full"), (10, "cropped")):
         name, names = f"figure{number}_evidence_{region}", outcome.chosen(examples)
