@@ -105,14 +105,17 @@ def write_parametric_map(
         intercept=0.0,
         quantity_definition=EVIDENCE,
     )
+    # evidence may stay below 1, and only an exact linear window may be narrower than that
+    window = hd.VOILUTTransformation(
+        window_center=0.0, window_width=2 * limit, voi_lut_function=hd.VOILUTFunctionValues.LINEAR_EXACT
+    )
     document = hd.pm.ParametricMap(
         source_images=source_images(frames),
         pixel_array=values,
         series_number=9002,
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
-        window_center=0.0,
-        window_width=2 * limit,
+        voi_lut_transformations=[window],
         content_label="EVIDENCE",
         content_description="Red (positive): HH",
         series_description=f"{model['name']} evidence, research use only",
