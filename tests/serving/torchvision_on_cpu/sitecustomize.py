@@ -5,5 +5,7 @@ Python runs this file at its start when the folder is on PYTHONPATH. For the tes
 
 import torch
 
-for operator in ("nms", "qnms"):
-    torch.library.define(f"torchvision::{operator}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+#: Kept, for the operators go when it goes.
+OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
+for name in ("nms", "qnms"):
+    OPERATORS.define(name + "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
