@@ -12,12 +12,13 @@ from html.parser import HTMLParser
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from blobs import write_cohort
 from made_predictions import made_predictions
 from refusal import refused
 
-from scripts import page
+from scripts import page, sections
 from scripts.checklist import ITEMS, fill, filled
 from scripts.drawing import VECTOR, save_figure
 from scripts.figures import roc_models
@@ -84,6 +85,22 @@ class Elements(HTMLParser):
 def rows_after(source, heading):
     """Rows of the tables from a section on."""
     return Elements(source[source.index(heading) :]).rows
+
+
+def test_the_summary_gives_the_distance_to_the_oracle_where_the_truth_is_known(run):
+    cohort, output = run
+    outcome = read_outcome(output, cohort)
+    assert "oracle" not in sections.summary(outcome, True)
+    truth = cohort / "derivatives" / "groundtruth" / "difficulty.json"
+    truth.parent.mkdir(parents=True)
+    truth.write_text('{"auc": {"oracle_cohort": 0.95}}')
+    try:
+        found = sections.summary(read_outcome(output, cohort), True)
+    finally:
+        truth.unlink()
+    scan_level = pd.read_csv(output / "tables" / "table3_scan_level.csv").query("measure == 'auc' and model == 'Q-Net'")
+    for auc in scan_level["mean"]:
+        assert f"oracle, who knows the truth: 0.950, {0.95 - auc:.3f} more" in found
 
 
 def test_the_page_loads_nothing(written):

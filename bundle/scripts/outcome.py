@@ -33,6 +33,7 @@ class Outcome:
         people: from `scripts.subjects.demographics`, or None where participants.tsv lacks a column.
         why_not: the reason where `people` is None.
         scans: participant -> its scans, items of `scripts.cohort.find_scans`.
+        oracle: scan-level AUC of whoever knows the truth that a cohort was simulated from; None where nobody does.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Outcome:
     people: pd.DataFrame | None
     why_not: str
     scans: Mapping[str, Sequence[Mapping[str, Any]]]
+    oracle: float | None
 
     @property
     def main(self) -> tuple[str, str]:
@@ -102,7 +104,23 @@ def read_outcome(output_dir: str | os.PathLike, dataset_dir: str | os.PathLike) 
         people = demographics(dataset_dir, list(groups.index))
     except InputError as error:
         why_not = str(error)
-    return Outcome(folder, record, simulated, table, groups, probabilities, people, why_not, scans)
+    oracle = oracle_auc(dataset_dir) if simulated else None
+    return Outcome(folder, record, simulated, table, groups, probabilities, people, why_not, scans, oracle)
+
+
+def oracle_auc(dataset_dir: str | os.PathLike) -> float | None:
+    """AUC of the oracle on a simulated cohort, as configs/simulate.yaml wrote it beside the cohort; None without.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = Path(dataset_dir) / "derivatives" / "groundtruth" / "difficulty.json"
+    if not path.exists():
+        return None
+    try:
+        return float(json.loads(path.read_text())["auc"]["oracle_cohort"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: does not hold the oracle's AUC; restore or delete it") from error
 
 
 def by_subject(table: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:

@@ -271,7 +271,8 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
         head.text(column, 0.28, "\n".join(f"{name}: {value}" for name, value in rows), fontsize=8, va="top")
     pictures(middle)
     foot.text(left, 0.97, "How well the model did", fontsize=9, weight="bold", va="top")
-    foot.text(left, 0.89, "\n".join(f"{name}: {value}" for name, value in content.performance), fontsize=8, va="top")
+    measures = [textwrap.fill(f"{name}: {value}", 46) for name, value in content.performance]
+    foot.text(left, 0.89, "\n".join(measures), fontsize=8, va="top")
     foot.text(0.40, 0.97, "Limits", fontsize=9, weight="bold", va="top")
     limits = [textwrap.fill(text, 84, initial_indent="- ", subsequent_indent="  ") for text in content.limits]
     foot.text(0.40, 0.89, "\n".join(limits), fontsize=7.5, va="top")

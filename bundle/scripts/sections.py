@@ -38,6 +38,10 @@ def summary(outcome: Outcome, same_cohort: bool) -> str:
             paper = "" if pd.isna(row["paper"]) else f"; paper {row['paper']:.3f}"
             interval = f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
             what = f"AUC of Q-Net, {level} level, {INPUTS[row['region']]}<br>95 % interval {interval}{paper}"
+            if level == "scan" and outcome.oracle is not None:
+                what += (
+                    f"<br>oracle, who knows the truth: {outcome.oracle:.3f}, {outcome.oracle - row['mean']:.3f} more"
+                )
             cards += f"<div><b>{row['mean']:.3f}</b><span>{what}</span></div>"
     return page.paragraph(words) + f'<div class="headline">{cards}</div>'
 
