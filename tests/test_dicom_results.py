@@ -16,7 +16,7 @@ pytest.importorskip("highdicom")
 import pydicom  # noqa: E402
 from dicom_study import NAME, PATIENT_ID, write_series, write_study  # noqa: E402
 
-from scripts.dicom_geometry import frames_of, sampled  # noqa: E402
+from scripts.dicom_geometry import planes_of, sampled  # noqa: E402
 from scripts.evidence_objects import write_parametric_map, write_segmentation  # noqa: E402
 from scripts.structured_report import device_uid, read_series, write_structured_report  # noqa: E402
 
@@ -214,7 +214,7 @@ def test_planes_between_the_grids_slices_are_interpolated(evidence, tmp_path):
     shifted = DICOM_AFFINE.copy()
     shifted[2, 3] += 2  # half a slice
     paths = write_series(tmp_path / "series", SHAPE, shifted, "1.2.3", "1.2.4", 1)
-    frame = frames_of(read_series({"T1w": paths})["T1w"])[5]
+    frame = planes_of(read_series({"T1w": paths})["T1w"])[5]
     plane = sampled(evidence[0].numpy(), AFFINE, frame)
     middle = evidence[0, ..., 5:7].mean(-1).numpy()[::-1, ::-1].T
     np.testing.assert_allclose(plane, middle, atol=1e-6)

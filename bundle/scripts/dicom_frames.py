@@ -6,7 +6,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from scripts.dicom_files import Header, text
+from scripts.dicom_files import text
 from scripts.errors import InputError
 
 #: What tells two images of one place apart, in the order in which it is looked at.
@@ -17,9 +17,9 @@ ACQUISITION_TAGS = ("AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPos
 class Frame:
     """One image plane: where its headers are, whether in the file itself or in its functional groups."""
 
-    def __init__(self, dataset: Dataset, header: Header, index: int | None) -> None:
-        self.dataset, self.header, self.index = dataset, header, index
-        self.name = header.label
+    def __init__(self, dataset: Dataset, name: str, index: int | None) -> None:
+        """`name`: its series' for messages. `index`: counted from 0 in a multi-frame file, None in a classic one."""
+        self.dataset, self.name, self.index = dataset, name, index
         self.groups: list[Dataset] = []
         if index is not None:
             per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []

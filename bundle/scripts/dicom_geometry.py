@@ -1,4 +1,4 @@
-"""Where the frames of DICOM series lie, so that results computed on a NIfTI-like grid find their source images."""
+"""Where the planes of DICOM series lie, so that results computed on a NIfTI-like grid find their source images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset
 
-from scripts.errors import InputError
+from scripts.dicom_frames import Frame
 
 #: DICOM's patient axes run to left and posterior, the affines of this bundle to right and anterior.
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One image plane of a series.
+class Plane:
+    """Where one image plane of a series lies.
 
     Attributes:
         dataset: the instance that holds it.
@@ -32,57 +32,47 @@ class Frame:
         return int(self.dataset.Rows), int(self.dataset.Columns)
 
 
-def frames_of(datasets: Sequence[Dataset]) -> list[Frame]:
-    """All frames of a series, by their place along its normal.
+def planes_of(datasets: Sequence[Dataset]) -> list[Plane]:
+    """All planes of a series, by their place along its normal.
 
     Raises:
         InputError: an instance does not say where it lies.
     """
-    frames = []
+    planes = []
     for dataset in datasets:
-        try:
-            if "PerFrameFunctionalGroupsSequence" not in dataset:
-                where = (dataset.ImagePositionPatient, dataset.ImageOrientationPatient, dataset.PixelSpacing)
-                frames.append(Frame(dataset, None, _affine(*where)))
-                continue
-            shared = dataset.SharedFunctionalGroupsSequence[0]
-            for number, own in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
-                position = own.PlanePositionSequence[0].ImagePositionPatient
-                plane = own if "PlaneOrientationSequence" in own else shared
-                measures = own if "PixelMeasuresSequence" in own else shared
-                orientation = plane.PlaneOrientationSequence[0].ImageOrientationPatient
-                spacing = measures.PixelMeasuresSequence[0].PixelSpacing
-                frames.append(Frame(dataset, number, _affine(position, orientation, spacing)))
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise InputError(
-                "a source image lacks position, orientation or pixel spacing; export the series with all attributes"
-            ) from error
-    normal = frames[0].affine[:3, 2]
-    return sorted(frames, key=lambda frame: float(frame.affine[:3, 3] @ normal))
+        count = len(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+        for index in range(count) if count else (None,):
+            frame = Frame(dataset, "a source image", index)
+            planes.append(Plane(dataset, None if index is None else index + 1, plane_affine(frame)))
+    normal = planes[0].affine[:3, 2]
+    return sorted(planes, key=lambda plane: float(plane.affine[:3, 3] @ normal))
 
 
-def _affine(position: Sequence[float], orientation: Sequence[float], spacing: Sequence[float]) -> np.ndarray:
-    along_row, along_column = np.array(orientation, dtype=np.float64).reshape(2, 3)
+def plane_affine(frame: Frame) -> np.ndarray:
+    """`Plane.affine` from a frame's headers.
+
+    Raises:
+        InputError: position, orientation or pixel spacing are missing or no numbers.
+    """
+    along_row, along_column = frame.orientation.reshape(2, 3)
     affine = np.eye(4)
-    affine[:3, 0] = along_row * float(spacing[1])
-    affine[:3, 1] = along_column * float(spacing[0])
-    affine[:3, 2] = np.cross(along_row, along_column)
-    affine[:3, 3] = np.array(position, dtype=np.float64)
+    affine[:3, 0], affine[:3, 1] = along_row * frame.spacing[0], along_column * frame.spacing[1]
+    affine[:3, 2], affine[:3, 3] = np.cross(along_row, along_column), frame.position
     return TO_RAS @ affine
 
 
-def sampled(volume: np.ndarray, affine: np.ndarray, frame: Frame) -> np.ndarray:
-    """A volume `[I, J, K]` at the pixels of a frame, `[rows, columns]` float32; 0 outside the volume.
+def sampled(volume: np.ndarray, affine: np.ndarray, plane: Plane) -> np.ndarray:
+    """A volume `[I, J, K]` at the pixels of a plane, `[rows, columns]` float32; 0 outside the volume.
 
-    Linear interpolation; where the frame is a plane of the volume's own grid, the voxels come out as they are.
+    Linear interpolation; where the plane is one of the volume's own grid, the voxels come out as they are.
 
     Args:
         volume: the values.
         affine: `[4, 4]`, its voxel -> mm in RAS.
-        frame: the plane.
+        plane: where.
     """
-    rows, columns = frame.shape
-    step = np.linalg.solve(affine, frame.affine)
+    rows, columns = plane.shape
+    step = np.linalg.solve(affine, plane.affine)
     column, row = np.meshgrid(np.arange(columns), np.arange(rows))
     points = step[:3, [0]] * column.ravel() + step[:3, [1]] * row.ravel() + step[:3, [3]]
     near = np.rint(points)
@@ -97,6 +87,6 @@ def sampled(volume: np.ndarray, affine: np.ndarray, frame: Frame) -> np.ndarray:
     return map_coordinates(volume, points, order=1, output=np.float32).reshape(rows, columns)
 
 
-def nearest_frame(frames: Sequence[Frame], point: np.ndarray) -> Frame:
-    """The frame whose plane lies nearest to a point (mm, RAS)."""
-    return min(frames, key=lambda frame: abs(float((point - frame.affine[:3, 3]) @ frame.affine[:3, 2])))
+def nearest_plane(planes: Sequence[Plane], point: np.ndarray) -> Plane:
+    """The plane that lies nearest to a point (mm, RAS)."""
+    return min(planes, key=lambda plane: abs(float((point - plane.affine[:3, 3]) @ plane.affine[:3, 2])))

@@ -58,9 +58,9 @@ def read_volume(headers: Sequence[Header], rule: Rule, rules: Rules) -> Volume:
         _check_memory(name, columns * rows * len(frames), rules)
         values = np.empty((columns, rows, len(order)), np.float32)
         place = {id(frames[index]): slot for slot, index in enumerate(order)}
-        by_file: dict[str, list[Frame]] = defaultdict(list)
+        by_file: dict[int, list[Frame]] = defaultdict(list)
         for frame in frames:
-            by_file[frame.header.path].append(frame)
+            by_file[id(frame.dataset)].append(frame)
         for of_file in by_file.values():
             stored = decode(of_file[0].dataset, name)
             for frame, plane in zip(of_file, stored, strict=True):
@@ -78,10 +78,10 @@ def _frames(dataset: Dataset, header: Header) -> list[Frame]:
         raise InputError(f"{header.label}: has annotations burned into the image; export the map itself")
     count = check_pixels(dataset, header.label)
     if "PerFrameFunctionalGroupsSequence" in dataset:
-        return [Frame(dataset, header, index) for index in range(count)]
+        return [Frame(dataset, header.label, index) for index in range(count)]
     if count != 1:
         raise InputError(f"{header.label}: a file holds {count} frames without saying where each lies; export it again")
-    return [Frame(dataset, header, None)]
+    return [Frame(dataset, header.label, None)]
 
 
 def _check_memory(name: str, voxels: int, rules: Rules) -> None:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from scripts.dicom_geometry import Frame, frames_of, sampled
+from scripts.dicom_geometry import Plane, planes_of, sampled
 from scripts.errors import InputError
 from scripts.provenance import write_aside
 from scripts.structured_report import HEALTHY, HEMOCHROMATOSIS, MANUFACTURER, NO_UNITS, REFERENCE
@@ -21,7 +21,7 @@ EVIDENCE = Code("EVIDENCE", "99QNET", "Evidence for HH (positive) or HC (negativ
 SEGMENTS = (("speaks for HH", 1, HEMOCHROMATOSIS, (200, 30, 40)), ("speaks for HC", -1, HEALTHY, (40, 80, 200)))
 
 
-def evidence_frames(evidence: MetaTensor, series: Mapping[str, Sequence[Dataset]]) -> tuple[list[Frame], np.ndarray]:
+def evidence_frames(evidence: MetaTensor, series: Mapping[str, Sequence[Dataset]]) -> tuple[list[Plane], np.ndarray]:
     """The source frames that hold evidence, and the evidence on them, `[F, rows, columns]` float32.
 
     Raises:
@@ -29,19 +29,19 @@ def evidence_frames(evidence: MetaTensor, series: Mapping[str, Sequence[Dataset]
     """
     datasets = series[REFERENCE] if REFERENCE in series else next(iter(series.values()))
     volume, affine = evidence[0].cpu().numpy(), evidence.affine.cpu().numpy().astype(np.float64)
-    planes = [(frame, sampled(volume, affine, frame)) for frame in frames_of(datasets)]
+    planes = [(frame, sampled(volume, affine, frame)) for frame in planes_of(datasets)]
     planes = [(frame, plane) for frame, plane in planes if plane.any()]
     if not planes:
         raise InputError(f"the evidence lies outside the {REFERENCE} series; check that the series share their space")
     return [frame for frame, _ in planes], np.stack([plane for _, plane in planes])
 
 
-def source_images(frames: Sequence[Frame]) -> list[Dataset]:
+def source_images(frames: Sequence[Plane]) -> list[Dataset]:
     """The instances that hold the frames, each once."""
     return list({str(frame.dataset.SOPInstanceUID): frame.dataset for frame in frames}.values())
 
 
-def geometry(frames: Sequence[Frame]) -> dict[str, Any]:
+def geometry(frames: Sequence[Plane]) -> dict[str, Any]:
     """Positions, orientation and spacing of the frames, as highdicom takes them."""
     affines = [np.diag([-1.0, -1.0, 1.0, 1.0]) @ frame.affine for frame in frames]  # back to DICOM's axes
     spacing = np.linalg.norm(affines[0][:3, :2], axis=0)

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from scripts.dicom_geometry import Frame, frames_of, nearest_frame
+from scripts.dicom_geometry import Plane, nearest_plane, planes_of
 from scripts.errors import InputError
 from scripts.provenance import write_aside
 
@@ -174,21 +174,21 @@ def scan_group(result: Mapping[str, Any], model: Mapping[str, Any]) -> hd.sr.Mea
     )
 
 
-def slice_frames(result: Mapping[str, Any], evidence: MetaTensor, datasets: Sequence[Dataset]) -> list[Frame]:
+def slice_frames(result: Mapping[str, Any], evidence: MetaTensor, datasets: Sequence[Dataset]) -> list[Plane]:
     """For each of the result's slices, the source image nearest to it."""
-    frames = frames_of(datasets)
+    frames = planes_of(datasets)
     affine = evidence.affine.cpu().numpy()
     axis = int(np.argmax(np.abs(affine[2, :3])))  # of the input's slices, from foot to head
     voxel = (np.array(evidence.shape[1:]) - 1) / 2
     nearest = []
     for row in result["slices"]:
         voxel[axis] = row["input_slice"]
-        nearest.append(nearest_frame(frames, affine[:3, :3] @ voxel + affine[:3, 3]))
+        nearest.append(nearest_plane(frames, affine[:3, :3] @ voxel + affine[:3, 3]))
     return nearest
 
 
 def slice_groups(
-    result: Mapping[str, Any], frames: Sequence[Frame]
+    result: Mapping[str, Any], frames: Sequence[Plane]
 ) -> list[hd.sr.MeasurementsAndQualitativeEvaluations]:
     """The probability of each slice, with its source image."""
     return [

@@ -4,15 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from blobs import BUNDLE
 from refusal import refused
 
-from scripts.stage.dicom_series import find_dicom
+from scripts.dicom_rules import read_rules
+from scripts.errors import InputError
+from scripts.stage.dicom import find_dicom
 from scripts.stage.raw import check_scan, load_echoes
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid  # noqa: E402
 
+RULES = read_rules(BUNDLE / "configs" / "dicom_series.yaml")
+STUDY = "2.25.1"
 SHAPE, SPACING = (20, 16, 9), (0.7, 0.8, 2.0)
 TIMES_MS = (5.0, 10.0, 15.0)
 TILT = np.deg2rad(15)
@@ -45,6 +50,7 @@ def write_study(folder: Path, vendor: str) -> Path:
                 image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
                 image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = MRImageStorage
                 image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
+                image.StudyInstanceUID, image.FrameOfReferenceUID = STUDY, STUDY + ".1"
                 image.SeriesInstanceUID, image.PatientID, image.Modality = series, "simulated", "MR"
                 image.ImageType = ["ORIGINAL", "PRIMARY", kind if vendor == "siemens" else "OTHER"]
                 if vendor == "ge":
@@ -69,7 +75,7 @@ def write_study(folder: Path, vendor: str) -> Path:
 
 @pytest.mark.parametrize("vendor", ["siemens", "ge"])
 def test_echoes_and_grid_come_back(tmp_path, vendor):
-    scan = find_dicom(write_study(tmp_path / "study", vendor), "sub-01")[0]
+    scan = find_dicom(write_study(tmp_path / "study", vendor), "sub-01", RULES)[0]
     check_scan(scan)
     acquisition = scan.acquisitions[0]
     assert acquisition.echo_times_s == pytest.approx([0.005, 0.010, 0.015])
@@ -87,16 +93,29 @@ def test_echoes_and_grid_come_back(tmp_path, vendor):
 def test_a_missing_slice_is_refused(tmp_path):
     study = write_study(tmp_path / "study", "siemens")
     next(study.glob("M1_4.dcm")).unlink()
-    with refused("slice is missing"):
-        find_dicom(study, "sub-01")
+    with refused("mag of echo time 10 ms", "missing"):
+        find_dicom(study, "sub-01", RULES)
 
 
 def test_uncombined_coils_are_refused(tmp_path):
     study = write_study(tmp_path / "study", "siemens")
     for path in list(study.glob("M0_*")):
-        (study / f"coil_{path.name}").write_bytes(path.read_bytes())
-    with refused("uncombined coils"):
-        find_dicom(study, "sub-01")
+        coil = pydicom.dcmread(path)
+        coil.SOPInstanceUID = coil.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        coil.save_as(study / f"coil_{path.name}", enforce_file_format=True)
+    with refused("18 images at 9 places", "uncombined coils"):
+        find_dicom(study, "sub-01", RULES)
+
+
+def test_two_patients_are_refused_and_nobody_is_named(tmp_path):
+    study = write_study(tmp_path / "Jane Doe", "siemens")
+    path = study / "M0_0.dcm"
+    other = pydicom.dcmread(path)
+    other.PatientID = "Doe-1970"
+    other.save_as(path, enforce_file_format=True)
+    with pytest.raises(InputError, match="two patients") as caught:
+        find_dicom(study, "sub-01", RULES)
+    assert "Doe" not in str(caught.value)
 
 
 def test_magnitude_alone_is_refused(tmp_path):
@@ -104,4 +123,4 @@ def test_magnitude_alone_is_refused(tmp_path):
     for path in study.glob("P*"):
         path.unlink()
     with refused("only mag images"):
-        find_dicom(study, "sub-01")
+        find_dicom(study, "sub-01", RULES)

@@ -10,7 +10,6 @@ from scripts.errors import InputError
 from scripts.provenance import check_output_dir, cohort_fingerprint, settings, software
 from scripts.stage.bids import find_raw, from_files
 from scripts.stage.derivatives import finished, write_cohort_files, write_maps
-from scripts.stage.dicom_series import find_dicom
 from scripts.stage.raw import RawScan, Volume, check_scan
 from scripts.stage.reconstruct import Reconstruction
 
@@ -24,8 +23,11 @@ def find_scans(
     flip_angles_deg: Sequence[float] | None,
     repetition_time_s: float | None,
     field_strength_t: float | None,
+    dicom_rules: str,
 ) -> list[RawScan]:
     """The scans that the keys name: NIfTI files (`magnitude`, `phase`), or a folder with BIDS or DICOM.
+
+    Of `dicom_rules` (configs/dicom_series.yaml) the limits and the tolerance count.
 
     Raises:
         InputError: nothing found, or something is wrong with what headers and sidecars say.
@@ -42,13 +44,27 @@ def find_scans(
         root = Path(input_dir)
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give --input a BIDS or DICOM folder")
-        scans = find_raw(root) if any(root.glob("sub-*")) else find_dicom(root, participant_id)
+        scans = find_raw(root) if any(root.glob("sub-*")) else dicom_scans(root, participant_id, dicom_rules)
         for acquisition in (a for scan in scans for a in scan.acquisitions):
             if field_strength_t is not None:
                 acquisition.field_strength_t = field_strength_t
     for scan in scans:
         check_scan(scan)
     return scans
+
+
+def dicom_scans(root: Path, participant_id: str, dicom_rules: str) -> list[RawScan]:
+    """The scan of a DICOM folder.
+
+    Raises:
+        InputError: pydicom is not installed, or see `scripts.stage.dicom.find_dicom`.
+    """
+    try:
+        from scripts.dicom_rules import read_rules
+        from scripts.stage.dicom import find_dicom
+    except ImportError as error:
+        raise InputError(f"reading DICOM needs {error.name}; pip install 'qnet-hemochromatosis[dicom]'") from error
+    return find_dicom(root, participant_id, read_rules(dicom_rules))
 
 
 def load_mask(path: str, scan: RawScan) -> np.ndarray:
