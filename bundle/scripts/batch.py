@@ -64,8 +64,10 @@ def item_files(item: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def item_state(item: Mapping[str, Any]) -> str:
-    """A hash of everything that a scan's result depends on besides settings: its files' size and time, and its box."""
+    """A hash of everything that a scan's result depends on besides settings: its files' size and time, its box, and
+    what is known of it (`scripts.known_nuclei`)."""
     state: list[Any] = [item["scan_id"], item.get("box")]
+    state += [item[key] for key in ("nuclei", "age", "age_z_scores") if key in item]
     for name, paths in item_files(item).items():
         for path in paths:
             try:

@@ -22,7 +22,17 @@ KINDS = (
 _NIFTI = (".nii", ".nii.gz")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 #: Settings whose value may be a path, and a path may hold a patient's name.
-PLACES = ("bundle_root", "dataset_dir", "input", "output_dir", "participants", "weights", "dicom_rules")
+PLACES = (
+    "bundle_root",
+    "dataset_dir",
+    "input",
+    "output_dir",
+    "participants",
+    "weights",
+    "dicom_rules",
+    "nuclei_table",
+    "reference_curves",
+)
 #: A file named by BIDS entities; other names may hold anybody's name and are not passed on.
 _BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[a-z]+-[A-Za-z0-9]+)*)(?:_[A-Za-z0-9]+)?")
 

@@ -184,7 +184,7 @@ def write_scan(
 
     Args:
         item: what the scan was read from: `participant_id`, `scan_id`, and optionally `dicom` (map -> files of the
-            series), `patient` (what DICOM says of the person), `nuclei`, `age` and `curves` (see `write_scan_report`).
+            series), `patient` (what DICOM says of the person), and what `scripts.known_nuclei` adds.
         output: `result`, `pred` (evidence on the input's grid), `evidence` (the same on the network's), `image`.
         run, model, include_identifiers, segment_fraction: see `ResultWriter`.
     """
@@ -196,6 +196,7 @@ def write_scan(
         made["patient"] = item["patient"]
     made |= {
         **output["result"],
+        **{key: item[key] for key in ("age", "nuclei", "age_z_scores") if key in item},
         "note": note_on(model),
         "input": input_hashes(item),
         "run": {

@@ -1,0 +1,100 @@
+"""What was measured in the nuclei reaches the results of inference."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from blobs import BUNDLE, write_cohort
+from monai.bundle import ConfigWorkflow
+from refusal import refused
+from scipy.stats import norm
+
+from scripts.age import iron_curve
+from scripts.cohort import find_scans
+from scripts.known_nuclei import NUCLEI_TABLE, with_nuclei
+from scripts.networks import QNet, save_weights
+from scripts.nuclei import MEASURED, NUCLEI, SIDES
+
+CURVE = {"rise": 0.1, "rate": 0.03, "start": 0.02, "sd": 0.01, "unit": "ppm"}
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """Two subjects of 41 and 42 years, the first with measured nuclei; its left thalamus has none."""
+    root = write_cohort(tmp_path / "cohort", 2)
+    columns = ["participant_id", "scan_id"]
+    values = ["sub-01", "sub-01"]
+    for side in SIDES:
+        for nucleus in NUCLEI:
+            absent = (side, nucleus) == ("left", "thalamus")
+            columns += [f"{side}_{nucleus}_volume", *(f"{suffix}_{side}_{nucleus}_mean" for suffix in MEASURED)]
+            values += ["n/a"] * 3 if absent else ["1.5", "0.08", "30"]
+    table = root / NUCLEI_TABLE
+    table.parent.mkdir(parents=True)
+    table.write_text("\t".join(columns) + "\n" + "\t".join(values) + "\n")
+    return root
+
+
+@pytest.fixture
+def curves(tmp_path: Path) -> Path:
+    path = tmp_path / "reference_curves.json"
+    content = {"AgeRange": [20, 80], "Curves": {suffix: dict.fromkeys(NUCLEI, CURVE) for suffix in MEASURED}}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_measured_scan_gets_its_nuclei_age_and_z_scores(cohort, curves):
+    first, second = with_nuclei(find_scans(cohort), str(cohort), None, curves)
+    assert "nuclei" not in second
+    assert len(first["nuclei"]) == 7
+    assert first["nuclei"][0] == {
+        "nucleus": NUCLEI[0], "side": "left", "Chimap": 0.08, "R2starmap": 30.0, "volume_mm3": 1500.0,
+    }  # fmt: skip
+    assert first["age"] == 41
+    (caudate,) = [s for s in first["age_z_scores"]["nuclei"] if (s["map"], s["nucleus"]) == ("Chimap", "caudate")]
+    expected = (0.08 - iron_curve(41, 0.1, 0.03, 0.02)) / 0.01
+    assert caudate["z"] == pytest.approx(expected)
+    assert caudate["percentile"] == pytest.approx(100 * norm.cdf(expected))
+
+
+def test_without_curves_there_are_nuclei_alone(cohort, tmp_path):
+    first, _ = with_nuclei(find_scans(cohort), str(cohort), None, tmp_path / "absent.json")
+    assert first["age"] == 41 and "age_z_scores" not in first
+
+
+def test_a_folder_without_a_table_is_left_as_it_is(cohort, curves):
+    (cohort / NUCLEI_TABLE).unlink()
+    scans = find_scans(cohort)
+    assert with_nuclei(scans, str(cohort), None, curves) == scans
+
+
+def test_a_table_that_was_asked_for_must_be_there(cohort, curves, tmp_path):
+    with refused(tmp_path / "nuclei.tsv"):
+        with_nuclei(find_scans(cohort), str(cohort), tmp_path / "nuclei.tsv", curves)
+
+
+def test_inference_writes_nuclei_and_z_scores_into_json_and_report(cohort, curves, tmp_path):
+    torch.manual_seed(0)
+    save_weights(QNet(4, 8), tmp_path / "model.pt", torch.float32)
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "inference.yaml"),
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(cohort),
+        output_dir=str(tmp_path / "out"),
+        weights=str(tmp_path / "model.pt"),
+        reference_curves=str(curves),
+        outputs=["json", "report"],
+        device="cpu",
+        spatial_size=[32, 32],
+        num_slices=4,
+        hidden_size=8,
+    )
+    workflow.initialize()
+    workflow.run()
+    made = json.loads((tmp_path / "out" / "sub-01" / "sub-01_prediction.json").read_text())
+    assert made["age"] == 41 and len(made["nuclei"]) == 7 and made["age_z_scores"]["extrapolated"] is False
+    assert "41 years" in (tmp_path / "out" / "sub-01" / "sub-01_report.html").read_text()
+    other = json.loads((tmp_path / "out" / "sub-02" / "sub-02_prediction.json").read_text())
+    assert "nuclei" not in other
