@@ -100,6 +100,30 @@ def test_documents_name_keys_that_exist(document):
     assert sorted(key for cell in cells for key in re.findall(r"`(\w+)`", cell) if key not in known) == []
 
 
+def is_numbers(value: object) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(v, (int, float)) for v in values)
+
+
+def test_a_key_of_several_configs_has_one_default():
+    """Configs that clients read on their own must repeat some keys of train.yaml; they say the same."""
+    configs = {
+        name: yaml.safe_load((BUNDLE / "configs" / f"{name}.yaml").read_text())
+        for name in ("train", "inference", "localise", "nuclei")
+    }
+    numbers = {
+        name: {key: value for key, value in config.items() if is_numbers(value)} for name, config in configs.items()
+    }
+    differing = [
+        (name, key)
+        for name, config in numbers.items()
+        for key in config.keys() & numbers["train"].keys()
+        if config[key] != numbers["train"][key]
+    ]
+    assert {"localise_margin_mm", "num_slices", "cropped_size"} <= numbers["train"].keys()
+    assert differing == []
+
+
 def test_metadata_follows_the_bundle_specification():
     Draft202012Validator.check_schema(SCHEMA)
     assert [error.message for error in Draft202012Validator(SCHEMA).iter_errors(METADATA)] == []

@@ -109,8 +109,7 @@ def write_evidence(
     output_dir: str | os.PathLike,
     scans: Sequence[Mapping[str, Any]],
     preprocessing: Transform,
-    network: QNet,
-    models: Mapping[str, Any],
+    models: Mapping[str, torch.nn.Module],
     device: torch.device,
 ) -> None:
     """Write the evidence volume of each scan on its own grid, `<participant>/<scan>_evidence.nii.gz`.
@@ -119,13 +118,12 @@ def write_evidence(
         output_dir: gets the files.
         scans: items of `scripts.cohort.labelled_scans`; none writes nothing.
         preprocessing: from files to the network's input.
-        network: Q-Net, loaded by `load_models`.
-        models: what `load_models` returned; named so that it comes first.
+        models: from `load_models`; the evidence is Q-Net's.
         device: what runs the network.
     """
     infer = QNetInferer()
     to_result = Compose([Resultd(keys="pred"), ToInputGridd(keys="pred")])
-    network.to(device).eval()
+    network = models["Q-Net"].to(device).eval()
     for scan in tqdm(scans, desc="evidence", unit="scan"):
         item = dict(preprocessing(dict(scan)))
         output = infer(item["image"][None].to(device), network)
