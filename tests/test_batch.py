@@ -219,7 +219,10 @@ def test_performance_is_claimed_for_the_weights_it_was_measured_with_only(weight
     shipped = model_info(REPOSITORY / "bundle" / "models" / "model.pt")
     metadata = json.loads((REPOSITORY / "bundle" / "configs" / "metadata.json").read_text())
     assert shipped["performance"] == metadata["eval_metrics"] and shipped["simulated"] is True
-    assert "simulated cohort" in note_on(shipped)
+    simulated, real = ({"input": {"simulated": value}} for value in (True, False))
+    assert "trained on a simulated cohort" in note_on(shipped, real)
+    assert "The scans are simulated" not in note_on(shipped, real)
+    assert "The scans are simulated" in note_on(shipped, simulated)
     other = model_info(weights)
     assert other["performance"] == {} and other["simulated"] is None
-    assert note_on(other) == "Research use only, not for clinical use."
+    assert note_on(other, real) == "Research use only, not for clinical use."

@@ -83,11 +83,14 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
     }
 
 
-def note_on(model: Mapping[str, Any]) -> str:
-    """The warning that stands on everything a model made."""
+def note_on(model: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    """The warning that stands on everything a model made of an input, told by the run's provenance."""
+    note = RESEARCH_ONLY
     if model["simulated"]:
-        return f"{RESEARCH_ONLY} The weights are trained on a simulated cohort: expect nothing of them on real scans."
-    return RESEARCH_ONLY
+        note += " The weights are trained on a simulated cohort: expect nothing of them on real scans."
+    if provenance["input"].get("simulated"):
+        note += " The scans are simulated."
+    return note
 
 
 def input_hashes(item: Mapping[str, Any]) -> dict[str, str]:
@@ -197,7 +200,7 @@ def write_scan(
     made |= {
         **output["result"],
         **{key: item[key] for key in ("age", "nuclei", "age_z_scores") if key in item},
-        "note": note_on(model),
+        "note": note_on(model, run.provenance),
         "input": input_hashes(item),
         "run": {
             "settings_sha256": run.settings_sha256,
@@ -272,7 +275,7 @@ def finish_batch(run: RunFolder, items: Sequence[Mapping[str, Any]], model: Mapp
 
     table = run.path / "predictions.csv"
     write_table(table, COLUMNS, rows())
-    write_summary(run.path / "summary.html", table, run, model, note_on(model))
+    write_summary(run.path / "summary.html", table, run, model, note_on(model, run.provenance))
     run.clear_log()
     print(f"{len(items) - len(failed)} of {len(items)} scans done, see {run.path / 'summary.html'}")
     if failed:

@@ -215,7 +215,7 @@ def draw_probabilities(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.set(ylim=(0, 1), xlabel="slice, from foot to head", ylabel="P(HH)", xticks=slices)
     axes.set_title("Probability by slice", fontsize=9)
     axes.tick_params(labelsize=7)
-    axes.legend(fontsize=7, frameon=False, loc="upper right", ncols=2)
+    axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
 
 
