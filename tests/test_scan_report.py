@@ -38,7 +38,7 @@ def result(**changed) -> dict:
         "slices": [{"slice": n, "input_slice": 10 + n, "probability_HH": n / SLICES} for n in range(SLICES)],
         "note": "Research use only, not for clinical use. The weights are trained on a simulated cohort.",
         "input": {"Chimap": "aa" * 32},
-        "provenance": {"software": {"torch": "2.13.0", "monai": "1.6.1", "numpy": "2.4.6"}},
+        "provenance": {"software": {"torch": "2.13.0", "monai": "1.6.1", "numpy": "2.4.6"}, "input": {}},
     } | changed
 
 
@@ -126,7 +126,7 @@ def test_a_patient_is_named_only_where_asked_for(image, tmp_path, asked):
     (tmp_path / "map.nii").write_bytes(b"")
     item = {"participant_id": "study-1", "scan_id": "study-1", "image": [str(tmp_path / "map.nii")]}
     item["patient"] = {"name": "Doe^Jane", "id": "SECRET-4711"}
-    run = RunFolder(tmp_path, {}, {"software": {}}, ("json", "report"))
+    run = RunFolder(tmp_path, {}, {"software": {}, "input": {}}, ("json", "report"))
     found = {key: result()[key] for key in ("probability_HH", "class", "threshold", "slices")}
     output = {"result": found, "image": image, "evidence": torch.zeros(1, 12, 16, SLICES)}
     write_scan(item, output, run, MODEL, asked, 0.5)

@@ -18,6 +18,8 @@ from scripts.provenance import write_aside
 MAPS = ("Chimap", "R2starmap", "T1w")
 #: Class index of each value of `group` in participants.tsv; HH is the positive class (paper, Results).
 GROUPS = {"HC": 0, "HH": 1}
+#: What dataset_description.json of the folders that the bundle writes says.
+BIDS_VERSION = "1.10.0"
 #: Axes of one image may be this far from perpendicular (headers are rounded), degrees.
 LARGEST_SHEAR_DEG = 1.0
 #: Where the basal ganglia boxes of a cohort lie, below its root.

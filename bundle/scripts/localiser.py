@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from scripts import registration
+from scripts.cohort import BIDS_VERSION
 from scripts.errors import InputError
 from scripts.localise import Found, check_scan, locate, weakest
 from scripts.localise_picture import draw
@@ -162,7 +163,7 @@ def describe(root: Path) -> None:
     if not path.exists():
         content = {
             "Name": "Basal ganglia boxes, found by registration",
-            "BIDSVersion": "1.10.0",
+            "BIDSVersion": BIDS_VERSION,
             "DatasetType": "derivative",
             "GeneratedBy": [GENERATED_BY],
         }

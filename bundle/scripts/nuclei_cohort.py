@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from scripts.cohort import BIDS_VERSION
 from scripts.errors import InputError, input_error_in
 from scripts.localise_picture import draw
 from scripts.localiser import Localiser, code_hash, fingerprint, is_simulated
@@ -49,7 +50,7 @@ def measure_cohort(
     made_by = {"Code": code_hash(), "Settings": dict(reader_settings), "Version": bundle_version()}
     description = {
         "Name": "Nuclei of the basal ganglia and thalamus from a registered atlas",
-        "BIDSVersion": "1.10.0",
+        "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "Q-Net bundle, configs/nuclei.yaml", "Version": bundle_version()}],
     }

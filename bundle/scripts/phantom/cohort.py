@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
 import os
 import shutil
@@ -17,15 +16,16 @@ import torch
 from scipy.stats import truncnorm
 from tqdm import tqdm
 
+from scripts.cohort import BIDS_VERSION
 from scripts.errors import InputError
 from scripts.phantom import anatomy, difficulty
 from scripts.phantom.anatomy import LABELS
+from scripts.phantom.folder import check_output, write_table
 from scripts.phantom.iron import Latent, draw_latents
 from scripts.phantom.subject import Participant, Protocol, image_maps, write_json, write_subject
 from scripts.provenance import bundle_version
 
 GROUPS = ("HH", "HC")
-BIDS_VERSION = "1.10.0"
 # Bytes on disk per voxel, three maps and labels together, with room to spare (measured: about 2.5 at 0.6 mm).
 _BYTES_PER_VOXEL = 4.0
 # Share of the scan's extent that the template must fill; below this a scan would miss the basal ganglia.
@@ -104,15 +104,6 @@ def draw_participants(
     ]
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a tab-separated table; numbers with six significant digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-
-
 # What each worker process is given once, at its start: read-only from then on.
 _worker: dict[str, Any] = {}
 
@@ -157,33 +148,6 @@ def _write_subjects(
     finally:
         pool.shutdown(cancel_futures=True)
         os.environ.pop("TQDM_DISABLE", None)
-
-
-def check_output(output_dir: str | Path, needed_bytes: float) -> tuple[Path, Path]:
-    """The output folder and the empty folder beside it in which it is built.
-
-    Raises:
-        InputError: the folder holds something, its parent cannot be written, the disk is too full, or an
-            interrupted run left its half-made folder.
-    """
-    output = Path(output_dir).expanduser().resolve()
-    part = output.with_name(output.name + ".part")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"output_dir {output} exists and is not empty; choose another folder or remove it")
-    if part.exists():
-        raise InputError(f"output_dir {output} is being written, or a run was interrupted; remove {part} first")
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"output_dir {output} cannot be written ({error.strerror}); choose another folder") from error
-    free = shutil.disk_usage(part).free
-    if free < needed_bytes:
-        part.rmdir()
-        raise InputError(
-            f"output_dir {output} needs {needed_bytes / 1e9:.1f} GB but {free / 1e9:.1f} GB are free; "
-            "free some space or choose another disk"
-        )
-    return output, part
 
 
 def _write_descriptions(root: Path, settings: dict[str, Any]) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from scripts.cohort import BIDS_VERSION
 from scripts.errors import InputError
 from scripts.phantom import acquisition, anatomy
-from scripts.phantom.cohort import BIDS_VERSION, check_output, write_table
+from scripts.phantom.folder import check_output, write_table
 from scripts.phantom.gre import Sequence, field_model, scan
 from scripts.phantom.head import Grid, build_head, even_iron, scan_affine
 from scripts.phantom.raw import PHASE_SCALES, write_raw, write_truth

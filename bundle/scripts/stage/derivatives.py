@@ -11,7 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from scripts.cohort import BOX_DERIVATIVE
+from scripts.cohort import BIDS_VERSION, BOX_DERIVATIVE
 from scripts.errors import InputError
 from scripts.provenance import bundle_version, write_json
 from scripts.stage.quality import write_page
@@ -142,7 +142,7 @@ def write_cohort_files(output_dir: Path, input_dir: Path | None, record: Mapping
     name = described.get("Name", "gradient echo data")
     content = {
         "Name": f"STAGE maps of: {name}",
-        "BIDSVersion": "1.10.0",
+        "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "qnet_hemochromatosis, configs/reconstruct.yaml", "Version": bundle_version()}],
         "SourceDatasets": [{"Name": name}],
