@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import yaml
 
+from scripts import registration
 from scripts.phantom import acquisition, anatomy, iron
 from scripts.phantom.subject import STEPS, T1W_SCALE
 
@@ -43,18 +44,6 @@ class MovedHead:
     how: dict
 
 
-def rotation(angles_deg: np.ndarray) -> np.ndarray:
-    """Turns about x, then y, then z: `[3, 3]`."""
-    turned = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad(angles_deg)):
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = np.cos(angle)
-        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-        turned = turned @ turn
-    return turned
-
-
 def moved_head(
     number: int,
     templates: anatomy.Templates,
@@ -84,7 +73,7 @@ def moved_head(
     rng = np.random.default_rng(np.random.SeedSequence([number, 77]))
     drawn = anatomy.draw_pose(rng, np.array(size) * spacing, **settings["anatomy"])
     turns, shift = rng.uniform(-turn_deg, turn_deg, 3), rng.uniform(-shift_mm, shift_mm, 3)
-    pose = anatomy.Pose(rotation(turns), drawn.scale, shift, drawn.warp_mm)
+    pose = anatomy.Pose(registration.turns(turns), drawn.scale, shift, drawn.warp_mm)
     coordinates = anatomy.template_coordinates(size, spacing, pose)
     sampled = anatomy.sample(templates, coordinates)
     xyz = coordinates.numpy()
@@ -121,7 +110,7 @@ def moved_head(
     affine[:3, 3] = -np.array(spacing) * (np.array(size) - 1) / 2
     tilts = rng.uniform(-tilt_deg, tilt_deg, 3)
     world = np.eye(4)
-    world[:3, :3] = rotation(tilts)
+    world[:3, :3] = registration.turns(tilts)
     world[:3, 3] = rng.uniform(-40, 40, 3)
     codes = codes or CODES[int(rng.integers(len(CODES)))]
     wanted = nib.orientations.axcodes2ornt(codes)

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from scripts.errors import InputError
 from scripts.template import Template, iron_of
@@ -210,14 +211,7 @@ def sitk_image(volume: np.ndarray, affine: np.ndarray) -> sitk.Image:
 
 def turns(angles_deg: np.ndarray) -> np.ndarray:
     """Rotation about x, then y, then z: `[3, 3]`."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad(angles_deg)):
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = np.cos(angle)
-        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-        matrix = matrix @ turn
-    return matrix
+    return Rotation.from_euler("XYZ", angles_deg, degrees=True).as_matrix()
 
 
 def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 NUCLEI = ("caudate", "putamen", "pallidum", "thalamus")
 SIDES = ("left", "right")
@@ -193,14 +194,7 @@ def draw_pose(
     def cut(size: int | None = None) -> np.ndarray:
         return np.clip(rng.standard_normal(size), -2.0, 2.0)
 
-    angles = np.deg2rad(rotation_deg * cut(3))
-    rotation = np.eye(3)
-    for axis, angle in enumerate(angles):
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = np.cos(angle)
-        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-        rotation = rotation @ turn
+    rotation = Rotation.from_euler("XYZ", rotation_deg * cut(3), degrees=True).as_matrix()
     scale = 1.0 + size_sd * (cut() + cut(3)) / np.sqrt(2.0)
     # Knots every 20 mm, then smoothed over a knot: folds cannot form at a few millimetres of displacement.
     knots = np.maximum(np.ceil(fov_mm / 20.0).astype(int) + 1, 3)

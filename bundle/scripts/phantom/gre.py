@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from scripts.phantom.acquisition import smooth_field
 from scripts.phantom.field import DipoleField, b0_in_voxel_axes, shim_field
@@ -284,13 +285,7 @@ def _rigid(
     image: torch.Tensor, angles: np.ndarray, shift_mm: np.ndarray, spacing: np.ndarray, shape: np.ndarray
 ) -> torch.Tensor:
     """A complex image ``[H, W, S]``, rotated about its middle (radian about each axis) and shifted (mm)."""
-    rotation = np.eye(3)
-    for axis, angle in enumerate(angles):
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = np.cos(angle)
-        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-        rotation = turn @ rotation
+    rotation = Rotation.from_euler("xyz", angles).as_matrix()
     half = shape * spacing / 2.0
     # From where each place takes its signal, in grid_sample's units: -1..1 over the outer edges, axes reversed.
     matrix = (rotation.T * half / half[:, None])[::-1, ::-1]

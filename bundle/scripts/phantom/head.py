@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from scripts.phantom import acquisition, anatomy, iron
 from scripts.phantom.anatomy import NUCLEI, Templates
@@ -128,13 +129,7 @@ def scan_affine(
         tilt_deg: rotation of the slices about the scanner's x (right), y (front) and z (head) axis, one after the
             other, degrees; x is what planning along AC-PC needs.
     """
-    rotation = np.eye(3)
-    for axis, angle in enumerate(np.deg2rad(tilt_deg)):
-        a, b = (axis + 1) % 3, (axis + 2) % 3
-        turn = np.eye(3)
-        turn[a, a] = turn[b, b] = np.cos(angle)
-        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
-        rotation = turn @ rotation
+    rotation = Rotation.from_euler("xyz", tilt_deg, degrees=True).as_matrix()
     affine = np.eye(4)
     affine[:3, :3] = rotation * spacing_mm
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(matrix) - 1) / 2.0)
