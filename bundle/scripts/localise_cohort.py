@@ -14,7 +14,7 @@ from tqdm import tqdm
 from scripts.errors import InputError, input_error_in
 from scripts.localiser import Localiser
 from scripts.provenance import check_output_dir, write_aside
-from scripts.transforms import CheckMapsd, LoadImageMapsd
+from scripts.transforms import reading
 
 COLUMNS = ("participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "message")
 
@@ -57,7 +57,7 @@ def row_of(scan: Mapping[str, Any], localiser: Localiser) -> dict[str, Any]:
     stem = localiser.where(scan["image"][0])[1]
     row["picture"] = Path(f"{stem}_desc-basalganglia_box.png")
     try:
-        image = CheckMapsd("image")(LoadImageMapsd("image")(dict(scan)))["image"]
+        image = reading()(dict(scan))["image"]
         found = localiser(image.numpy(), np.asarray(image.affine, float), scan["image"][0])
     except Exception as error:
         bad_input = input_error_in(error)

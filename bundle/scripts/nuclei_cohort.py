@@ -20,7 +20,7 @@ from scripts.localise_picture import draw
 from scripts.localiser import Localiser, code_hash, fingerprint, is_simulated
 from scripts.nuclei import LABELS, NUCLEI, NucleiReader, data_dictionary
 from scripts.provenance import bundle_version, check_output_dir, write_aside, write_json
-from scripts.transforms import CheckMapsd, LoadImageMapsd
+from scripts.transforms import reading
 
 
 def measure_cohort(
@@ -86,7 +86,7 @@ def one_scan(
     pictures: bool,
 ) -> dict[str, float]:
     """Measure one scan, or read what was measured before."""
-    image = CheckMapsd("image")(LoadImageMapsd("image")(dict(scan)))["image"]
+    image = reading()(dict(scan))["image"]
     maps, affine = image.numpy(), np.asarray(image.affine, float)
     stem = folder / scan["participant_id"] / "anat" / scan["scan_id"]
     kept = Path(f"{stem}_desc-nuclei_stats.json")

@@ -7,6 +7,7 @@ in `augment.py`.
 
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import nibabel as nib
@@ -283,6 +284,12 @@ def quantiles(values: torch.Tensor, wanted: Sequence[float]) -> torch.Tensor:
     at = {rank: chosen[..., number] for number, rank in enumerate(needed)}
     parts = [torch.lerp(at[int(a)], at[int(b)], r - a) for a, b, r in zip(below, above, ranks, strict=True)]
     return torch.stack(parts).to(values.device)
+
+
+@cache
+def reading() -> Transform:
+    """The first two steps of `preprocessing`, files to checked maps `[3, I, J, K]`; made once, for many scans."""
+    return Compose([LoadImageMapsd(keys="image"), CheckMapsd(keys="image")])
 
 
 def preprocessing(
