@@ -117,7 +117,7 @@ class PDF:
         outside = 1.0 - padded_to(mask.float(), fourier.padded)
 
         def convolve(volume: torch.Tensor) -> torch.Tensor:
-            return torch.fft.irfftn(torch.fft.rfftn(volume) * dipole, s=fourier.padded)
+            return fourier.inverse_padded(fourier.forward(volume) * dipole)
 
         residual = outside * convolve(trust * padded_to(field, fourier.padded))
         sources, direction = torch.zeros_like(residual), residual.clone()
@@ -133,5 +133,5 @@ class PDF:
                 break
             direction = residual + (power / before) * direction
         progress(1.0)
-        background = fourier.cut(convolve(sources))
+        background = fourier.inverse(fourier.forward(sources) * dipole)
         return torch.where(mask, field - background, 0.0), mask

@@ -146,15 +146,11 @@ class CombinedField:
         slope, intercept = line.fit()
         # Coherent: noisy voxels near air and in vessels hardly count.
         offset = smooth_phase(wrap(intercept), magnitude[0] * mask, mask, self.offset_smoothing_mm, spacing_mm)
-        products = squares = misfit = power = 0.0
-        turns = TWO_PI * torch.round((intercept - offset) / TWO_PI)
+        # What the line would have at time 0 if it were not for noise.
+        start = TWO_PI * torch.round((intercept - offset) / TWO_PI) + offset
+        field = (line.products - start * line.times) / line.squares.clamp_min(1e-30)
+        misfit = torch.zeros_like(field)
         for phase, signal, time in zip(unwrapped, magnitude, echo_times_s, strict=True):
-            weight = signal.square()
-            products = products + weight * time * (phase - offset - turns)
-            squares = squares + weight * time**2
-        field = products / squares.clamp_min(1e-30)
-        for phase, signal, time in zip(unwrapped, magnitude, echo_times_s, strict=True):
-            misfit = misfit + signal.square() * (phase - offset - turns - field * time).square()
-            power = power + signal.square()
-        trusted = mask & ((misfit / power.clamp_min(1e-30)).sqrt() < self.largest_misfit_rad)
-        return torch.where(mask, field, 0.0), torch.where(trusted, squares.sqrt(), 0.0)
+            misfit += (phase - start).sub_(field, alpha=time).mul_(signal).square_()
+        trusted = mask & (misfit < line.weights * self.largest_misfit_rad**2)
+        return torch.where(mask, field, 0.0), torch.where(trusted, line.squares.sqrt(), 0.0)

@@ -31,19 +31,30 @@ class PaddedFourier:
         self.b0 = tuple(float(b) for b in b0)
         self.device = torch.device(device)
         wanted = [n + int(np.ceil(pad_mm / d)) for n, d in zip(self.shape, self.spacing_mm, strict=True)]
-        self.padded = tuple(next_fast_len(n, real=True) for n in wanted)
+        self.padded = tuple(next_fast_len(n) for n in wanted)
         last = self.padded[2]
-        while last % 2 or next_fast_len(last, real=True) != last:  # an even last axis halves without a remainder
+        while last % 2 or next_fast_len(last) != last:  # an even last axis halves without a remainder
             last += 1
         self.padded = (*self.padded[:2], last)
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        """Spectrum of a volume `[..., X, Y, Z]`."""
+        """Spectrum of a volume `[..., X, Y, Z]`, padded already or not."""
         return torch.fft.rfftn(volume, s=self.padded, dim=(-3, -2, -1))
 
     def inverse(self, spectrum: torch.Tensor) -> torch.Tensor:
         """The volume `[..., X, Y, Z]` of a spectrum, padding cut off."""
-        return self.cut(torch.fft.irfftn(spectrum, s=self.padded, dim=(-3, -2, -1)))
+        return self._inverse(spectrum, self.shape)
+
+    def inverse_padded(self, spectrum: torch.Tensor) -> torch.Tensor:
+        """The volume of a spectrum with its padding."""
+        return self._inverse(spectrum, self.padded)
+
+    def _inverse(self, spectrum: torch.Tensor, kept: Sequence[int]) -> torch.Tensor:
+        # Axis by axis: what is cut off is not transformed, and on the CPU torch's inverse of three axes takes twice as
+        # long as its forward transform.
+        half = torch.fft.ifft(spectrum, dim=-3).narrow(-3, 0, kept[0])
+        half = torch.fft.ifft(half, dim=-2).narrow(-2, 0, kept[1])
+        return torch.fft.irfft(half, n=self.padded[2], dim=-1).narrow(-1, 0, kept[2])
 
     def cut(self, padded: torch.Tensor) -> torch.Tensor:
         """A padded volume without its padding."""
@@ -79,7 +90,7 @@ class PaddedFourier:
         x, y, z = kernel.shape
         volume[:x, :y, :z] = kernel.to(self.device)
         volume = torch.roll(volume, [-(n // 2) for n in kernel.shape], (0, 1, 2))
-        return torch.fft.rfftn(volume).real.contiguous()
+        return self.forward(volume).real.contiguous()
 
 
 def b0_direction(affine: np.ndarray) -> np.ndarray:

@@ -11,6 +11,9 @@ from scripts.stage.bet import extract_brain
 from scripts.stage.progress import Progress, ignore_progress
 from scripts.stage.unwrap import wrap
 
+#: Voxels kept around the brain while it is trimmed: as far as `phase_roughness` looks.
+_MARGIN = 2
+
 
 class BrainMask:
     """BET on one echo, or a given mask; then erosion, islands, and the quality of the phase.
@@ -59,25 +62,58 @@ class BrainMask:
             brain = extract_brain(magnitude[index].cpu().numpy(), spacing_mm, self.threshold, progress)
         else:
             brain = given
-        if self.erosion_mm > 0:
-            # The edge of the image is no edge of the brain: slabs keep their end slices.
-            margin = np.pad(brain, 1, mode="edge")
-            distance = ndimage.distance_transform_edt(margin, sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
-            brain = distance > self.erosion_mm
+        # All that follows needs the brain's surroundings only.
+        box = bounding_box(brain, _MARGIN)
+        brain = eroded(brain[box], self.erosion_mm, spacing_mm) if brain.any() else brain[box]
         brain = without_islands(brain, self.island_size)
         if not brain.any():
             raise InputError("mask: no brain found; give --mask a mask file, or lower the mask's threshold or erosion")
         good = brain
         if self.phase_quality is not None:
-            rough = phase_roughness(phase[index], spacing_mm).cpu().numpy()
+            rough = phase_roughness(phase[index][box], spacing_mm).cpu().numpy()
             good = without_islands(brain & (rough < self.phase_quality), self.island_size) & brain
             if not good.any():
                 raise InputError(
                     "mask: the phase is noise throughout the brain; check that it belongs to these magnitudes"
                 )
         progress(1.0)
-        device = magnitude.device
-        return torch.from_numpy(brain).to(device), torch.from_numpy(good).to(device)
+        whole = torch.zeros(2, *magnitude.shape[1:], dtype=torch.bool)
+        whole[(slice(None), *box)] = torch.from_numpy(np.stack([brain, good]))
+        found, trusted = whole.to(magnitude.device)
+        return found, trusted
+
+
+def bounding_box(mask: np.ndarray | torch.Tensor, margin: int) -> tuple[slice, ...]:
+    """Slices that hold a mask `[X, Y, Z]` and a margin (voxels), inside the array; the whole array for an empty mask."""
+    box = []
+    for axis, size in enumerate(mask.shape):
+        others = tuple(a for a in range(3) if a != axis)
+        along = np.flatnonzero(np.asarray(mask.any(others) if isinstance(mask, np.ndarray) else mask.sum(others).cpu()))
+        low, high = (int(along[0]), int(along[-1]) + 1) if len(along) else (0, size)
+        box.append(slice(max(low - margin, 0), min(high + margin, size)))
+    return tuple(box)
+
+
+def eroded(mask: np.ndarray, radius_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Voxels of a bool mask `[X, Y, Z]` all of whose neighbours up to a distance belong to it.
+
+    The edge of the image is no edge of the brain: beyond it the mask goes on, so that slabs keep their end slices.
+    """
+    spacing, reach = np.asarray(spacing_mm), [int(radius_mm / d + 1e-6) for d in spacing_mm]
+    padded = np.pad(mask, [(n, n) for n in reach], mode="edge")
+    steps = np.array([padded.shape[1] * padded.shape[2], padded.shape[2], 1])
+    # Shifted in one line, which only mixes up what lies in the padding.
+    line, kept = padded.ravel(), padded.ravel().copy()
+    for offset in np.ndindex(*(2 * n + 1 for n in reach)):
+        offset = np.array(offset) - reach
+        if 0 < np.linalg.norm(offset * spacing) <= radius_mm * (1 + 1e-6):
+            step = int(offset @ steps)
+            if step > 0:
+                kept[:-step] &= line[step:]
+            else:
+                kept[-step:] &= line[:step]
+    inner = tuple(slice(n, n + size) for n, size in zip(reach, mask.shape, strict=True))
+    return kept.reshape(padded.shape)[inner]
 
 
 def without_islands(mask: np.ndarray, size: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Raw gradient echo data: what belongs together, and echoes as magnitude and phase in radians."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,8 +219,7 @@ def load_echoes(acquisition: Acquisition, sign: int) -> tuple[np.ndarray, np.nda
     Raises:
         InputError: the voxels cannot be magnitude and phase.
     """
-    first = np.stack([volume.load() for volume in acquisition.first])
-    second = np.stack([volume.load() for volume in acquisition.second])
+    first, second = load_all(acquisition.first), load_all(acquisition.second)
     path = acquisition.second[0].path
     if acquisition.parts == ("real", "imag"):
         magnitude, phase = np.hypot(first, second), sign * np.arctan2(second, first)
@@ -238,6 +238,12 @@ def load_echoes(acquisition: Acquisition, sign: int) -> tuple[np.ndarray, np.nda
     if not np.any(magnitude):
         raise InputError(f"{acquisition.first[0].path}: the magnitude is 0 throughout; export it again")
     return magnitude, phase, {"PhaseScaling": scaling, "PhaseSign": sign}
+
+
+def load_all(volumes: Sequence[Volume]) -> np.ndarray:
+    """The voxels of several volumes of one shape, float32 `[E, X, Y, Z]`; unpacked in two threads."""
+    with ThreadPoolExecutor(2) as pool:
+        return np.stack(list(pool.map(Volume.load, volumes)))
 
 
 def scale_phase(stored: np.ndarray, units: str, path: str) -> tuple[np.ndarray, str]:
@@ -262,7 +268,9 @@ def scale_phase(stored: np.ndarray, units: str, path: str) -> tuple[np.ndarray, 
             " or correct Units if it is not in rad"
         )
     if units == "rad" or (high - low <= turn * 1.01 and high - low > 0.8 * turn and high < 1.01 * turn):
-        scaled, line = stored.copy(), f"rad as stored ({low:.4g}..{high:.4g})"
+        scaled, line = stored.astype(np.float32), f"rad as stored ({low:.4g}..{high:.4g})"
+        if max(-low, high) > np.pi * (1 + 1e-6):
+            scaled -= np.float32(turn) * np.round(scaled / np.float32(turn))
     else:
         # A wrapped phase with noise around the head fills its range; scanners store -n..n-1 or 0..n-1.
         spans = [float(echo.max() - echo.min()) for echo in stored]
@@ -271,10 +279,11 @@ def scale_phase(stored: np.ndarray, units: str, path: str) -> tuple[np.ndarray, 
                 f"{path}: the echoes' ranges of phase differ ({', '.join(f'{s:.4g}' for s in spans)}), so they are not"
                 " wrapped phase on one scale; export the scanner's phase images again"
             )
-        scaled = (stored - (low + high) / 2) * (turn / (high - low))
+        scaled = stored.astype(np.float32)
+        scaled -= (low + high) / 2
+        scaled *= turn / (high - low)
         line = f"range {low:.6g}..{high:.6g} taken as one turn"
-    scaled -= turn * np.round(scaled / turn)
-    return scaled.astype(np.float32), line
+    return scaled, line
 
 
 def check_not_magnitude(phase: np.ndarray, magnitude: np.ndarray, path: str) -> None:

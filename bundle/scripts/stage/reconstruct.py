@@ -14,6 +14,7 @@ from scripts.errors import InputError
 from scripts.provenance import plain_attributes
 from scripts.stage.combine import Mapped
 from scripts.stage.fourier import PaddedFourier, b0_direction
+from scripts.stage.mask import bounding_box
 from scripts.stage.planes import Planes
 from scripts.stage.progress import Progress
 from scripts.stage.r2star import ARLO, check_even, noise_level, without_dephasing
@@ -188,7 +189,7 @@ class Reconstruction:
         planes.add("T1W", torch.from_numpy(t1w[box]), "a.u.", outline=brain)
         if len(scan.acquisitions) > 1:
             with step(scan.scan_id, seconds, "T1 and PD") as progress:
-                signals = [a.magnitude_of(0)[box] for a in scan.acquisitions]
+                signals = [a.magnitude_of(0)[box] for a in scan.acquisitions[:-1]] + [t1w[box]]
                 t1, pd, b1 = self.relaxation(
                     scan, torch.from_numpy(np.stack(signals)).to(self.device), r2star, brain, box
                 )
@@ -277,13 +278,3 @@ def step(scan_id: str, seconds: dict[str, float], name: str) -> Iterator[Progres
 
         yield progress
     seconds[name] = round(time.perf_counter() - start, 2)
-
-
-def bounding_box(mask: torch.Tensor, margin: int) -> tuple[slice, ...]:
-    """Slices that hold a mask and a margin, inside the array."""
-    box = []
-    for axis in range(3):
-        along = torch.nonzero(mask.sum(dim=[a for a in range(3) if a != axis])).flatten()
-        low, high = int(along[0]) - margin, int(along[-1]) + 1 + margin
-        box.append(slice(max(low, 0), min(high, mask.shape[axis])))
-    return tuple(box)

@@ -16,13 +16,17 @@ def gaussian_smooth(volume: torch.Tensor, fwhm_mm: float, spacing_mm: Sequence[f
         fwhm_mm: full width at half maximum.
         spacing_mm: voxel size.
     """
-    smoothed = volume[None, None]
+    smoothed = volume
     for axis, spacing in enumerate(spacing_mm):
         sd = fwhm_mm / FWHM_PER_SD / spacing
         half = max(1, int(3.0 * sd + 0.5))
-        line = torch.exp(-0.5 * (torch.arange(-half, half + 1, device=volume.device) / sd) ** 2)
-        shape = [1, 1, 1, 1, 1]
-        shape[2 + axis] = len(line)
-        padding = [half if a == axis else 0 for a in range(3)]
-        smoothed = torch.nn.functional.conv3d(smoothed, (line / line.sum()).reshape(shape), padding=padding)
-    return smoothed[0, 0]
+        places = torch.arange(volume.shape[axis], device=volume.device)
+        distance = places[:, None] - places
+        band = torch.where(distance.abs() <= half, torch.exp(-0.5 * (distance / sd) ** 2), 0.0)
+        band /= torch.exp(-0.5 * (torch.arange(-half, half + 1, device=volume.device) / sd) ** 2).sum()
+        # A product with a band matrix: on the CPU several times as fast as a convolution.
+        if axis == 0:
+            smoothed = (band @ smoothed.flatten(1)).reshape(volume.shape)
+        else:
+            smoothed = band @ smoothed if axis == 1 else smoothed @ band
+    return smoothed

@@ -140,7 +140,7 @@ class UniformReferenceB1:
         e1 = np.exp(-repetition_time_s / self.reference_t1_s)
         expected = np.sin(high) * (1 - np.cos(low) * e1) / (np.sin(low) * (1 - np.cos(high) * e1))
         where = torch.nonzero(mask).cpu().numpy()
-        where = where[:: max(1, len(where) // 400_000)]
+        where = where[:: max(1, len(where) // 100_000)]
         low_signal, high_signal = (signals[i].cpu().numpy()[tuple(where.T)].astype(float) for i in (0, -1))
         seen = high_signal / np.maximum(low_signal, 1e-20)
         found = np.interp(seen, expected[::-1], scale[::-1])
@@ -152,18 +152,22 @@ class UniformReferenceB1:
             # With B1 as known so far, white matter needs a B1 near it to have the reference T1; T1 goes with B1^2.
             white = np.abs((found / b1) ** 2 - 1.0) < window
             white &= (found > self.least) & (found < self.most)
-            weights = np.linalg.lstsq(terms[white], found[white], rcond=1e-6)[0]
+            chosen = terms[white]
+            weights = np.linalg.lstsq(chosen.T @ chosen, chosen.T @ found[white], rcond=1e-9)[0]
             b1 = np.clip(terms @ weights, self.least, self.most)
         return self.everywhere(weights, mask)
 
     def everywhere(self, weights: np.ndarray, mask: torch.Tensor) -> torch.Tensor:
         """The polynomial on the whole grid."""
-        axes = [torch.linspace(-1, 1, n, device=mask.device) for n in mask.shape]
-        grids = (axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :])
-        total = torch.zeros(mask.shape, device=mask.device)
+        x, y, z = (
+            torch.linspace(-1, 1, n, device=mask.device)[:, None] ** torch.arange(self.order + 1, device=mask.device)
+            for n in mask.shape
+        )
+        cube = torch.zeros(3 * [self.order + 1], device=mask.device)
         for weight, powers in zip(weights, exponents(self.order), strict=True):
-            total += float(weight) * (grids[0] ** powers[0]) * (grids[1] ** powers[1]) * (grids[2] ** powers[2])
-        return total.clamp(self.least, self.most)
+            cube[powers] = float(weight)
+        rows = torch.einsum("abc,yb,zc->ayz", cube, y, z)
+        return torch.einsum("xa,ayz->xyz", x, rows).clamp_(self.least, self.most)
 
 
 def exponents(order: int) -> list[tuple[int, int, int]]:

@@ -18,12 +18,12 @@ TWO_PI = 2.0 * np.pi
 
 def wrap(phase: torch.Tensor) -> torch.Tensor:
     """Phase (rad) brought to -pi..pi."""
-    return phase - TWO_PI * torch.round(phase / TWO_PI)
+    return (phase / TWO_PI).round_().mul_(-TWO_PI).add_(phase)
 
 
 def near(phase: torch.Tensor, guess: torch.Tensor) -> torch.Tensor:
     """The phase plus the multiple of 2 pi that comes closest to a guess."""
-    return phase + TWO_PI * torch.round((guess - phase) / TWO_PI)
+    return (guess - phase).div_(TWO_PI).round_().mul_(TWO_PI).add_(phase)
 
 
 def unwrap_in_space(phase: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -130,10 +130,11 @@ class Line:
     def add(self, value: torch.Tensor, time: float, weight: torch.Tensor) -> None:
         """One more point in every voxel."""
         self.weights += weight
-        self.times += weight * time
-        self.squares += weight * time**2
-        self.values += weight * value
-        self.products += weight * value * time
+        self.times.add_(weight, alpha=time)
+        self.squares.add_(weight, alpha=time**2)
+        weighted = weight * value
+        self.values += weighted
+        self.products.add_(weighted, alpha=time)
 
     def fit(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Slope and intercept of each voxel; 0 where there is no weight."""
