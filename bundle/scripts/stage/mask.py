@@ -84,7 +84,7 @@ class BrainMask:
 
 
 def bounding_box(mask: np.ndarray | torch.Tensor, margin: int) -> tuple[slice, ...]:
-    """Slices that hold a mask `[X, Y, Z]` and a margin (voxels), inside the array; the whole array for an empty mask."""
+    """Slices that hold a mask `[X, Y, Z]` and a margin (voxels), inside the array; all of it if there is no mask."""
     box = []
     for axis, size in enumerate(mask.shape):
         others = tuple(a for a in range(3) if a != axis)
