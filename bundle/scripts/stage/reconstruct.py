@@ -39,6 +39,7 @@ class Maps:
         warnings: one line each.
         planes: pictures of the intermediates.
         seconds: wall time of each step.
+        processor_seconds: CPU time of each step.
     """
 
     volumes: dict[str, np.ndarray]
@@ -47,6 +48,7 @@ class Maps:
     warnings: list[str]
     planes: Planes
     seconds: dict[str, float]
+    processor_seconds: dict[str, float]
 
 
 class Reconstruction:
@@ -128,16 +130,26 @@ class Reconstruction:
         Raises:
             InputError: the voxels cannot be magnitude and phase, or no brain is found.
         """
-        seconds: dict[str, float] = {}
+        seconds, processor_seconds = {}, {}
+
+        @contextmanager
+        def step(name: str) -> Iterator[Progress]:
+            """A progress bar for one step; keeps its times."""
+            start, used = time.perf_counter(), time.process_time()
+            with progress_bar(f"{scan.scan_id} {name}") as progress:
+                yield progress
+            seconds[name] = round(time.perf_counter() - start, 2)
+            processor_seconds[name] = round(time.process_time() - used, 2)
+
         spacing = [float(d) for d in scan.spacing_mm]
         chosen = scan.acquisitions[0 if self.field_from == "low" else -1]
         times, strength = chosen.echo_times_s, chosen.field_strength_t
-        with step(scan.scan_id, seconds, "reading") as progress:
+        with step("reading") as progress:
             magnitude, phase, findings = load_echoes(chosen, self.phase_sign)
             progress(1.0)
         magnitude, phase = (torch.from_numpy(v).to(self.device) for v in (magnitude, phase))
         warnings: list[str] = []
-        with step(scan.scan_id, seconds, "brain mask") as progress:
+        with step("brain mask") as progress:
             brain, good = self.mask(magnitude, phase, spacing, given_mask, progress)
         noise = noise_level(magnitude[-1], brain)
         findings["NoiseStandardDeviation"] = noise
@@ -151,19 +163,19 @@ class Reconstruction:
         planes.add("magnitude, echo 2", magnitude[1], "a.u.", outline=brain)
         planes.add("phase, echo 2, wrapped", phase[1], "rad", (-np.pi, np.pi), mask=good)
 
-        with step(scan.scan_id, seconds, "unwrapping") as progress:
+        with step("unwrapping") as progress:
             unwrapped = self.unwrapping(phase, magnitude, good, times, spacing, progress)
         del phase
         planes.add("phase, last echo, unwrapped", unwrapped[-1], "rad", mask=good)
 
-        with step(scan.scan_id, seconds, "R2*") as progress:
+        with step("R2*") as progress:
             shown = magnitude
             if self.dephasing_limit is not None:
                 shown = self.restored(magnitude, unwrapped, good, times, strength, spacing)
             r2star = torch.where(brain, self.r2star(shown, times, noise), 0.0)
             progress(1.0)
 
-        with step(scan.scan_id, seconds, "QSM") as progress:
+        with step("QSM") as progress:
             b0 = b0_direction(scan.affine)
             mapped = self.echoes(
                 unwrapped, magnitude, good, times, spacing, strength, self.chain(good, spacing, b0, r2star), progress
@@ -188,7 +200,7 @@ class Reconstruction:
         volumes["T1w"] = t1w
         planes.add("T1W", torch.from_numpy(t1w[box]), "a.u.", outline=brain)
         if len(scan.acquisitions) > 1:
-            with step(scan.scan_id, seconds, "T1 and PD") as progress:
+            with step("T1 and PD") as progress:
                 signals = [a.magnitude_of(0)[box] for a in scan.acquisitions[:-1]] + [t1w[box]]
                 t1, pd, b1 = self.relaxation(
                     scan, torch.from_numpy(np.stack(signals)).to(self.device), r2star, brain, box
@@ -201,7 +213,7 @@ class Reconstruction:
         else:
             warnings.append("One flip angle only: no T1 and PD maps.")
         volumes["mask"] = all_brain.cpu().numpy()
-        return Maps(volumes, self.steps(), findings, warnings, planes, seconds)
+        return Maps(volumes, self.steps(), findings, warnings, planes, seconds, processor_seconds)
 
     def chain(
         self, mask: torch.Tensor, spacing: Sequence[float], b0: Sequence[float], r2star: torch.Tensor
@@ -266,15 +278,11 @@ class Reconstruction:
 
 
 @contextmanager
-def step(scan_id: str, seconds: dict[str, float], name: str) -> Iterator[Progress]:
-    """A progress bar for one step; its wall time goes into `seconds`."""
-    start = time.perf_counter()
-    with tqdm(
-        total=100, desc=f"{scan_id} {name}", bar_format="{desc}: {percentage:3.0f}% {elapsed}", leave=True
-    ) as bar:
+def progress_bar(words: str) -> Iterator[Progress]:
+    """A bar from 0 to 100 %; the block tells it how far its work is, 0..1."""
+    with tqdm(total=100, desc=words, bar_format="{desc}: {percentage:3.0f}% {elapsed}", leave=True) as bar:
 
         def progress(share: float) -> None:
             bar.update(100 * share - bar.n)
 
         yield progress
-    seconds[name] = round(time.perf_counter() - start, 2)

@@ -55,8 +55,8 @@ class TV:
         tolerance: float,
         pad_mm: float,
         edge_step: float = 0.01,
-        field_step: float = 0.1,
-        support_step: float = 5e-4,
+        field_step: float = 0.15,
+        support_step: float = 5e-5,
     ) -> None:
         self.strength = strength
         self.iterations = iterations
@@ -153,8 +153,8 @@ class SingleStepTV(TV):
         tolerance: float,
         pad_mm: float,
         edge_step: float = 0.01,
-        field_step: float = 0.1,
-        support_step: float = 5e-4,
+        field_step: float = 0.15,
+        support_step: float = 5e-5,
     ) -> None:
         super().__init__(strength, iterations, tolerance, pad_mm, edge_step, field_step, support_step)
         self.radii_mm = sorted((float(r) for r in radii_mm), reverse=True)
