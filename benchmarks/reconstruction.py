@@ -38,6 +38,8 @@ from scripts.stage.run import find_scans  # noqa: E402
 from scripts.stage.variation import TV  # noqa: E402
 
 RULES = str(BUNDLE_ROOT / "configs" / "dicom_series.yaml")
+#: Zeros around the field for TKD, mm.
+_TKD_PAD_MM = 60.0
 #: Turns across a voxel from which its signal may have gone through zero.
 LARGEST_CHANGE = 0.8
 OVERLAYS = {"recommended": [], "paper": ["reconstruct_paper.yaml"]}
@@ -107,23 +109,32 @@ def peak_memory_gb() -> float:
 
 
 def from_true_field(scan: RawScan, truth: Truth) -> dict:
-    """Inversion alone: the true local field, with noise of the size that the echoes have."""
-    field_hz = truth.volume("desc-local_fieldmap")
-    strength = scan.acquisitions[0].field_strength_t
-    noise = np.random.default_rng(0).normal(0, 0.0006, field_hz.shape)
-    box = bounding_box(torch.from_numpy(truth.brain), 2)
-    mask = torch.from_numpy(truth.brain[box])
-    field = torch.from_numpy((field_hz / (GAMMA_MHZ_PER_T * strength) + noise).astype(np.float32)[box])
-    arguments = (torch.where(mask, field, 0.0), mask, mask.float(), scan.spacing_mm, b0_direction(scan.affine))
+    """Inversion alone: the true local field without noise, in the whole scan or cut to the brain, and with noise.
+
+    The noise (0.6 ppb) is of the size that the field from all echoes has in white matter.
+    """
+    field = truth.volume("desc-local_fieldmap") / (GAMMA_MHZ_PER_T * scan.acquisitions[0].field_strength_t)
+    noise = np.random.default_rng(0).normal(0, 0.0006, field.shape).astype(np.float32)
+    brain = torch.from_numpy(truth.brain)
+    box = bounding_box(brain, 2)
+    everywhere = torch.ones_like(brain)
     settings = recipe("recommended").inversion
-    methods = {
-        "TKD": TKD(0.1, True, settings.pad_mm),
-        "TV": TV(settings.strength, settings.iterations, settings.tolerance, settings.pad_mm),
+    tkd = TKD(0.1, False, _TKD_PAD_MM)
+    tv = TV(settings.strength, settings.iterations, settings.tolerance, settings.pad_mm)
+    whole_scan = tuple(slice(None) for _ in range(3))
+    trials = {
+        "TKD": (tkd, field, everywhere, whole_scan),
+        "TKD, field cut to the brain": (tkd, field, brain, box),
+        "TKD, field cut to the brain, noise": (tkd, field + noise, brain, box),
+        "TV": (tv, field, brain, box),
+        "TV, noise": (tv, field + noise, brain, box),
     }
     rows = {}
-    for name, method in methods.items():
+    for name, (method, given, mask, where) in trials.items():
+        part, known = torch.from_numpy(given[where]), mask[where]
+        chi = method(part, known, known.float(), scan.spacing_mm, b0_direction(scan.affine))
         whole = np.zeros(truth.chi.shape, np.float32)
-        whole[box] = method(*arguments).numpy()
+        whole[where] = chi.numpy()
         rows[name] = truth.measures(whole, truth.brain)
     return rows
 

@@ -12,6 +12,13 @@ import torch
 from scripts.errors import InputError
 from scripts.stage.raw import Volume
 
+#: Voxels that are enough to find B1.
+_B1_VOXELS = 30_000
+#: Density of voxels that are none of the tissues.
+_STRAY = 0.01
+#: Least and largest spread of white matter, gray matter and fluid in the logarithm of B1.
+_SPREADS = ((0.02, 0.02, 0.05), (0.08, 0.08, 0.25))
+
 
 def despot1(
     signals: torch.Tensor,
@@ -98,24 +105,33 @@ class GivenB1:
 
 
 class UniformReferenceB1:
-    """B1 as a smooth function that gives white matter the same T1 everywhere, as STAGE does.
+    """B1 as a smooth function that gives each tissue the same T1 everywhere: STAGE's way, with gray matter and fluid.
 
-    White matter is found by its T1 itself: voxels within a window around the reference, narrower with each pass. In
-    each, the ratio of the two signals at the known T1 tells the flip angle. A polynomial carries it to all voxels.
+    In each voxel the ratio of the two signals tells the flip angle that white matter would need to look so. Its
+    logarithm is that of B1 plus a constant of the tissue (T1 goes with the square of B1). Which tissue a voxel is, and
+    the polynomial that carries B1 to all voxels, are found in turns (expectation maximisation, as bias fields are:
+    Wells et al., IEEE Trans Med Imaging 1996, 15:429). White matter alone would leave the cortex to extrapolation.
 
     Args:
         reference_t1_s: of white matter.
+        gray_t1_s, fluid_t1_s: of gray matter and of cerebrospinal fluid.
         order: of the polynomial in x, y, z.
-        windows: relative half width of the window, a pass each.
+        iterations: how often tissues and polynomial are improved.
         least, most: B1 that can be found.
     """
 
     def __init__(
-        self, reference_t1_s: float, order: int, windows: Sequence[float], least: float = 0.6, most: float = 1.4
+        self,
+        reference_t1_s: float,
+        gray_t1_s: float,
+        fluid_t1_s: float,
+        order: int,
+        iterations: int,
+        least: float = 0.6,
+        most: float = 1.4,
     ) -> None:
-        self.reference_t1_s = reference_t1_s
-        self.order = order
-        self.windows = list(windows)
+        self.reference_t1_s, self.gray_t1_s, self.fluid_t1_s = reference_t1_s, gray_t1_s, fluid_t1_s
+        self.order, self.iterations = order, iterations
         self.least, self.most = least, most
 
     def __call__(
@@ -135,30 +151,49 @@ class UniformReferenceB1:
             mask: bool, the brain.
             box: not used; for the same call as `GivenB1`.
         """
-        scale = np.linspace(self.least, self.most, 400)
+        scale = np.linspace(0.2, 2.0, 900)
         low, high = (np.deg2rad(flip_angles_deg[i]) * scale for i in (0, -1))
         e1 = np.exp(-repetition_time_s / self.reference_t1_s)
         expected = np.sin(high) * (1 - np.cos(low) * e1) / (np.sin(low) * (1 - np.cos(high) * e1))
         where = torch.nonzero(mask).cpu().numpy()
-        where = where[:: max(1, len(where) // 100_000)]
+        where = where[:: max(1, len(where) // _B1_VOXELS)]
         low_signal, high_signal = (signals[i].cpu().numpy()[tuple(where.T)].astype(float) for i in (0, -1))
-        seen = high_signal / np.maximum(low_signal, 1e-20)
-        found = np.interp(seen, expected[::-1], scale[::-1])
+        seen = np.log(np.interp(high_signal / np.maximum(low_signal, 1e-20), expected[::-1], scale[::-1]))
         position = 2.0 * where / np.maximum(np.array(mask.shape) - 1, 1) - 1.0
-        terms = polynomial_terms(position, self.order)
-        b1 = np.ones(len(where))
-        weights = np.zeros(terms.shape[1])
-        for window in self.windows:
-            # With B1 as known so far, white matter needs a B1 near it to have the reference T1; T1 goes with B1^2.
-            white = np.abs((found / b1) ** 2 - 1.0) < window
-            white &= (found > self.least) & (found < self.most)
-            chosen = terms[white]
-            weights = np.linalg.lstsq(chosen.T @ chosen, chosen.T @ found[white], rcond=1e-9)[0]
-            b1 = np.clip(terms @ weights, self.least, self.most)
-        return self.everywhere(weights, mask)
+        return self.everywhere(self.fit(seen, polynomial_terms(position, self.order)), mask)
+
+    def fit(self, seen: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        """Coefficients `[T]` of the logarithm of B1.
+
+        Args:
+            seen: logarithm of the B1 that white matter would need, `[N]`.
+            terms: monomials `[N, T]`.
+        """
+        constants = 0.5 * np.log(np.array([1.0, self.gray_t1_s, self.fluid_t1_s]) / self.reference_t1_s)
+        constants[0] = 0.0
+        spread, share = np.array([0.08, 0.08, 0.2]), np.array([0.4, 0.4, 0.2])
+        degrees = np.array([sum(e) for e in exponents(self.order)])
+        weights, log_b1 = np.zeros(terms.shape[1]), np.zeros(len(seen))
+        for iteration in range(self.iterations):
+            rest = seen[:, None] - log_b1[:, None] - constants
+            likely = share / spread * np.exp(-0.5 * (rest / spread) ** 2)
+            likely /= likely.sum(1, keepdims=True) + _STRAY
+            # Coarse first: high degrees could follow the anatomy before the tissues are known.
+            used = degrees <= iteration // 4
+            precision = (likely / spread**2).sum(1)
+            wanted = (likely / spread**2 * (seen[:, None] - constants)).sum(1)
+            chosen = terms[:, used]
+            normal = (chosen * precision[:, None]).T @ chosen
+            weights[used] = np.linalg.lstsq(normal, chosen.T @ wanted, rcond=1e-9)[0]
+            log_b1 = terms @ weights
+            total = np.maximum(likely.sum(0), 1e-9)
+            rest = seen[:, None] - log_b1[:, None] - constants
+            spread = np.clip(np.sqrt((likely * rest**2).sum(0) / total), _SPREADS[0], _SPREADS[1])
+            share = total / total.sum()
+        return weights
 
     def everywhere(self, weights: np.ndarray, mask: torch.Tensor) -> torch.Tensor:
-        """The polynomial on the whole grid."""
+        """B1 on the whole grid from the polynomial of its logarithm."""
         x, y, z = (
             torch.linspace(-1, 1, n, device=mask.device)[:, None] ** torch.arange(self.order + 1, device=mask.device)
             for n in mask.shape
@@ -167,7 +202,7 @@ class UniformReferenceB1:
         for weight, powers in zip(weights, exponents(self.order), strict=True):
             cube[powers] = float(weight)
         rows = torch.einsum("abc,yb,zc->ayz", cube, y, z)
-        return torch.einsum("xa,ayz->xyz", x, rows).clamp_(self.least, self.most)
+        return torch.einsum("xa,ayz->xyz", x, rows).exp_().clamp_(self.least, self.most)
 
 
 def exponents(order: int) -> list[tuple[int, int, int]]:
