@@ -9,13 +9,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from blobs import BUNDLE
 from monai.bundle import ConfigWorkflow
 from raw_head import SHAPE, TIMES, affine, echoes, save, true_maps, write_raw
 from refusal import refused
 
+from scripts.stage.bids import find_raw
+
 #: The toy head is coarse and small: what is published in mm and voxels is scaled to it.
-TOY = {"mask::island_size": 200, "mask::erosion_mm": 2.0, "inversion::radii_mm": [12, 6, 3]}
+TOY = {"mask::island_size": 200, "mask::erosion_mm": 2.0, "inversion::radii_mm": [8, 4]}
 
 
 def workflow(raw: Path | None, output: Path, overlays: list[str] = (), **changed) -> ConfigWorkflow:
@@ -98,18 +101,23 @@ def test_nothing_half_written_is_left(maps):
     assert {p.name for p in maps.iterdir()} == {"sub-01", "sub-01.html", "participants.tsv", "dataset_description.json"}
 
 
-def test_the_maps_go_into_inference_as_they_are(maps, tmp_path):
-    flow = ConfigWorkflow(
-        str(BUNDLE / "configs" / "inference.yaml"),
-        workflow_type="infer",
-        logging_file=False,
-        bundle_root=str(BUNDLE),
-        device="cpu",
-        dataset_dir=str(maps),
-        output_dir=str(tmp_path),
-        localise="whole",
+def predict(maps: Path, output: Path) -> None:
+    """Inference on a folder of maps."""
+    settings = {"bundle_root": str(BUNDLE), "device": "cpu", "localise": "whole"}
+    run(
+        ConfigWorkflow(
+            str(BUNDLE / "configs" / "inference.yaml"),
+            workflow_type="infer",
+            logging_file=False,
+            dataset_dir=str(maps),
+            output_dir=str(output),
+            **settings,
+        )
     )
-    run(flow)
+
+
+def test_the_maps_go_into_inference_as_they_are(maps, tmp_path):
+    predict(maps, tmp_path)
     found = json.loads((tmp_path / "sub-01" / "sub-01_prediction.json").read_text())
     assert 0 < found["probability_HH"] < 1
 
@@ -155,6 +163,41 @@ def test_one_flip_angle_as_real_and_imaginary_parts_gives_the_same_qsm(maps, tmp
     assert chi[nuclei].mean() == pytest.approx(
         load(maps / "sub-01" / "anat" / "sub-01_Chimap.nii.gz")[nuclei].mean(), abs=0.01
     )
+
+
+def test_flip_angles_may_be_told_apart_as_bids_does_for_vfa(raw, tmp_path):
+    folder = tmp_path / "raw" / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    for path in (raw / "sub-01" / "anat").iterdir():
+        name = path.name.replace("acq-fa06", "flip-1").replace("acq-fa24", "flip-2").replace("MEGRE", "VFA")
+        shutil.copy(path, folder / name)
+    (scan,) = find_raw(tmp_path / "raw")
+    assert scan.scan_id == "sub-01"
+    assert [a.flip_angle_deg for a in scan.acquisitions] == [6, 24]
+    assert [len(a.first) for a in scan.acquisitions] == [6, 6]
+    assert all("flip-2" in v.path for v in scan.acquisitions[1].first)
+
+
+def test_raw_dicom_becomes_maps_and_a_prediction(tmp_path):
+    pytest.importorskip("pydicom")
+    import torch
+
+    from scripts.phantom.raw_cohort import make_sequence
+    from scripts.phantom.raw_dicom import write_raw_study
+
+    signal = torch.from_numpy(echoes(24, np.random.default_rng(0))[None, :3]).to(torch.complex64)
+    config = yaml.safe_load((BUNDLE / "configs" / "simulate_raw.yaml").read_text())["sequence"]
+    config |= {"echo_times_s": list(TIMES[:3]), "flip_angles_deg": [24]}
+    write_raw_study(tmp_path / "dicom", "sub-01", signal, make_sequence(config), affine(), "siemens", 0)
+    run(workflow(tmp_path / "dicom", tmp_path / "maps", participant_id="sub-D1", **TOY))
+    chi = nib.load(tmp_path / "maps" / "sub-D1" / "anat" / "sub-D1_Chimap.nii.gz")
+    truth = nib.Nifti1Image(true_maps()["nuclei"].astype(np.uint8), affine())
+    nuclei = nib.as_closest_canonical(truth).get_fdata() > 0
+    ppm = nib.as_closest_canonical(chi).get_fdata()
+    assert ppm[nuclei].mean() - ppm[~nuclei & (ppm != 0)].mean() == pytest.approx(0.15, rel=0.2)
+    predict(tmp_path / "maps", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "sub-D1" / "sub-D1_prediction.json").read_text())
+    assert 0 < found["probability_HH"] < 1
 
 
 def test_a_wrong_phase_sign_is_noticed_and_the_key_mends_it(tmp_path, known_brain):
