@@ -13,8 +13,9 @@ from scripts.stage.fourier import PaddedFourier, padded_to, sphere_fits
 from scripts.stage.progress import Progress, ignore_progress
 from scripts.stage.spheres import spherical_mean_kernel
 
-#: Voxels of which all arrays that one iteration needs fit into a processor's cache.
-_CACHED_VOXELS = 100_000
+#: Voxels at a time: they stay in a processor's cache, and are too few for torch to share them among threads, which
+#: would wait for each other after every one of some thirty small sums.
+_CACHED_VOXELS = 30_000
 
 
 @dataclass
@@ -228,8 +229,10 @@ class Edges:
                     into.select(axis, -1).zero_()
                 into.mul_(step).add_(dual[axis])
             size = new[0].square().addcmul_(new[1], new[1]).addcmul_(new[2], new[2])
-            new *= size.clamp_min_(1e-30).rsqrt_().mul_(self.edge_step).clamp_max_(1.0)
-            flux = dual.sub_(new, alpha=2.0)
+            size.clamp_min_(1e-30).rsqrt_().mul_(self.edge_step).clamp_max_(1.0)
+            for axis in range(3):
+                dual[axis].sub_(new[axis].mul_(size), alpha=2.0)
+            flux = dual
             for axis, d in enumerate(self.spacing_mm):
                 right.sub_(flux[axis], alpha=gradient_step / d)
             right[1:].add_(flux[0, :-1], alpha=gradient_step / self.spacing_mm[0])
@@ -238,7 +241,8 @@ class Edges:
             if last is not None:
                 right[0].add_(last, alpha=gradient_step / self.spacing_mm[0])
             last = flux[0, -1].clone()
-            dual.copy_(new)
+            for axis in range(3):
+                dual[axis].copy_(new[axis])
         self.of_support(chi, slice(x, len(chi)), support_step)
         return chi
 
