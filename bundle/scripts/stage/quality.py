@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scripts import page
 from scripts.page import Section
@@ -31,6 +32,7 @@ def draw(picture: Picture) -> bytes:
     axes[3].axvspan(*picture.limits, color="#dd8452", alpha=0.12)
     axes[3].set_xlim(low, high if high > low else low + 1)
     axes[3].set(yticks=[], xlabel=picture.unit)
+    axes[3].xaxis.set_major_locator(MaxNLocator(4))
     axes[3].set_title("voxels in the mask", fontsize=8)
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()

@@ -183,9 +183,9 @@ class UniformReferenceB1:
             precision = (likely / spread**2).sum(1)
             wanted = (likely / spread**2 * (seen[:, None] - constants)).sum(1)
             chosen = terms[:, used]
-            normal = (chosen * precision[:, None]).T @ chosen
-            weights[used] = np.linalg.lstsq(normal, chosen.T @ wanted, rcond=1e-9)[0]
-            log_b1 = terms @ weights
+            normal = product((chosen * precision[:, None]).T, chosen)
+            weights[used] = np.linalg.lstsq(normal, product(chosen.T, wanted), rcond=1e-9)[0]
+            log_b1 = product(terms, weights)
             total = np.maximum(likely.sum(0), 1e-9)
             rest = seen[:, None] - log_b1[:, None] - constants
             spread = np.clip(np.sqrt((likely * rest**2).sum(0) / total), _SPREADS[0], _SPREADS[1])
@@ -203,6 +203,11 @@ class UniformReferenceB1:
             cube[powers] = float(weight)
         rows = torch.einsum("abc,yb,zc->ayz", cube, y, z)
         return torch.einsum("xa,ayz->xyz", x, rows).exp_().clamp_(self.least, self.most)
+
+
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Matrix product by torch: numpy's takes all cores, whatever number of threads is set."""
+    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
 
 
 def exponents(order: int) -> list[tuple[int, int, int]]:
