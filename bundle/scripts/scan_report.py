@@ -69,6 +69,8 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
             "Highest slice",
             f"{highest['slice']} (input slice {highest['input_slice']}), {highest['probability_HH']:.2f}",
         ),
+        *_box_facts(result.get("box", {})),
+        *_age_facts(result.get("age_z_scores", {})),
     ]
     performance = [
         (name.replace("_", " ").replace("auc", "AUC"), f"{value:g}") for name, value in model["performance"].items()
@@ -91,6 +93,26 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         limits=LIMITS,
         made_by=made_by,
     )
+
+
+def _box_facts(box: Mapping[str, Any]) -> Rows:
+    """Where the box came from, and how sure that is."""
+    if box.get("source") == "found":
+        return [("Basal ganglia box", f"found by registration, confidence {box['confidence']:.2f}")]
+    words = {"annotated": "annotated", "whole": "none, the whole scan was read"}
+    return [("Basal ganglia box", words[box["source"]])] if box.get("source") in words else []
+
+
+def _age_facts(scores: Mapping[str, Any]) -> Rows:
+    """z-scores of the nuclei against healthy controls of the same age, a line a map."""
+    names = {"Chimap": "z of QSM", "R2starmap": "z of R2*"}
+    rows = [
+        (words, ", ".join(f"{s['nucleus']} {s['z']:+.1f}" for s in scores.get("nuclei", ()) if s["map"] == suffix))
+        for suffix, words in names.items()
+    ]
+    rows = [(words, text) for words, text in rows if text]
+    beyond = ", extrapolated beyond their ages" if scores.get("extrapolated") else ""
+    return [*rows, ("z", f"SD from healthy controls of the same age{beyond}")] if rows else []
 
 
 def _above(result: Mapping[str, Any]) -> int:
@@ -258,17 +280,18 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     """One A4 page: text above and below the pictures."""
     figure = Figure(figsize=(8.27, 11.69), layout="constrained")
     FigureCanvasAgg(figure)
-    head, middle, foot = figure.subfigures(3, 1, height_ratios=[1.75, 7.1, 2.85])
-    left = 0.04
-    head.text(left, 0.93, content.title, fontsize=13, weight="bold", va="top")
-    head.text(left, 0.72, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
+    half = (len(content.facts) + 1) // 2
+    height = 1.3 + 0.15 * max(3, half)  # inches: title, headline, note, and the facts' lines
+    head, middle, foot = figure.subfigures(3, 1, height_ratios=[height, 8.85 - height, 2.85])
+    left, title, headline, note, facts = 0.04, *(1 - inches / height for inches in (0.12, 0.49, 0.87, 1.25))
+    head.text(left, title, content.title, fontsize=13, weight="bold", va="top")
+    head.text(left, headline, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
     head.text(
-        left, 0.50, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
+        left, note, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
         bbox={"facecolor": "#fff3d6", "edgecolor": "none", "pad": 4},
     )  # fmt: skip
-    half = (len(content.facts) + 1) // 2
     for column, rows in ((left, content.facts[:half]), (0.47, content.facts[half:])):
-        head.text(column, 0.28, "\n".join(f"{name}: {value}" for name, value in rows), fontsize=8, va="top")
+        head.text(column, facts, "\n".join(f"{name}: {value}" for name, value in rows), fontsize=8, va="top")
     pictures(middle)
     foot.text(left, 0.97, "How well the model did", fontsize=9, weight="bold", va="top")
     measures = [textwrap.fill(f"{name}: {value}", 46) for name, value in content.performance]
