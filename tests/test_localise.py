@@ -166,7 +166,7 @@ def test_splines_recover_a_known_displacement_and_sitk_agrees():
     grid[:3, 3] = (affine @ [8, 8, 8, 1])[:3]
     fixed = moved[part]
     brain = np.ones(fixed.shape, bool)
-    scan = registration.Scan(fixed, fixed, brain, grid)
+    scan = registration.Scan(fixed, fixed, brain, grid, fixed, np.zeros((2, 2)))
     image = registration.sitk_image(volume, affine)
     transform = refine(scan, fixed, image, sitk.AffineTransform(3), 22.0, 1e-5, 40)
     middle = grid @ [17, 14, 10, 1]

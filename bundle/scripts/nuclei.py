@@ -17,13 +17,15 @@ from scipy import ndimage
 
 from scripts import registration
 from scripts.errors import InputError
-from scripts.localise import Found, around, inverse, matrix_of
+from scripts.localise import Found, inverse, matrix_of
 from scripts.registration import RAS_LPS, sitk_image
 from scripts.splines import refine
 from scripts.template import Template
 
 NUCLEI = ("caudate", "putamen", "pallidum", "thalamus")
 SIDES = ("left", "right")
+#: What B-splines look at: the nuclei and so much around them, mm.
+AROUND_MM = 12.0
 #: Values in label images; 0 is background.
 LABELS = {f"{side}_{nucleus}": 1 + 4 * s + n for s, side in enumerate(SIDES) for n, nucleus in enumerate(NUCLEI)}
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -105,11 +107,9 @@ class NucleiReader:
             found: from `localise.locate`.
         """
         turned, lps, orientation = registration.ras(maps, affine)
-        work = registration.scan_on(turned, lps, registration.WORK_MM)
-        fine = registration.scan_on(turned, lps, registration.FINE_MM, work)
         start = found.transform
-        moved = affine_part(start)
-        part = around(fine, inverse(start, moved, self.template.outline_mm @ RAS_LPS), 12.0)
+        places = inverse(start, affine_part(start), self.template.outline_mm @ RAS_LPS)
+        part = registration.closer(turned, lps, registration.scan_on(turned, lps), places, AROUND_MM)
         if part is None:
             raise InputError("the nuclei lie outside of the scan; give the whole scan")
         transform = refine(part, registration.combined(part), self.target.combined, start, **self.lattice)
