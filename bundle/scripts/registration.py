@@ -14,6 +14,7 @@ module places are LPS millimetres of the scanner, as ITK has them; transforms ma
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -174,6 +175,16 @@ def scan_on(maps: np.ndarray, affine: np.ndarray) -> Scan:
     return Scan(flattened(t1, inside, local), iron_signal(qsm, r2star, inside, levels), inside, grid, local, levels)
 
 
+def bounds(
+    places: np.ndarray, shape: Sequence[int], affine: np.ndarray, margin_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """First voxels, and those behind the last ones, of a grid around some places `[N, 3]` and a margin."""
+    index = np.linalg.solve(affine, np.column_stack([places, np.ones(len(places))]).T)[:3].T
+    margin = margin_mm / np.linalg.norm(affine[:3, :3], axis=0)
+    low = np.maximum(np.floor(index.min(0) - margin), 0).astype(int)
+    return low, np.minimum(np.ceil(index.max(0) + margin) + 1, shape).astype(int)
+
+
 def closer(
     maps: np.ndarray, affine: np.ndarray, coarse: Scan, places: np.ndarray, margin_mm: float, target_mm: float = FINE_MM
 ) -> Scan | None:
@@ -191,11 +202,7 @@ def closer(
     """
     factors = blocks(affine, target_mm)
     grid = coarser(affine, factors)
-    shape = [n // f for n, f in zip(maps.shape[1:], factors, strict=True)]
-    index = np.linalg.solve(grid, np.column_stack([places, np.ones(len(places))]).T)[:3].T
-    margin = margin_mm / np.linalg.norm(grid[:3, :3], axis=0)
-    low = np.maximum(np.floor(index.min(0) - margin), 0).astype(int)
-    high = np.minimum(np.ceil(index.max(0) + margin) + 1, shape).astype(int)
+    low, high = bounds(places, [n // f for n, f in zip(maps.shape[1:], factors, strict=True)], grid, margin_mm)
     if (high - low).min() < 5:
         return None
     part = tuple(slice(a * f, b * f) for a, b, f in zip(low, high, factors, strict=True))
@@ -402,4 +409,3 @@ def align(scan: Scan, target: Target, pose: np.ndarray) -> tuple[sitk.AffineTran
 def combined(scan: Scan) -> np.ndarray:
     """T1W with the iron-rich nuclei made bright."""
     return scan.t1 + IRON_WEIGHT * np.clip(scan.iron, 0, 1)
-

@@ -87,8 +87,8 @@ def refine(
     def cost(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         coefficients = parameters.reshape(lattice)
         places = here + spread(np.tensordot(to_place, coefficients, 1), bases).reshape(-1, 3)
-        read = grid_sample(images, torch.from_numpy(places)[None, None, None], padding_mode="border", align_corners=True)
-        seen, *slopes = read[0, :, 0, 0].numpy()
+        places = torch.from_numpy(places)[None, None, None]
+        seen, *slopes = grid_sample(images, places, padding_mode="border", align_corners=True)[0, :, 0, 0].numpy()
         seen = centred(seen, inside)
         norm = max(float(np.sqrt(np.square(seen).sum())), 1e-9)
         likeness = float((wanted * seen).sum()) / norm
