@@ -69,6 +69,18 @@ def test_the_box_holds_the_nuclei_at_any_pose(located, number, skull):
     assert np.abs(box[up] - truth[up]).max() <= 2
 
 
+def test_maps_that_nobody_masked_give_the_right_box_all_the_same(tools):
+    """QSM and R2* of noise outside the brain, T1W with skull: the brain is then taken from T1W."""
+    scan = head(FIRST, skull=True)
+    rng = np.random.default_rng(0)
+    maps, outside = scan.maps.copy(), scan.maps[0] == 0
+    maps[0][outside] = rng.normal(0, 0.1, outside.sum())
+    maps[1][outside] = np.abs(rng.normal(30, 30, outside.sum()))
+    found = locate(maps, scan.affine, *tools, margin_mm=MARGIN_MM)
+    assert found.confidence >= 0.5
+    assert held(scan.labels, found.box) >= 0.99
+
+
 def test_the_same_scan_stored_otherwise_gives_the_same_place(tools, located):
     """Flipped storage, other axis order: the same voxels of the head, found without a hint."""
     scan = head(FIRST, skull=True)

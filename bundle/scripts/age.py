@@ -286,8 +286,10 @@ def draw_ages(rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any], sub
         axes.set_xlabel("age (years)")
     grid[0][0].legend(frameon=False, fontsize=8)
     simulated = "Simulated cohort. " if content["Input"].get("simulated") else ""
+    fitted = max(curve["controls"] for curve in content["Curves"]["Chimap"].values())
     figure.suptitle(
-        f"{simulated}Nuclei against age; line and bands: healthy controls, 5 to 95 and 25 to 75 percentiles",
+        f"{simulated}Nuclei against age; line and bands: fitted to {fitted} healthy controls, 5 to 95 and 25 to 75"
+        " percentiles",
         fontsize=11,
     )
     figure.tight_layout()
