@@ -63,12 +63,14 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         ("Scan", result["scan_id"]),
         *((f"Patient {key}", str(value)) for key, value in result.get("patient", {}).items()),
         *([("Age", f"{age:g} years")] if age is not None else []),
+        *([("Nuclei", f"not measured: {result['nuclei_missing']}")] if "nuclei_missing" in result else []),
         ("Class at threshold", f"{result['class']} (P(HH) from {result['threshold']:g} on is HH)"),
         ("Slices at or above it", f"{_above(result)} of {len(result['slices'])}"),
         (
             "Highest slice",
             f"{highest['slice']} (input slice {highest['input_slice']}), {highest['probability_HH']:.2f}",
         ),
+        *_usual_for_age(result.get("age_z_scores")),
     ]
     performance = [
         (name.replace("_", " ").replace("auc", "AUC"), f"{value:g}") for name, value in model["performance"].items()
@@ -91,6 +93,21 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         limits=LIMITS,
         made_by=made_by,
     )
+
+
+def _usual_for_age(scores: Mapping[str, Any] | None) -> Rows:
+    """A row a map: the z-score of each nucleus among healthy controls of the same age."""
+    if not scores:
+        return []
+    names = {"Chimap": "QSM", "R2starmap": "R2*"}
+    beyond = " (beyond the controls' ages)" if scores["extrapolated"] else ""
+    return [
+        (
+            f"{name}, SD from healthy of that age{beyond}",
+            ", ".join(f"{row['nucleus']} {row['z']:+.1f}" for row in scores["nuclei"] if row["map"] == suffix),
+        )
+        for suffix, name in names.items()
+    ]
 
 
 def _above(result: Mapping[str, Any]) -> int:
@@ -258,17 +275,18 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     """One A4 page: text above and below the pictures."""
     figure = Figure(figsize=(8.27, 11.69), layout="constrained")
     FigureCanvasAgg(figure)
-    head, middle, foot = figure.subfigures(3, 1, height_ratios=[1.75, 7.1, 2.85])
+    head, middle, foot = figure.subfigures(3, 1, height_ratios=[2.0, 7.1, 2.6])
     left = 0.04
     head.text(left, 0.93, content.title, fontsize=13, weight="bold", va="top")
-    head.text(left, 0.72, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
+    head.text(left, 0.75, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
     head.text(
-        left, 0.50, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
+        left, 0.56, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
         bbox={"facecolor": "#fff3d6", "edgecolor": "none", "pad": 4},
     )  # fmt: skip
-    half = (len(content.facts) + 1) // 2
+    half = len(content.facts) // 2
     for column, rows in ((left, content.facts[:half]), (0.47, content.facts[half:])):
-        head.text(column, 0.28, "\n".join(f"{name}: {value}" for name, value in rows), fontsize=8, va="top")
+        lines = [textwrap.fill(f"{name}: {value}", 68, subsequent_indent="    ") for name, value in rows]
+        head.text(column, 0.36, "\n".join(lines), fontsize=8, va="top")
     pictures(middle)
     foot.text(left, 0.97, "How well the model did", fontsize=9, weight="bold", va="top")
     measures = [textwrap.fill(f"{name}: {value}", 46) for name, value in content.performance]

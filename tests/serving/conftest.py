@@ -49,6 +49,7 @@ def infer(cohort: Path, output_dir: Path, **settings: str) -> Inferred:
         bundle_root=str(BUNDLE),
         dataset_dir=str(cohort),
         output_dir=str(output_dir),
+        nuclei="known",
         **settings,
     )
     workflow.initialize()
