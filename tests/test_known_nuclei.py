@@ -100,6 +100,8 @@ def test_inference_writes_nuclei_and_z_scores_into_json_and_report(cohort, curve
     workflow.run()
     made = json.loads((tmp_path / "out" / "sub-01" / "sub-01_prediction.json").read_text())
     assert made["age"] == 41 and len(made["nuclei"]) == 7 and made["age_z_scores"]["extrapolated"] is False
-    assert "41 years" in (tmp_path / "out" / "sub-01" / "sub-01_report.html").read_text()
+    page = (tmp_path / "out" / "sub-01" / "sub-01_report.html").read_text()
+    first = made["age_z_scores"]["nuclei"][0]
+    assert "41 years" in page and f"{first['nucleus']} {first['z']:+.1f}" in page
     other = json.loads((tmp_path / "out" / "sub-02" / "sub-02_prediction.json").read_text())
     assert "nuclei" not in other

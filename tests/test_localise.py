@@ -14,6 +14,7 @@ from refusal import refused
 
 from scripts import registration
 from scripts.cohort import find_scans
+from scripts.inference import used_box
 from scripts.localise import Found, check_scan, locate, sure_of
 from scripts.localiser import LOCALISE_DERIVATIVE, Localiser, check_boxes
 from scripts.phantom.anatomy import load_templates
@@ -372,7 +373,7 @@ def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_w
     assert parser.get_parsed_content("localise") == "auto"
     image = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
     assert image.shape == (3, 128, 128, 16)
-    assert image.meta["box_confidence"] == 0.9
+    assert used_box(image) == {"source": "found", "confidence": 0.9}
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -67,6 +67,7 @@ class Resultd(MapTransform):
                 "probability_HH": probability,
                 "class": CLASS_NAMES[int(probability >= self.threshold)],
                 "threshold": self.threshold,
+                "box": used_box(image),
                 "slices": [
                     {"slice": index, "input_slice": position, "probability_HH": float(p)}
                     for index, (position, p) in enumerate(
@@ -79,6 +80,15 @@ class Resultd(MapTransform):
                 data["result"]["nuclei" if isinstance(nuclei, list) else "nuclei_missing"] = nuclei
             data[key] = MetaTensor(output["evidence"], meta=image.meta, applied_operations=image.applied_operations)
         return data
+
+
+def used_box(image: MetaTensor) -> dict[str, Any]:
+    """Where the basal ganglia's box came from: `source` (`annotated`, `found` or `whole`), and `confidence` if found.
+
+    Empty where the preprocessing did not say.
+    """
+    known = {"source": image.meta.get("box_source"), "confidence": image.meta.get("box_confidence")}
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def input_slices(image: MetaTensor) -> list[int]:

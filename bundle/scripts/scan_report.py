@@ -70,7 +70,8 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
             "Highest slice",
             f"{highest['slice']} (input slice {highest['input_slice']}), {highest['probability_HH']:.2f}",
         ),
-        *_usual_for_age(result.get("age_z_scores")),
+        *_box_facts(result.get("box", {})),
+        *_age_facts(result.get("age_z_scores", {})),
     ]
     performance = [
         (name.replace("_", " ").replace("auc", "AUC"), f"{value:g}") for name, value in model["performance"].items()
@@ -95,19 +96,24 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
     )
 
 
-def _usual_for_age(scores: Mapping[str, Any] | None) -> Rows:
-    """A row a map: the z-score of each nucleus among healthy controls of the same age."""
-    if not scores:
-        return []
-    names = {"Chimap": "QSM", "R2starmap": "R2*"}
-    beyond = " (beyond the controls' ages)" if scores["extrapolated"] else ""
-    return [
-        (
-            f"{name}, SD from healthy of that age{beyond}",
-            ", ".join(f"{row['nucleus']} {row['z']:+.1f}" for row in scores["nuclei"] if row["map"] == suffix),
-        )
-        for suffix, name in names.items()
+def _box_facts(box: Mapping[str, Any]) -> Rows:
+    """Where the box came from, and how sure that is."""
+    if box.get("source") == "found":
+        return [("Basal ganglia box", f"found by registration, confidence {box['confidence']:.2f}")]
+    words = {"annotated": "annotated", "whole": "none, the whole scan was read"}
+    return [("Basal ganglia box", words[box["source"]])] if box.get("source") in words else []
+
+
+def _age_facts(scores: Mapping[str, Any]) -> Rows:
+    """z-scores of the nuclei against healthy controls of the same age, a line a map."""
+    names = {"Chimap": "z of QSM", "R2starmap": "z of R2*"}
+    rows = [
+        (words, ", ".join(f"{s['nucleus']} {s['z']:+.1f}" for s in scores.get("nuclei", ()) if s["map"] == suffix))
+        for suffix, words in names.items()
     ]
+    rows = [(words, text) for words, text in rows if text]
+    beyond = ", extrapolated beyond their ages" if scores.get("extrapolated") else ""
+    return [*rows, ("z", f"SD from healthy controls of the same age{beyond}")] if rows else []
 
 
 def _above(result: Mapping[str, Any]) -> int:
@@ -275,18 +281,20 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     """One A4 page: text above and below the pictures."""
     figure = Figure(figsize=(8.27, 11.69), layout="constrained")
     FigureCanvasAgg(figure)
-    head, middle, foot = figure.subfigures(3, 1, height_ratios=[2.0, 7.1, 2.6])
-    left = 0.04
-    head.text(left, 0.93, content.title, fontsize=13, weight="bold", va="top")
-    head.text(left, 0.75, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
+    rows = [textwrap.fill(f"{name}: {value}", 68, subsequent_indent="    ") for name, value in content.facts]
+    columns = ["\n".join(part) for part in (rows[: (len(rows) + 1) // 2], rows[(len(rows) + 1) // 2 :])]
+    lines = max(3, *(column.count("\n") + 1 for column in columns))
+    height = 1.3 + 0.15 * lines  # inches: title, headline, note, and the facts' lines
+    head, middle, foot = figure.subfigures(3, 1, height_ratios=[height, 8.85 - height, 2.85])
+    left, title, headline, note, facts = 0.04, *(1 - inches / height for inches in (0.12, 0.49, 0.87, 1.25))
+    head.text(left, title, content.title, fontsize=13, weight="bold", va="top")
+    head.text(left, headline, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
     head.text(
-        left, 0.56, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
+        left, note, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
         bbox={"facecolor": "#fff3d6", "edgecolor": "none", "pad": 4},
     )  # fmt: skip
-    half = len(content.facts) // 2
-    for column, rows in ((left, content.facts[:half]), (0.47, content.facts[half:])):
-        lines = [textwrap.fill(f"{name}: {value}", 68, subsequent_indent="    ") for name, value in rows]
-        head.text(column, 0.36, "\n".join(lines), fontsize=8, va="top")
+    for place, column in zip((left, 0.47), columns, strict=True):
+        head.text(place, facts, column, fontsize=8, va="top")
     pictures(middle)
     foot.text(left, 0.97, "How well the model did", fontsize=9, weight="bold", va="top")
     measures = [textwrap.fill(f"{name}: {value}", 46) for name, value in content.performance]
