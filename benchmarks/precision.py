@@ -101,7 +101,8 @@ def main() -> None:
         change = (torch.tensor(values) - compared).abs()
         flips = int(((torch.tensor(values) >= 0.5) != (compared >= 0.5)).sum())
         result["ways"][name] = {
-            "scans": len(values), "largest_change": float(change.max()), "mean_change": float(change.mean()), "other_class": flips,
+            "scans": len(values), "other_class": flips,
+            "largest_change": float(change.max()), "mean_change": float(change.mean()),
             "cpu_seconds": middle[name], "times_float32": middle["float32"] / middle[name],
             "met": float(change.max()) < LARGEST_CHANGE,
         }  # fmt: skip
