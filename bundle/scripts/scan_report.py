@@ -236,7 +236,7 @@ def draw_probabilities(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.axhline(result["threshold"], color="0.4", linewidth=0.8, linestyle=":", label="threshold")
     axes.axhline(result["probability_HH"], color="black", linewidth=1.2, label="scan")
     axes.set(ylim=(0, 1), xlabel="slice, from foot to head", ylabel="P(HH)", xticks=slices)
-    axes.set_title("Probability by slice", fontsize=9)
+    axes.set_title("Probability by slice", fontsize=9, loc="left")
     axes.tick_params(labelsize=7)
     axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
