@@ -94,8 +94,8 @@ def write_summary(
                 f"<div class=counts><div><b>{total}</b>scans</div><div class=HH><b>{classes['HH']}</b>HH</div>"
                 f"<div class=HC><b>{classes['HC']}</b>HC</div><div class=failed><b>{failed}</b>failed</div></div>"
                 f"<h2>Probability of HH</h2>{histogram(bins, run.settings.get('threshold'))}"
-                f"<p>{fresh} scans in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {processes}){resumed}. All numbers:"
-                f" <a href='{quote(Path(table).name)}'>{html.escape(Path(table).name)}</a>, settings:"
+                f"<p>{fresh} scans in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {processes}){resumed}."
+                f" All numbers: <a href='{quote(Path(table).name)}'>{html.escape(Path(table).name)}</a>, settings:"
                 f" <a href='run.json'>run.json</a>.</p>"
             )
             if failed:
