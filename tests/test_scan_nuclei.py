@@ -31,7 +31,11 @@ def inferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "cohort" / "participants.tsv").write_text("participant_id\tage\nsub-01\t50\n")
     torch.manual_seed(0)
     save_weights(QNet(4, 8), root / "model.pt", torch.float32)
-    curves = {"AgeRange": [20, 80], "Curves": {suffix: dict.fromkeys(NUCLEI, CURVE) for suffix in MEASURED}}
+    curves = {
+        "AgeRange": [20, 80],
+        "Input": {"simulated": True},
+        "Curves": {suffix: dict.fromkeys(NUCLEI, CURVE) for suffix in MEASURED},
+    }
     (root / "curves.json").write_text(json.dumps(curves))
     workflow = ConfigWorkflow(
         config_file=str(BUNDLE / "configs" / "inference.yaml"),
@@ -75,7 +79,7 @@ def test_json_and_report_compare_them_with_healthy_people_of_that_age(inferred):
         ["pdftotext", inferred / "sub-01_report.pdf", "-"], capture_output=True, text=True, check=True
     ).stdout
     (putamen,) = [z for z in made["age_z_scores"]["nuclei"] if (z["map"], z["nucleus"]) == ("Chimap", "putamen")]
-    assert f"putamen {putamen['z']:+.1f}" in words
+    assert f"putamen {putamen['z']:+.1f}" in words and "simulated healthy controls" in " ".join(words.split())
 
 
 def image(shape: tuple[int, ...] = (24, 24, 12)) -> dict:

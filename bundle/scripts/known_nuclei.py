@@ -76,7 +76,7 @@ def usual_for_age(
         curves: from `scripts.age.read_reference_curves`.
 
     Returns:
-        see `scripts.age.age_z_scores`.
+        see `scripts.age.age_z_scores`; also `simulated`: whether those controls are.
     """
     if not nuclei or age is None or curves is None:
         return None
@@ -87,7 +87,8 @@ def usual_for_age(
         if suffix in row
     }
     names = [f"{suffix}_{side}_{nucleus}_mean" for suffix in MEASURED for side in SIDES for nucleus in NUCLEI]
-    return age_z_scores({name: means.get(name, math.nan) for name in names}, age, curves)
+    scores = age_z_scores({name: means.get(name, math.nan) for name in names}, age, curves)
+    return {**scores, "simulated": bool(curves.get("Input", {}).get("simulated"))}
 
 
 def bands(curves: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:

@@ -113,7 +113,8 @@ def _age_facts(scores: Mapping[str, Any]) -> Rows:
     ]
     rows = [(words, text) for words, text in rows if text]
     beyond = ", extrapolated beyond their ages" if scores.get("extrapolated") else ""
-    return [*rows, ("z", f"SD from healthy controls of the same age{beyond}")] if rows else []
+    made = "simulated " if scores.get("simulated") else ""
+    return [*rows, ("z", f"SD from {made}healthy controls of the same age{beyond}")] if rows else []
 
 
 def _above(result: Mapping[str, Any]) -> int:
@@ -157,7 +158,8 @@ def write_scan_report(
         columns = bottom.subplots(1, 2 if nuclei else 1, width_ratios=[1.3, 1] if nuclei else None, squeeze=False)[0]
         draw_probabilities(columns[0], result)
         if nuclei:
-            draw_nuclei(columns[1], nuclei, age, curves or {})
+            simulated = result.get("age_z_scores", {}).get("simulated", False)
+            draw_nuclei(columns[1], nuclei, age, curves or {}, simulated)
 
     write_aside(pdf_path, lambda part: write_pdf(part, content, pictures))
     page = html_page(content, png(pictures, maps_height + PLOT_HEIGHT))
@@ -247,6 +249,7 @@ def draw_nuclei(
     nuclei: Sequence[Mapping[str, Any]],
     age: float | None,
     curves: Mapping[str, Mapping[str, Sequence[float]]],
+    simulated: bool = False,
 ) -> None:
     """Mean susceptibility of each nucleus, and the band (2 SD) of healthy people of the same age where known."""
     names = list(dict.fromkeys(str(row["nucleus"]) for row in nuclei))
@@ -260,8 +263,9 @@ def draw_nuclei(
             if row["nucleus"] == name:
                 marker = {"left": "<", "right": ">"}.get(str(row.get("side", "")), "o")
                 axes.plot(position, float(row["Chimap"]), marker, color=HH_COLOUR, markersize=5)
+    who = "simulated healthy" if simulated else "healthy"
     known = age is not None and bool(curves)
-    axes.set_title("Nuclei, mean QSM (ppm)" + (f"; grey: healthy at {age:g}, 2 SD" if known else ""), fontsize=9)
+    axes.set_title("Nuclei, mean QSM (ppm)" + (f"; grey: {who} at {age:g}, 2 SD" if known else ""), fontsize=9)
     axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=20, fontsize=7)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
