@@ -85,7 +85,7 @@ def test_json_and_report_compare_them_with_healthy_people_of_that_age(inferred):
 def image(shape: tuple[int, ...] = (24, 24, 12)) -> dict:
     values = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
     affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
-    return {"image": MetaTensor(values, affine=affine, meta={"filename_or_obj": "/data/somebody/study.nii.gz"})}
+    return {"image": MetaTensor(values, affine=affine, meta={"filename_or_obj": "data/somebody/study.nii.gz"})}
 
 
 def test_a_scan_that_cannot_be_measured_passes_with_the_reason_and_no_place():
