@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from blobs import BUNDLE
 from heads import head, held, made_template, tight, write_scan
 from refusal import refused
@@ -24,6 +25,7 @@ from scripts.transforms import preprocessing
 
 #: Heads of these numbers are not in the benchmark and were not used for tuning.
 FIRST = 70_000
+MARGIN_MM = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())["localise_margin_mm"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def located(tools):
         key = (number, *sorted(how.items()))
         if key not in known:
             scan = head(number, **how)
-            known[key] = locate(scan.maps, scan.affine, *tools, margin_mm=4.0)
+            known[key] = locate(scan.maps, scan.affine, *tools, margin_mm=MARGIN_MM)
         return known[key]
 
     return get
@@ -76,7 +78,7 @@ def test_the_same_scan_stored_otherwise_gives_the_same_place(tools, located):
     turn = nib.orientations.ornt_transform(current, nib.orientations.axcodes2ornt("SLA"))
     maps = np.stack([nib.orientations.apply_orientation(channel, turn) for channel in scan.maps])
     affine = image.affine @ nib.orientations.inv_ornt_aff(turn, scan.labels.shape)
-    again = locate(maps, affine, *tools, margin_mm=4.0)
+    again = locate(maps, affine, *tools, margin_mm=MARGIN_MM)
     mask = np.zeros(scan.labels.shape, np.uint8)
     mask[tuple(slice(*pair) for pair in found.box)] = 1
     moved = np.argwhere(nib.orientations.apply_orientation(mask, turn))
@@ -86,7 +88,7 @@ def test_the_same_scan_stored_otherwise_gives_the_same_place(tools, located):
 
 def test_localisation_gives_the_same_numbers_again(tools, located):
     scan = head(FIRST + 1, skull=False)
-    again = locate(scan.maps, scan.affine, *tools, margin_mm=4.0)
+    again = locate(scan.maps, scan.affine, *tools, margin_mm=MARGIN_MM)
     assert again.box == located(FIRST + 1, skull=False).box
     assert again.measures == located(FIRST + 1, skull=False).measures
 
@@ -96,7 +98,7 @@ def test_the_margin_is_added_in_plane_alone(tools, located):
     found = located(FIRST, skull=True)
     from scripts.localise import box_around
 
-    wider = np.array(box_around(found.outline_mm, scan.labels.shape, scan.affine, 10.0, "x", 1.0))
+    wider = np.array(box_around(found.outline_mm, scan.labels.shape, scan.affine, MARGIN_MM + 6, "x", 1.0))
     grown = np.abs(wider - np.array(found.box)) * np.linalg.norm(scan.affine[:3, :3], axis=0)[:, None]
     up = up_axis(scan.affine)
     assert not grown[up].any()
@@ -166,7 +168,7 @@ def test_splines_recover_a_known_displacement_and_sitk_agrees():
     grid[:3, 3] = (affine @ [8, 8, 8, 1])[:3]
     fixed = moved[part]
     brain = np.ones(fixed.shape, bool)
-    scan = registration.Scan(fixed, fixed, brain, grid)
+    scan = registration.Scan(fixed, fixed, brain, grid, fixed, np.zeros((2, 2)))
     image = registration.sitk_image(volume, affine)
     transform = refine(scan, fixed, image, sitk.AffineTransform(3), 22.0, 1e-5, 40)
     middle = grid @ [17, 14, 10, 1]
@@ -192,7 +194,7 @@ def bottle() -> tuple[np.ndarray, np.ndarray]:
 def test_a_bottle_is_not_taken_for_a_brain(tools):
     maps, affine = bottle()
     try:
-        found = locate(maps, affine, *tools, margin_mm=4.0)
+        found = locate(maps, affine, *tools, margin_mm=MARGIN_MM)
     except ValueError as error:
         assert ";" in str(error)
     else:
@@ -203,7 +205,7 @@ def test_noise_is_not_taken_for_a_brain(tools):
     rng = np.random.default_rng(0)
     maps = np.stack([rng.normal(size=(44, 44, 22)) * s + m for m, s in ((0, 0.01), (10, 3), (300, 50))])
     try:
-        found = locate(maps.astype(np.float32), np.diag([4, 4, 5, 1.0]), *tools, margin_mm=4.0)
+        found = locate(maps.astype(np.float32), np.diag([4, 4, 5, 1.0]), *tools, margin_mm=MARGIN_MM)
     except ValueError as error:
         assert ";" in str(error)
     else:
@@ -214,7 +216,7 @@ def test_a_scan_without_a_brain_is_refused(tools):
     maps = np.zeros((3, 80, 80, 30), np.float32)
     maps[:, 40:44, 40:44, 10:12] = 1
     with refused("scan-7", "no brain"):
-        locate(maps, np.diag([2.5, 2.5, 3, 1.0]), *tools, margin_mm=4.0, name="scan-7")
+        locate(maps, np.diag([2.5, 2.5, 3, 1.0]), *tools, margin_mm=MARGIN_MM, name="scan-7")
 
 
 @pytest.mark.parametrize("end", ["foot", "head"])
@@ -226,7 +228,7 @@ def test_a_brain_cut_through_the_basal_ganglia_is_refused_or_uncertain(tools, en
     affine = scan.affine.copy()
     affine[:3, 3] = (scan.affine @ [0, 0, first, 1])[:3]
     try:
-        found = locate(scan.maps[..., part], affine, *tools, margin_mm=4.0, name="scan-8")
+        found = locate(scan.maps[..., part], affine, *tools, margin_mm=MARGIN_MM, name="scan-8")
     except ValueError as error:
         assert "scan-8" in str(error) and ";" in str(error)
     else:
@@ -268,7 +270,7 @@ def test_an_infants_head_or_a_wrong_voxel_size_is_refused(tools):
     scan = head(FIRST, skull=True)
     affine = scan.affine @ np.diag([0.6, 0.6, 0.6, 1.0])
     try:
-        found = locate(scan.maps, affine, *tools, margin_mm=4.0, name="scan-11")
+        found = locate(scan.maps, affine, *tools, margin_mm=MARGIN_MM, name="scan-11")
     except ValueError as error:
         assert "scan-11" in str(error) and ";" in str(error)
     else:

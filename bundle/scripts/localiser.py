@@ -46,7 +46,7 @@ class Localiser:
     def __init__(
         self,
         template: str | os.PathLike,
-        margin_mm: float = 4.0,
+        margin_mm: float = 5.0,
         least_confidence: float = 0.5,
         cache_dir: str | os.PathLike | None = None,
         pictures: bool = True,

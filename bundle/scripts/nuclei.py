@@ -17,13 +17,15 @@ from scipy import ndimage
 
 from scripts import registration
 from scripts.errors import InputError
-from scripts.localise import Found, around, inverse, matrix_of
-from scripts.registration import RAS_LPS, sitk_image
+from scripts.localise import Found, inverse, matrix_of
+from scripts.registration import RAS_LPS, bounds, sitk_image
 from scripts.splines import refine
-from scripts.template import Template
+from scripts.template import Template, sphere
 
 NUCLEI = ("caudate", "putamen", "pallidum", "thalamus")
 SIDES = ("left", "right")
+#: What B-splines look at: the nuclei and so much around them, mm.
+AROUND_MM = 12.0
 #: Values in label images; 0 is background.
 LABELS = {f"{side}_{nucleus}": 1 + 4 * s + n for s, side in enumerate(SIDES) for n, nucleus in enumerate(NUCLEI)}
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -49,6 +51,9 @@ class Atlas:
         except FileNotFoundError as error:
             raise InputError(f"nuclei: {error}; the atlas is read from that package at run time") from error
         self.membership = membership / np.maximum(membership.sum(0), 1.0)
+        points = np.argwhere(self.membership.max(0) > 0.5) + self.origin
+        #: `[N, 3]`, corners of the hull of all nuclei, MNI mm.
+        self.outline_mm = points[np.unique((points @ sphere(200).T).argmax(0))]
 
     def image(self, volume: np.ndarray) -> sitk.Image:
         """`[X, Y, Z]` on the atlas' grid as a SimpleITK image."""
@@ -105,23 +110,24 @@ class NucleiReader:
             found: from `localise.locate`.
         """
         turned, lps, orientation = registration.ras(maps, affine)
-        work = registration.scan_on(turned, lps, registration.WORK_MM)
-        fine = registration.scan_on(turned, lps, registration.FINE_MM, work)
         start = found.transform
-        moved = affine_part(start)
-        part = around(fine, inverse(start, moved, self.template.outline_mm @ RAS_LPS), 12.0)
+        places = inverse(start, affine_part(start), self.atlas.outline_mm @ RAS_LPS)
+        part = registration.closer(turned, lps, registration.scan_on(turned, lps), places, AROUND_MM)
         if part is None:
             raise InputError("the nuclei lie outside of the scan; give the whole scan")
         transform = refine(part, registration.combined(part), self.target.combined, start, **self.lattice)
-        frame = sitk_image(np.zeros(turned.shape[1:], np.uint8), lps)
-        resampled = [
-            sitk.GetArrayFromImage(
-                sitk.Resample(self.atlas.image(volume), frame, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
-            ).transpose(2, 1, 0)
-            for volume in self.atlas.membership
-        ]
+        # Only around the nuclei: a map of the paper's size has a hundred times as many voxels.
+        low, high = bounds(places, turned.shape[1:], lps, AROUND_MM)
+        corner = lps.copy()
+        corner[:3, 3] = (lps @ [*low, 1])[:3]
+        frame = sitk_image(np.zeros(high - low, np.uint8), corner)
+        membership = np.zeros((len(NUCLEI), *turned.shape[1:]), np.float32)
+        here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        for n, volume in enumerate(self.atlas.membership):
+            moved = sitk.Resample(self.atlas.image(volume), frame, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+            membership[(n, *here)] = sitk.GetArrayFromImage(moved).transpose(2, 1, 0)
         back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), orientation)
-        return np.stack([nib.orientations.apply_orientation(volume, back) for volume in resampled])
+        return np.stack([nib.orientations.apply_orientation(volume, back) for volume in membership])
 
     def labels(self, membership: np.ndarray, affine: np.ndarray, found: Found) -> np.ndarray:
         """Label image, uint8 `[I, J, K]`, values of LABELS.
