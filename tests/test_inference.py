@@ -24,7 +24,7 @@ from scripts.networks import QNet, load_weights, save_weights
 from scripts.provenance import check_trained_with
 from scripts.transforms import preprocessing
 
-SETTINGS = {"spatial_size": [32, 32], "num_slices": 4, "hidden_size": 8}
+SETTINGS = {"spatial_size": [32, 32], "num_slices": 4, "hidden_size": 8, "nuclei": "known"}
 
 
 def infer(weights: Path, dataset_dir: Path, output_dir: Path, **changed) -> subprocess.CompletedProcess:

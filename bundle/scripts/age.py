@@ -185,6 +185,11 @@ def read_reference_curves(path: str | os.PathLike) -> dict[str, Any] | None:
     return content
 
 
+def curves_sha256(path: str | os.PathLike) -> str | None:
+    """SHA-256 of the curves beside a model; None where there are none."""
+    return sha256(path) if Path(path).exists() else None
+
+
 def age_z_scores(nuclei_row: Mapping[str, Any], age: float, curves: Mapping[str, Any]) -> dict[str, Any]:
     """How far each nucleus of one subject lies from healthy controls of the same age.
 

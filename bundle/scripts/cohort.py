@@ -135,6 +135,21 @@ def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dic
     return {row["participant_id"]: row for row in rows}
 
 
+def known_ages(table: Path) -> dict[str, float]:
+    """Participant -> age in years, of those whose age is a number; none without a table or a column `age`."""
+    if not table.exists():
+        return {}
+    ages = {}
+    for name, person in read_participants(table, ["participant_id"]).items():
+        try:
+            age = float(person.get("age") or "nan")
+        except ValueError:
+            continue
+        if 0 <= age <= 120:
+            ages[name] = age
+    return ages
+
+
 def chosen_scans(dataset_dir: str | Path, participants: str | Path | None) -> list[dict[str, Any]]:
     """`find_scans`, but only of the participants that a table names; None takes all.
 

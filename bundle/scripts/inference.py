@@ -1,5 +1,6 @@
 """From a network input to a scan's result: probability, class, per-slice probabilities and the evidence volume."""
 
+import json
 from typing import Any
 
 import nibabel as nib
@@ -41,6 +42,8 @@ class Resultd(MapTransform):
     """Split what `QNetInferer` gave for one scan: `result`, a plain dictionary, and `pred`, the evidence volume.
 
     The evidence `[1, H, W, S]` takes over the image's metadata, which says how to bring it back to the input's grid.
+    Nuclei that the preprocessing measured (`scripts.scan_nuclei`) are `nuclei` of the result, or `nuclei_missing`, the
+    reason.
 
     Args:
         keys: the inferer's output.
@@ -72,6 +75,9 @@ class Resultd(MapTransform):
                     )
                 ],
             }
+            if "nuclei" in image.meta:
+                nuclei = json.loads(image.meta["nuclei"])
+                data["result"]["nuclei" if isinstance(nuclei, list) else "nuclei_missing"] = nuclei
             data[key] = MetaTensor(output["evidence"], meta=image.meta, applied_operations=image.applied_operations)
         return data
 

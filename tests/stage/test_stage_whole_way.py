@@ -108,6 +108,7 @@ def test_the_maps_go_into_inference_as_they_are(maps, tmp_path):
         dataset_dir=str(maps),
         output_dir=str(tmp_path),
         localise="whole",
+        nuclei="known",
     )
     run(flow)
     found = json.loads((tmp_path / "sub-01" / "sub-01_prediction.json").read_text())
