@@ -17,6 +17,7 @@ from scripts import registration
 from scripts.cohort import find_scans
 from scripts.inference import used_box
 from scripts.localise import Found, check_scan, locate, sure_of
+from scripts.localise_cohort import localise_cohort
 from scripts.localiser import LOCALISE_DERIVATIVE, Localiser, check_boxes
 from scripts.phantom.anatomy import load_templates
 from scripts.splines import basis, bending_of, refine
@@ -332,6 +333,22 @@ def test_a_scan_without_annotation_goes_through_and_is_kept(cohort, monkeypatch)
     annotated = {**scan, "box": content["Box"]}
     given = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "annotated")(annotated)["image"]
     assert torch.equal(given.as_tensor(), first.as_tensor())
+
+
+def test_the_page_of_a_cohort_shows_refused_scans_first_and_compares_with_the_annotation(cohort, tmp_path):
+    good = head(FIRST, skull=True)
+    thin = type(good)(good.maps[..., :2], good.affine, good.labels[..., :2], good.how)
+    write_scan(tmp_path, "sub-02", thin)
+    (known,), (cut,) = find_scans(cohort), find_scans(tmp_path)
+    localiser = Localiser(made_template(), cache_dir=cohort / LOCALISE_DERIVATIVE)
+    scans = [{**known, "box": tight(good.labels).tolist()}, cut]
+    with refused("1 of 2", "sub-02"):
+        localise_cohort(cohort / LOCALISE_DERIVATIVE, scans, localiser, annotated_too=True)
+    first, second = (cohort / LOCALISE_DERIVATIVE / "localise.tsv").read_text().splitlines()[1:]
+    assert first.split("\t")[2] == "ok" and float(first.split("\t")[4]) >= 0.99
+    assert second.split("\t")[2] == "refused"
+    page = (cohort / LOCALISE_DERIVATIVE / "index.html").read_text()
+    assert page.index("sub-02: refused") < page.index("sub-01: confidence") < page.index("of the annotated box")
 
 
 def test_a_kept_box_of_other_settings_is_not_read(cohort, monkeypatch):
