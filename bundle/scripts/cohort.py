@@ -166,8 +166,9 @@ def chosen_scans(dataset_dir: str | Path, participants: str | Path | None) -> li
     return [scan for scan in scans if scan["participant_id"] in wanted]
 
 
-def write_held_out(path: str | Path, scans: list[dict[str, Any]]) -> None:
-    """Write the held-out participants and their groups as a table, for `inference.yaml`'s `participants`."""
+def write_participants(path: str | Path, scans: list[dict[str, Any]]) -> None:
+    """Write the participants of some scans and their groups as a table: those that training held out, for
+    `inference.yaml`'s `participants`, and those that it saw, for `nuclei.yaml`'s `training_participants`."""
     names = {index: name for name, index in GROUPS.items()}
     rows = sorted({(scan["participant_id"], names[scan["label"]]) for scan in scans})
     lines = ["participant_id\tgroup", *("\t".join(row) for row in rows)]
