@@ -56,7 +56,7 @@ def measure(dataset_dir: Path, output: Path, rounds: int) -> dict:
     item, network = find_scans(dataset_dir)[0], load_weights(QNet(), weights)
     steps = preprocessing("cropped", [128, 128], 16, [0.5, 99.5], "annotated")
     result, back, infer = Resultd("pred"), ToInputGridd("pred", "evidence"), QNetInferer()
-    run = RunFolder(output, {}, {"software": software()}, ("json", "evidence"))
+    run = RunFolder(output, {}, {"software": software(), "input": {}}, ("json", "evidence"))
     model = model_info(weights)
     stage: dict[str, list[float]] = {name: [] for name in STEPS}
 

@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "bundle"), str(HERE)]
 
 import torch  # noqa: E402
+import yaml  # noqa: E402
 from moved_heads import BUNDLE, moved_head, whole_head  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -31,8 +32,8 @@ from scripts.provenance import software, write_aside, write_json  # noqa: E402
 from scripts.template import load_template  # noqa: E402
 
 FIRST = 100_000
-MARGIN_MM = 4.0  # train.yaml's localise_margin_mm
-LEAST_CONFIDENCE = 0.5  # train.yaml's localise_confidence
+SETTINGS = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())
+MARGIN_MM, LEAST_CONFIDENCE = SETTINGS["localise_margin_mm"], SETTINGS["localise_confidence"]
 RESULTS = HERE / "results"
 
 
@@ -124,7 +125,7 @@ def main() -> None:
     torch.set_num_threads(2)
     template = load_template(arguments.template)
     target = registration.target_of(template)
-    key = {"code": code_hash(), "template": template.sha256}
+    key = {"code": code_hash(), "template": template.sha256, "margin_mm": MARGIN_MM}
     kept = RESULTS / "localisation.json"
     before = json.loads(kept.read_text()) if kept.exists() else {}
     rows = before["heads"] if all(before.get(name) == value for name, value in key.items()) else []
@@ -132,7 +133,7 @@ def main() -> None:
     done = {row["number"] for row in rows}
     todo = [n for n in range(FIRST, FIRST + arguments.count) if n not in done]
     stop = time.monotonic() + 60 * arguments.minutes
-    content = {"simulated": True, "software": software(), **key, "margin_mm": MARGIN_MM, "heads": rows}
+    content = {"simulated": True, "software": software(), **key, "heads": rows}
     if todo:
         templates = whole_head()
         for number in tqdm(todo, desc="localisation", unit="head"):

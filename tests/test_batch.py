@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -207,11 +208,15 @@ def test_the_summary_counts_scans_links_reports_and_escapes_what_it_shows(tmp_pa
     write_predictions(tmp_path / "predictions.csv", rows)
     model = {"name": "Q-Net", "version": "1", "sha256": "ab"}
     run_folder = folder(tmp_path, ("json", "report"), threshold=0.5)
+    for name in ("sub 1_sr.dcm", "sub 1_report.html", "sub 11_report.html"):
+        (tmp_path / "sub 1").mkdir(exist_ok=True)
+        (tmp_path / "sub 1" / name).touch()
     write_summary(tmp_path / "summary.html", tmp_path / "predictions.csv", run_folder, model, "Research use only.")
     page = (tmp_path / "summary.html").read_text()
     assert "<b>2</b>scans" in page and "<b>1</b>HH" in page and "<b>0</b>HC" in page and "<b>1</b>failed" in page
     assert "0.90 to 0.95: 1 scans" in page and page.count(": 0 scans</title>") == 19
-    assert "href='sub%201/sub%201_report.html'" in page
+    links = re.findall(r"href='(sub[^']*)'", page)
+    assert links == ["sub%201/sub%201_report.html", "sub%201/sub%201_sr.dcm"]
     assert "<script>" not in page and "<b>x" not in page
 
 

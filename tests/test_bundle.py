@@ -83,7 +83,7 @@ def test_inference_runs_from_the_bundle_and_from_the_repository(folder, shared_c
     result = monai_bundle(
         "run", "--config_file", f"{root}/configs/inference.yaml", "--bundle_root", root, "--weights", weights,
         "--dataset_dir", str(shared_cohort), "--output_dir", str(tmp_path / "out"),
-        folder=folder,
+        "--nuclei", "known", folder=folder,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     assert len(list((tmp_path / "out").glob("*/*_evidence.nii.gz"))) == 12

@@ -20,7 +20,7 @@ from scripts.cohort import (
     read_box,
     read_participants,
     split,
-    write_held_out,
+    write_participants,
 )
 from scripts.provenance import check_output_dir
 
@@ -226,7 +226,7 @@ def test_a_chosen_participant_without_a_scan_is_refused(shared_cohort, tmp_path)
 
 def test_the_held_out_table_reads_back(shared_cohort, tmp_path):
     _, held_out = split(labelled_scans(shared_cohort), 3, 0, 0)
-    write_held_out(tmp_path / "held_out.tsv", held_out)
+    write_participants(tmp_path / "held_out.tsv", held_out)
     rows = read_participants(tmp_path / "held_out.tsv", ["participant_id", "group"])
     assert {name: row["group"] for name, row in rows.items()} == {
         scan["participant_id"]: ("HC", "HH")[scan["label"]] for scan in held_out

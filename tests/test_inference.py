@@ -24,7 +24,7 @@ from scripts.networks import QNet, load_weights, save_weights
 from scripts.provenance import check_trained_with
 from scripts.transforms import preprocessing
 
-SETTINGS = {"spatial_size": [32, 32], "num_slices": 4, "hidden_size": 8}
+SETTINGS = {"spatial_size": [32, 32], "num_slices": 4, "hidden_size": 8, "nuclei": "known"}
 
 
 def infer(weights: Path, dataset_dir: Path, output_dir: Path, **changed) -> subprocess.CompletedProcess:
@@ -108,6 +108,7 @@ def test_the_json_holds_what_the_network_says_of_the_scan(good, weights):
         assert found["class"] == ("HH" if expected >= 0.5 else "HC")
         assert [row["probability_HH"] for row in found["slices"]] == pytest.approx(slices, abs=1e-5)
         assert [row["slice"] for row in found["slices"]] == [0, 1, 2, 3]
+        assert found["box"] == {"source": "annotated"}
 
 
 def test_the_json_says_what_made_it(good, weights):

@@ -10,9 +10,9 @@ from monai.bundle import ConfigWorkflow
 from refusal import refused
 from scipy.stats import norm
 
-from scripts.age import iron_curve
+from scripts.age import iron_curve, read_reference_curves
 from scripts.cohort import find_scans
-from scripts.known_nuclei import NUCLEI_TABLE, with_nuclei
+from scripts.known_nuclei import NUCLEI_TABLE, usual_for_age, with_nuclei
 from scripts.networks import QNet, save_weights
 from scripts.nuclei import MEASURED, NUCLEI, SIDES
 
@@ -45,33 +45,37 @@ def curves(tmp_path: Path) -> Path:
 
 
 def test_a_measured_scan_gets_its_nuclei_age_and_z_scores(cohort, curves):
-    first, second = with_nuclei(find_scans(cohort), str(cohort), None, curves)
-    assert "nuclei" not in second
+    first, second = with_nuclei(find_scans(cohort), str(cohort), None)
+    assert "nuclei" not in second and second["age"] == 42
     assert len(first["nuclei"]) == 7
     assert first["nuclei"][0] == {
         "nucleus": NUCLEI[0], "side": "left", "Chimap": 0.08, "R2starmap": 30.0, "volume_mm3": 1500.0,
     }  # fmt: skip
     assert first["age"] == 41
-    (caudate,) = [s for s in first["age_z_scores"]["nuclei"] if (s["map"], s["nucleus"]) == ("Chimap", "caudate")]
+    scores = usual_for_age(first["nuclei"], first["age"], read_reference_curves(curves))
+    (caudate,) = [s for s in scores["nuclei"] if (s["map"], s["nucleus"]) == ("Chimap", "caudate")]
     expected = (0.08 - iron_curve(41, 0.1, 0.03, 0.02)) / 0.01
     assert caudate["z"] == pytest.approx(expected)
     assert caudate["percentile"] == pytest.approx(100 * norm.cdf(expected))
 
 
-def test_without_curves_there_are_nuclei_alone(cohort, tmp_path):
-    first, _ = with_nuclei(find_scans(cohort), str(cohort), None, tmp_path / "absent.json")
-    assert first["age"] == 41 and "age_z_scores" not in first
+def test_without_age_or_curves_nothing_is_said_to_be_usual(cohort, curves):
+    first, _ = with_nuclei(find_scans(cohort), str(cohort), None)
+    assert usual_for_age(first["nuclei"], 41, None) is None
+    assert usual_for_age(first["nuclei"], None, read_reference_curves(curves)) is None
+    assert usual_for_age(None, 41, read_reference_curves(curves)) is None
 
 
-def test_a_folder_without_a_table_is_left_as_it_is(cohort, curves):
+def test_a_folder_without_tables_is_left_as_it_is(cohort):
     (cohort / NUCLEI_TABLE).unlink()
+    (cohort / "participants.tsv").unlink()
     scans = find_scans(cohort)
-    assert with_nuclei(scans, str(cohort), None, curves) == scans
+    assert with_nuclei(scans, str(cohort), None) == scans
 
 
-def test_a_table_that_was_asked_for_must_be_there(cohort, curves, tmp_path):
+def test_a_table_that_was_asked_for_must_be_there(cohort, tmp_path):
     with refused(tmp_path / "nuclei.tsv"):
-        with_nuclei(find_scans(cohort), str(cohort), tmp_path / "nuclei.tsv", curves)
+        with_nuclei(find_scans(cohort), str(cohort), tmp_path / "nuclei.tsv")
 
 
 def test_inference_writes_nuclei_and_z_scores_into_json_and_report(cohort, curves, tmp_path):
@@ -86,6 +90,7 @@ def test_inference_writes_nuclei_and_z_scores_into_json_and_report(cohort, curve
         weights=str(tmp_path / "model.pt"),
         reference_curves=str(curves),
         outputs=["json", "report"],
+        nuclei="known",
         device="cpu",
         spatial_size=[32, 32],
         num_slices=4,
@@ -95,6 +100,8 @@ def test_inference_writes_nuclei_and_z_scores_into_json_and_report(cohort, curve
     workflow.run()
     made = json.loads((tmp_path / "out" / "sub-01" / "sub-01_prediction.json").read_text())
     assert made["age"] == 41 and len(made["nuclei"]) == 7 and made["age_z_scores"]["extrapolated"] is False
-    assert "41 years" in (tmp_path / "out" / "sub-01" / "sub-01_report.html").read_text()
+    page = (tmp_path / "out" / "sub-01" / "sub-01_report.html").read_text()
+    first = made["age_z_scores"]["nuclei"][0]
+    assert "41 years" in page and f"{first['nucleus']} {first['z']:+.1f}" in page
     other = json.loads((tmp_path / "out" / "sub-02" / "sub-02_prediction.json").read_text())
     assert "nuclei" not in other

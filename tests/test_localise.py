@@ -8,13 +8,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import yaml
 from blobs import BUNDLE
 from heads import head, held, made_template, tight, write_scan
 from refusal import refused
 
 from scripts import registration
 from scripts.cohort import find_scans
+from scripts.inference import used_box
 from scripts.localise import Found, check_scan, locate, sure_of
+from scripts.localise_cohort import localise_cohort
 from scripts.localiser import LOCALISE_DERIVATIVE, Localiser, check_boxes
 from scripts.phantom.anatomy import load_templates
 from scripts.splines import basis, bending_of, refine
@@ -23,6 +26,7 @@ from scripts.transforms import preprocessing
 
 #: Heads of these numbers are not in the benchmark and were not used for tuning.
 FIRST = 70_000
+MARGIN_MM = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())["localise_margin_mm"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def located(tools):
         key = (number, *sorted(how.items()))
         if key not in known:
             scan = head(number, **how)
-            known[key] = locate(scan.maps, scan.affine, *tools, margin_mm=4.0)
+            known[key] = locate(scan.maps, scan.affine, *tools, margin_mm=MARGIN_MM)
         return known[key]
 
     return get
@@ -66,6 +70,18 @@ def test_the_box_holds_the_nuclei_at_any_pose(located, number, skull):
     assert np.abs(box[up] - truth[up]).max() <= 2
 
 
+def test_maps_that_nobody_masked_give_the_right_box_all_the_same(tools):
+    """QSM and R2* of noise outside the brain, T1W with skull: the brain is then taken from T1W."""
+    scan = head(FIRST, skull=True)
+    rng = np.random.default_rng(0)
+    maps, outside = scan.maps.copy(), scan.maps[0] == 0
+    maps[0][outside] = rng.normal(0, 0.1, outside.sum())
+    maps[1][outside] = np.abs(rng.normal(30, 30, outside.sum()))
+    found = locate(maps, scan.affine, *tools, margin_mm=MARGIN_MM)
+    assert found.confidence >= 0.5
+    assert held(scan.labels, found.box) >= 0.99
+
+
 def test_the_same_scan_stored_otherwise_gives_the_same_place(tools, located):
     """Flipped storage, other axis order: the same voxels of the head, found without a hint."""
     scan = head(FIRST, skull=True)
@@ -75,7 +91,7 @@ def test_the_same_scan_stored_otherwise_gives_the_same_place(tools, located):
     turn = nib.orientations.ornt_transform(current, nib.orientations.axcodes2ornt("SLA"))
     maps = np.stack([nib.orientations.apply_orientation(channel, turn) for channel in scan.maps])
     affine = image.affine @ nib.orientations.inv_ornt_aff(turn, scan.labels.shape)
-    again = locate(maps, affine, *tools, margin_mm=4.0)
+    again = locate(maps, affine, *tools, margin_mm=MARGIN_MM)
     mask = np.zeros(scan.labels.shape, np.uint8)
     mask[tuple(slice(*pair) for pair in found.box)] = 1
     moved = np.argwhere(nib.orientations.apply_orientation(mask, turn))
@@ -85,7 +101,7 @@ def test_the_same_scan_stored_otherwise_gives_the_same_place(tools, located):
 
 def test_localisation_gives_the_same_numbers_again(tools, located):
     scan = head(FIRST + 1, skull=False)
-    again = locate(scan.maps, scan.affine, *tools, margin_mm=4.0)
+    again = locate(scan.maps, scan.affine, *tools, margin_mm=MARGIN_MM)
     assert again.box == located(FIRST + 1, skull=False).box
     assert again.measures == located(FIRST + 1, skull=False).measures
 
@@ -95,7 +111,7 @@ def test_the_margin_is_added_in_plane_alone(tools, located):
     found = located(FIRST, skull=True)
     from scripts.localise import box_around
 
-    wider = np.array(box_around(found.outline_mm, scan.labels.shape, scan.affine, 10.0, "x", 1.0))
+    wider = np.array(box_around(found.outline_mm, scan.labels.shape, scan.affine, MARGIN_MM + 6, "x", 1.0))
     grown = np.abs(wider - np.array(found.box)) * np.linalg.norm(scan.affine[:3, :3], axis=0)[:, None]
     up = up_axis(scan.affine)
     assert not grown[up].any()
@@ -165,7 +181,7 @@ def test_splines_recover_a_known_displacement_and_sitk_agrees():
     grid[:3, 3] = (affine @ [8, 8, 8, 1])[:3]
     fixed = moved[part]
     brain = np.ones(fixed.shape, bool)
-    scan = registration.Scan(fixed, fixed, brain, grid)
+    scan = registration.Scan(fixed, fixed, brain, grid, fixed, np.zeros((2, 2)))
     image = registration.sitk_image(volume, affine)
     transform = refine(scan, fixed, image, sitk.AffineTransform(3), 22.0, 1e-5, 40)
     middle = grid @ [17, 14, 10, 1]
@@ -191,7 +207,7 @@ def bottle() -> tuple[np.ndarray, np.ndarray]:
 def test_a_bottle_is_not_taken_for_a_brain(tools):
     maps, affine = bottle()
     try:
-        found = locate(maps, affine, *tools, margin_mm=4.0)
+        found = locate(maps, affine, *tools, margin_mm=MARGIN_MM)
     except ValueError as error:
         assert ";" in str(error)
     else:
@@ -202,7 +218,7 @@ def test_noise_is_not_taken_for_a_brain(tools):
     rng = np.random.default_rng(0)
     maps = np.stack([rng.normal(size=(44, 44, 22)) * s + m for m, s in ((0, 0.01), (10, 3), (300, 50))])
     try:
-        found = locate(maps.astype(np.float32), np.diag([4, 4, 5, 1.0]), *tools, margin_mm=4.0)
+        found = locate(maps.astype(np.float32), np.diag([4, 4, 5, 1.0]), *tools, margin_mm=MARGIN_MM)
     except ValueError as error:
         assert ";" in str(error)
     else:
@@ -213,7 +229,7 @@ def test_a_scan_without_a_brain_is_refused(tools):
     maps = np.zeros((3, 80, 80, 30), np.float32)
     maps[:, 40:44, 40:44, 10:12] = 1
     with refused("scan-7", "no brain"):
-        locate(maps, np.diag([2.5, 2.5, 3, 1.0]), *tools, margin_mm=4.0, name="scan-7")
+        locate(maps, np.diag([2.5, 2.5, 3, 1.0]), *tools, margin_mm=MARGIN_MM, name="scan-7")
 
 
 @pytest.mark.parametrize("end", ["foot", "head"])
@@ -225,7 +241,7 @@ def test_a_brain_cut_through_the_basal_ganglia_is_refused_or_uncertain(tools, en
     affine = scan.affine.copy()
     affine[:3, 3] = (scan.affine @ [0, 0, first, 1])[:3]
     try:
-        found = locate(scan.maps[..., part], affine, *tools, margin_mm=4.0, name="scan-8")
+        found = locate(scan.maps[..., part], affine, *tools, margin_mm=MARGIN_MM, name="scan-8")
     except ValueError as error:
         assert "scan-8" in str(error) and ";" in str(error)
     else:
@@ -267,7 +283,7 @@ def test_an_infants_head_or_a_wrong_voxel_size_is_refused(tools):
     scan = head(FIRST, skull=True)
     affine = scan.affine @ np.diag([0.6, 0.6, 0.6, 1.0])
     try:
-        found = locate(scan.maps, affine, *tools, margin_mm=4.0, name="scan-11")
+        found = locate(scan.maps, affine, *tools, margin_mm=MARGIN_MM, name="scan-11")
     except ValueError as error:
         assert "scan-11" in str(error) and ";" in str(error)
     else:
@@ -317,6 +333,22 @@ def test_a_scan_without_annotation_goes_through_and_is_kept(cohort, monkeypatch)
     annotated = {**scan, "box": content["Box"]}
     given = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "annotated")(annotated)["image"]
     assert torch.equal(given.as_tensor(), first.as_tensor())
+
+
+def test_the_page_of_a_cohort_shows_refused_scans_first_and_compares_with_the_annotation(cohort, tmp_path):
+    good = head(FIRST, skull=True)
+    thin = type(good)(good.maps[..., :2], good.affine, good.labels[..., :2], good.how)
+    write_scan(tmp_path, "sub-02", thin)
+    (known,), (cut,) = find_scans(cohort), find_scans(tmp_path)
+    localiser = Localiser(made_template(), cache_dir=cohort / LOCALISE_DERIVATIVE)
+    scans = [{**known, "box": tight(good.labels).tolist()}, cut]
+    with refused("1 of 2", "sub-02"):
+        localise_cohort(cohort / LOCALISE_DERIVATIVE, scans, localiser, annotated_too=True)
+    first, second = (cohort / LOCALISE_DERIVATIVE / "localise.tsv").read_text().splitlines()[1:]
+    assert first.split("\t")[2] == "ok" and float(first.split("\t")[4]) >= 0.99
+    assert second.split("\t")[2] == "refused"
+    page = (cohort / LOCALISE_DERIVATIVE / "index.html").read_text()
+    assert page.index("sub-02: refused") < page.index("sub-01: confidence") < page.index("of the annotated box")
 
 
 def test_a_kept_box_of_other_settings_is_not_read(cohort, monkeypatch):
@@ -372,7 +404,7 @@ def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_w
     assert parser.get_parsed_content("localise") == "auto"
     image = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
     assert image.shape == (3, 128, 128, 16)
-    assert image.meta["box_confidence"] == 0.9
+    assert used_box(image) == {"source": "found", "confidence": 0.9}
     assert list(tmp_path.iterdir()) == [path]
 
 

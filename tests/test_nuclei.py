@@ -5,7 +5,9 @@ import re
 
 import numpy as np
 import pytest
+from blobs import BUNDLE
 from heads import head, made_template, write_scan
+from monai.bundle import ConfigWorkflow
 from refusal import refused
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -21,10 +23,11 @@ from scripts.age import (
 )
 from scripts.cohort import find_scans
 from scripts.localiser import Localiser
-from scripts.nuclei import LABELS, MEASURED, NUCLEI, SIDES, core_of, data_dictionary, row_of
+from scripts.nuclei import LABELS, MEASURED, NUCLEI, SIDES, core_of, data_dictionary, iron_levels, row_of
 from scripts.nuclei_cohort import measure_cohort, read_tsv, write_tsv
 from scripts.phantom import anatomy
 from scripts.phantom.iron import AGE_CURVES
+from scripts.registration import Scan
 from scripts.roi_baseline import ROI_MODELS, nucleus_means, roi_baseline_rows, roi_features, roi_models
 
 NUMBER = 70_010
@@ -64,7 +67,7 @@ def test_caudate_and_putamen_overlap_the_truth(label_image, nucleus, side):
 
 
 @pytest.mark.parametrize("suffix", ["Chimap", "R2starmap"])
-@pytest.mark.parametrize("nucleus", ["caudate", "putamen"])
+@pytest.mark.parametrize("nucleus", NUCLEI)
 def test_means_are_those_under_the_true_label(cohort, nucleus, suffix):
     """Both sides together, as the ROI baseline and the age curves read them."""
     row = read_tsv(cohort / "derivatives" / "nuclei" / "nuclei.tsv")[0]
@@ -110,6 +113,20 @@ def test_the_core_leaves_out_the_rim():
     labels = np.where(membership[1] > 0.5, LABELS["left_putamen"], 0).astype(np.uint8)
     assert (core_of(labels, membership, 0.5) > 0).sum() == 125
     assert (core_of(labels, membership, 0.85) > 0).sum() == 27 or (core_of(labels, membership, 0.85) > 0).sum() == 125
+
+
+def test_the_levels_are_those_of_the_middles_above_their_surroundings():
+    membership = np.zeros((4, 40, 30, 20), np.float32)
+    iron = np.full((40, 30, 20), 0.1, np.float32)
+    for n, level in enumerate((0.3, 0.5, 0.8, 0.05)):
+        part = (slice(3 + 9 * n, 10 + 9 * n), slice(8, 22), slice(5, 15))
+        membership[(n, *part)] = 1
+        iron[part] = 0.1 + level
+    brain = np.ones(iron.shape, bool)
+    scan = Scan(iron, iron, brain, np.diag([2.0, 2, 2, 1]), iron, np.zeros((2, 2)))
+    np.testing.assert_allclose(iron_levels(scan, membership), [0.3, 0.5, 0.8, 0.05], atol=1e-6)
+    membership[3] = 0  # outside of the scan
+    assert iron_levels(scan, membership)[3] == pytest.approx(0.02)
 
 
 # --- the ROI baseline ------------------------------------------------------------------------------------------------
@@ -238,6 +255,30 @@ def test_curves_come_from_the_training_controls_alone(tmp_path):
     text[60:] = []  # what is held out may vanish
     nuclei.write_text("\n".join(text) + "\n")
     assert fit_reference_curves(nuclei, tmp_path, training)["Curves"] == curves["Curves"]
+
+
+def test_the_command_fits_training_controls_draws_them_and_scores_a_held_out_subject(tmp_path):
+    nuclei, _ = tables(tmp_path, 80)
+    training = tmp_path / "train.tsv"
+    training.write_text("participant_id\n" + "\n".join(f"sub-{n:03d}" for n in range(50)) + "\n")
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "nuclei.yaml"),
+        run_id="reference_curves",
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(tmp_path),
+        output_dir=str(tmp_path),
+        curves=str(tmp_path / "curves.json"),
+        training_participants=str(training),
+    )
+    workflow.initialize()
+    workflow.run()
+    curves = read_reference_curves(tmp_path / "curves.json")
+    assert curves["Curves"] == fit_reference_curves(nuclei, tmp_path, training)["Curves"]
+    assert curves["Curves"]["Chimap"]["putamen"]["controls"] == 25
+    assert (tmp_path / "age.png").stat().st_size > 20_000 and (tmp_path / "age.pdf").exists()
+    held_out = read_tsv(nuclei)[61]
+    assert len(age_z_scores(held_out, 50, curves)["nuclei"]) == 8
 
 
 def test_z_scores_are_deviations_from_the_curve(tmp_path):

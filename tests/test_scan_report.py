@@ -72,6 +72,23 @@ def test_the_page_says_what_was_found_and_how_far_to_trust_it(pages):
         assert words in text
 
 
+def test_the_page_says_where_the_box_came_from_and_what_is_usual_at_the_age(image, tmp_path):
+    scores = [
+        {"map": suffix, "nucleus": name, "z": 1.25}
+        for suffix in ("Chimap", "R2starmap")
+        for name in ("caudate", "putamen", "pallidum", "thalamus")
+    ]
+    told = result(
+        box={"source": "found", "confidence": 0.934}, age_z_scores={"nuclei": scores, "extrapolated": True}
+    )  # fmt: skip
+    html, pdf = tmp_path / "r.html", tmp_path / "r.pdf"
+    write_scan_report(html, pdf, told, image, torch.randn(1, 12, 16, SLICES), MODEL, None, 91.0)
+    words = subprocess.run(["pdftotext", pdf, "-"], capture_output=True, text=True, check=True).stdout
+    for text in (html.read_text(), " ".join(words.split())):
+        assert "confidence 0.93" in text and "beyond their ages" in text
+        assert text.count("putamen +1.2") == 2
+
+
 def test_the_page_needs_nothing_from_elsewhere(pages):
     assert set(re.findall(r"(?:src|href)=[\"']?(.{5})", pages[0])) == {"data:"}
     assert "<script" not in pages[0]

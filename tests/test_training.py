@@ -185,6 +185,7 @@ def test_evaluation_inference_and_report_follow_training(trained, shared_cohort)
         participants=str(trained / "output" / "held_out.tsv"),
         weights=str(trained / "models" / "model.pt"),
         output_dir=str(trained / "inference"),
+        nuclei="known",
         spatial_size=TINY["cropped_size"],
         num_slices=TINY["num_slices"],
         hidden_size=TINY["hidden_size"],

@@ -32,6 +32,11 @@ class QNetBundleOperator(MonaiBundleInferenceOperator):
             **kwargs,
         )
 
+    def _get_compose(self, obj_name: str, disallowed_prefixes: Any) -> Any:
+        """A list of transforms from the config, which must know where the bundle lies: the SDK does not tell it."""
+        self.parser["bundle_root"] = str(self.bundle_path)
+        return super()._get_compose(obj_name, disallowed_prefixes)
+
     def predict(self, data: Any, *args: Any, **kwargs: Any) -> tuple[Any]:
         """The output of the inferer in a tuple: the SDK goes on with the first item of what it gets, here the whole."""
         return (super().predict(data, *args, **kwargs),)

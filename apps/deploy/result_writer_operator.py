@@ -6,6 +6,7 @@ from typing import Any
 from bundle_folder import inference_config
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
+from scripts.age import read_reference_curves
 from scripts.provenance import check_output_dir
 from scripts.results import model_info, write_scan
 
@@ -35,9 +36,10 @@ class ResultWriterOperator(Operator):
         item = op_input.receive("source")
         config = inference_config(self.bundle)
         config["input"], config["output_dir"] = str(self.input_dir), str(self.output_dir)
-        run, weights, include_identifiers, segment_fraction = (
+        run, weights, include_identifiers, segment_fraction, reference_curves = (
             config.get_parsed_content(key)
-            for key in ("run_folder", "weights", "include_identifiers", "segment_fraction")
+            for key in ("run_folder", "weights", "include_identifiers", "segment_fraction", "reference_curves")
         )
+        curves = read_reference_curves(reference_curves)
         check_output_dir(self.output_dir, 100e6)
-        write_scan(item, made, run, model_info(weights), include_identifiers, segment_fraction)
+        write_scan(item, made, run, model_info(weights), include_identifiers, segment_fraction, curves)

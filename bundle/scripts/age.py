@@ -185,6 +185,11 @@ def read_reference_curves(path: str | os.PathLike) -> dict[str, Any] | None:
     return content
 
 
+def curves_sha256(path: str | os.PathLike) -> str | None:
+    """SHA-256 of the curves beside a model; None where there are none."""
+    return sha256(path) if Path(path).exists() else None
+
+
 def age_z_scores(nuclei_row: Mapping[str, Any], age: float, curves: Mapping[str, Any]) -> dict[str, Any]:
     """How far each nucleus of one subject lies from healthy controls of the same age.
 
@@ -286,8 +291,10 @@ def draw_ages(rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any], sub
         axes.set_xlabel("age (years)")
     grid[0][0].legend(frameon=False, fontsize=8)
     simulated = "Simulated cohort. " if content["Input"].get("simulated") else ""
+    fitted = max(curve["controls"] for curve in content["Curves"]["Chimap"].values())
     figure.suptitle(
-        f"{simulated}Nuclei against age; line and bands: healthy controls, 5 to 95 and 25 to 75 percentiles",
+        f"{simulated}Nuclei against age; line and bands: fitted to {fitted} healthy controls, 5 to 95 and 25 to 75"
+        " percentiles",
         fontsize=11,
     )
     figure.tight_layout()

@@ -67,7 +67,7 @@ def item_state(item: Mapping[str, Any]) -> str:
     """A hash of everything that a scan's result depends on besides settings: its files' size and time, its box, and
     what is known of it (`scripts.known_nuclei`)."""
     state: list[Any] = [item["scan_id"], item.get("box")]
-    state += [item[key] for key in ("nuclei", "age", "age_z_scores") if key in item]
+    state += [item[key] for key in ("nuclei", "age") if key in item]
     for name, paths in item_files(item).items():
         for path in paths:
             try:

@@ -135,6 +135,21 @@ def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dic
     return {row["participant_id"]: row for row in rows}
 
 
+def known_ages(table: Path) -> dict[str, float]:
+    """Participant -> age in years, of those whose age is a number; none without a table or a column `age`."""
+    if not table.exists():
+        return {}
+    ages = {}
+    for name, person in read_participants(table, ["participant_id"]).items():
+        try:
+            age = float(person.get("age") or "nan")
+        except ValueError:
+            continue
+        if 0 <= age <= 120:
+            ages[name] = age
+    return ages
+
+
 def chosen_scans(dataset_dir: str | Path, participants: str | Path | None) -> list[dict[str, Any]]:
     """`find_scans`, but only of the participants that a table names; None takes all.
 
@@ -151,8 +166,9 @@ def chosen_scans(dataset_dir: str | Path, participants: str | Path | None) -> li
     return [scan for scan in scans if scan["participant_id"] in wanted]
 
 
-def write_held_out(path: str | Path, scans: list[dict[str, Any]]) -> None:
-    """Write the held-out participants and their groups as a table, for `inference.yaml`'s `participants`."""
+def write_participants(path: str | Path, scans: list[dict[str, Any]]) -> None:
+    """Write the participants of some scans and their groups as a table: those that training held out, for
+    `inference.yaml`'s `participants`, and those that it saw, for `nuclei.yaml`'s `training_participants`."""
     names = {index: name for name, index in GROUPS.items()}
     rows = sorted({(scan["participant_id"], names[scan["label"]]) for scan in scans})
     lines = ["participant_id\tgroup", *("\t".join(row) for row in rows)]

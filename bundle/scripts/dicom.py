@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from scripts.errors import InputError
 
 #: How many files of a folder are tried to learn which study it holds.
 _MOST_PEEKS = 20
+AGE_TAGS = ("PatientAge", "PatientBirthDate", "StudyDate")
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,24 @@ class DicomStudy:
         (path, *_) = self.series_files[MAPS[0]]
         dataset = read_dataset(path, self.name, pixels=False, tags=PATIENT_TAGS)
         return {tag: text(dataset.get(tag)) for tag in PATIENT_TAGS}
+
+    def age(self) -> float | None:
+        """The patient's age in years by Patient's Age or else by birth and study date; None where neither is told."""
+        (path, *_) = self.series_files[MAPS[0]]
+        dataset = read_dataset(path, self.name, pixels=False, tags=AGE_TAGS)
+        return age_in_years(*(text(dataset.get(tag)) for tag in AGE_TAGS))
+
+
+def age_in_years(age: str, birth_date: str, study_date: str) -> float | None:
+    """Years from an age string (`045Y`, `018M`, `010W`, `010D`), else from two dates (`YYYYMMDD`); None if unknown."""
+    if match := re.fullmatch(r"(\d{3})([YMWD])", age):
+        return int(match[1]) / {"Y": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]]
+    try:
+        born, seen = (datetime.strptime(date, "%Y%m%d") for date in (birth_date, study_date))
+    except ValueError:
+        return None
+    years = (seen - born).days / 365.25
+    return round(years, 1) if 0 <= years <= 120 else None
 
 
 def _series_files(chosen: Mapping[str, tuple[Sequence[Header], Rule]]) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """From a network input to a scan's result: probability, class, per-slice probabilities and the evidence volume."""
 
+import json
 from typing import Any
 
 import nibabel as nib
@@ -41,6 +42,8 @@ class Resultd(MapTransform):
     """Split what `QNetInferer` gave for one scan: `result`, a plain dictionary, and `pred`, the evidence volume.
 
     The evidence `[1, H, W, S]` takes over the image's metadata, which says how to bring it back to the input's grid.
+    Nuclei that the preprocessing measured (`scripts.scan_nuclei`) are `nuclei` of the result, or `nuclei_missing`, the
+    reason.
 
     Args:
         keys: the inferer's output.
@@ -64,6 +67,7 @@ class Resultd(MapTransform):
                 "probability_HH": probability,
                 "class": CLASS_NAMES[int(probability >= self.threshold)],
                 "threshold": self.threshold,
+                "box": used_box(image),
                 "slices": [
                     {"slice": index, "input_slice": position, "probability_HH": float(p)}
                     for index, (position, p) in enumerate(
@@ -71,8 +75,20 @@ class Resultd(MapTransform):
                     )
                 ],
             }
+            if "nuclei" in image.meta:
+                nuclei = json.loads(image.meta["nuclei"])
+                data["result"]["nuclei" if isinstance(nuclei, list) else "nuclei_missing"] = nuclei
             data[key] = MetaTensor(output["evidence"], meta=image.meta, applied_operations=image.applied_operations)
         return data
+
+
+def used_box(image: MetaTensor) -> dict[str, Any]:
+    """Where the basal ganglia's box came from: `source` (`annotated`, `found` or `whole`), and `confidence` if found.
+
+    Empty where the preprocessing did not say.
+    """
+    known = {"source": image.meta.get("box_source"), "confidence": image.meta.get("box_confidence")}
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def input_slices(image: MetaTensor) -> list[int]:

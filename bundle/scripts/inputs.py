@@ -40,8 +40,9 @@ _BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[a-z]+-[A-Za-z0-9]+)*)(?:_[A-Za
 class DicomScan(Mapping):
     """One study as an item of a datalist: `participant_id`, `scan_id`, `image` (the study) and, if given, `box`.
 
-    `dicom` (map -> files of its series) and, where identifiers are asked for, `patient` can be asked for too; they
-    are read from the files only then, so that thousands of studies cost nothing until their turn comes.
+    `dicom` (map -> files of its series), `age` (years, where told) and, where identifiers are asked for, `patient` can
+    be asked for too; they are read from the files only then, so that thousands of studies cost nothing until their
+    turn comes.
     """
 
     def __init__(self, study: "DicomStudy", box: Any, include_identifiers: bool) -> None:
@@ -56,6 +57,9 @@ class DicomScan(Mapping):
             return study.series_files
         if key == "patient" and self.include_identifiers:
             return study.patient()
+        if key == "age" and (age := study.age()) is not None:
+            # above 89 years an age tells people apart, so it counts as an identifier
+            return age if self.include_identifiers else min(age, 90.0)
         return self.values_now[key]
 
     def __iter__(self) -> Iterator[str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from scripts.age import age_z_scores, iron_curve, read_reference_curves
-from scripts.cohort import read_participants
+from scripts.age import age_z_scores, iron_curve
+from scripts.cohort import known_ages
 from scripts.nuclei import MEASURED, NUCLEI, SIDES
 from scripts.nuclei_cohort import read_tsv
 
@@ -18,52 +18,44 @@ NUCLEI_TABLE = Path("derivatives") / "nuclei" / "nuclei.tsv"
 
 
 def with_nuclei(
-    scans: Sequence[Mapping[str, Any]],
-    source: Any,
-    nuclei_table: str | os.PathLike | None,
-    reference_curves: str | os.PathLike,
+    scans: Sequence[Mapping[str, Any]], source: Any, nuclei_table: str | os.PathLike | None
 ) -> list[Mapping[str, Any]]:
-    """The scans, those with measured nuclei with more entries.
+    """The scans of a BIDS folder, with more entries where more is known; others as they are.
 
     Args:
         scans: from `scripts.inputs.find_input`.
         source: what they were found in; a BIDS folder may hold `nuclei.tsv`, and `participants.tsv` with ages.
         nuclei_table: another `nuclei.tsv`; None takes the BIDS folder's, if there is one.
-        reference_curves: of healthy controls, written by configs/nuclei.yaml; may be missing.
 
     Returns:
-        For scans in the table also `nuclei`: one row a nucleus and side (`nucleus`, `side`, `volume_mm3`, mean `Chimap`
-        in ppm and `R2starmap` in 1/s, as far as measured); where the age is known `age` (years); and where there are
-        curves too `age_z_scores` (see `scripts.age`) and `curves`: nucleus -> `age`, `mean`, `sd` of QSM (ppm).
+        With `age` (years) where it is known, and for scans in the table `nuclei`, see `rows_of`.
 
     Raises:
-        InputError: the table that was asked for is missing, or a table or the curves are damaged.
+        InputError: the table that was asked for is missing, or a table is damaged.
     """
     root = Path(source) if isinstance(source, (str, os.PathLike)) and os.path.isdir(source) else None
-    if nuclei_table is None:
-        if root is None or not (root / NUCLEI_TABLE).exists():
-            return list(scans)
+    if nuclei_table is None and root is not None and (root / NUCLEI_TABLE).exists():
         nuclei_table = root / NUCLEI_TABLE
-    measured = {row["scan_id"]: row for row in read_tsv(nuclei_table)}
+    measured = {row["scan_id"]: row for row in read_tsv(nuclei_table)} if nuclei_table is not None else {}
     ages = known_ages(root / "participants.tsv") if root is not None else {}
-    curves = read_reference_curves(reference_curves)
     found: list[Mapping[str, Any]] = []
     for scan in scans:
-        row = measured.get(scan["scan_id"])
-        if row is None:
-            found.append(scan)
-            continue
-        more: dict[str, Any] = {"nuclei": rows_of(row)}
+        more: dict[str, Any] = {}
+        if (row := measured.get(scan["scan_id"])) is not None:
+            more["nuclei"] = rows_of(row)
         if (age := ages.get(scan["participant_id"])) is not None:
             more["age"] = age
-            if curves is not None:
-                more |= {"age_z_scores": age_z_scores(row, age, curves), "curves": bands(curves)}
-        found.append({**scan, **more})
+        found.append({**scan, **more} if more else scan)
     return found
 
 
 def rows_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row of `nuclei.tsv` as one row a nucleus and side, without what was not measured."""
+    """A row of `nuclei.tsv` as one row a nucleus and side, without what was not measured.
+
+    Returns:
+        rows with `nucleus`, `side`, and as far as measured `volume_mm3` and the means `Chimap` (ppm) and `R2starmap`
+        (1/s).
+    """
     rows = []
     for nucleus in NUCLEI:
         for side in SIDES:
@@ -73,19 +65,30 @@ def rows_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [values for values in rows if len(values) > 2]
 
 
-def known_ages(table: Path) -> dict[str, float]:
-    """Participant -> age in years, of those whose age is a number; none without a table or a column `age`."""
-    if not table.exists():
-        return {}
-    ages = {}
-    for name, person in read_participants(table, ["participant_id"]).items():
-        try:
-            age = float(person.get("age") or "nan")
-        except ValueError:
-            continue
-        if 0 <= age <= 120:
-            ages[name] = age
-    return ages
+def usual_for_age(
+    nuclei: Sequence[Mapping[str, Any]] | None, age: float | None, curves: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """How far nuclei lie from those of healthy controls of the same age; None where something for it is not known.
+
+    Args:
+        nuclei: from `rows_of`.
+        age: years.
+        curves: from `scripts.age.read_reference_curves`.
+
+    Returns:
+        see `scripts.age.age_z_scores`; also `simulated`: whether those controls are.
+    """
+    if not nuclei or age is None or curves is None:
+        return None
+    means = {
+        f"{suffix}_{row['side']}_{row['nucleus']}_mean": row[suffix]
+        for row in nuclei
+        for suffix in MEASURED
+        if suffix in row
+    }
+    names = [f"{suffix}_{side}_{nucleus}_mean" for suffix in MEASURED for side in SIDES for nucleus in NUCLEI]
+    scores = age_z_scores({name: means.get(name, math.nan) for name in names}, age, curves)
+    return {**scores, "simulated": bool(curves.get("Input", {}).get("simulated"))}
 
 
 def bands(curves: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:

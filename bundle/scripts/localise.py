@@ -33,6 +33,8 @@ CERTAIN = {"t1": (0.55, 0.80), "iron": (0.25, 0.55), "pose": (0.70, 0.88)}
 
 #: Lattice of the last step: knots every 22 mm; see `splines.refine`.
 SPLINES = {"knots_mm": 22.0, "bending": 0.002, "iterations": 20}
+#: What it looks at: the nuclei and so much around them, mm.
+AROUND_MM = 10.0
 MEASURES = {
     "t1": "likeness of T1W and template",
     "iron": "likeness of the iron-rich nuclei",
@@ -109,7 +111,7 @@ def locate(
     check_scan(maps.shape[1:], affine, name)
     turned, lps, _ = registration.ras(maps, affine)
     try:
-        scan = registration.scan_on(turned, lps, registration.WORK_MM)
+        scan = registration.scan_on(turned, lps)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     best = None
@@ -126,8 +128,7 @@ def locate(
     check_size(moved, likeness, name)
 
     outline = template.outline_mm @ RAS_LPS
-    fine = registration.scan_on(turned, lps, registration.FINE_MM, scan)
-    part = around(fine, inverse(moved, moved, outline), 10.0)
+    part = registration.closer(turned, lps, scan, inverse(moved, moved, outline), AROUND_MM)
     measures = {"t1": likeness, "pose": pose_score, "iron": 0.0}
     transform: sitk.Transform = moved
     if part is not None:
@@ -198,17 +199,6 @@ def inverse(transform: sitk.Transform, affine: sitk.AffineTransform, points: np.
         reached = np.array([transform.TransformPoint(place.tolist()) for place in places])
         places = places + np.linalg.solve(matrix, (points - reached).T).T
     return places
-
-
-def around(scan: registration.Scan, places: np.ndarray, margin_mm: float) -> registration.Scan | None:
-    """The scan cut to some points and a margin; None where hardly anything is left."""
-    index = np.linalg.solve(scan.affine, np.column_stack([places, np.ones(len(places))]).T)[:3].T
-    low = np.maximum(np.floor(index.min(0) - margin_mm / scan.spacing), 0).astype(int)
-    high = np.minimum(np.ceil(index.max(0) + margin_mm / scan.spacing) + 1, scan.brain.shape).astype(int)
-    if (high - low).min() < 5:
-        return None
-    part = registration.cropped(scan, low, high)
-    return part if part.brain.mean() > 0.3 else None
 
 
 def box_around(

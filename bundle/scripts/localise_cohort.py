@@ -92,7 +92,9 @@ def page(folder: Path, rows: Sequence[Mapping[str, Any]], localiser: Localiser) 
         if row["status"] != "ok":
             parts.append(f"<h2>{title}: refused</h2><p class='refused'>{html.escape(row['message'])}</p>")
         else:
-            parts.append(f"<h2>{title}: confidence {row['confidence']:.2f}</h2>")
+            held = row.get("holds_annotation")
+            beside = "" if held is None else f", holds {100 * held:.0f} % of the annotated box"
+            parts.append(f"<h2>{title}: confidence {row['confidence']:.2f}{beside}</h2>")
         if row["picture"].exists():
             link = html.escape(os.path.relpath(row["picture"], folder))
             parts.append(f"<img src='{link}' alt='box of {title}' loading='lazy'>")

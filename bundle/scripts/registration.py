@@ -2,8 +2,9 @@
 
 Three steps, each from where the last one ended:
 
-1. `search`: every plausible pose is scored by correlation on a 6 mm grid, so no starting pose is needed;
-2. `align`: rigid, then affine, Mattes mutual information of T1W over the brain (Mattes et al., IEEE TMI 2003, 22:120);
+1. `search`: every plausible rigid pose, then its size too, is scored by correlation on a 6 mm grid, so no starting
+   pose is needed;
+2. `align`: affine, Mattes mutual information of T1W over the brain (Mattes et al., IEEE TMI 2003, 22:120);
 3. `splines.refine`: coarse B-splines around the basal ganglia, on T1W plus what QSM and R2* say about iron.
 
 The brain is where the maps are not masked out, so it makes no difference whether T1W shows the skull. Inside this
@@ -12,6 +13,8 @@ module places are LPS millimetres of the scanner, as ITK has them; transforms ma
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -45,12 +48,16 @@ class Scan:
         iron: 0 in tissue without iron, about 1 in the globus pallidus; 0 outside the brain.
         brain: bool.
         affine: `[4, 4]`, voxel to LPS mm. The arrays are `[X, Y, Z]`, float32.
+        local: what T1W was divided by, see `local_mean`.
+        levels: what makes iron 0 and 1, see `levels_of`.
     """
 
     t1: np.ndarray
     iron: np.ndarray
     brain: np.ndarray
     affine: np.ndarray
+    local: np.ndarray
+    levels: np.ndarray
 
     @property
     def spacing(self) -> np.ndarray:
@@ -111,55 +118,106 @@ def largest(mask: np.ndarray) -> np.ndarray:
     return np.stack([ndimage.binary_fill_holes(plane) for plane in np.moveaxis(part, 2, 0)], 2)
 
 
-def flattened(t1: np.ndarray, brain: np.ndarray, spacing: np.ndarray | float) -> np.ndarray:
-    """T1W relative to its local mean over some centimetres (removes receive bias and units); 0 outside the brain."""
+def local_mean(t1: np.ndarray, brain: np.ndarray, spacing: np.ndarray | float) -> np.ndarray:
+    """Mean of T1W within the brain over some centimetres, above 0: receive bias and units."""
     sigma = 25.0 / np.broadcast_to(spacing, 3)
     inside = brain.astype(np.float32)
     local = ndimage.gaussian_filter(t1 * inside, sigma, truncate=2) / np.maximum(
         ndimage.gaussian_filter(inside, sigma, truncate=2), 1e-3
     )
-    return np.where(brain, np.clip(t1 / np.maximum(local, 1e-6 + 0.05 * local.max()), 0, 2), 0).astype(np.float32)
+    return np.maximum(local, 1e-6 + 0.05 * local.max())
 
 
-def iron_signal(qsm: np.ndarray, r2star: np.ndarray, brain: np.ndarray) -> np.ndarray:
+def flattened(t1: np.ndarray, brain: np.ndarray, local: np.ndarray) -> np.ndarray:
+    """T1W relative to its local mean; 0 outside the brain."""
+    return np.where(brain, np.clip(t1 / local, 0, 2), 0).astype(np.float32)
+
+
+def levels_of(qsm: np.ndarray, r2star: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Median and 99th percentile of QSM and of R2* in the brain, `[2, 2]`."""
+    return np.array([np.percentile(volume[brain], [50, 99]) for volume in (qsm, r2star)])
+
+
+def iron_signal(qsm: np.ndarray, r2star: np.ndarray, brain: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Mean of QSM and R2*, each from its median (0) to its 99th percentile (1) in the brain, clipped to 0..1.5."""
     total = np.zeros(qsm.shape, np.float32)
-    for volume in (qsm, r2star):
-        low, high = np.percentile(volume[brain], [50, 99])
+    for volume, (low, high) in zip((qsm, r2star), levels, strict=True):
         total += np.clip((volume - low) / max(high - low, 1e-6), 0, 1.5) / 2
     return total * brain
 
 
-def scan_on(maps: np.ndarray, affine: np.ndarray, target_mm: float, brain: Scan | None = None) -> Scan:
-    """Average maps (axes as from `ras`) to voxels of about `target_mm`.
+def blocks(affine: np.ndarray, target_mm: float) -> tuple[int, int, int]:
+    """How many voxels along each axis make one of about `target_mm`; 1 where the scan's are larger."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return tuple(int(max(1, np.floor(target_mm / d + 0.35))) for d in spacing)
+
+
+def scan_on(maps: np.ndarray, affine: np.ndarray) -> Scan:
+    """Average maps (axes as from `ras`) to voxels of about WORK_MM.
 
     Args:
         maps: `[3, X, Y, Z]`.
         affine: voxel to LPS.
-        target_mm: voxels are at most about this size, unless the scan's are larger.
-        brain: a coarser scan whose brain mask is taken over.
 
     Raises:
         InputError: nothing that could be a brain.
     """
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    factors = tuple(int(max(1, np.floor(target_mm / d + 0.35))) for d in spacing)
+    factors = blocks(affine, WORK_MM)
     grid = coarser(affine, factors)
+    spacing = np.linalg.norm(grid[:3, :3], axis=0)
     qsm, r2star, t1 = (block_mean(channel, factors) for channel in maps)
-    if brain is None:
-        inside = brain_mask(maps, spacing * factors, factors)
-    else:
-        index = np.linalg.solve(brain.affine, grid)
-        inside = (
-            ndimage.affine_transform(
-                brain.brain.astype(np.float32), index[:3, :3], index[:3, 3], t1.shape, order=1, mode="nearest"
-            )
-            > 0.5
-        )
-    litres = inside.sum() * np.prod(spacing * factors) / 1e6
+    inside = brain_mask(maps, spacing, factors)
+    litres = inside.sum() * np.prod(spacing) / 1e6
     if litres < 0.15:
         raise InputError(f"no brain found ({litres * 1000:.0f} ml); check the maps, or give a box")
-    return Scan(flattened(np.maximum(t1, 0), inside, spacing * factors), iron_signal(qsm, r2star, inside), inside, grid)
+    t1 = np.maximum(t1, 0)
+    local, levels = local_mean(t1, inside, spacing), levels_of(qsm, r2star, inside)
+    return Scan(flattened(t1, inside, local), iron_signal(qsm, r2star, inside, levels), inside, grid, local, levels)
+
+
+def bounds(
+    places: np.ndarray, shape: Sequence[int], affine: np.ndarray, margin_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """First voxels, and those behind the last ones, of a grid around some places `[N, 3]` and a margin."""
+    index = np.linalg.solve(affine, np.column_stack([places, np.ones(len(places))]).T)[:3].T
+    margin = margin_mm / np.linalg.norm(affine[:3, :3], axis=0)
+    low = np.maximum(np.floor(index.min(0) - margin), 0).astype(int)
+    return low, np.minimum(np.ceil(index.max(0) + margin) + 1, shape).astype(int)
+
+
+def closer(
+    maps: np.ndarray, affine: np.ndarray, coarse: Scan, places: np.ndarray, margin_mm: float, target_mm: float = FINE_MM
+) -> Scan | None:
+    """The scan around some places, on a finer grid.
+
+    Args:
+        maps, affine: see `scan_on`.
+        coarse: from `scan_on`; brain mask, local mean and levels are taken over.
+        places: `[N, 3]`, LPS mm.
+        margin_mm: kept around them.
+        target_mm: voxels are at most about this size, unless the scan's are larger.
+
+    Returns:
+        None where hardly anything of the brain is left.
+    """
+    factors = blocks(affine, target_mm)
+    grid = coarser(affine, factors)
+    low, high = bounds(places, [n // f for n, f in zip(maps.shape[1:], factors, strict=True)], grid, margin_mm)
+    if (high - low).min() < 5:
+        return None
+    part = tuple(slice(a * f, b * f) for a, b, f in zip(low, high, factors, strict=True))
+    qsm, r2star, t1 = (block_mean(channel[part], factors) for channel in maps)
+    grid[:3, 3] = (grid @ [*low, 1])[:3]
+    step = np.linalg.solve(coarse.affine, grid)
+
+    def taken_over(volume: np.ndarray) -> np.ndarray:
+        return ndimage.affine_transform(volume, step[:3, :3], step[:3, 3], t1.shape, order=1, mode="nearest")
+
+    inside = taken_over(coarse.brain.astype(np.float32)) > 0.5
+    if inside.mean() <= 0.3:
+        return None
+    local, iron = taken_over(coarse.local), iron_signal(qsm, r2star, inside, coarse.levels)
+    return Scan(flattened(np.maximum(t1, 0), inside, local), iron, inside, grid, local, coarse.levels)
 
 
 # --- step 1 ----------------------------------------------------------------------------------------------------------
@@ -184,7 +242,7 @@ def target_of(template: Template, iron: np.ndarray | None = None) -> Target:
         iron: expected iron `[X, Y, Z]`, 0..1; None takes the template's ellipsoids.
     """
     brain = template.t1 > 0.05
-    t1 = flattened(template.t1, brain, template.spacing_mm)
+    t1 = flattened(template.t1, brain, local_mean(template.t1, brain, template.spacing_mm))
     iron = iron_of(template) if iron is None else iron
     affine = np.diag([template.spacing_mm] * 3 + [1.0])
     affine[:3, 3] = template.origin_mm
@@ -241,36 +299,39 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
     flat = target.coarse.ravel()
 
     def prepared(every: int) -> tuple[np.ndarray, np.ndarray]:
-        """Places about the brain's middle, and values of mean 0 and length 1."""
+        """Places `[3, N]` about the brain's middle, and values of mean 0 and length 1."""
         part = values[::every] - values[::every].mean()
-        return (points[::every] - middle).astype(np.float32), (part / max(np.linalg.norm(part), 1e-6)).astype(
-            np.float32
-        )
+        places = np.ascontiguousarray((points[::every] - middle).T, np.float32)
+        return places, (part / max(np.linalg.norm(part), 1e-6)).astype(np.float32)
 
     rough, full = prepared(4), prepared(1)
 
-    def score(pose: np.ndarray, sample: tuple[np.ndarray, np.ndarray]) -> float:
-        """Correlation of T1W with the template at a pose."""
-        matrix = (turns(pose[:3]).T * (np.exp(pose[6]) / spacing_mm)).astype(np.float32)
-        shift = (BRAIN_CENTRE_MM + pose[3:6] - target.coarse_origin_ras) / spacing_mm + 0.5
-        cell = (sample[0] @ matrix + shift.astype(np.float32)).astype(np.int32)
-        np.clip(cell, 0, size - 1, out=cell)
-        seen = flat[cell @ strides]
-        seen = seen - seen.mean()
-        return float(sample[1] @ seen) / max(float(np.sqrt(seen @ seen)), 1e-3)
+    def turned(pose: np.ndarray, sample: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Places in voxels of the template, but for the pose's shift: float32 `[3, N]`."""
+        matrix = (turns(pose[:3]) * (np.exp(pose[6]) / spacing_mm)).astype(np.float32)
+        return matrix @ sample[0]
 
-    poses = [
-        np.array([pitch, roll, yaw, 0, back, up, 0.0])
-        for pitch in (-24, -12, 0, 12, 24)
-        for roll in (-14, 0, 14)
-        for yaw in (-14, 0, 14)
-        for back in (-12, 0, 12)
-        for up in range(-60, 61, 12)
-    ]
-    scored = sorted(((score(pose, rough), n) for n, pose in enumerate(poses)), reverse=True)
+    def score(pose: np.ndarray, sample: tuple[np.ndarray, np.ndarray], places: np.ndarray | None = None) -> float:
+        """Correlation of T1W with the template at a pose."""
+        shift = (BRAIN_CENTRE_MM + pose[3:6] - target.coarse_origin_ras) / spacing_mm + 0.5
+        cells = np.zeros(sample[1].shape, np.int32)
+        for axis, values in enumerate(turned(pose, sample) if places is None else places):
+            cell = (values + np.float32(shift[axis])).astype(np.int32)
+            cells += np.clip(cell, 0, size[axis] - 1, out=cell) * strides[axis]
+        seen = flat[cells]
+        seen -= seen.mean()
+        return float((sample[1] * seen).sum()) / max(float(np.sqrt(np.square(seen).sum())), 1e-3)
+
+    scored = []
+    for angles in itertools.product((-24, -12, 0, 12, 24), (-14, 0, 14), (-14, 0, 14)):
+        places = turned(np.array([*angles, 0, 0, 0, 0.0]), rough)
+        for back, up in itertools.product((-12, 0, 12), range(-60, 61, 12)):
+            pose = np.array([*angles, 0, back, up, 0.0])
+            scored.append((score(pose, rough, places), pose))
+    scored.sort(key=lambda known: -known[0])
     found: list[np.ndarray] = []
-    for _, number in scored[:6]:
-        pose, best = poses[number], score(poses[number], full)
+    for _, pose in scored[:6]:
+        best = score(pose, full)
         for step in (1.0, 0.5, 0.25):
             sizes = step * np.array([8, 8, 8, 8, 8, 8, 0.08])
             better = True
@@ -313,7 +374,7 @@ def method(bins: int) -> sitk.ImageRegistrationMethod:
 
 
 def align(scan: Scan, target: Target, pose: np.ndarray) -> tuple[sitk.AffineTransform, float]:
-    """Rigid, then affine registration of T1W within the brain and a thin shell around it.
+    """Affine registration of T1W within the brain and a thin shell around it.
 
     Returns:
         The transform, and the metric reached (lower is better).
@@ -336,8 +397,9 @@ def align(scan: Scan, target: Target, pose: np.ndarray) -> tuple[sitk.AffineTran
         learningRate=1.0, minStep=0.01, numberOfIterations=60, relaxationFactor=0.6, gradientMagnitudeTolerance=1e-5
     )
     registration.SetOptimizerScalesFromPhysicalShift()
-    registration.SetShrinkFactorsPerLevel([2, 1])
-    registration.SetSmoothingSigmasPerLevel([2, 1])
+    # Every second voxel along each axis is enough: splines follow, and all of them move the hull by 0.1 mm on average.
+    registration.SetShrinkFactorsPerLevel([2])
+    registration.SetSmoothingSigmasPerLevel([2])
     registration.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     registration.SetInitialTransform(result, inPlace=True)
     registration.Execute(fixed, target.t1)
@@ -347,11 +409,3 @@ def align(scan: Scan, target: Target, pose: np.ndarray) -> tuple[sitk.AffineTran
 def combined(scan: Scan) -> np.ndarray:
     """T1W with the iron-rich nuclei made bright."""
     return scan.t1 + IRON_WEIGHT * np.clip(scan.iron, 0, 1)
-
-
-def cropped(scan: Scan, low: np.ndarray, high: np.ndarray) -> Scan:
-    """The voxels `low` to `high` (half-open) of a scan."""
-    part = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    affine = scan.affine.copy()
-    affine[:3, 3] = (scan.affine @ [*low, 1])[:3]
-    return Scan(scan.t1[part], scan.iron[part], scan.brain[part], affine)

@@ -15,6 +15,7 @@ from scripts.batch import RunFolder, ScanStream, item_files, item_state
 from scripts.errors import InputError, input_error_in
 from scripts.inference import save_nifti
 from scripts.inputs import PLACES
+from scripts.known_nuclei import bands, usual_for_age
 from scripts.provenance import BUNDLE_ROOT, bundle_version, read_record, sha256, write_aside, write_json, write_table
 from scripts.scan_report import write_scan_report
 from scripts.summary import write_summary
@@ -113,6 +114,7 @@ class ResultWriter:
         model: from `model_info`.
         include_identifiers: whether JSON and report name the patient as DICOM does; the DICOM outputs always do.
         segment_fraction: evidence from this fraction of the scan's strongest on is segmented (DICOM Segmentation).
+        curves: of healthy controls against age, from `scripts.age.read_reference_curves`, if there are any.
     """
 
     def __init__(
@@ -122,12 +124,14 @@ class ResultWriter:
         model: Mapping[str, Any],
         include_identifiers: bool = False,
         segment_fraction: float = 0.5,
+        curves: Mapping[str, Any] | None = None,
     ) -> None:
         self.run = run
         self.dataset = dataset
         self.model = model
         self.include_identifiers = include_identifiers
         self.segment_fraction = segment_fraction
+        self.curves = curves
         self.written = 0
         self.thread: ThreadPoolExecutor | None = None
         self.pending: list[Future] = []
@@ -151,7 +155,9 @@ class ResultWriter:
     def write(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         """Write one scan's files, the JSON last; a scan that cannot be written as asked is noted as failed."""
         try:
-            made = write_scan(item, output, self.run, self.model, self.include_identifiers, self.segment_fraction)
+            made = write_scan(
+                item, output, self.run, self.model, self.include_identifiers, self.segment_fraction, self.curves
+            )
         except Exception as error:
             bad_input = input_error_in(error)
             if bad_input is None:
@@ -182,14 +188,15 @@ def write_scan(
     model: Mapping[str, Any],
     include_identifiers: bool,
     segment_fraction: float,
+    curves: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the files of one scan that the run asks for, and return the content of its JSON.
 
     Args:
         item: what the scan was read from: `participant_id`, `scan_id`, and optionally `dicom` (map -> files of the
-            series), `patient` (what DICOM says of the person), and what `scripts.known_nuclei` adds.
+            series), `patient` (what DICOM says of the person), `age` and `nuclei` (see `scripts.known_nuclei`).
         output: `result`, `pred` (evidence on the input's grid), `evidence` (the same on the network's), `image`.
-        run, model, include_identifiers, segment_fraction: see `ResultWriter`.
+        run, model, include_identifiers, segment_fraction, curves: see `ResultWriter`.
     """
     stem = run.stem(item)
     outputs = [name for name in run.outputs if item.get("dicom") or name not in DICOM_OUTPUTS]
@@ -197,9 +204,10 @@ def write_scan(
     made = {"participant_id": item["participant_id"], "scan_id": item["scan_id"]}
     if include_identifiers and item.get("patient"):
         made["patient"] = item["patient"]
+    made |= {**output["result"], **{key: item[key] for key in ("age", "nuclei") if key in item}}
+    if (scores := usual_for_age(made.get("nuclei"), made.get("age"), curves)) is not None:
+        made["age_z_scores"] = scores
     made |= {
-        **output["result"],
-        **{key: item[key] for key in ("age", "nuclei", "age_z_scores") if key in item},
         "note": note_on(model, run.provenance),
         "input": input_hashes(item),
         "run": {
@@ -214,7 +222,7 @@ def write_scan(
     if "report" in outputs:
         write_scan_report(
             path["report.html"], path["report.pdf"], made, output["image"], output["evidence"], model,
-            item.get("nuclei"), item.get("age"), item.get("curves"),
+            made.get("nuclei"), made.get("age"), bands(curves) if curves else None,
         )  # fmt: skip
     if item.get("dicom"):
         write_dicom(path, item, made, output["pred"], model, segment_fraction)
@@ -244,7 +252,7 @@ def write_dicom(
     if "evidence_seg.dcm" in path:
         evidence_objects.write_segmentation(path["evidence_seg.dcm"], evidence, series, model, segment_fraction)
     if "sr.dcm" in path:
-        structured_report.write_structured_report(path["sr.dcm"], made, evidence, series, model, item.get("nuclei"))
+        structured_report.write_structured_report(path["sr.dcm"], made, evidence, series, model, made.get("nuclei"))
 
 
 def finish_batch(run: RunFolder, items: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> None:

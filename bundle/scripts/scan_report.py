@@ -63,12 +63,15 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         ("Scan", result["scan_id"]),
         *((f"Patient {key}", str(value)) for key, value in result.get("patient", {}).items()),
         *([("Age", f"{age:g} years")] if age is not None else []),
+        *([("Nuclei", f"not measured: {result['nuclei_missing']}")] if "nuclei_missing" in result else []),
         ("Class at threshold", f"{result['class']} (P(HH) from {result['threshold']:g} on is HH)"),
         ("Slices at or above it", f"{_above(result)} of {len(result['slices'])}"),
         (
             "Highest slice",
             f"{highest['slice']} (input slice {highest['input_slice']}), {highest['probability_HH']:.2f}",
         ),
+        *_box_facts(result.get("box", {})),
+        *_age_facts(result.get("age_z_scores", {})),
     ]
     performance = [
         (name.replace("_", " ").replace("auc", "AUC"), f"{value:g}") for name, value in model["performance"].items()
@@ -91,6 +94,27 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         limits=LIMITS,
         made_by=made_by,
     )
+
+
+def _box_facts(box: Mapping[str, Any]) -> Rows:
+    """Where the box came from, and how sure that is."""
+    if box.get("source") == "found":
+        return [("Basal ganglia box", f"found by registration, confidence {box['confidence']:.2f}")]
+    words = {"annotated": "annotated", "whole": "none, the whole scan was read"}
+    return [("Basal ganglia box", words[box["source"]])] if box.get("source") in words else []
+
+
+def _age_facts(scores: Mapping[str, Any]) -> Rows:
+    """z-scores of the nuclei against healthy controls of the same age, a line a map."""
+    names = {"Chimap": "z of QSM", "R2starmap": "z of R2*"}
+    rows = [
+        (words, ", ".join(f"{s['nucleus']} {s['z']:+.1f}" for s in scores.get("nuclei", ()) if s["map"] == suffix))
+        for suffix, words in names.items()
+    ]
+    rows = [(words, text) for words, text in rows if text]
+    beyond = ", extrapolated beyond their ages" if scores.get("extrapolated") else ""
+    made = "simulated " if scores.get("simulated") else ""
+    return [*rows, ("z", f"SD from {made}healthy controls of the same age{beyond}")] if rows else []
 
 
 def _above(result: Mapping[str, Any]) -> int:
@@ -134,7 +158,8 @@ def write_scan_report(
         columns = bottom.subplots(1, 2 if nuclei else 1, width_ratios=[1.3, 1] if nuclei else None, squeeze=False)[0]
         draw_probabilities(columns[0], result)
         if nuclei:
-            draw_nuclei(columns[1], nuclei, age, curves or {})
+            simulated = result.get("age_z_scores", {}).get("simulated", False)
+            draw_nuclei(columns[1], nuclei, age, curves or {}, simulated)
 
     write_aside(pdf_path, lambda part: write_pdf(part, content, pictures))
     page = html_page(content, png(pictures, maps_height + PLOT_HEIGHT))
@@ -213,7 +238,7 @@ def draw_probabilities(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.axhline(result["threshold"], color="0.4", linewidth=0.8, linestyle=":", label="threshold")
     axes.axhline(result["probability_HH"], color="black", linewidth=1.2, label="scan")
     axes.set(ylim=(0, 1), xlabel="slice, from foot to head", ylabel="P(HH)", xticks=slices)
-    axes.set_title("Probability by slice", fontsize=9)
+    axes.set_title("Probability by slice", fontsize=9, loc="left")
     axes.tick_params(labelsize=7)
     axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
@@ -224,6 +249,7 @@ def draw_nuclei(
     nuclei: Sequence[Mapping[str, Any]],
     age: float | None,
     curves: Mapping[str, Mapping[str, Sequence[float]]],
+    simulated: bool = False,
 ) -> None:
     """Mean susceptibility of each nucleus, and the band (2 SD) of healthy people of the same age where known."""
     names = list(dict.fromkeys(str(row["nucleus"]) for row in nuclei))
@@ -237,8 +263,9 @@ def draw_nuclei(
             if row["nucleus"] == name:
                 marker = {"left": "<", "right": ">"}.get(str(row.get("side", "")), "o")
                 axes.plot(position, float(row["Chimap"]), marker, color=HH_COLOUR, markersize=5)
+    who = "simulated healthy" if simulated else "healthy"
     known = age is not None and bool(curves)
-    axes.set_title("Nuclei, mean QSM (ppm)" + (f"; grey: healthy at {age:g}, 2 SD" if known else ""), fontsize=9)
+    axes.set_title("Nuclei, mean QSM (ppm)" + (f"; grey: {who} at {age:g}, 2 SD" if known else ""), fontsize=9)
     axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=20, fontsize=7)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
@@ -258,17 +285,20 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     """One A4 page: text above and below the pictures."""
     figure = Figure(figsize=(8.27, 11.69), layout="constrained")
     FigureCanvasAgg(figure)
-    head, middle, foot = figure.subfigures(3, 1, height_ratios=[1.75, 7.1, 2.85])
-    left = 0.04
-    head.text(left, 0.93, content.title, fontsize=13, weight="bold", va="top")
-    head.text(left, 0.72, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
+    rows = [textwrap.fill(f"{name}: {value}", 68, subsequent_indent="    ") for name, value in content.facts]
+    columns = ["\n".join(part) for part in (rows[: (len(rows) + 1) // 2], rows[(len(rows) + 1) // 2 :])]
+    lines = max(3, *(column.count("\n") + 1 for column in columns))
+    height = 1.3 + 0.15 * lines  # inches: title, headline, note, and the facts' lines
+    head, middle, foot = figure.subfigures(3, 1, height_ratios=[height, 8.85 - height, 2.85])
+    left, title, headline, note, facts = 0.04, *(1 - inches / height for inches in (0.12, 0.49, 0.87, 1.25))
+    head.text(left, title, content.title, fontsize=13, weight="bold", va="top")
+    head.text(left, headline, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
     head.text(
-        left, 0.50, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
+        left, note, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
         bbox={"facecolor": "#fff3d6", "edgecolor": "none", "pad": 4},
     )  # fmt: skip
-    half = (len(content.facts) + 1) // 2
-    for column, rows in ((left, content.facts[:half]), (0.47, content.facts[half:])):
-        head.text(column, 0.28, "\n".join(f"{name}: {value}" for name, value in rows), fontsize=8, va="top")
+    for place, column in zip((left, 0.47), columns, strict=True):
+        head.text(place, facts, column, fontsize=8, va="top")
     pictures(middle)
     foot.text(left, 0.97, "How well the model did", fontsize=9, weight="bold", va="top")
     measures = [textwrap.fill(f"{name}: {value}", 46) for name, value in content.performance]

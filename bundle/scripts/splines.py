@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
+import torch
 from scipy.optimize import minimize
+from scipy.sparse import csr_array
+from torch.nn.functional import grid_sample
 
 from scripts.registration import Scan, sitk_image
 
@@ -61,36 +63,38 @@ def refine(
     splines.SetTransformDomainDirection((scan.affine[:3, :3] / scan.spacing).ravel().tolist())
     splines.SetTransformDomainPhysicalDimensions((scan.spacing * shape).tolist())
     splines.SetTransformDomainMeshSize(cells)
-    bases = [basis((np.arange(n) + 0.5) / n * c, c) for n, c in zip(shape, cells, strict=True)]
+    # Sparse products run on one core, add up in the same order everywhere, and leave out what is 0.
+    bases = [csr_array(basis((np.arange(n) + 0.5) / n * c, c)) for n, c in zip(shape, cells, strict=True)]
     lattice = (3, *(c + 3 for c in cells))
 
     wide = scan.affine.copy()
     wide[:3, 3] = (scan.affine @ [-BORDER, -BORDER, -BORDER, 1])[:3]
     around = sitk_image(np.zeros(np.array(scan.brain.shape) + 2 * BORDER, np.uint8), wide)
     near = sitk.GetArrayFromImage(sitk.Resample(moving, around, start, sitk.sitkLinear, 0.0, sitk.sitkFloat32))
-    near = near.transpose(2, 1, 0).astype(np.float64)
-    slopes = np.gradient(near)
-    # Displacements are LPS mm; the images are read by index.
+    near = np.ascontiguousarray(near.transpose(2, 1, 0), np.float64)
+    # The image and its slopes are read together: one look-up of a place for all four.
+    images = torch.from_numpy(np.stack([near, *np.gradient(near)]))[None]
+    # Displacements are LPS mm; grid_sample reads places of -1..1 between the outermost voxels, last axis first.
+    unit = 2 / (np.array(near.shape) - 1)
     to_index = np.linalg.inv(scan.affine[:3, :3])
-    inside = scan.brain.ravel()
-    here = np.indices(scan.brain.shape).reshape(3, -1)[:, inside] + float(BORDER)
-    wanted = fixed.ravel()[inside].astype(np.float64)
-    wanted = (wanted - wanted.mean()) / max(np.linalg.norm(wanted - wanted.mean()), 1e-9)
+    to_place = (unit[:, None] * to_index)[::-1]
+    here = np.moveaxis(np.indices(scan.brain.shape), 0, -1).reshape(-1, 3)
+    here = np.ascontiguousarray(((here + BORDER) * unit - 1)[:, ::-1])
+    inside = scan.brain.ravel().astype(np.float64)
+    wanted = centred(fixed.ravel().astype(np.float64), inside)
+    wanted /= max(np.linalg.norm(wanted), 1e-9)
 
     def cost(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         coefficients = parameters.reshape(lattice)
-        moved = np.einsum("dabc,xa,yb,zc->dxyz", coefficients, *bases, optimize=True).reshape(3, -1)[:, inside]
-        places = here + to_index @ moved
-        seen = ndimage.map_coordinates(near, places, order=1, mode="nearest")
-        seen = seen - seen.mean()
-        norm = max(np.linalg.norm(seen), 1e-9)
-        likeness = float(wanted @ seen) / norm
-        by_value = (wanted - likeness * seen / norm) / norm
-        by_value -= by_value.mean()
-        by_place = np.stack([ndimage.map_coordinates(slope, places, order=1, mode="nearest") for slope in slopes])
-        full = np.zeros((3, inside.size))
-        full[:, inside] = to_index.T @ (by_value * by_place)
-        gradient = np.einsum("dxyz,xa,yb,zc->dabc", full.reshape(3, *scan.brain.shape), *bases, optimize=True)
+        places = here + spread(np.tensordot(to_place, coefficients, 1), bases).reshape(-1, 3)
+        places = torch.from_numpy(places)[None, None, None]
+        seen, *slopes = grid_sample(images, places, padding_mode="border", align_corners=True)[0, :, 0, 0].numpy()
+        seen = centred(seen, inside)
+        norm = max(float(np.sqrt(np.square(seen).sum())), 1e-9)
+        likeness = float((wanted * seen).sum()) / norm
+        by_value = centred((wanted - likeness / norm * seen) / norm, inside)
+        by_place = np.stack([by_value * slope for slope in slopes], 1).reshape(*scan.brain.shape, 3)
+        gradient = np.tensordot(to_index.T, gathered(by_place, bases), 1)
         price, by_bending = bending_of(coefficients)
         return 1 - likeness + bending * price, (bending * by_bending - gradient).ravel()
 
@@ -100,6 +104,28 @@ def refine(
     splines.SetParameters(found.x.reshape(lattice).transpose(0, 3, 2, 1).ravel().tolist())
     # The last transform added is applied first.
     return sitk.CompositeTransform([start, splines])
+
+
+def centred(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Values minus their mean within a mask of 0 and 1, 0 outside."""
+    return (values - (values * inside).sum() / inside.sum()) * inside
+
+
+def spread(coefficients: np.ndarray, bases: list[csr_array]) -> np.ndarray:
+    """The field `[X, Y, Z, 3]` of coefficients `[3, A, B, C]`."""
+    field = coefficients
+    for matrix in reversed(bases):  # the last axis becomes the first
+        field = np.moveaxis(field, -1, 0)
+        field = (matrix @ field.reshape(len(field), -1)).reshape(-1, *field.shape[1:])
+    return field
+
+
+def gathered(field: np.ndarray, bases: list[csr_array]) -> np.ndarray:
+    """The transpose of `spread`: `[X, Y, Z, 3]` -> `[3, A, B, C]`."""
+    for matrix in bases:
+        field = (matrix.T @ field.reshape(len(field), -1)).reshape(-1, *field.shape[1:])
+        field = np.moveaxis(field, 0, -1)
+    return field
 
 
 def bending_of(coefficients: np.ndarray) -> tuple[float, np.ndarray]:

@@ -83,6 +83,8 @@ def write_summary(
     total, failed = classes.total(), classes["failed"]
     earlier = run.resumed
     fresh = total - failed - earlier
+    processes = f"{idist.get_world_size()} process{'es' if idist.get_world_size() > 1 else ''}"
+    resumed = f"; {earlier} were done by an earlier run" if earlier else ""
 
     def write(part: str) -> None:
         with open(part, "w", encoding="utf-8") as file:
@@ -92,9 +94,8 @@ def write_summary(
                 f"<div class=counts><div><b>{total}</b>scans</div><div class=HH><b>{classes['HH']}</b>HH</div>"
                 f"<div class=HC><b>{classes['HC']}</b>HC</div><div class=failed><b>{failed}</b>failed</div></div>"
                 f"<h2>Probability of HH</h2>{histogram(bins, run.settings.get('threshold'))}"
-                f"<p>{fresh} scans in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {idist.get_world_size()}"
-                f" processes){f'; {earlier} were done by an earlier run' if earlier else ''}. All numbers:"
-                f" <a href='{quote(Path(table).name)}'>{html.escape(Path(table).name)}</a>, settings:"
+                f"<p>{fresh} scans in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {processes}){resumed}."
+                f" All numbers: <a href='{quote(Path(table).name)}'>{html.escape(Path(table).name)}</a>, settings:"
                 f" <a href='run.json'>run.json</a>.</p>"
             )
             if failed:
@@ -106,18 +107,22 @@ def write_summary(
             file.write("<h2>Scans</h2><table><tr><th>scan<th>class<th>P(HH)<th>files")
             for row in scan_rows(table):
                 if row["status"] == "ok":
-                    file.write(scan_line(row, run.outputs))
+                    file.write(scan_line(row, run.path))
             weights = f"{model['name']} {model['version']}, weights sha256 {model['sha256']}"
             file.write(f"</table><h2>What made this</h2><p>{html.escape(weights)}</p></html>\n")
 
     write_aside(page, write)
 
 
-def scan_line(row: Mapping[str, str], outputs: tuple[str, ...]) -> str:
-    """A scan's row, with links to its files."""
-    stem = f"{quote(row['participant_id'])}/{quote(row['scan_id'])}"
-    links = {"report": ("report.html", "report.pdf"), "evidence": ("evidence.nii.gz",), "json": ("prediction.json",)}
-    shown = [f"<a href='{stem}_{ending}'>{ending}</a>" for kind in links if kind in outputs for ending in links[kind]]
+def scan_line(row: Mapping[str, str], folder: Path) -> str:
+    """A scan's row, with links to its files in `folder`, its reports first."""
+    start = f"{row['scan_id']}_"
+    endings = [path.name.removeprefix(start) for path in (folder / row["participant_id"]).glob("*_*")
+               if path.name.startswith(start)]  # fmt: skip
+    shown = [
+        f"<a href='{quote(row['participant_id'])}/{quote(start + ending)}'>{html.escape(ending)}</a>"
+        for ending in sorted(endings, key=lambda ending: (not ending.startswith("report"), ending))
+    ]
     return (
         f"<tr><td>{html.escape(row['scan_id'])}<td class={row['class']}>{row['class']}"
         f"<td>{float(row['probability_HH']):.3f}<td>{' '.join(shown)}\n"

@@ -167,6 +167,8 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
         localise: `whole` (or `full`) takes the whole volume as it is, for scans cut to the basal ganglia; all else
             needs a box, annotated or found by LocaliseBasalGangliad.
 
+    The metadata then say where the box came from: `box_source` is `annotated`, `found` or `whole`.
+
     Raises:
         InputError: no box, a box outside the image, or fewer than two slices.
     """
@@ -191,7 +193,12 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
                 raise InputError(
                     f"{name}: only {ranges[2][1] - ranges[2][0]} basal ganglia slice; Q-Net reads at least 2"
                 )
-            data[key] = self.cropper(image, slices=tuple(slice(low, high) for low, high in ranges))
+            cropped = self.cropper(image, slices=tuple(slice(low, high) for low, high in ranges))
+            if self.localise in ("whole", "full"):
+                cropped.meta["box_source"] = "whole"
+            else:
+                cropped.meta["box_source"] = "found" if "box_confidence" in image.meta else "annotated"
+            data[key] = cropped
         return data
 
     def ranges(self, image: MetaTensor, box: Sequence[Sequence[int]] | None, name: str) -> list[list[int]]:

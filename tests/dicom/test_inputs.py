@@ -147,6 +147,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def infer(weights: Path, source: object, output_dir: Path, **changed) -> None:
+    changed = {"nuclei": "known", **changed}
     flow = ConfigWorkflow(
         config_file=str(REPOSITORY / "bundle" / "configs" / "inference.yaml"),
         workflow_type="infer", logging_file=False, bundle_root=str(REPOSITORY / "bundle"), device="cpu",

@@ -15,6 +15,7 @@ import yaml
 from blobs import REPOSITORY
 from conftest import Inferred, copy_bundle, infer
 from environments import environment
+from heads import head, made_template, write_scan
 
 from scripts.phantom.dicom import stored_maps, write_study
 
@@ -24,6 +25,7 @@ sys.path.insert(0, str(APPLICATION))
 from bundle_folder import find_bundle  # noqa: E402
 
 MAPS = ("Chimap", "R2starmap", "T1w")
+NUMBER = 70_010  # of the simulated head
 LIMIT = 900  # seconds; half a minute where nobody else computes
 
 
@@ -42,37 +44,36 @@ def run(python: Path, study: Path, out: Path, model: Path) -> subprocess.Complet
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the bundle, as in a packaged application, for studies that are cut to the basal ganglia."""
+    """A folder that holds the bundle as it is released, as in a packaged application."""
     folder = tmp_path_factory.mktemp("models")
-    config = copy_bundle(folder / "qnet_hemochromatosis") / "configs" / "inference.yaml"
-    lines = config.read_text().splitlines(keepends=True)
-    config.write_text("".join("localise: whole\n" if line.startswith("localise:") else line for line in lines))
+    copy_bundle(folder / "qnet_hemochromatosis")
     return folder
 
 
 @pytest.fixture(scope="module")
-def study(inferred: Inferred, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scan cut to its box, as a simulated vendor's study with other series in it."""
-    return write_study(
-        tmp_path_factory.mktemp("study") / "study", scan_paths(inferred), inferred.participant_id, box=inferred.box
-    )
-
-
-def scan_paths(inferred: Inferred) -> list[Path]:
-    stem = inferred.cohort / inferred.participant_id / "anat" / inferred.participant_id
-    return [Path(f"{stem}_{suffix}.nii.gz") for suffix in MAPS]
+def scan_paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The maps of a simulated head of which nobody has said where its basal ganglia are."""
+    root = tmp_path_factory.mktemp("head")
+    write_scan(root, "sub-01", head(NUMBER))
+    return [root / "sub-01" / "anat" / f"sub-01_{suffix}.nii.gz" for suffix in MAPS]
 
 
 @pytest.fixture(scope="module")
-def expected(inferred: Inferred, tmp_path_factory: pytest.TempPathFactory) -> Inferred:
+def study(scan_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The scan as a simulated vendor's study with other series in it."""
+    return write_study(tmp_path_factory.mktemp("study") / "study", scan_paths, "sub-01", age=50)
+
+
+@pytest.fixture(scope="module")
+def expected(scan_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Inferred:
     """What the bundle says of the numbers that the study stores, written as NIfTI by nibabel."""
     root = tmp_path_factory.mktemp("expected")
-    maps, affine = stored_maps(scan_paths(inferred), box=inferred.box)
+    maps, affine = stored_maps(scan_paths)
     for stored, suffix in zip(maps, MAPS, strict=True):
         path = root / "cohort" / "sub-01" / "anat" / f"sub-01_{suffix}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(stored.maps_unit, affine), path)
-    return infer(root / "cohort", root / "out", localise="whole")
+    return infer(root / "cohort", root / "out", template=made_template())
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,14 @@ def test_the_application_gives_the_bundles_own_probabilities(out, expected):
     assert [row["probability_HH"] for row in got["slices"]] == pytest.approx(
         [row["probability_HH"] for row in expected.result["slices"]], abs=1e-4
     )
+
+
+def test_the_application_finds_the_basal_ganglia_where_the_bundle_does(out, expected):
+    (path,) = out.rglob("*_prediction.json")
+    got = json.loads(path.read_text())
+    assert got["box"]["source"] == expected.result["box"]["source"] == "found"
+    assert [row["input_slice"] for row in got["slices"]] == [row["input_slice"] for row in expected.result["slices"]]
+    assert got["age"] == 50
 
 
 def test_the_application_gives_the_bundles_own_evidence(out, expected):

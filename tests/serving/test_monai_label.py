@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import requests
 from blobs import stacked, write_labelled_studies
-from conftest import NAME, copy_bundle
+from conftest import NAME, copy_bundle, infer
 from environments import environment
+from heads import head, made_template, write_scan
 
 SHIM = Path(__file__).parent / "torchvision_on_cpu"
 START_LIMIT = 900  # seconds; half a minute where nobody else computes
@@ -119,6 +120,32 @@ def test_one_answer_holds_both(server, inferred):
     assert answer.headers["content-type"].startswith("multipart/form-data")
     assert b'"probability_HH"' in answer.content
     assert b".nii.gz" in answer.content
+
+
+def test_a_study_without_a_box_is_localised_as_the_bundle_does(server, tmp_path):
+    write_scan(tmp_path / "cohort", "sub-01", head(70_010))
+    expected = infer(tmp_path / "cohort", tmp_path / "out", template=made_template()).result
+    study = tmp_path / "study.nii.gz"
+    nib.save(stacked(tmp_path / "cohort", "sub-01"), study)
+    answer = server.infer("json", files={"file": (study.name, study.read_bytes())})
+    assert answer.status_code == 200, server.log.read_text()[-3000:]
+    got = answer.json()
+    assert got["box"]["source"] == expected["box"]["source"] == "found"
+    assert got["probability_HH"] == pytest.approx(expected["probability_HH"], abs=1e-4)
+
+
+def test_a_huge_upload_fails_and_the_server_goes_on(server, inferred, tmp_path):
+    """A header that claims 40 GB of maps over a body of 200 MB: nothing of that size is ever taken into memory."""
+    study = tmp_path / "study.nii"
+    header = nib.Nifti1Image(np.zeros((2, 2, 2, 3), np.float32), np.eye(4)).header
+    header.set_data_shape((1500, 1500, 1500, 3))
+    with study.open("wb") as file:
+        header.write_to(file)
+        file.truncate(200_000_000)
+    with study.open("rb") as file:
+        answer = server.infer("json", files={"file": (study.name, file)}, box=inferred.box)
+    assert answer.status_code == 500
+    assert server.infer("json", inferred.participant_id, box=inferred.box).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["{secret}", "../secret.txt", "{studies}/../secret.txt"])

@@ -103,7 +103,7 @@ def test_nothing_half_written_is_left(maps):
 
 def predict(maps: Path, output: Path) -> None:
     """Inference on a folder of maps."""
-    settings = {"bundle_root": str(BUNDLE), "device": "cpu", "localise": "whole"}
+    settings = {"bundle_root": str(BUNDLE), "device": "cpu", "localise": "whole", "nuclei": "known"}
     run(
         ConfigWorkflow(
             str(BUNDLE / "configs" / "inference.yaml"),

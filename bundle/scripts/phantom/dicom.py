@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 from tqdm import tqdm
 
-from scripts.cohort import MAPS, check_grid, chosen_scans
+from scripts.cohort import MAPS, check_grid, chosen_scans, known_ages
 from scripts.errors import InputError
 from scripts.phantom import dicom_headers as headers
 from scripts.phantom.vendors import STYLES, Stored, store
@@ -102,6 +102,7 @@ def write_study(
     transfer_syntax: str = "explicit",
     extras: bool = True,
     box: Sequence[Sequence[int]] | None = None,
+    age: float | None = None,
 ) -> Path:
     """Write one scan as a DICOM study.
 
@@ -115,6 +116,7 @@ def write_study(
         transfer_syntax: `explicit`, `implicit`, or compressed without loss: `rle`, `jpegls`.
         extras: also write what else lies in a study: a localizer in three orientations, and a screenshot
             (secondary capture) of the QSM with text burned in.
+        age: of the participant, years; None: not told.
 
     Returns:
         the folder.
@@ -131,7 +133,7 @@ def write_study(
         raise InputError(f"{folder}: exists already; choose another folder or remove it")
     maps, affine = stored_maps(scan_paths, style, oblique_deg=oblique_deg, box=box)
     vendor = STYLES[style]
-    study = headers.Study(partial(uid, seed, scan_id or participant_id), participant_id, vendor)
+    study = headers.Study(partial(uid, seed, scan_id or participant_id), participant_id, vendor, age)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -209,6 +211,7 @@ def write_cohort(
     if slab == "basalganglia" and (bare := [scan["scan_id"] for scan in scans if "box" not in scan]):
         raise InputError(f"{bare[0]}: has no basal ganglia box; annotate it, or use --slab whole")
     root = check_output_dir(output_dir, sum(Path(path).stat().st_size for scan in scans for path in scan["image"]))
+    ages = known_ages(Path(dataset_dir) / "participants.tsv")
     folders = []
     for number, scan in enumerate(tqdm(scans, desc="DICOM studies", unit="study")):
         folder = root / scan["scan_id"]
@@ -220,6 +223,7 @@ def write_cohort(
                 list(STYLES)[number % len(STYLES)] if style == "mixed" else style,
                 scan_id=scan["scan_id"],
                 box=scan["box"] if slab == "basalganglia" else None,
+                age=ages.get(scan["participant_id"]),
                 **settings,
             )
         folders.append(folder)

@@ -18,11 +18,12 @@ _ECHO_TIME_MS, _REPETITION_TIME_MS, _FLIP_ANGLE_DEG, _FIELD_T = 20.0, 36.0, 24.0
 
 @dataclass(frozen=True)
 class Study:
-    """What all series share. `uid(*words)` gives this study's UIDs."""
+    """What all series share. `uid(*words)` gives this study's UIDs; `age` is the participant's, years."""
 
     uid: Callable[..., str]
     participant_id: str
     style: Style
+    age: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def _patient_and_study(study: Study) -> Dataset:
     image.SpecificCharacterSet = "ISO_IR 100"
     image.PatientName = f"Simulated^{study.participant_id}"
     image.PatientID = f"SIM-{study.participant_id}"
-    image.PatientBirthDate = "19700101"
+    image.PatientBirthDate = "19700101" if study.age is None else f"{int(_DATE[:4]) - int(study.age)}0101"
+    if study.age is not None:
+        image.PatientAge = f"{int(study.age):03d}Y"
     image.PatientSex = "O"
     image.StudyInstanceUID = study.uid("study")
     image.StudyID = "1"
