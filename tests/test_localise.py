@@ -400,7 +400,7 @@ def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_w
     nib.save(nib.Nifti1Image(np.moveaxis(scan.maps, 0, 3), scan.affine), path)
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.yaml")
-    parser.update({"bundle_root": str(BUNDLE), "template": made_template()})
+    parser.update({"bundle_root": str(BUNDLE), "template": made_template(), "nuclei": "known"})
     assert parser.get_parsed_content("localise") == "auto"
     image = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
     assert image.shape == (3, 128, 128, 16)
