@@ -72,6 +72,13 @@ def test_the_page_says_what_was_found_and_how_far_to_trust_it(pages):
         assert words in text
 
 
+@pytest.mark.parametrize(("probability", "shown"), [(0.003, "&lt; 0.01"), (0.998, "&gt; 0.99"), (0.007, "0.01")])
+def test_no_probability_is_shown_as_sure(image, tmp_path, probability, shown):
+    told = result(probability_HH=probability)
+    write_scan_report(tmp_path / "r.html", tmp_path / "r.pdf", told, image, torch.zeros(1, 12, 16, SLICES), MODEL)
+    assert f"(HH): {shown}<" in (tmp_path / "r.html").read_text()
+
+
 def test_the_page_says_where_the_box_came_from_and_what_is_usual_at_the_age(image, tmp_path):
     scores = [
         {"map": suffix, "nucleus": name, "z": 1.25}

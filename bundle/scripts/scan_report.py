@@ -68,7 +68,7 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         ("Slices at or above it", f"{_above(result)} of {len(result['slices'])}"),
         (
             "Highest slice",
-            f"{highest['slice']} (input slice {highest['input_slice']}), {highest['probability_HH']:.2f}",
+            f"{highest['slice']} (input slice {highest['input_slice']}), {rounded(highest['probability_HH'])}",
         ),
         *_box_facts(result.get("box", {})),
         *_age_facts(result.get("age_z_scores", {})),
@@ -86,7 +86,7 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
     ]
     return ReportContent(
         title=f"Q-Net report: {result['scan_id']}",
-        headline=f"Probability of hereditary hemochromatosis (HH): {probability:.2f}",
+        headline=f"Probability of hereditary hemochromatosis (HH): {rounded(probability)}",
         colour=HH_COLOUR if result["class"] == "HH" else HC_COLOUR,
         warning=result["note"],
         facts=facts,
@@ -94,6 +94,13 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         limits=LIMITS,
         made_by=made_by,
     )
+
+
+def rounded(probability: float) -> str:
+    """A probability in two decimals; at the ends `< 0.01` and `> 0.99`, because no scan is sure."""
+    if probability < 0.005:
+        return "< 0.01"
+    return "> 0.99" if probability > 0.995 else f"{probability:.2f}"
 
 
 def _box_facts(box: Mapping[str, Any]) -> Rows:
@@ -107,10 +114,8 @@ def _box_facts(box: Mapping[str, Any]) -> Rows:
 def _age_facts(scores: Mapping[str, Any]) -> Rows:
     """z-scores of the nuclei against healthy controls of the same age, a line a map."""
     names = {"Chimap": "z of QSM", "R2starmap": "z of R2*"}
-    rows = [
-        (words, ", ".join(f"{s['nucleus']} {s['z']:+.1f}" for s in scores.get("nuclei", ()) if s["map"] == suffix))
-        for suffix, words in names.items()
-    ]
+    told = [(s["map"], f"{s['nucleus']} {round(s['z'], 1) + 0:+.1f}") for s in scores.get("nuclei", ())]  # no -0.0
+    rows = [(words, ", ".join(text for name, text in told if name == suffix)) for suffix, words in names.items()]
     rows = [(words, text) for words, text in rows if text]
     beyond = ", extrapolated beyond their ages" if scores.get("extrapolated") else ""
     made = "simulated " if scores.get("simulated") else ""
@@ -210,7 +215,7 @@ def draw_slices(
     size = maps.shape[-1]
     chosen = sorted({int((n + 0.5) * size / rows) for n in range(rows)}, reverse=True)
     limit = float(np.abs(heat).max()) or 1.0
-    titles = [name for name, _, _ in windows] + ["Evidence on QSM: red HH, blue HC"]
+    titles = [name for name, _, _ in windows] + ["Evidence: red HH, blue HC"]
     grid = figure.subplots(len(chosen), 4, squeeze=False)
     for axes_row, index in zip(grid, chosen, strict=True):
         for axes, channel in zip(axes_row, (0, 1, 2, 0), strict=True):
@@ -222,7 +227,7 @@ def draw_slices(
         axes_row[3].imshow(plane, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=strength, aspect=aspect)
         row = result["slices"][index]
         axes_row[0].set_ylabel(
-            f"slice {row['slice']} (input {row['input_slice']})\nP(HH) {row['probability_HH']:.2f}", fontsize=8
+            f"slice {row['slice']} (input {row['input_slice']})\nP(HH) {rounded(row['probability_HH'])}", fontsize=8
         )
     grid[0, 0].text(0.03, 0.97, "R", color="white", fontsize=8, va="top", transform=grid[0, 0].transAxes)
     for axes, title in zip(grid[0], titles, strict=True):
@@ -263,9 +268,10 @@ def draw_nuclei(
             if row["nucleus"] == name:
                 marker = {"left": "<", "right": ">"}.get(str(row.get("side", "")), "o")
                 axes.plot(position, float(row["Chimap"]), marker, color=HH_COLOUR, markersize=5)
-    who = "simulated healthy" if simulated else "healthy"
-    known = age is not None and bool(curves)
-    axes.set_title("Nuclei, mean QSM (ppm)" + (f"; grey: {who} at {age:g}, 2 SD" if known else ""), fontsize=9)
+    axes.set_title("Nuclei, mean QSM (ppm)", fontsize=9, loc="left")
+    if age is not None and curves:
+        who = "simulated healthy controls" if simulated else "healthy controls"
+        axes.set_xlabel(f"grey: {who} at {age:g} years, mean and 2 SD", fontsize=7)
     axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=20, fontsize=7)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)

@@ -81,6 +81,7 @@ def write_summary(
             bins[min(int(float(row["probability_HH"]) * BINS), BINS - 1)] += 1
     seconds = time.perf_counter() - run.started
     total, failed = classes.total(), classes["failed"]
+    title = f"Q-Net: {total} scan{'' if total == 1 else 's'}"
     earlier = run.resumed
     fresh = total - failed - earlier
     processes = f"{idist.get_world_size()} process{'es' if idist.get_world_size() > 1 else ''}"
@@ -89,8 +90,8 @@ def write_summary(
     def write(part: str) -> None:
         with open(part, "w", encoding="utf-8") as file:
             file.write(
-                f"<!doctype html><html lang=en><meta charset=utf-8><title>Q-Net: {total} scans</title>"
-                f"<style>{STYLE}</style><h1>Q-Net: {total} scans</h1><p class=note>{html.escape(note)}</p>"
+                f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
+                f"<style>{STYLE}</style><h1>{title}</h1><p class=note>{html.escape(note)}</p>"
                 f"<div class=counts><div><b>{total}</b>scans</div><div class=HH><b>{classes['HH']}</b>HH</div>"
                 f"<div class=HC><b>{classes['HC']}</b>HC</div><div class=failed><b>{failed}</b>failed</div></div>"
                 f"<h2>Probability of HH</h2>{histogram(bins, run.settings.get('threshold'))}"
