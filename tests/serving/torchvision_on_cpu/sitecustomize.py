@@ -3,9 +3,9 @@
 Python runs this file at its start when the folder is on PYTHONPATH. For the test environment alone.
 """
 
-import torch
+from torch import library
 
 #: Kept, for the operators go when it goes.
-OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
+OPERATORS = library.Library("torchvision", "FRAGMENT")
 for name in ("nms", "qnms"):
     OPERATORS.define(name + "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
