@@ -35,14 +35,19 @@ def test_oracle_auc_lies_in_the_designed_range(latents, settings):
     assert auc == pytest.approx(iron.population_auc(latents), abs=0.005)
 
 
-def test_latents_of_a_cohort_have_the_wanted_moments(latents):
+def test_matched_latents_have_the_wanted_moments(latents):
     groups = ["HH", "HC"] * 30
-    values = iron.draw_latents(np.random.default_rng(1), groups, latents)
+    values = iron.draw_latents(np.random.default_rng(1), groups, latents, "matched")
     is_hh = np.array(groups) == "HH"
     mean, sd, effect = (np.array([getattr(v, k) for v in latents.values()]) for k in ("mean", "sd", "effect"))
     np.testing.assert_allclose(values[~is_hh].mean(0), mean, atol=1e-9)
     np.testing.assert_allclose(values[is_hh].mean(0), mean + effect * sd, atol=1e-9)
     np.testing.assert_allclose(values[is_hh].std(0, ddof=1), sd)
+
+
+def test_independent_draws_of_a_subject_do_not_depend_on_the_others(latents):
+    few, many = (iron.draw_latents(np.random.default_rng(1), ["HH"] * n, latents) for n in (20, 40))
+    np.testing.assert_array_equal(few, many[:20])
 
 
 def test_hh_moves_the_pattern_and_hardly_the_mean(latents):

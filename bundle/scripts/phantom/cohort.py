@@ -58,6 +58,7 @@ def draw_participants(
     age_mean: float,
     age_sd: float,
     latents: dict[str, Latent],
+    draws: str = "independent",
 ) -> list[Participant]:
     """Draw who takes part, the groups matched in age and sex, in random order.
 
@@ -68,6 +69,7 @@ def draw_participants(
         age_range: youngest and oldest of the cohort, years; both occur.
         age_mean, age_sd: of the normal distribution that is cut at ``age_range``, years.
         latents: distributions of the latent parameters.
+        draws: ``independent`` or ``matched``, see ``iron.draw_latents``.
 
     Raises:
         InputError: fewer than two subjects in a group, more men than subjects, or an empty age range.
@@ -89,7 +91,7 @@ def draw_participants(
     age = np.concatenate(ages)
     age = age_range[0] + (age - age.min()) / np.ptp(age) * (age_range[1] - age_range[0])
     groups = ["HH"] * hh + ["HC"] * hc
-    values = draw_latents(rng, groups, latents)
+    values = draw_latents(rng, groups, latents, draws)
     digits = max(3, len(str(hh + hc)))
     return [
         Participant(
@@ -202,6 +204,7 @@ def simulate(
     box_margin_mm: list[float],
     scanner: dict[str, Any],
     targets: dict[str, list[float]],
+    draws: str = "independent",
     from_raw: bool = False,
     raw: dict[str, Any] | None = None,
 ) -> dict[str, float]:
@@ -224,6 +227,7 @@ def simulate(
         box_margin_mm: lowest and highest in-plane margin of the box, mm.
         scanner: arguments of ``acquisition.draw_scanner``.
         targets: lowest and highest AUC wanted for each of ``difficulty.READERS``.
+        draws: whether subjects are drawn ``independent`` or ``matched``, see ``iron.draw_latents``.
         from_raw: whether maps are reconstructed from simulated raw data instead of drawn with the faults of
             ``scanner``.
         raw: arguments of ``from_raw.load_chain``.
@@ -254,6 +258,7 @@ def simulate(
         hc=preset["hc"],
         men=preset["men"],
         latents=distributions,
+        draws=draws,
         **ages,
     )
     protocol = Protocol(

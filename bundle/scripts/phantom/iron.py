@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
+from scripts.errors import InputError
 from scripts.phantom.anatomy import NUCLEI, Templates, nucleus_coordinates
 
 # (limit, rate per year, iron at birth): iron = limit * (1 - exp(-rate * age)) + birth, mg / 100 g.
@@ -24,6 +25,8 @@ AGE_CURVES = {
 }
 # Centre (MNI mm, |x| y z) and width (mm) of the focal deposit in the back of the thalamus, the pulvinar.
 _PULVINAR_MM, _PULVINAR_WIDTH_MM = (14.0, -28.0, 7.0), 5.0
+# How the latents of a cohort's subjects hang together, see ``draw_latents``.
+DRAWS = ("independent", "matched")
 # The least share of a nucleus' mean iron that a pattern may leave anywhere.
 _LEAST_SHARE = 0.15
 
@@ -53,20 +56,28 @@ def iron_at_age(nucleus: str, age: float) -> float:
     return float(limit * (1.0 - np.exp(-rate * age)) + birth)
 
 
-def draw_latents(rng: np.random.Generator, groups: list[str], latents: dict[str, Latent]) -> np.ndarray:
+def draw_latents(
+    rng: np.random.Generator, groups: list[str], latents: dict[str, Latent], draws: str = "independent"
+) -> np.ndarray:
     """Latents of a cohort, ``[subjects, latents]``, in the order of ``latents``.
-
-    Within a group with more subjects than latents, the draws are made uncorrelated with exactly the wanted mean and
-    standard deviation: the difficulty of a cohort then depends on the settings and hardly on the seed.
 
     Args:
         rng: source of random numbers.
         groups: ``HH`` or ``HC`` for each subject.
         latents: the distributions.
+        draws: ``independent``: every subject on its own, so that a cohort, its folds and new subjects are exchangeable.
+            ``matched``: within a group with more subjects than latents the draws are made uncorrelated, with exactly
+            the wanted mean and standard deviation. The oracle's AUC then hardly depends on the seed, but a training
+            fold and its test fold are negatively dependent, and cross-validated AUCs come out too low.
+
+    Raises:
+        InputError: ``draws`` is neither.
     """
+    if draws not in DRAWS:
+        raise InputError(f"simulate: draws={draws} is unknown; choose one of {', '.join(DRAWS)}")
     z = rng.standard_normal((len(groups), len(latents)))
     is_hh = np.array(groups) == "HH"
-    for member in (is_hh, ~is_hh):
+    for member in (is_hh, ~is_hh) if draws == "matched" else ():
         n = int(member.sum())
         if n > len(latents) + 1:
             q, r = np.linalg.qr(z[member] - z[member].mean(0))
