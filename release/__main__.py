@@ -3,8 +3,8 @@
     python -m release [--output_dir dist] [--base_url URL] [--bundle_dir bundle]
 
 The folder gets
-    qnet_hemochromatosis_vX.Y.Z.zip, .zip.sha256   the bundle with models/model.ts and the template of
-                                                   `localise: auto`, as the model zoo keeps it
+    qnet_hemochromatosis_vX.Y.Z.zip, .zip.sha256   the bundle with models/model.ts, as the model zoo
+                                                   keeps it
     qnet_hemochromatosis_vX.Y.Z.onnx               the network for ONNX runtimes
     model_info.json                                the entry of this version for the model zoo's list
     huggingface/                                   the bundle with a model card, ready for `hf upload`
@@ -24,7 +24,6 @@ from release.model_card import model_card
 from release.source import clean_commit, released_version
 from scripts.errors import InputError, report_in_one_line
 from scripts.provenance import check_output_dir, sha256, software, write_json
-from scripts.template import make_template
 
 #: What the model zoo's own releases start with; `--base_url` says otherwise.
 ZOO_STORAGE = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_storage_v1"
@@ -60,8 +59,6 @@ def publish(bundle: Path, output: Path, commit: str, version: str, base_url: str
     staged, archive, onnx = output / "huggingface", output / f"{stem}.zip", output / f"{stem}.onnx"
     print("copying the bundle")
     copy_files(bundle, tracked_files(bundle), staged)
-    print("making the template that finds the basal ganglia")
-    make_template(staged / "models" / "template.nii.gz")
     print("exporting to TorchScript and ONNX, and comparing both with the network")
     torchscript = staged / "models" / "model.ts"
     export_torchscript(staged, torchscript)

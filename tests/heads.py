@@ -12,22 +12,15 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 from moved_heads import MovedHead, moved_head, whole_head  # noqa: E402
 
 from scripts.phantom.anatomy import LABELS, Templates  # noqa: E402
-from scripts.template import make_template  # noqa: E402
 
-TEMPLATE = BUNDLE / "models" / "template.nii.gz"
+#: The template that the bundle carries.
+TEMPLATE = str(BUNDLE / "models" / "template.nii.gz")
 BASAL_GANGLIA = [value for name, value in LABELS.items() if "thalamus" not in name]
 
 
 @functools.cache
 def templates() -> Templates:
     return whole_head()
-
-
-def made_template() -> str:
-    """The small template, made from the packages if nobody did yet."""
-    if not TEMPLATE.exists():
-        make_template(TEMPLATE, templates=templates())
-    return str(TEMPLATE)
 
 
 @functools.cache

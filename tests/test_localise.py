@@ -1,6 +1,7 @@
 """Finding the basal ganglia: poses, storage, bad input, caching, and the way through preprocessing."""
 
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 import yaml
 from blobs import BUNDLE
-from heads import head, held, made_template, tight, write_scan
+from heads import TEMPLATE, head, held, templates, tight, write_scan
 from refusal import refused
 
 from scripts import registration
@@ -21,7 +22,7 @@ from scripts.localise_cohort import localise_cohort
 from scripts.localiser import LOCALISE_DERIVATIVE, Localiser, check_boxes
 from scripts.phantom.anatomy import load_templates
 from scripts.splines import basis, bending_of, refine
-from scripts.template import LARGEST_FILE, load_template, make_template
+from scripts.template import load_template, make_template
 from scripts.transforms import preprocessing
 
 #: Heads of these numbers are not in the benchmark and were not used for tuning.
@@ -31,7 +32,7 @@ MARGIN_MM = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())["loc
 
 @pytest.fixture(scope="module")
 def tools():
-    template = load_template(made_template())
+    template = load_template(TEMPLATE)
     return template, registration.target_of(template)
 
 
@@ -129,19 +130,36 @@ def test_confidence_is_that_of_the_weakest_measure():
 # --- the parts -------------------------------------------------------------------------------------------------------
 
 
-def test_the_template_is_small_and_carries_its_licence():
-    path = made_template()
-    assert Path(path).stat().st_size < LARGEST_FILE
-    content = json.loads(Path(path.removesuffix(".nii.gz") + ".json").read_text())
-    assert "Copyright" in content["License"]
-    assert len(content["Ellipsoids"]) == 6
+def test_the_bundles_template_is_what_its_config_makes_and_carries_its_licence(tmp_path):
+    from monai.bundle import ConfigWorkflow
+
+    path = tmp_path / "template.nii.gz"
+    workflow = ConfigWorkflow(str(BUNDLE / "configs" / "template.yaml"), meta_file=None, logging_file=False,
+                              workflow_type="train", bundle_root=str(BUNDLE), template=str(path))  # fmt: skip
+    templates()  # read once a session
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.excepthook", sys.excepthook)
+        workflow.initialize()
+        workflow.run()
+    made, kept = load_template(path), load_template(TEMPLATE)
+    assert made.sha256 == kept.sha256
+    assert np.array_equal(made.outline_mm, kept.outline_mm)
+    assert kept.ellipsoids.keys() == made.ellipsoids.keys()
+    content = json.loads(Path(TEMPLATE.removesuffix(".nii.gz") + ".json").read_text())
+    assert "Copyright (C) 1993-2009 Louis Collins" in content["License"]
 
 
-def test_without_template_and_packages_the_message_says_what_to_do(tmp_path, monkeypatch):
+def test_a_missing_template_is_named_with_what_to_do(tmp_path):
+    with refused(tmp_path / "template.nii.gz", "restore it"):
+        load_template(tmp_path / "template.nii.gz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_its_packages_no_template_is_made(tmp_path, monkeypatch):
     load_templates.cache_clear()  # another test may have read them
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with refused("template", "pip install nilearn"):
-        load_template(tmp_path / "template.nii.gz")
+        make_template(tmp_path / "template.nii.gz", 2.0, 400)
     assert not list(tmp_path.iterdir())
 
 
@@ -295,7 +313,7 @@ def test_an_all_zero_map_is_refused_before_localisation(tmp_path):
     maps = scan.maps.copy()
     maps[0] = 0
     write_scan(tmp_path, "sub-01", type(scan)(maps, scan.affine, scan.labels, scan.how))
-    steps = preprocessing("cropped", [32, 32], 6, [0.5, 99.5], "auto", Localiser(made_template()))
+    steps = preprocessing("cropped", [32, 32], 6, [0.5, 99.5], "auto", Localiser(TEMPLATE))
     with refused("sub-01_Chimap", "0 everywhere"):
         steps(find_scans(tmp_path)[0])
 
@@ -313,7 +331,7 @@ def cohort(tmp_path_factory):
 def test_a_scan_without_annotation_goes_through_and_is_kept(cohort, monkeypatch):
     scan = find_scans(cohort)[0]
     assert "box" not in scan
-    steps = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "auto", Localiser(made_template()))
+    steps = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "auto", Localiser(TEMPLATE))
     first = steps(scan)["image"]
     assert first.shape == (3, 64, 64, 12)
     assert 0.5 <= first.meta["box_confidence"] <= 1
@@ -327,7 +345,7 @@ def test_a_scan_without_annotation_goes_through_and_is_kept(cohort, monkeypatch)
         raise AssertionError("found again, although it was kept")
 
     monkeypatch.setattr("scripts.localiser.locate", never)
-    again = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "auto", Localiser(made_template()))(scan)["image"]
+    again = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "auto", Localiser(TEMPLATE))(scan)["image"]
     assert torch.equal(again.as_tensor(), first.as_tensor())
     # an annotated box goes before a found one, and needs no localiser
     annotated = {**scan, "box": content["Box"]}
@@ -340,7 +358,7 @@ def test_the_page_of_a_cohort_shows_refused_scans_first_and_compares_with_the_an
     thin = type(good)(good.maps[..., :2], good.affine, good.labels[..., :2], good.how)
     write_scan(tmp_path, "sub-02", thin)
     (known,), (cut,) = find_scans(cohort), find_scans(tmp_path)
-    localiser = Localiser(made_template(), cache_dir=cohort / LOCALISE_DERIVATIVE)
+    localiser = Localiser(TEMPLATE, cache_dir=cohort / LOCALISE_DERIVATIVE)
     scans = [{**known, "box": tight(good.labels).tolist()}, cut]
     with refused("1 of 2", "sub-02"):
         localise_cohort(cohort / LOCALISE_DERIVATIVE, scans, localiser, annotated_too=True)
@@ -361,7 +379,7 @@ def test_a_kept_box_of_other_settings_is_not_read(cohort, monkeypatch):
     monkeypatch.setattr("scripts.localiser.locate", other)
     monkeypatch.setattr("scripts.localiser.Localiser.keep", lambda *arguments: None)
     scan = head(FIRST, skull=True)
-    Localiser(made_template(), margin_mm=9.0)(scan.maps, scan.affine, find_scans(cohort)[0]["image"][0])
+    Localiser(TEMPLATE, margin_mm=9.0)(scan.maps, scan.affine, find_scans(cohort)[0]["image"][0])
     assert called == [9.0]
 
 
@@ -370,7 +388,7 @@ def test_a_cohort_that_cannot_be_written_is_localised_all_the_same(tmp_path, mon
     monkeypatch.setattr("scripts.localiser.locate", lambda *arguments: good)
     (tmp_path / "derivatives").write_text("a file where the folder should be")
     scan = head(FIRST, skull=True)
-    localiser = Localiser(made_template())
+    localiser = Localiser(TEMPLATE)
     with pytest.warns(RuntimeWarning, match="--localise_dir"):
         found = localiser(scan.maps, scan.affine, str(tmp_path / "sub-01" / "anat" / "sub-01_Chimap.nii.gz"))
     assert found.box == good.box
@@ -384,8 +402,8 @@ def test_an_uncertain_scan_is_refused_with_its_confidence(tmp_path, monkeypatch)
     monkeypatch.setattr("scripts.localiser.locate", lambda *arguments: poor)
     scan = head(FIRST, skull=True)
     with refused("study.nii.gz", "0.31", "annotate a box"):
-        Localiser(made_template())(scan.maps, scan.affine, "study.nii.gz")
-    assert Localiser(made_template(), least_confidence=0.2)(scan.maps, scan.affine, "study.nii.gz") is poor
+        Localiser(TEMPLATE)(scan.maps, scan.affine, "study.nii.gz")
+    assert Localiser(TEMPLATE, least_confidence=0.2)(scan.maps, scan.affine, "study.nii.gz") is poor
 
 
 def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_written(tmp_path, monkeypatch):
@@ -400,7 +418,7 @@ def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_w
     nib.save(nib.Nifti1Image(np.moveaxis(scan.maps, 0, 3), scan.affine), path)
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.yaml")
-    parser.update({"bundle_root": str(BUNDLE), "template": made_template(), "nuclei": "known"})
+    parser.update({"bundle_root": str(BUNDLE), "template": TEMPLATE, "nuclei": "known"})
     assert parser.get_parsed_content("localise") == "auto"
     image = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
     assert image.shape == (3, 128, 128, 16)
@@ -423,8 +441,6 @@ def test_an_unknown_choice_is_refused():
 
 def test_making_a_template_that_is_too_large_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.template.LARGEST_FILE", 1000)
-    from heads import templates
-
     with refused(tmp_path / "t.nii.gz", "spacing_mm"):
         make_template(tmp_path / "t.nii.gz", 4.0, 50, templates())
     assert not list(tmp_path.iterdir())

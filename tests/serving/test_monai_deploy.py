@@ -15,7 +15,7 @@ import yaml
 from blobs import REPOSITORY
 from conftest import Inferred, copy_bundle, infer
 from environments import environment
-from heads import head, made_template, write_scan
+from heads import TEMPLATE, head, write_scan
 
 from scripts.phantom.dicom import stored_maps, write_study
 
@@ -73,7 +73,7 @@ def expected(scan_paths: list[Path], tmp_path_factory: pytest.TempPathFactory) -
         path = root / "cohort" / "sub-01" / "anat" / f"sub-01_{suffix}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(stored.maps_unit, affine), path)
-    return infer(root / "cohort", root / "out", template=made_template())
+    return infer(root / "cohort", root / "out", template=TEMPLATE)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import requests
 from blobs import stacked, write_labelled_studies
 from conftest import NAME, copy_bundle, infer
 from environments import environment
-from heads import head, made_template, write_scan
+from heads import TEMPLATE, head, write_scan
 
 SHIM = Path(__file__).parent / "torchvision_on_cpu"
 START_LIMIT = 900  # seconds; half a minute where nobody else computes
@@ -124,7 +124,7 @@ def test_one_answer_holds_both(server, inferred):
 
 def test_a_study_without_a_box_is_localised_as_the_bundle_does(server, tmp_path):
     write_scan(tmp_path / "cohort", "sub-01", head(70_010))
-    expected = infer(tmp_path / "cohort", tmp_path / "out", template=made_template()).result
+    expected = infer(tmp_path / "cohort", tmp_path / "out", template=TEMPLATE).result
     study = tmp_path / "study.nii.gz"
     nib.save(stacked(tmp_path / "cohort", "sub-01"), study)
     answer = server.infer("json", files={"file": (study.name, study.read_bytes())})
