@@ -7,7 +7,7 @@ TRAIN := configs/train.yaml','configs/small.yaml
 PATHS := --dataset_dir $(DEMO)/cohort --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/training
 export PYTHONWARNINGS := ignore
 
-.PHONY: demo test lint serving-envs release clean
+.PHONY: demo test test-more lint serving-envs release clean
 
 $(VENV)/installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,11 @@ demo: $(VENV)/installed-simulate
 # one file a process at a time; each process has one core
 test: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
+
+# tests that `test` leaves out or skips: they need programs that it does not install. One that is skipped here, or none
+# found (pytest's status 5), fails.
+test-more: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile -m other_programs --no-skips
 
 # what tests/serving needs: MONAI Label and MONAI Deploy, whose versions conflict with ours and each other's
 .venv-label/installed: tests/serving/monai_label_requirements.txt

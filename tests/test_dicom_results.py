@@ -72,6 +72,7 @@ def source(written: dict[str, Path], name: str) -> list[pydicom.Dataset]:
 # --- independent validators -----------------------------------------------------------------------
 
 
+@pytest.mark.other_programs
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dicom3tools")
 @pytest.mark.parametrize("kind", ["sr", "map", "seg"])
 def test_dciodvfy_finds_no_error(written, kind):
@@ -81,6 +82,7 @@ def test_dciodvfy_finds_no_error(written, kind):
     assert [line for line in said if line.startswith("Error")] == []
 
 
+@pytest.mark.other_programs
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dicom3tools")
 def test_dciodvfy_would_find_one(written, tmp_path):
     damaged = pydicom.dcmread(written["sr"])
@@ -90,6 +92,7 @@ def test_dciodvfy_would_find_one(written, tmp_path):
     assert "Error" in done.stdout + done.stderr
 
 
+@pytest.mark.other_programs
 @pytest.mark.skipif(not shutil.which("dsrdump"), reason="needs dcmtk")
 def test_dsrdump_reads_the_report(written):
     done = subprocess.run(["dsrdump", "+Pl", written["sr"]], capture_output=True, text=True)

@@ -27,6 +27,13 @@ class Inferred(NamedTuple):
     evidence: nib.Nifti1Image
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts a client's own Python needs an environment that `make test` does not make."""
+    for item in items:
+        if {"python", "server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("other_programs")
+
+
 def copy_bundle(target: Path) -> Path:
     """The bundle as it is published: files under version control, or about to be."""
     listed = subprocess.run(
