@@ -3,8 +3,9 @@
 Run from anywhere: `python benchmarks/training_on_cpu.py [--output FILE.json]`; some minutes on two cores. All ways take
 turns in one run. `images/CPU s` (one thread) holds on a shared machine too; the clock's figures of threads against
 processes need an idle one. The last column says what a way changes: the relative distance of its gradient (all
-parameters as one vector) from that of float32 in batches of 64 on the same images, weights and labels; beside it the
-distance that another batch of 64 makes, the noise that training lives with anyway. Compilation needs a C++ compiler and is left out, with its reason, where there is none.
+parameters as one vector) from that of float32 on the same 64 images, weights and labels; beside it the distance that
+another batch of 64 makes, the noise that training lives with anyway. Compilation needs a C++ compiler and is left out,
+with its reason, where there is none.
 """
 
 from __future__ import annotations
