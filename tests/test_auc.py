@@ -10,11 +10,14 @@ from scripts.auc import (
     Aucs,
     bootstrap_aucs,
     bootstrap_weights,
+    bootstrap_within_folds,
     clustered_delong,
     compare,
     delong,
+    holm,
     interval,
     significance,
+    within_folds,
 )
 
 # 49 ovarian cancer patients (43 with all three tests) of DeLong, DeLong and Clarke-Pearson 1988, as listed in the
@@ -142,6 +145,97 @@ def test_repeats_that_say_the_same_change_nothing():
     np.testing.assert_allclose(
         bootstrap_aucs(labels, thrice, clusters, 50, 0), bootstrap_aucs(labels, probabilities, clusters, 50, 0)
     )
+
+
+def folds_of(seed: int, clusters: np.ndarray, repeats: int, folds: int) -> np.ndarray:
+    """`[repeats, cases]`: participants in random folds of about equal size."""
+    rng, subjects = np.random.default_rng(seed), clusters.max() + 1
+    return np.stack([(rng.permutation(subjects) % folds)[clusters] for _ in range(repeats)])
+
+
+def test_auc_within_folds_agrees_with_counting_the_pairs_of_each_fold():
+    labels, probabilities, clusters = cohort(1, repeats=2)
+    folds = folds_of(0, clusters, 2, 7)
+    expected = []
+    for model in probabilities:
+        each = []
+        for score, fold in zip(model, folds, strict=True):
+            pairs = [
+                (score[i] > score[j]) + 0.5 * (score[i] == score[j])
+                for i in np.flatnonzero(labels == 1)
+                for j in np.flatnonzero(labels == 0)
+                if fold[i] == fold[j]
+            ]
+            each.append(np.mean(pairs))
+        expected.append(np.mean(each))
+    np.testing.assert_allclose(within_folds(labels, probabilities, clusters, folds).values, expected, rtol=1e-12)
+
+
+def test_another_level_of_probabilities_in_a_fold_changes_nothing_within_folds():
+    labels, probabilities, clusters = cohort(2, repeats=1)
+    folds = folds_of(0, clusters, 1, 5)
+    moved = probabilities + 10.0 * folds
+    here, there = (within_folds(labels, p, clusters, folds) for p in (probabilities, moved))
+    np.testing.assert_allclose(there.values, here.values)
+    np.testing.assert_allclose(there.covariance, here.covariance)
+    assert delong(labels, moved).values[0] < delong(labels, probabilities).values[0] - 0.05
+
+
+def test_one_fold_gives_the_pooled_auc_and_nearly_its_variance():
+    labels, probabilities, clusters = cohort(3, subjects=80)
+    one = within_folds(labels, probabilities, clusters, np.zeros((2, len(labels)), int))
+    pooled = clustered_delong(labels, probabilities, clusters)
+    np.testing.assert_allclose(one.values, pooled.values, rtol=1e-12)
+    np.testing.assert_allclose(one.covariance, pooled.covariance, rtol=0.05)
+    assert (np.diag(one.covariance) < np.diag(pooled.covariance)).all()
+
+
+def test_variance_within_folds_is_that_of_new_cohorts():
+    # ten folds of five and five, three repeats with other folds, models of other levels in each fold
+    rng, subjects, found = np.random.default_rng(0), 100, []
+    labels = np.arange(subjects) % 2
+    for _ in range(200):
+        hh, hc = (np.stack([rng.permutation(subjects // 2) % 10 for _ in "abc"]) for _ in "ab")
+        folds = np.empty((3, subjects), int)
+        folds[:, labels == 1], folds[:, labels == 0] = hh, hc
+        latent = rng.normal(size=subjects) + 1.2 * labels
+        score = latent + 0.5 * rng.normal(size=(2, 3, subjects)) + 2 * folds
+        aucs = within_folds(labels, score, np.arange(subjects), folds)
+        difference = compare(aucs, 0, 1)
+        found.append([aucs.values[0], aucs.covariance[0, 0], difference.auc1 - difference.auc2,
+                      difference.difference_std_error**2])  # fmt: skip
+    found = np.array(found)
+    assert np.sqrt(found[:, 1].mean()) == pytest.approx(found[:, 0].std(), rel=0.1)
+    assert np.sqrt(found[:, 3].mean()) == pytest.approx(found[:, 2].std(), rel=0.1)
+
+
+def test_folds_of_one_group_only_have_no_auc_within_folds():
+    labels, probabilities, clusters = cohort(4, repeats=1, slices=1)
+    aucs = within_folds(labels, probabilities, clusters, labels[None])
+    assert np.isnan(aucs.values).all()
+    assert np.isnan(interval(aucs.values[0], aucs.covariance[0, 0])).all()
+    assert compare(aucs, 0, 1).level == "undefined"
+    with pytest.raises(ValueError, match="folds must be"):
+        within_folds(labels, probabilities, clusters, labels)
+
+
+def test_bootstrap_within_folds_gives_what_counting_gives_on_the_same_samples():
+    labels, probabilities, clusters = cohort(7, subjects=16, slices=3)
+    folds = folds_of(1, clusters, 2, 3)
+    drawn = bootstrap_within_folds(labels, probabilities, clusters, folds, 20, seed=3)
+    for weights, found in zip(bootstrap_weights(labels, clusters, 20, seed=3), drawn, strict=True):
+        w, each = weights[clusters], []
+        for score, fold in zip(probabilities[1], folds, strict=True):
+            pair = np.outer(w * (labels == 1), w * (labels == 0)) * (fold[:, None] == fold)
+            each.append(np.sum(pair * ((score[:, None] > score) + 0.5 * (score[:, None] == score))) / pair.sum())
+        assert found[1] == pytest.approx(np.mean(each))
+
+
+def test_holm_gives_the_published_example_and_leaves_out_what_was_not_tested():
+    # R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.01, np.nan, 0.9]) == pytest.approx([0.02, np.nan, 0.9], nan_ok=True)
+    assert holm([0.6, 0.7]).tolist() == [1, 1]
 
 
 def test_comparison_follows_the_papers_table_2():

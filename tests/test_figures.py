@@ -8,15 +8,17 @@ import pytest
 from made_predictions import made_predictions
 from matplotlib.colors import to_hex
 from refusal import refused
+from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, confusion_matrix, roc_auc_score, roc_curve
 
 from scripts import figures, gallery
-from scripts.calibration import calibration, reliability
+from scripts.calibration import bin_intervals, calibration, reliability
 from scripts.drawing import MODEL_STYLE, VECTOR, save_figure, styles_of
 from scripts.gallery import CAPTIONS, draw_learning_curves, draw_predictions
-from scripts.predictions import REGIONS, scores
+from scripts.predictions import REGIONS, regions_of, scores, without_input_once
 from scripts.subjects import cohort_figure, demographics, summary
+from scripts.tables import delong_tests
 
 BASELINE = "ROI logistic regression"
 
@@ -53,7 +55,7 @@ def test_roc_curve_of_one_repeat_is_scikit_learns(table):
     for region in REGIONS:
         chosen = scores(once, region, "image", ["Q-Net"])
         expected = roc_curve(chosen.labels, chosen.probabilities[0, 0], drop_intermediate=False)
-        drawn = curve_of(axes, f"{region},").get_xydata()
+        drawn = curve_of(axes, f"{figures.INPUTS[region]},").get_xydata()
         np.testing.assert_allclose(drawn, np.stack(expected[:2], 1))
     assert not axes.collections, "one repeat has no spread to draw"
 
@@ -88,16 +90,44 @@ def test_further_models_keep_their_style_whatever_their_order():
     assert styles_of(["b"])["Q-Net"] == MODEL_STYLE["Q-Net"]
 
 
-def test_box_plots_mark_each_pair_with_both_tests(table):
-    figure = figures.auc_boxes(table, "image", True, samples=200, seed=0)
-    axes = figure.axes[0]
-    marks = [text.get_text() for text in axes.texts]
-    assert len(marks) == 3 and all(mark.endswith(")") for mark in marks)
-    strong = made_predictions(40, 8, 1, regions=["full"], models=["ResNet", "Q-Net"])
+def test_box_plots_mark_each_pair_pooled_and_within_folds_below_the_end_of_the_scale(table):
+    strong = made_predictions(40, 3, 1, regions=["full"], models=["ResNet", "Q-Net"])
     strong.loc[strong["model"] == "Q-Net", "probability_HH"] = strong["label"] * 0.6 + 0.2
-    marked = figures.auc_boxes(strong, "image", True, samples=50, seed=0).axes[0].texts[0].get_text()
-    assert marked == "**** (****)"
-    assert max(axes.get_yticks()) <= 1
+    for drawn, wanted in ((table, None), (strong, ["**** / ****"])):
+        figure = figures.auc_boxes(drawn, "image", True, samples=100, seed=0)
+        tests = delong_tests(drawn).query("region == 'full' and test in ('image_clustered', 'image_within_folds')")
+        axes = figure.axes[0]
+        marks = [text.get_text() for text in axes.child_axes[0].texts]
+        assert sorted(marks) == sorted(" / ".join(rows["level"]) for _, rows in tests.groupby(["model1", "model2"]))
+        assert wanted is None or marks == wanted
+        # brackets stand above the panel, not at AUCs that do not exist
+        assert axes.get_ylim()[1] <= 1.005
+        assert not axes.texts
+
+
+def test_a_model_without_images_is_drawn_once_without_a_region():
+    table = made_predictions(12, 2, 1, baselines=["ROI-LR"])
+    once = without_input_once(
+        table.assign(probability_HH=table["probability_HH"].where(table["model"] != "ROI-LR", table["label"] * 0.5))
+    )
+    for draw in (
+        lambda: figures.roc_models(once, [(region, "scan") for region in regions_of(once, "scan")], True),
+        lambda: figures.roc_inputs(once, "scan", True),
+        lambda: figures.auc_boxes(once, "scan", True, samples=20, seed=0),
+        lambda: figures.confusion_matrices(once, "scan", True),
+        lambda: calibration(once, "scan", True),
+    ):
+        words = texts(draw()).split(" | ")
+        assert any("no input region" in text for text in words)
+        assert len({text for text in words if "ROI-LR" in text}) == 1
+
+
+def test_footers_fit_the_width_of_a_single_panel():
+    figure = figures.roc_models(made_predictions(8, 2, 2, regions=["full"]), [("full", "scan")], simulated=True)
+    figure.canvas.draw()
+    for words in (figure._supxlabel, figure._suptitle):
+        box = words.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
 def test_confusion_matrices_count_as_scikit_learn_does(table):
@@ -121,6 +151,18 @@ def test_calibration_agrees_with_scikit_learn():
     np.testing.assert_allclose(found.mean_probability, mean)
     assert found.brier == pytest.approx(brier_score_loss(labels, probabilities))
     assert found.ece == pytest.approx(np.sum(found.count * np.abs(share - mean)) / 502)
+
+
+def test_calibration_leaves_out_empty_bins_and_counts_cases():
+    table = made_predictions(20, 2, 1, regions=["full"], models=["Q-Net"])
+    table["probability_HH"] = np.where(table["label"] == 1, 0.95, 0.15)
+    curve, counts = calibration(table, "scan", True).axes
+    mean = curve_of(curve, "Q-Net").get_xdata()
+    assert np.flatnonzero(np.isfinite(mean)).tolist() == [1, 9]
+    low, high = bin_intervals(np.ones(10, int), np.full(10, 0.95), np.arange(10), 10)[0]
+    expected = binomtest(10, 10).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    assert counts.patches[0].get_xy()[:, 1].max() == 10
 
 
 def test_perfect_calibration_has_no_error():

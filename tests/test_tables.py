@@ -14,8 +14,9 @@ from refusal import refused
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
-from scripts.auc import clustered_delong, compare, delong
-from scripts.predictions import MODELS, scores
+from scripts.auc import clustered_delong, compare, delong, significance, within_folds
+from scripts.markup import fixed
+from scripts.predictions import MODELS, read_predictions, scores
 from scripts.tables import delong_tests, image_level, scan_level, write_tables
 
 AWKWARD = "ROI_means & LR* [50 %] {a} #1 ~ x^2 <b> $c$ p|q \\d"
@@ -110,23 +111,84 @@ def test_pairs_stand_in_the_papers_order_with_its_values(table):
     assert ours[["region", "model1", "model2"]].to_numpy().tolist() == printed.iloc[:, :3].to_numpy().tolist()
     for column in printed.columns[3:]:
         assert ours[f"{column}_paper"].tolist() == printed[column].tolist()
+    assert ours["level"].isna().all()
     others = found[found["test"] != "image"]
     assert others.filter(like="_paper").isna().all(axis=None)
-    assert set(others["test"]) == {"image_clustered", "scan"}
+    assert list(dict.fromkeys(found["test"])) == [
+        "image_clustered", "image_within_folds", "image", "scan", "scan_within_folds"
+    ]  # fmt: skip
     assert AWKWARD in set(others["model1"])
 
 
 def test_tests_are_those_of_the_scores(table):
     found = delong_tests(table).set_index(["test", "region", "model1", "model2"])
-    for test in ("image", "image_clustered", "scan"):
+    for test in ("image", "image_clustered", "image_within_folds", "scan", "scan_within_folds"):
         chosen = scores(table, "cropped", test.split("_")[0], ("ResNet", "Q-Net"))
         aucs = delong(chosen.labels, chosen.probabilities)
         if test == "image_clustered":
             aucs = clustered_delong(chosen.labels, chosen.probabilities, chosen.clusters)
+        elif test.endswith("within_folds"):
+            aucs = within_folds(chosen.labels, chosen.probabilities, chosen.clusters, chosen.folds)
         expected, row = compare(aucs, 1, 0), found.loc[(test, "cropped", "Q-Net", "ResNet")]
         for column in ("auc1", "auc2", "difference_std_error", "z", "p"):
             assert row[column] == pytest.approx(getattr(expected, column))
-        assert row["level"] == expected.level
+        # slices taken for independent get no level: that test rejects far too often
+        if test == "image":
+            assert pd.isna(row["level"])
+        else:
+            assert row["level"] == significance(row["p_holm"])
+
+
+def test_every_p_has_holms_correction_over_the_pairs_of_its_test(table):
+    for test, rows in delong_tests(table).groupby("test"):
+        # plainly: the m-th smallest of n is multiplied by n - m + 1, and none falls below a smaller one
+        corrected, largest = {}, 0.0
+        for place, p in enumerate(sorted(rows["p"])):
+            largest = max(largest, min(1.0, p * (len(rows) - place)))
+            corrected[p] = largest
+        assert rows["p_holm"].tolist() == pytest.approx([corrected[p] for p in rows["p"]]), test
+
+
+def test_a_cross_validation_has_its_auc_within_folds_beside_the_pooled_one(table, tmp_path):
+    for made, level in ((image_level, "image"), (scan_level, "scan")):
+        found = made(table).query("measure == 'auc_within_folds'").set_index(["region", "model"])
+        rows = table[table["slice"].isna() == (level == "scan")]
+        for (region, model), row in found.iterrows():
+            each = []
+            for _, of_repeat in rows[(rows["region"] == region) & (rows["model"] == model)].groupby("repeat"):
+                won = pairs = 0.0
+                for _, fold in of_repeat.groupby("fold"):
+                    hh, hc = (fold.loc[fold["label"] == label, "probability_HH"].to_numpy() for label in (1, 0))
+                    won += np.sum(hh[:, None] > hc) + 0.5 * np.sum(hh[:, None] == hc)
+                    pairs += len(hh) * len(hc)
+                each.append(won / pairs)
+            assert row["mean"] == pytest.approx(np.mean(each))
+            assert row["std"] == pytest.approx(np.std(each, ddof=1))
+            assert row["ci_low"] < row["mean"] < row["ci_high"]
+    # predictions of one model need no second AUC, and are no cross-validation
+    write_tables(tmp_path, made_predictions(repeats=1, folds=1), True)
+    text = (tmp_path / "table3_scan_level.md").read_text()
+    assert "within folds" not in text
+    assert "one training run, tested once" in text
+
+
+def test_models_without_images_are_compared_once(tmp_path):
+    table = made_predictions(repeats=1, baselines=("ROI-LR", "ROI-SVM"))
+    roi = table[table["model"].str.startswith("ROI") & (table["region"] == "full")]
+    table = pd.concat([table[~table["model"].str.startswith("ROI")], roi, roi.assign(region="cropped")])
+    table.to_csv(tmp_path / "predictions.csv", index=False)
+    found = read_predictions(tmp_path / "predictions.csv")
+    pairs = delong_tests(found).query("test == 'scan'")
+    assert len(pairs) == 2 * (3 + 3 * 2) + 1  # in each region: the networks, and each against both; then both
+    assert (pairs["region"] == "none").sum() == 1
+    assert scan_level(found).query("model == 'ROI-LR'")["region"].unique().tolist() == ["none"]
+
+
+def test_a_half_is_rounded_up_however_it_was_computed():
+    # an AUC that was counted, and the same as a sum of shares
+    assert [fixed(v, 3) for v in (0.7175, 0.7175 - 1e-16, 0.7174999, 0.0625, 1.0)] == [
+        "0.718", "0.718", "0.717", "0.063", "1.000"
+    ]  # fmt: skip
 
 
 def test_csv_keeps_full_precision_and_says_what_it_is_of(table, tmp_path):
@@ -183,7 +245,7 @@ def test_markdown_rows_have_as_many_cells_as_heads(table, tmp_path):
     for path in write_tables(tmp_path, table, True):
         if path.suffix == ".md":
             blocks = re.findall(r"(?:^\|.*\n)+", path.read_text(), re.MULTILINE)
-            assert len(blocks) == (3 if "table2" in path.name else 2)
+            assert len(blocks) == (5 if "table2" in path.name else 2)
             for block in blocks:
                 assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
@@ -243,7 +305,9 @@ def test_perfect_separation_has_no_interval_and_no_test_against_chance(tmp_path)
     assert auc["mean"] == 1
     assert np.isnan(auc["ci_low"])
     assert "not estimable" in (tmp_path / "table3_scan_level.md").read_text()
-    assert delong_tests(table)["level"].tolist() == ["undefined"] * 3
+    tests = delong_tests(table)
+    assert set(tests["level"].dropna()) == {"undefined"}
+    assert tests["p_holm"].isna().all()
 
 
 def test_one_participant_of_a_group_is_refused(tmp_path):

@@ -7,8 +7,12 @@ With several repeats of the cross-validation the AUC of a model is the mean over
 subjects, so they are no further sample: the variance is over subjects, and follows from DeLong's structural components
 averaged over the repeats. It leaves out what another draw of folds and starting weights would change, which the spread
 over repeats shows. With one repeat all this is plain DeLong.
+
+Pooled AUCs compare cases of all folds with each other, although each fold's model has its own level of probabilities.
+`within_folds` compares cases of one fold only, which is what new subjects of one model would meet.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,6 +98,72 @@ def clustered_delong(labels: np.ndarray, probabilities: np.ndarray, clusters: np
     return Aucs(auc, covariance)
 
 
+def within_folds(labels: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray, folds: np.ndarray) -> Aucs:
+    """Fold-stratified AUCs: the share of rightly ranked pairs among all pairs of a HH and a HC case in one fold.
+
+    Folds count by their number of pairs; a fold without one of the groups has none. A model's probabilities may differ
+    in level between folds without changing anything. The variance is over clusters: each pair is shared out to its HH
+    and to its HC cluster, squares of both sums are added, and what both hold of the same pair is taken off again
+    (two-way clustering: Cameron, Gelbach and Miller 2011). Without that last step, DeLong's variance of a fold of five
+    and five is too large by a seventh.
+
+    Args:
+        labels, probabilities, clusters: as everywhere here; a cluster's cases are of one class.
+        folds: `[r, n]`, in which fold of each repeat a case was held out.
+
+    Returns:
+        NaN throughout where a repeat has no fold with both groups.
+
+    Raises:
+        InputError: fewer than two clusters of a class.
+    """
+    probabilities, is_hh = _checked(labels, probabilities)
+    hh, hc = (len(np.unique(np.asarray(clusters)[part])) for part in (is_hh, ~is_hh))
+    if min(hh, hc) < 2:
+        raise InputError(
+            f"{hh} participants with HH and {hc} with HC: the variance of an AUC needs two of each; evaluate more"
+        )
+    models, repeats = probabilities.shape[:2]
+    values, shares = np.zeros(models), np.zeros((models, hh, hc))
+    for wins, pairs in _pairs_within_folds(is_hh, probabilities, clusters, folds):
+        if not pairs.any():
+            return Aucs(np.full(models, np.nan), np.full((models, models), np.nan))
+        auc = wins.sum(axis=(1, 2)) / pairs.sum()
+        values += auc / repeats
+        shares += (wins - auc[:, None, None] * pairs) / pairs.sum() / repeats
+    of_hh, of_hc = shares.sum(axis=2), shares.sum(axis=1)
+    covariance = hh / (hh - 1) * of_hh @ of_hh.T + hc / (hc - 1) * of_hc @ of_hc.T
+    same_pair = np.einsum("kij,lij->kl", shares, shares)
+    # a handful of subjects may leave nothing; the larger variance then stands
+    taken_off = covariance - same_pair
+    enough = np.linalg.eigvalsh(taken_off)[0] > -ROUNDING * np.trace(covariance)
+    return Aucs(values, taken_off if enough else covariance)
+
+
+def _pairs_within_folds(
+    is_hh: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray, folds: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each repeat: pairs of cases won, `[k, HH clusters, HC clusters]`, and pairs there are, `[HH, HC clusters]`;
+    both 0 where the clusters were in different folds. Clusters by sorted number."""
+    clusters, folds = np.asarray(clusters), np.asarray(folds)
+    if folds.shape != probabilities.shape[1:]:
+        raise ValueError(f"folds must be {list(probabilities.shape[1:])}, not {list(folds.shape)}")
+    names = [np.unique(clusters[part]) for part in (is_hh, ~is_hh)]
+    for repeat, of_repeat in enumerate(folds):
+        wins = np.zeros((len(probabilities), *map(len, names)))
+        pairs = np.zeros(wins.shape[1:])
+        for fold in np.unique(of_repeat):
+            hh, hc = (of_repeat == fold) & is_hh, (of_repeat == fold) & ~is_hh
+            if not (hh.any() and hc.any()):
+                continue
+            (hh_names, hh_of), (hc_names, hc_of) = (np.unique(clusters[part], return_inverse=True) for part in (hh, hc))
+            place = np.ix_(np.searchsorted(names[0], hh_names), np.searchsorted(names[1], hc_names))
+            pairs[place] = np.outer(np.bincount(hh_of), np.bincount(hc_of))
+            for k, p in enumerate(probabilities[:, repeat]):
+                wins[k][place] = _wins(p[hh], hh_of, p[hc], hc_of, slice(None))
+        yield wins, pairs
+
+
 def _components(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Structural components averaged over repeats: of positives `[k, m]`, the share of negatives that each exceeds (a
     tie counts half), and of negatives `[k, n]`, the share of positives above each."""
@@ -138,6 +208,19 @@ def significance(p: float) -> str:
     return next(level for largest, level in SIGNIFICANCE if p <= largest)
 
 
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's step-down correction (Holm 1979) of the p-values of one family of tests; NaN, no test, counts as none.
+
+    Rejecting where a corrected value is at most alpha rejects any true hypothesis of the family with a probability of
+    at most alpha.
+    """
+    p = np.asarray(p_values, dtype=float)
+    corrected, tested = np.full(len(p), np.nan), np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
+    return corrected
+
+
 def interval(auc: float, variance: float, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence interval of an AUC on the logit scale, so that it stays within 0..1.
 
@@ -165,6 +248,26 @@ def bootstrap_weights(labels: np.ndarray, clusters: np.ndarray, samples: int, se
         columns = np.flatnonzero(stratum == kind)
         weights[:, columns] = rng.multinomial(len(columns), np.full(len(columns), 1 / len(columns)), samples)
     return weights
+
+
+def bootstrap_within_folds(
+    labels: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray, folds: np.ndarray, samples: int, seed: int
+) -> np.ndarray:
+    """Fold-stratified AUCs `[samples, k]` (mean over repeats) of the same samples as `bootstrap_aucs`.
+
+    See `within_folds` for the arguments. A sample without a pair in a repeat gives NaN.
+    """
+    probabilities, is_hh = _checked(labels, probabilities)
+    weights = bootstrap_weights(labels, clusters, samples, seed)
+    names = np.unique(clusters)
+    hh, hc = (weights[:, np.searchsorted(names, np.unique(np.asarray(clusters)[part]))] for part in (is_hh, ~is_hh))
+    found = np.zeros((samples, len(probabilities)))
+    with np.errstate(invalid="ignore"):
+        for wins, pairs in _pairs_within_folds(is_hh, probabilities, clusters, folds):
+            drawn = np.einsum("bj,bj->b", hh @ pairs, hc)
+            for k, won in enumerate(wins):
+                found[:, k] += np.einsum("bj,bj->b", hh @ won, hc) / drawn
+    return found / len(folds)
 
 
 def bootstrap_aucs(

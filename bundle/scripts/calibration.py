@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from scripts.drawing import styles_of, titled
-from scripts.figures import INPUTS, regions_of
-from scripts.predictions import at_level, scores
+from scripts.drawing import footer, styles_of, titled
+from scripts.figures import INPUTS
+from scripts.markup import fixed
+from scripts.predictions import regions_of, scores
+from scripts.statistics import rate_interval
 
 #: Models whose scan-level probability is the share of slices that voted HH.
 VOTERS = ("ResNet", "ResNetSWA")
@@ -41,10 +43,22 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> Cal
     return Calibration(mean, share, count[filled], float(np.mean((probabilities - labels) ** 2)), ece)
 
 
-def calibration(table: pd.DataFrame, level: str, simulated: bool, bins: int = 10) -> Figure:
-    """Calibration curves with Brier score and expected calibration error, above histograms of the probabilities.
+def bin_intervals(labels: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray, bins: int) -> np.ndarray:
+    """95 % intervals of the share of HH in each non-empty bin, `[bins, 2]`, over participants (Wilson).
 
-    The repeats are pooled. At scan level ResNet and ResNetSWA give the share of slices that voted HH.
+    Args:
+        labels, probabilities, bins: see `reliability`.
+        clusters: `[n]`, the participant of each case; repeats of a case are of the same participant.
+    """
+    index = np.minimum((probabilities * bins).astype(int), bins - 1)
+    return np.array([rate_interval(labels[index == b], clusters[index == b]) for b in np.unique(index)])
+
+
+def calibration(table: pd.DataFrame, level: str, simulated: bool, bins: int = 10) -> Figure:
+    """Calibration curves with Brier score and expected calibration error, above the number of cases in each bin.
+
+    The repeats are pooled; bars are 95 % intervals over participants. An empty bin has no point, and no line leads
+    over it. At scan level ResNet and ResNetSWA give the share of slices that voted HH.
 
     Args:
         table: from `scripts.predictions.read_predictions`.
@@ -52,33 +66,47 @@ def calibration(table: pd.DataFrame, level: str, simulated: bool, bins: int = 10
         simulated: whether the title must say so.
         bins: equally wide bins over 0..1.
     """
-    regions, styles = regions_of(at_level(table, level)), styles_of(table["model"])
-    figure = Figure(figsize=(4.4 * len(regions), 6.8), layout="constrained")
+    regions, styles = regions_of(table, level), styles_of(table["model"])
+    figure = Figure(figsize=(4.4 * len(regions), 7.2), layout="constrained")
     grid = figure.subplots(2, len(regions), squeeze=False, sharex=True, height_ratios=(3, 1))
     for region, (curve, histogram) in zip(regions, grid.T, strict=True):
         curve.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=(0, (6, 4)), label="perfect")
         chosen = scores(table, region, level)
-        for model, repeated in zip(chosen.models, chosen.probabilities, strict=True):
+        for number, (model, repeated) in enumerate(zip(chosen.models, chosen.probabilities, strict=True)):
             pooled, style = repeated.ravel(), styles[model]
+            labels, clusters = (np.tile(values, len(repeated)) for values in (chosen.labels, chosen.clusters))
             name = f"{model} (share of votes)" if level == "scan" and model in VOTERS else model
-            found = reliability(np.tile(chosen.labels, len(repeated)), pooled, bins)
+            found = reliability(labels, pooled, bins)
+            low, high = bin_intervals(labels, pooled, clusters, bins).T
+            filled = np.unique(np.minimum((pooled * bins).astype(int), bins - 1))
+            # NaN where a bin is empty, so that no line pretends to know what lies between its neighbours
+            mean, share = np.full(bins, np.nan), np.full(bins, np.nan)
+            mean[filled], share[filled] = found.mean_probability, found.share_positive
             look = {"color": style.colour, "linestyle": style.line}
             curve.plot(
-                found.mean_probability,
-                found.share_positive,
+                mean,
+                share,
                 marker=style.marker,
                 markersize=5,
-                label=f"{name}, Brier {found.brier:.3f}, ECE {found.ece:.3f}",
+                label=f"{name}, Brier {fixed(found.brier, 3)}, ECE {fixed(found.ece, 3)}",
                 **look,
             )
-            weights = np.full(len(pooled), 1 / len(pooled))
-            histogram.hist(pooled, bins, (0, 1), weights=weights, histtype="step", linewidth=1.4, **look)
-        curve.set(title=INPUTS[region], ylabel="share that is HH", xlim=(0, 1), ylim=(-0.02, 1.02))
+            # beside each other, so that the bars of several models can be told apart
+            shift = 0.006 * (number - (len(chosen.models) - 1) / 2)
+            curve.vlines(found.mean_probability + shift, low, high, color=style.colour, linewidth=0.9, alpha=0.6)
+            histogram.hist(pooled, bins, (0, 1), histtype="step", linewidth=1.4, **look)
+        curve.set(title=INPUTS[region], ylabel="share that is HH", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         handles = curve.get_legend_handles_labels()
         histogram.legend(*handles, loc="upper center", bbox_to_anchor=(0.5, -0.5), fontsize=8, frameon=False)
-        histogram.set(xlabel="probability of HH", ylabel="share of cases")
+        histogram.set(xlabel="probability of HH", ylabel="slices" if level == "image" else "scans")
         for axes in (curve, histogram):
             axes.grid(color="0.93")
             axes.set_axisbelow(True)
-    figure.suptitle(titled(f"Calibration, {level} level", simulated))
+    figure.suptitle(titled(f"Calibration, {level} level", simulated, figure))
+    repeats = table["repeat"].nunique()
+    footer(
+        figure,
+        f"{bins} bins; bars: 95 % intervals over participants; an empty bin has no point"
+        + (f"; counts summed over {repeats} repeats" if repeats > 1 else ""),
+    )
     return figure

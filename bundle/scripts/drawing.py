@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import NamedTuple
 
 import matplotlib
@@ -49,9 +50,21 @@ def styles_of(models: Iterable[str]) -> dict[str, Style]:
     return MODEL_STYLE | {name: FURTHER_STYLES[i % len(FURTHER_STYLES)] for i, name in enumerate(further)}
 
 
-def titled(text: str, simulated: bool) -> str:
-    """A figure's title; it says when the cohort is simulated."""
-    return f"{text}, simulated cohort" if simulated else text
+def titled(text: str, simulated: bool, figure: Figure | None = None) -> str:
+    """A figure's title, which says when the cohort is simulated; broken into lines where a figure is given."""
+    words = f"{text}, simulated cohort" if simulated else text
+    return wrapped(words, figure, 12) if figure else words
+
+
+def wrapped(text: str, figure: Figure, size: float) -> str:
+    """Text in lines that fit the width of a figure, for a font of `size` points."""
+    # a letter is about half as wide as its size; 72 points are an inch
+    return fill(text, max(20, int(figure.get_figwidth() * 72 / (0.53 * size))))
+
+
+def footer(figure: Figure, text: str) -> None:
+    """A small explanation below a figure, in as many lines as its width asks for."""
+    figure.supxlabel("\n" + wrapped(text, figure, 8), fontsize=8, color="0.3")
 
 
 def save_figure(figure: Figure, output: str | os.PathLike, suffixes: Sequence[str] = (".png", ".pdf")) -> list[Path]:

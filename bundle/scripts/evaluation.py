@@ -14,6 +14,7 @@ from tqdm import tqdm
 from scripts.drawing import VECTOR, save_figure
 from scripts.figures import roc_models
 from scripts.inference import QNetInferer, Resultd, ToInputGridd, save_nifti
+from scripts.markup import fixed
 from scripts.networks import QNet, load_weights, resnet, slices_of
 from scripts.predictions import LEVELS, PREDICTION_COLUMNS, read_predictions
 from scripts.provenance import write_aside, write_json, write_table
@@ -145,11 +146,11 @@ def metrics_markdown(summary: Sequence[Mapping[str, Any]], simulated: bool) -> s
         cells = [
             row["level"],
             row["model"],
-            f"{row['accuracy']:.3f} ({row['tp'] + row['tn']}/{positives + negatives})",
-            f"{row['sensitivity']:.3f} ({row['tp']}/{positives})",
-            f"{row['specificity']:.3f} ({row['tn']}/{negatives})",
-            f"{row['f1']:.3f}",
-            f"{row['auc']:.3f}",
+            f"{fixed(row['accuracy'], 3)} ({row['tp'] + row['tn']}/{positives + negatives})",
+            f"{fixed(row['sensitivity'], 3)} ({row['tp']}/{positives})",
+            f"{fixed(row['specificity'], 3)} ({row['tn']}/{negatives})",
+            fixed(row["f1"], 3),
+            fixed(row["auc"], 3),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -5,7 +5,6 @@ Each function returns a figure, for `scripts.drawing.save_figure`. Its title say
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from textwrap import fill
 from typing import Any, NamedTuple
 
@@ -13,23 +12,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from scripts.auc import bootstrap_aucs, clustered_delong, compare, delong, interval
-from scripts.drawing import styles_of, titled
-from scripts.predictions import REGIONS, Scores, at_level, ordered, scores
+from scripts.auc import bootstrap_aucs, bootstrap_within_folds, clustered_delong, interval, within_folds
+from scripts.drawing import Style, footer, styles_of, titled
+from scripts.markup import fixed
+from scripts.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
+from scripts.tables import delong_tests
 
-INPUTS = {"full": "full-size input", "cropped": "cropped input"}
+INPUTS = {"full": "full-size input", "cropped": "cropped input", NO_INPUT: "no input region"}
 #: Line, width and marker of an input where the colour is the model's.
-INPUT_STYLE = {"full": ((0, (4, 1.5)), 1.3, "s"), "cropped": ("-", 2.0, "^")}
+INPUT_STYLE = {"full": ((0, (4, 1.5)), 1.3, "s"), "cropped": ("-", 2.0, "^"), NO_INPUT: ("-", 2.0, "D")}
 #: False positive rates at which the ROC curves of several repeats are averaged.
 RATES = np.linspace(0, 1, 201)
-
-
-def regions_of(table: pd.DataFrame) -> list[str]:
-    """The inputs that a predictions table holds: full, cropped or both, in the paper's order."""
-    return [region for region in REGIONS if region in set(table["region"])]
 
 
 def models_of(table: pd.DataFrame, level: str) -> tuple[str, ...]:
@@ -67,9 +63,11 @@ def average_roc(labels: np.ndarray, probabilities: np.ndarray) -> Roc:
 
 
 def draw_roc(axes: Axes, chosen: Scores, index: int, label: str, marker: str, **look: Any) -> None:
-    """The curve of one model with its band and its operating point; AUC and 95 % interval go into the legend."""
+    """The curve of one model with its band and its operating point; AUCs and 95 % intervals go into the legend."""
     roc = average_roc(chosen.labels, chosen.probabilities[index])
     legend = f"{label}, AUC {auc_with_interval(chosen, index)}"
+    if chosen.cross_validated:
+        legend += f"\n  within folds {auc_with_interval(chosen, index, within=True)}"
     axes.plot(roc.false_positive_rate, roc.true_positive_rate, label=legend, **look)
     low, high = roc.true_positive_rate - roc.spread, np.minimum(roc.true_positive_rate + roc.spread, 1)
     if roc.spread.any():
@@ -77,20 +75,36 @@ def draw_roc(axes: Axes, chosen: Scores, index: int, label: str, marker: str, **
     axes.plot(*roc.operating_point, marker, color=look["color"], markersize=6, markeredgecolor="black", zorder=5)
 
 
-def auc_with_interval(chosen: Scores, index: int) -> str:
-    """AUC of one model with its 95 % interval over participants; alone where a group has one participant only."""
+def auc_with_interval(chosen: Scores, index: int, within: bool = False) -> str:
+    """AUC of one model with its 95 % interval over participants; alone where a group has one participant only.
+
+    Args:
+        chosen: the scores.
+        index: number of the model.
+        within: pairs of one fold only instead of all.
+    """
     fewest = min(len(set(chosen.clusters[chosen.labels == label])) for label in (0, 1))
+    probabilities = chosen.probabilities[[index]]
     if fewest < 2:
-        return f"{np.mean([roc_auc_score(chosen.labels, p) for p in chosen.probabilities[index]]):.3f}"
-    aucs = clustered_delong(chosen.labels, chosen.probabilities[[index]], chosen.clusters)
+        return (
+            "not estimable"
+            if within
+            else fixed(np.mean([roc_auc_score(chosen.labels, p) for p in probabilities[0]]), 3)
+        )
+    if within:
+        aucs = within_folds(chosen.labels, probabilities, chosen.clusters, chosen.folds)
+    else:
+        aucs = clustered_delong(chosen.labels, probabilities, chosen.clusters)
     auc, variance = float(aucs.values[0]), float(aucs.covariance[0, 0])
+    if np.isnan(auc):
+        return "not estimable"
     low, high = interval(auc, variance)
-    return f"{auc:.3f} ({low:.2f}–{high:.2f})" if np.isfinite(low) else f"{auc:.3f}"
+    return f"{fixed(auc, 3)} ({fixed(low, 2)}–{fixed(high, 2)})" if np.isfinite(low) else fixed(auc, 3)
 
 
 def roc_panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """Square panels with the no-skill diagonal, a title each."""
-    figure = Figure(figsize=(4.4 * len(titles), 5.0), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(titles), 5.4), layout="constrained")
     panels = list(figure.subplots(1, len(titles), squeeze=False)[0])
     for axes, title in zip(panels, titles, strict=True):
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=(0, (6, 4)), label="no skill")
@@ -103,12 +117,17 @@ def roc_panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
 def finish_roc(figure: Figure, title: str, table: pd.DataFrame, simulated: bool) -> Figure:
     """Legends, the title, and below all what curve, band and marker are."""
     for axes in figure.axes:
-        axes.legend(loc="lower right", fontsize=8, framealpha=0.9)
+        # below the panel: inside, so many lines would hide the curves
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8, frameon=False)
+    lines = [sum(words.get_text().count("\n") + 1 for words in a.get_legend().get_texts()) for a in figure.axes]
     repeats = table["repeat"].nunique()
     meaning = f"mean of {repeats} repeats, band ± SD over repeats; " if repeats > 1 else ""
     explained = f"{meaning}AUC with 95 % interval over participants; markers: threshold 0.5"
-    figure.suptitle(titled(title, simulated))
-    figure.supxlabel(f"\n{explained}", fontsize=8, color="0.3")
+    if table.groupby("repeat")["fold"].nunique().max() > 1:
+        explained += "; curves and first AUC pool the folds, the second AUC ranks cases of one fold only"
+    figure.set_figheight(5.4 + 0.18 * max(lines))
+    figure.suptitle(titled(title, simulated, figure))
+    footer(figure, explained)
     return figure
 
 
@@ -142,19 +161,20 @@ def roc_inputs(table: pd.DataFrame, level: str, simulated: bool) -> Figure:
     figure, axes_of = roc_panels(models)
     for axes, model in zip(axes_of, models, strict=True):
         rows = table[table["model"] == model]
-        for region in regions_of(at_level(rows, level)):
+        for region in regions_of(rows, level):
             line, width, marker = INPUT_STYLE[region]
             look = {"color": styles[model].colour, "linestyle": line, "linewidth": width}
-            draw_roc(axes, scores(rows, region, level), 0, region, marker, **look)
+            draw_roc(axes, scores(rows, region, level), 0, INPUTS[region], marker, **look)
     return finish_roc(figure, f"Full-size against cropped input, {level} level", table, simulated)
 
 
 # --- box plots of bootstrapped AUCs: the paper's Figure 7 -----------------------------------------------------------
 def auc_boxes(table: pd.DataFrame, level: str, simulated: bool, samples: int, seed: int) -> Figure:
-    """Box plots of bootstrapped AUCs, a panel a region, with the significance of DeLong's tests (the paper's Figure 7).
+    """Box plots of bootstrapped AUCs, a panel a region, with the significance of differences (the paper's Figure 7).
 
-    Whole participants are drawn. At image level each pair has two marks: DeLong on slices as in the paper's Table 2,
-    and in brackets with the slices of a participant as a cluster.
+    Whole participants are drawn. Of a cross-validation each model has two boxes: folds pooled, and, paler, within
+    folds; and each pair two marks likewise. Marks are the levels of Holm's corrected p of the tests over participants
+    (`scripts.tables.delong_tests`).
 
     Args:
         table: from `scripts.predictions.read_predictions`.
@@ -163,50 +183,93 @@ def auc_boxes(table: pd.DataFrame, level: str, simulated: bool, samples: int, se
         samples: bootstrap samples.
         seed: of the bootstrap.
     """
-    regions, styles = regions_of(at_level(table, level)), styles_of(table["model"])
-    figure = Figure(
-        figsize=(max(4.2, 1.25 * len(models_of(table, level)) + 0.6) * len(regions), 5.2), layout="constrained"
-    )
-    panels = figure.subplots(1, len(regions), squeeze=False, sharey=True)[0]
-    for axes, region in zip(panels, regions, strict=True):
-        chosen = scores(table, region, level)
-        aucs = bootstrap_aucs(chosen.labels, chosen.probabilities, chosen.clusters, samples, seed)
-        boxes = axes.boxplot(
-            aucs,
-            tick_labels=[fill(model, 12) for model in chosen.models],
-            widths=0.55,
-            patch_artist=True,
-            medianprops={"color": "black", "linewidth": 1.5},
-            flierprops={"marker": ".", "markersize": 2, "markeredgecolor": "0.5"},
-        )
-        for box, model in zip(boxes["boxes"], chosen.models, strict=True):
-            box.set(facecolor=styles[model].colour, hatch=styles[model].hatch, alpha=0.85)
-        height, step = aucs.max(), 0.07 * np.ptp(aucs)
-        for (i, j), mark in significance_marks(chosen, level).items():
-            height += 1.4 * step
-            axes.plot([i + 1, i + 1, j + 1, j + 1], height + step * np.array([-0.3, 0, 0, -0.3]), "k", linewidth=0.9)
-            axes.text((i + j) / 2 + 1, height, mark, ha="center", va="bottom", fontsize=9)
-        axes.set(title=INPUTS[region])
-        axes.margins(y=0.06)
-        axes.yaxis.set_major_locator(FixedLocator(np.arange(0, 1.01, 0.05)))
+    regions, styles = regions_of(table, level), styles_of(table["model"])
+    panels_scores = [scores(table, region, level) for region in regions]
+    widths = [max(2.4, 1.3 * len(chosen.models)) for chosen in panels_scores]
+    figure = Figure(figsize=(sum(widths) + 0.8, 5.4), layout="constrained")
+    panels = figure.subplots(1, len(regions), squeeze=False, sharey=True, width_ratios=widths)[0]
+    marks, paired = significance_marks(table, level), False
+    drawn = []
+    for axes, chosen in zip(panels, panels_scores, strict=True):
+        resampling = {"clusters": chosen.clusters, "samples": samples, "seed": seed}
+        aucs = [bootstrap_aucs(chosen.labels, chosen.probabilities, **resampling)]
+        if chosen.cross_validated:
+            aucs.append(bootstrap_within_folds(chosen.labels, chosen.probabilities, folds=chosen.folds, **resampling))
+            paired = True
+        for kind, values in enumerate(aucs):
+            draw_boxes(axes, values, chosen.models, styles, kind, len(aucs))
+        drawn.append(np.concatenate([values[np.isfinite(values)] for values in aucs]))
+        places = np.arange(1, len(chosen.models) + 1)
+        axes.set_xticks(places, [fill(model, 12) for model in chosen.models])
+        axes.set(xlim=(0.4, len(chosen.models) + 0.6))
         axes.grid(axis="y", color="0.93")
         axes.set_axisbelow(True)
-    panels[0].set_ylabel("AUC")
-    clustered = "; in brackets: slices of a participant as a cluster" if level == "image" else ""
-    figure.suptitle(titled(f"Bootstrapped AUC, {level} level", simulated))
-    figure.supxlabel(f"\n{samples} samples of participants; DeLong's test{clustered}", fontsize=8, color="0.3")
+    # an AUC ends at 1: brackets stand in a band of their own above, which has no scale
+    lowest, highest = min(values.min() for values in drawn), max(values.max() for values in drawn)
+    most = max(len(marks.get(region, {})) for region in regions)
+    for axes, region, chosen in zip(panels, regions, panels_scores, strict=True):
+        band = axes.inset_axes((0, 1.0, 1, 0.085 * max(most, 1)), sharex=axes)
+        band.set(ylim=(0, max(most, 1)), yticks=[])
+        band.set_axis_off()
+        axes.set_title(INPUTS[region], y=1.02 + 0.085 * most)
+        for height, (pair, mark) in enumerate(marks.get(region, {}).items()):
+            i, j = sorted(chosen.models.index(model) + 1 for model in pair)
+            band.plot([i, i, j, j], height + np.array([0.1, 0.3, 0.3, 0.1]), "k", linewidth=0.9)
+            band.text((i + j) / 2, height + 0.32, mark, ha="center", va="bottom", fontsize=8)
+    margin = 0.05 * max(highest - lowest, 0.02)
+    panels[0].set(ylabel="AUC", ylim=(max(lowest - margin, 0), min(highest + margin, 1.005)))
+    panels[0].yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    both = "full boxes and first marks: folds pooled; pale boxes and second marks: within folds; " if paired else ""
+    figure.suptitle(titled(f"Bootstrapped AUC, {level} level", simulated, figure))
+    footer(
+        figure,
+        f"{samples} samples of participants; {both}marks: DeLong's test over participants, p corrected after Holm"
+        " (ns: no difference was detected)",
+    )
     return figure
 
 
-def significance_marks(chosen: Scores, level: str) -> dict[tuple[int, int], str]:
-    """Pair of models (their numbers) -> significance of the difference between their AUCs, near pairs first."""
-    plain = delong(chosen.labels, chosen.probabilities)
-    clustered = clustered_delong(chosen.labels, chosen.probabilities, chosen.clusters)
-    pairs = sorted(combinations(range(len(chosen.models)), 2), key=lambda pair: (pair[1] - pair[0], pair))
-    marks = {pair: compare(plain, *pair).level for pair in pairs}
-    if level == "scan":
-        return marks
-    return {pair: f"{mark} ({compare(clustered, *pair).level})" for pair, mark in marks.items()}
+def draw_boxes(
+    axes: Axes, values: np.ndarray, models: Sequence[str], styles: Mapping[str, Style], kind: int, kinds: int
+) -> None:
+    """A box a model from samples `[samples, k]`; kind 0 is drawn in full colour, kind 1 pale and to its right."""
+    places = np.arange(1, len(models) + 1) + (0 if kinds == 1 else 0.38 * (kind - 0.5))
+    boxes = axes.boxplot(
+        [column[np.isfinite(column)] for column in values.T],
+        positions=places,
+        widths=0.55 if kinds == 1 else 0.32,
+        patch_artist=True,
+        medianprops={"color": "black", "linewidth": 1.5},
+        flierprops={"marker": ".", "markersize": 2, "markeredgecolor": "0.5"},
+        manage_ticks=False,
+    )
+    for box, model in zip(boxes["boxes"], models, strict=True):
+        box.set(facecolor=styles[model].colour, hatch=styles[model].hatch, alpha=0.4 if kind else 0.85)
+
+
+def significance_marks(table: pd.DataFrame, level: str) -> dict[str, dict[tuple[str, str], str]]:
+    """Region -> pair of its models -> significance of the difference between their AUCs, near pairs first.
+
+    Folds pooled, and after a slash within folds where there are several.
+    """
+    tests = delong_tests(table)
+    pooled, within = ("image_clustered" if level == "image" else "scan"), f"{level}_within_folds"
+    marks: dict[str, dict[tuple[str, str], str]] = {}
+    for region in regions_of(table, level):
+        models = list(scores(table, region, level).models)
+        found = tests[(tests["region"] == region) & tests["model1"].isin(models) & tests["model2"].isin(models)]
+        levels = {
+            test: {(row.model1, row.model2): row.level for row in rows.itertuples()}
+            for test, rows in found.groupby("test")
+        }
+        pairs = sorted(
+            levels.get(pooled, {}),
+            key=lambda pair: (abs(models.index(pair[0]) - models.index(pair[1])), models.index(pair[1])),
+        )
+        marks[region] = {
+            pair: " / ".join(levels[test][pair] for test in (pooled, within) if test in levels) for pair in pairs
+        }
+    return marks
 
 
 # --- ours: confusion matrices and learning curves ---------------------------------------------------------------------
@@ -218,16 +281,16 @@ def confusion_matrices(table: pd.DataFrame, level: str, simulated: bool) -> Figu
         level: `image` or `scan`.
         simulated: whether the title must say so.
     """
-    regions, models = regions_of(at_level(table, level)), models_of(table, level)
-    figure = Figure(figsize=(2.7 * len(models) + 0.4, 2.9 * len(regions) + 0.6), layout="constrained")
-    grid = figure.subplots(len(regions), len(models), squeeze=False)
-    for region, row in zip(regions, grid, strict=True):
-        chosen = scores(table, region, level)
-        for model, axes in zip(models, row, strict=True):
-            if model not in chosen.models:
-                axes.set_axis_off()
-                continue
-            called, labels = chosen.probabilities[chosen.models.index(model)] >= 0.5, chosen.labels
+    regions = regions_of(table, level)
+    of_regions = [scores(table, region, level) for region in regions]
+    columns = max(len(chosen.models) for chosen in of_regions)
+    figure = Figure(figsize=(2.7 * columns + 0.4, 2.9 * len(regions) + 0.6), layout="constrained")
+    grid = figure.subplots(len(regions), columns, squeeze=False)
+    for region, chosen, row in zip(regions, of_regions, grid, strict=True):
+        for axes in row[len(chosen.models) :]:
+            axes.set_axis_off()
+        for index, (model, axes) in enumerate(zip(chosen.models, row, strict=False)):
+            called, labels = chosen.probabilities[index] >= 0.5, chosen.labels
             counts = np.array([[np.sum(called[:, labels == g] == c) for c in (1, 0)] for g in (1, 0)])
             rates = counts / counts.sum(1, keepdims=True)
             axes.imshow(rates, cmap="Greys", vmin=0, vmax=1)
@@ -235,10 +298,10 @@ def confusion_matrices(table: pd.DataFrame, level: str, simulated: bool) -> Figu
                 text = f"{100 * rate:.1f} %\n{counts[i, j]}/{counts[i].sum()}"
                 axes.text(j, i, text, ha="center", va="center", color="white" if rate > 0.5 else "black", fontsize=10)
             axes.set(xticks=[0, 1], xticklabels=["HH", "HC"], yticks=[0, 1], yticklabels=["HH", "HC"])
-            axes.set(xlabel="predicted", ylabel="true", title=f"{fill(model, 16)}\n{region}")
+            axes.set(xlabel="predicted", ylabel="true", title=f"{fill(model, 16)}\n{INPUTS[region]}")
     repeats = table["repeat"].nunique()
     summed = f"\ncounts summed over {repeats} repeats" if repeats > 1 else ""
-    figure.suptitle(titled(f"Confusion matrices, {level} level", simulated) + summed)
+    figure.suptitle(titled(f"Confusion matrices, {level} level", simulated, figure) + summed)
     return figure
 
 

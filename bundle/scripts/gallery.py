@@ -12,7 +12,7 @@ from tqdm import tqdm
 from scripts import figures
 from scripts.calibration import calibration
 from scripts.drawing import VECTOR, save_figure, titled
-from scripts.predictions import LEVELS, REGIONS, at_level
+from scripts.predictions import LEVELS, REGIONS, regions_of
 
 #: File name -> caption, in the order of the report. Numbers in the names are the paper's.
 CAPTIONS = {
@@ -23,14 +23,16 @@ CAPTIONS = {
     "figure4_architecture": "The network, with the sizes that this run used (the paper's Figure 4).",
     "figure5_roc_inputs": "Full-size against cropped input at image level, for each model (the paper's Figure 5).",
     "figure6_roc_models": "The models at image level, for each input (the paper's Figure 6).",
-    "figure7_auc_boxes": "Bootstrapped AUC at image level, with the significance of DeLong's tests: ns p > 0.05,"
-    " * p ≤ 0.05, ** p ≤ 0.01, *** p ≤ 0.001, **** p ≤ 0.0001 (the paper's Figure 7). Whole participants are drawn.",
+    "figure7_auc_boxes": "Bootstrapped AUC at image level, with the significance of DeLong's tests over participants"
+    " after Holm's correction: ns p > 0.05 (no difference was detected), * p ≤ 0.05, ** p ≤ 0.01, *** p ≤ 0.001, **** p"
+    " ≤ 0.0001 (the paper's Figure 7). Whole participants are drawn.",
     "figure8_roc_inputs_scan": "Full-size against cropped input at scan level (the paper's Figure 8). ResNet and"
     " ResNetSWA vote: their score is the share of slices classified HH.",
     "roc_models_scan": "The models at scan level, for each input.",
-    "auc_boxes_scan": "Bootstrapped AUC at scan level, with the significance of DeLong's tests.",
-    "calibration_image": "Calibration at image level: share of HH among slices with about the same probability, and how"
-    " often each probability was given. Brier score and expected calibration error: lower is better.",
+    "auc_boxes_scan": "Bootstrapped AUC at scan level, with the significance of DeLong's tests (Holm's correction).",
+    "calibration_image": "Calibration at image level: share of HH among slices with about the same probability, with"
+    " 95 % intervals over participants, and how many cases each probability was given. Brier score and expected"
+    " calibration error: lower is better.",
     "calibration_scan": "Calibration at scan level.",
     "confusion_image": "Confusion matrices at image level, threshold 0.5.",
     "confusion_scan": "Confusion matrices at scan level, threshold 0.5.",
@@ -59,7 +61,7 @@ def draw_predictions(
         The files written.
     """
     folder = Path(figures_dir)
-    regions = {level: figures.regions_of(at_level(table, level)) for level in LEVELS}
+    regions = {level: regions_of(table, level) for level in LEVELS}
     panels = {level: [(region, level) for region in regions[level]] for level in LEVELS}
     names = {
         "image": ("figure5_roc_inputs", "figure6_roc_models", "figure7_auc_boxes"),

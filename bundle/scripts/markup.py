@@ -1,6 +1,7 @@
-"""A table of short texts as Markdown or as LaTeX (booktabs)."""
+"""Numbers as text, and a table of short texts as Markdown or as LaTeX (booktabs)."""
 
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
 
 #: What LaTeX reads as a command, and signs of ours that it sets otherwise.
 LATEX = str.maketrans(
@@ -27,6 +28,12 @@ LATEX = str.maketrans(
 )
 #: What Markdown reads as markup inside a table cell.
 MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\|*_`<["})
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with so many digits; a half goes up, so that 0.7175 is 0.718 whichever way it was computed."""
+    exact = Decimal(f"{value:.12f}")  # what floating point adds beyond is no information
+    return f"{exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):f}"
 
 
 def markdown(title: str, note: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from scripts.cohort import GROUPS, find_scans
 from scripts.errors import InputError
-from scripts.predictions import REGIONS, at_level, ordered, read_predictions
+from scripts.predictions import NO_INPUT, REGIONS, at_level, ordered, read_predictions
 from scripts.statistics import THRESHOLD
 from scripts.subjects import demographics
 
@@ -29,7 +29,7 @@ class Outcome:
         table: predictions.csv, from `scripts.predictions.read_predictions`.
         groups: participant -> HH or HC.
         probabilities: participant x (region, model) -> probability of HH at scan level (of ResNet and ResNetSWA the
-            share of slices that voted HH), mean over the repeats.
+            share of slices that voted HH), mean over the repeats. Models that see no image stand in region NO_INPUT.
         people: from `scripts.subjects.demographics`, or None where participants.tsv lacks a column.
         why_not: the reason where `people` is None.
         scans: participant -> its scans, items of `scripts.cohort.find_scans`.
@@ -128,7 +128,7 @@ def by_subject(table: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
     scans = at_level(table, "scan")
     groups = scans.groupby("participant_id")["label"].first().map(NAMES)
     means = scans.groupby(["region", "model", "participant_id"])["probability_HH"].mean()
-    columns = [(r, m) for r in REGIONS for m in ordered(scans[scans["region"] == r]["model"])]
+    columns = [(r, m) for r in (*REGIONS, NO_INPUT) for m in ordered(scans[scans["region"] == r]["model"])]
     probabilities = pd.concat({column: means[column] for column in columns}, axis=1)
     probabilities.columns = pd.MultiIndex.from_tuples(columns, names=["region", "model"])
     return groups, probabilities.reindex(groups.index)

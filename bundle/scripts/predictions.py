@@ -19,6 +19,10 @@ PREDICTION_COLUMNS = ("repeat", "fold", "region", "model", "participant_id", "sl
 MODELS = ("ResNet", "ResNetSWA", "Q-Net")
 #: The paper's inputs, in the order of its tables.
 REGIONS = ("full", "cropped")
+#: Region of models that see no image: their rows do not depend on an input, and stand once.
+NO_INPUT = "none"
+#: Models on nucleus means and age (`scripts.roi_baseline`), which see no image.
+ROI_MODELS = ("ROI-LR", "ROI-SVM")
 #: What a row is about: one slice, or a whole scan.
 LEVELS = ("image", "scan")
 
@@ -32,18 +36,31 @@ class Scores:
         labels: `[n]`, 0 HC or 1 HH.
         clusters: `[n]`, number 0.. of the participant a case belongs to.
         probabilities: `[k, r, n]` of HH, 0..1: models x repeats x cases.
+        folds: `[r, n]`, in which fold of each repeat a case was held out.
     """
 
     models: tuple[str, ...]
     labels: np.ndarray
     clusters: np.ndarray
     probabilities: np.ndarray
+    folds: np.ndarray
+
+    @property
+    def cross_validated(self) -> bool:
+        """Whether models of several folds made these, so that pooling them mixes levels of probability."""
+        return any(len(np.unique(of_repeat)) > 1 for of_repeat in self.folds)
 
 
 def ordered(models: Iterable[str]) -> tuple[str, ...]:
     """Names without repetition: the paper's models first, in its order, then others as they come."""
     names = list(dict.fromkeys(models))
     return (*(m for m in MODELS if m in names), *(m for m in names if m not in MODELS))
+
+
+def regions_of(table: pd.DataFrame, level: str) -> list[str]:
+    """The regions that the table has at a level, in the paper's order; NO_INPUT last."""
+    present = set(at_level(table, level)["region"])
+    return [region for region in (*REGIONS, NO_INPUT) if region in present]
 
 
 def at_level(table: pd.DataFrame, level: str) -> pd.DataFrame:
@@ -61,7 +78,8 @@ def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
 
     Returns:
         Those columns: `repeat`, `fold`, `label` int64, `slice` Int64 (missing for a scan), `probability_HH` float64,
-        the rest text; rows in the file's order.
+        the rest text; rows in the file's order. Rows of a model that sees no image stand once, in region NO_INPUT
+        (see `without_input_once`).
 
     Raises:
         InputError: no such file, missing columns, no rows, or rows that contradict each other; see `check_predictions`.
@@ -87,7 +105,23 @@ def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
     _refuse(~number.between(0, 1), table, path, "probability_HH", "is not a number in 0..1; predict that scan again")
     table["probability_HH"] = number.astype("float64")
     check_predictions(table, path)
-    return table
+    return without_input_once(table)
+
+
+def without_input_once(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with rows of models that see no image once instead of once a region, in region NO_INPUT.
+
+    These are ROI_MODELS, and models whose rows are the same in several regions.
+    """
+    case = ["repeat", "fold", "participant_id", "slice", "label", "probability_HH"]
+    kept = []
+    for model, rows in table.groupby("model", sort=False):
+        of_region = [part for _, part in rows.groupby("region", sort=False)]
+        contents = [part[case].sort_values(case[:4]).reset_index(drop=True) for part in of_region]
+        same = all(content.equals(contents[0]) for content in contents[1:])
+        once = same and (len(of_region) > 1 or model in ROI_MODELS)
+        kept.append(of_region[0].assign(region=NO_INPUT) if once else rows)
+    return pd.concat(kept).sort_index().reset_index(drop=True)
 
 
 def _whole_numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
@@ -121,7 +155,8 @@ def check_predictions(table: pd.DataFrame, source: str | os.PathLike = "predicti
         InputError: an unknown region or label; a participant with two labels, or in two folds of one repeat; two rows
             for one case; a model without some of the participants or slices; one class only in a region.
     """
-    _refuse(~table["region"].isin(REGIONS), table, source, "region", f"is not one of {', '.join(REGIONS)}; correct it")
+    known = (*REGIONS, NO_INPUT)
+    _refuse(~table["region"].isin(known), table, source, "region", f"is not one of {', '.join(known)}; correct it")
     _refuse(~table["label"].isin((0, 1)), table, source, "label", "is neither 0 (HC) nor 1 (HH); correct it")
     for keys, column, meaning in (
         (["participant_id"], "label", "both HC and HH; correct its labels"),
@@ -177,14 +212,16 @@ def scores(table: pd.DataFrame, region: str, level: str, models: Sequence[str] |
 
     Args:
         table: from `read_predictions`.
-        region: `full` or `cropped`.
+        region: `full`, `cropped` or NO_INPUT.
         level: `image` (cases are slices) or `scan`.
-        models: which, in the order wanted; all that the table has at this level by default, the paper's first.
+        models: which, in the order wanted, of this region or of NO_INPUT; all of this region by default, the paper's
+            first.
 
     Raises:
         InputError: the table has no such rows.
     """
-    rows = at_level(table[table["region"] == region], level)
+    regions = [region] if models is None else [region, NO_INPUT]
+    rows = at_level(table[table["region"].isin(regions)], level)
     names = ordered(rows["model"]) if models is None else tuple(models)
     absent = [m for m in names if m not in set(rows["model"])]
     if absent or not names:
@@ -200,9 +237,11 @@ def scores(table: pd.DataFrame, region: str, level: str, models: Sequence[str] |
         raise InputError(f"predictions: models or repeats of region {region} differ in their cases; check the table")
     participants = wide.index.get_level_values("participant_id")
     label_of = rows.groupby("participant_id")["label"].first()
+    fold_of = rows.pivot_table(index="participant_id", columns="repeat", values="fold", aggfunc="first")
     return Scores(
         models=names,
         labels=label_of.loc[participants].to_numpy(),
         clusters=pd.factorize(participants)[0],
         probabilities=probabilities,
+        folds=fold_of.loc[participants, repeats].to_numpy().T,
     )

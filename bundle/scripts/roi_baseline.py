@@ -22,9 +22,8 @@ from scripts.cohort import GROUPS, read_participants
 from scripts.errors import InputError
 from scripts.nuclei import MEASURED, NUCLEI, SIDES
 from scripts.nuclei_cohort import read_tsv
+from scripts.predictions import ROI_MODELS
 
-#: Names of the models in the predictions table.
-ROI_MODELS = ("ROI-LR", "ROI-SVM")
 #: How the two sides of a nucleus become features: one mean, or both.
 SIDE_CHOICES = ("mean", "both")
 #: Folds of the calibration inside the training fold.
@@ -123,10 +122,11 @@ def roi_models(seed: int) -> dict[str, Pipeline | CalibratedClassifierCV]:
     """
     svm = make_pipeline(StandardScaler(), SVC())
     inner = StratifiedKFold(CALIBRATION_FOLDS, shuffle=True, random_state=seed)
-    return {
-        "ROI-LR": make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-        "ROI-SVM": CalibratedClassifierCV(svm, method="sigmoid", cv=inner, ensemble=False),
-    }
+    models = (
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        CalibratedClassifierCV(svm, method="sigmoid", cv=inner, ensemble=False),
+    )
+    return dict(zip(ROI_MODELS, models, strict=True))
 
 
 def roi_baseline_rows(

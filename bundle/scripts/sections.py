@@ -12,22 +12,33 @@ from scripts.checklist import filled
 from scripts.errors import InputError
 from scripts.figures import INPUTS
 from scripts.gallery import CAPTIONS
+from scripts.markup import fixed
 from scripts.outcome import Outcome
 from scripts.page import Cell
+from scripts.predictions import NO_INPUT, REGIONS
 from scripts.provenance import BUNDLE_ROOT
 from scripts.statistics import THRESHOLD
 from scripts.subjects import summary as demographic_summary
+from scripts.table_text import design_text
 
+#: After the name of an AUC that compares the cases of all folds.
+POOLED = ", folds pooled"
 TABLES = ("table1_image_level", "table2_delong", "table3_scan_level")
 
 
 def summary(outcome: Outcome, same_cohort: bool) -> str:
     """The run in a sentence, and the AUCs of Q-Net."""
     table, groups = outcome.table, outcome.groups
+    folds = table.groupby("repeat")["fold"].nunique().max()
+    tested = (
+        f"were each held out once in each of {table['repeat'].nunique()} repeat(s) of a cross-validation with {folds}"
+        " folds by subject."
+        if folds > 1
+        else f"were tested: {design_text(table)}."
+    )
     words = (
         f"{len(groups)} {'simulated ' if outcome.simulated else ''}subjects ({(groups == 'HH').sum()} with hereditary"
-        f" hemochromatosis, HH, and {(groups == 'HC').sum()} healthy controls, HC) were each held out once in each of"
-        f" {table['repeat'].nunique()} repeat(s) of a cross-validation with {table['fold'].nunique()} folds by subject."
+        f" hemochromatosis, HH, and {(groups == 'HC').sum()} healthy controls, HC) {tested}"
         " HH is the positive class; a probability of 0.5 or more is called HH."
     )
     if not same_cohort:
@@ -36,22 +47,37 @@ def summary(outcome: Outcome, same_cohort: bool) -> str:
     for name, level in (("table1_image_level", "image"), ("table3_scan_level", "scan")):
         for row in aucs(outcome.folder / "tables" / f"{name}.csv"):
             paper = "" if pd.isna(row["paper"]) else f"; paper {row['paper']:.3f}"
-            interval = f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
-            what = f"AUC of Q-Net, {level} level, {INPUTS[row['region']]}<br>95 % interval {interval}{paper}"
+            what = (
+                f"AUC of Q-Net, {level} level, {INPUTS[row['region']]}{POOLED if row['within'] else ''}"
+                f"<br>95 % interval {interval_text(row)}{paper}"
+            )
+            if row["within"]:
+                what += f"<br>within folds {fixed(row['within']['mean'], 3)}, {interval_text(row['within'])}"
             if level == "scan" and outcome.oracle is not None:
                 what += (
-                    f"<br>oracle, who knows the truth: {outcome.oracle:.3f}, {outcome.oracle - row['mean']:.3f} more"
+                    f"<br>oracle, who knows the truth, on these very subjects: {fixed(outcome.oracle, 3)},"
+                    f" {fixed(outcome.oracle - row['mean'], 3)} more"
                 )
-            cards += f"<div><b>{row['mean']:.3f}</b><span>{what}</span></div>"
+            cards += f"<div><b>{fixed(row['mean'], 3)}</b><span>{what}</span></div>"
     return page.paragraph(words) + f'<div class="headline">{cards}</div>'
 
 
 def aucs(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table of measures that hold Q-Net's AUC; none where there is no such table."""
+    """Rows of a table of measures that hold Q-Net's AUC, and in `within` the row of that within folds or None; no rows
+    where there is no such table."""
     if not path.exists():
         return []
     table = pd.read_csv(path)
-    return table[(table["measure"] == "auc") & (table["model"] == "Q-Net")].to_dict("records")
+    of_model = table[table["model"] == "Q-Net"]
+    within = {r["region"]: r for r in of_model[of_model["measure"] == "auc_within_folds"].to_dict("records")}
+    return [r | {"within": within.get(r["region"])} for r in of_model[of_model["measure"] == "auc"].to_dict("records")]
+
+
+def interval_text(row: Mapping[str, Any]) -> str:
+    """The interval of a row of a table of measures."""
+    if pd.isna(row["ci_low"]):
+        return "not estimable"
+    return f"{fixed(row['ci_low'], 2)} to {fixed(row['ci_high'], 2)}"
 
 
 def cohort(outcome: Outcome) -> str:
@@ -139,7 +165,10 @@ def figures(folder: Path, left_out: Mapping[str, str]) -> str:
 def subjects(outcome: Outcome, shown: Sequence[str], strips: Mapping[str, str]) -> str:
     """A sortable table of every held-out subject, then the small pictures of each."""
     columns = list(outcome.probabilities.columns)
-    heads = [f"{model}{' votes' if model.startswith('ResNet') else ''}, {region}" for region, model in columns]
+    heads = [
+        f"{model}{' votes' if model.startswith('ResNet') else ''}{'' if region == NO_INPUT else f', {region}'}"
+        for region, model in columns
+    ]
     people = ["age", "sex"] if outcome.people is not None else []
     rows = []
     for name, group in outcome.groups.items():
@@ -213,7 +242,7 @@ def facts(outcome: Outcome) -> dict[str, Any]:
     """Fields for the checklists."""
     record, groups, table = outcome.record, outcome.groups, outcome.table
     known: dict[str, Any] = {key: page.plain(value) for key, value in record["settings"].items() if value is not None}
-    folds = table["fold"].nunique()
+    folds = table.groupby("repeat")["fold"].nunique().max()
     wrong = int((outcome.predicted != groups).sum())
     region, model = outcome.main
     known |= {
@@ -224,7 +253,7 @@ def facts(outcome: Outcome) -> dict[str, Any]:
         "hc": int((groups == "HC").sum()),
         "num_folds": folds,
         "repeats": table["repeat"].nunique(),
-        "regions": " and ".join(INPUTS[name] for name in dict.fromkeys(r for r, _ in outcome.probabilities.columns)),
+        "regions": " and ".join(INPUTS[name] for name in REGIONS if name in outcome.probabilities.columns),
         "training_subjects": round(len(groups) * (folds - 1) / folds),
         "wrong": f"{wrong} of {len(groups)} subjects by {model}, {region} input",
     }
@@ -238,6 +267,12 @@ def facts(outcome: Outcome) -> dict[str, Any]:
     for name, field in (("table1_image_level", "auc_image"), ("table3_scan_level", "auc_scan")):
         rows = aucs(outcome.folder / "tables" / f"{name}.csv")
         known[field] = "; ".join(
-            f"{row['mean']:.3f} ({row['ci_low']:.2f} to {row['ci_high']:.2f}), {row['region']}" for row in rows
+            f"{fixed(row['mean'], 3)} ({interval_text(row)}), {row['region']}"
+            + (
+                f"{POOLED}; within folds {fixed(row['within']['mean'], 3)} ({interval_text(row['within'])})"
+                if row["within"]
+                else ""
+            )
+            for row in rows
         )
     return known

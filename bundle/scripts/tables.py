@@ -3,24 +3,25 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from scripts.auc import clustered_delong, compare, delong, interval
+from scripts.auc import Aucs, clustered_delong, compare, delong, holm, interval, significance, within_folds
 from scripts.markup import latex, markdown
-from scripts.predictions import REGIONS, Scores, at_level, scores
+from scripts.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
 from scripts.provenance import BUNDLE_ROOT, software, write_aside, write_json
 from scripts.statistics import THRESHOLD, metrics, rate_interval
-from scripts.table_text import TESTED, TESTS, cohort_text, measure_sections, test_sections
+from scripts.table_text import TEST_COLUMNS, TESTED, TESTS, cohort_text, measure_sections, test_sections
 
 #: What the paper prints, with its source (README.md there).
 PAPER = BUNDLE_ROOT / "docs" / "paper"
-#: Measures of Table 1 and of Table 3, in the paper's order; AUC is ours to add where the paper has a figure only.
-IMAGE_MEASURES = ("accuracy", "sensitivity", "specificity", "f1", "auc")
-SCAN_MEASURES = ("accuracy", "f1", "sensitivity", "specificity", "auc")
+#: Measures of Table 1 and of Table 3, in the paper's order; AUCs are ours to add where the paper has a figure only.
+IMAGE_MEASURES = ("accuracy", "sensitivity", "specificity", "f1", "auc", "auc_within_folds")
+SCAN_MEASURES = ("accuracy", "f1", "sensitivity", "specificity", "auc", "auc_within_folds")
 #: What the files are.
 TITLES = {
     "table1_image_level": "Image level (the paper's Table 1)",
@@ -52,7 +53,9 @@ def scan_level(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row a region, measure and model: `mean` over repeats and `paper`, its value in the paper; `std` over repeats
         (missing with one repeat) and `paper_std`; `ci_low`, `ci_high` of 95 % (missing for F1); `count` of `total`
-        cases that make the rate, pooled over repeats. AUCs are in 0..1, all else in %.
+        cases that make the rate, pooled over repeats. AUCs are in 0..1, all else in %. `auc` pools the folds of a
+        repeat, as the paper seems to; `auc_within_folds` compares cases of one fold only, and is left out where each
+        repeat has one fold, since it is the same there. Models that see no image have the region `none`.
     """
     return _measures(table, "scan", SCAN_MEASURES, _paper("table3_scan_level"))
 
@@ -61,22 +64,23 @@ def _paper(name: str) -> pd.DataFrame:
     return pd.read_csv(PAPER / f"{name}.csv")
 
 
-def _regions(table: pd.DataFrame, level: str) -> list[str]:
-    """Regions that the table has at this level, in the paper's order."""
-    present = set(at_level(table, level)["region"])
-    return [region for region in REGIONS if region in present]
-
-
 def _measures(table: pd.DataFrame, level: str, measures: Sequence[str], paper: pd.DataFrame) -> pd.DataFrame:
     printed = paper.set_index(["input", "model"]).to_dict("index")
     rows = []
-    for region in _regions(table, level):
+    for region in regions_of(table, level):
         chosen = scores(table, region, level)
-        aucs = clustered_delong(chosen.labels, chosen.probabilities, chosen.clusters)
+        aucs = {"auc": clustered_delong(chosen.labels, chosen.probabilities, chosen.clusters)}
         measured = [[metrics(chosen.labels, p) for p in model] for model in chosen.probabilities]
-        for measure in measures:
+        if chosen.cross_validated:
+            within = partial(within_folds, chosen.labels, clusters=chosen.clusters)
+            aucs["auc_within_folds"] = within(chosen.probabilities, folds=chosen.folds)
+            for r, of_repeat in enumerate(chosen.folds):
+                of_models = within(chosen.probabilities[:, [r]], folds=of_repeat[None]).values
+                for repeats, value in zip(measured, of_models, strict=True):
+                    repeats[r]["auc_within_folds"] = float(value)
+        for measure in [name for name in measures if name in measured[0][0]]:
             for k, model in enumerate(chosen.models):
-                values = np.array([repeat[measure] for repeat in measured[k]]) * (1 if measure == "auc" else 100)
+                values = np.array([repeat[measure] for repeat in measured[k]]) * (1 if measure in aucs else 100)
                 known = printed.get((region, model), {})
                 row = {
                     "region": region,
@@ -87,8 +91,9 @@ def _measures(table: pd.DataFrame, level: str, measures: Sequence[str], paper: p
                     "std": values.std(ddof=1) if len(values) > 1 else np.nan,
                     "paper_std": known.get(f"{measure}_std", np.nan),
                 }
-                if measure == "auc":
-                    row["ci_low"], row["ci_high"] = interval(aucs.values[k], aucs.covariance[k, k])
+                if measure in aucs:
+                    found = aucs[measure]
+                    row["ci_low"], row["ci_high"] = interval(found.values[k], found.covariance[k, k])
                 elif measure != "f1":
                     row |= _rate(measure, chosen, chosen.probabilities[k])
                 rows.append(row)
@@ -113,29 +118,53 @@ def delong_tests(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a test (TESTS), region and pair of models, pairs in the paper's order: `region`, `model1`, `model2`, and
-        the columns TESTED, each followed by the paper's (`auc1_paper`, ...), which is missing for all but `image`.
+        TEST_COLUMNS: the columns TESTED, each followed by the paper's (`auc1_paper`, ...), which is missing for all but
+        `image`, and `p_holm`, which takes the pairs of a test (all regions) for one family. `level` is that of
+        `p_holm`; `image` has none, see TESTS. Tests within folds are left out where each repeat has one fold.
     """
     printed = _paper("table2_delong_image_level").set_index(["input", "model1", "model2"])
     rows = []
-    for test in TESTS:
-        level = test.split("_")[0]
-        for region in _regions(table, level):
-            chosen = scores(table, region, level)
-            if test == "image_clustered":
-                aucs = clustered_delong(chosen.labels, chosen.probabilities, chosen.clusters)
-            else:
-                aucs = delong(chosen.labels, chosen.probabilities)
+    for test, method in TESTS.items():
+        of_test = []
+        for region in regions_of(table, method.level):
+            chosen = scores(table, region, method.level, _compared(table, region, method.level))
+            if method.within_folds and not chosen.cross_validated:
+                continue
+            aucs = _aucs(chosen, method.within_folds, method.clustered)
             for i, j in sorted(combinations(range(len(chosen.models)), 2), key=lambda pair: pair[::-1]):
                 models = chosen.models[j], chosen.models[i]
+                of_region = [m in set(table.loc[table["region"] == region, "model"]) for m in models]
+                if not any(of_region):
+                    continue  # two models that see no image are compared once, in their own region
                 row = {"test": test, "region": region, "model1": models[0], "model2": models[1]}
                 found = compare(aucs, j, i)
                 for column in TESTED:
                     row[column] = getattr(found, column)
                     known = test == "image" and (region, *models) in printed.index
                     row[f"{column}_paper"] = printed.loc[(region, *models), column] if known else None
-                rows.append(row)
-    columns = ["test", "region", "model1", "model2", *(f"{c}{end}" for c in TESTED for end in ("", "_paper"))]
-    return pd.DataFrame(rows, columns=columns)
+                of_test.append(row)
+        for row, p in zip(of_test, holm([row["p"] for row in of_test]), strict=True):
+            row["p_holm"] = p
+            if not method.clustered:
+                row["level"] = None
+            elif not np.isnan(p):
+                row["level"] = significance(p)
+        rows += of_test
+    return pd.DataFrame(rows, columns=["test", "region", "model1", "model2", *TEST_COLUMNS])
+
+
+def _compared(table: pd.DataFrame, region: str, level: str) -> list[str]:
+    """Models of a region, and after them those that see no image."""
+    rows = at_level(table, level)
+    return list(ordered(pd.concat([rows.loc[rows["region"] == name, "model"] for name in (region, NO_INPUT)])))
+
+
+def _aucs(chosen: Scores, within: bool, clustered: bool) -> Aucs:
+    if within:
+        return within_folds(chosen.labels, chosen.probabilities, chosen.clusters, chosen.folds)
+    if clustered:
+        return clustered_delong(chosen.labels, chosen.probabilities, chosen.clusters)
+    return delong(chosen.labels, chosen.probabilities)
 
 
 def write_tables(folder: str | os.PathLike, table: pd.DataFrame, simulated: bool) -> list[Path]:
