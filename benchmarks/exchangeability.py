@@ -99,7 +99,7 @@ def main() -> None:
     output = parser.parse_args().output
 
     result = measure()
-    print(f"\n{COHORTS} simulated cohorts of {result['subjects']} subjects; AUC of logistic regression on the latents\n")
+    print(f"\n{COHORTS} simulated cohorts of {result['subjects']} subjects; AUC of a reader of the latents\n")
     heads = ("draws", "pooled", "within folds", "new subjects", "within - new", "oracle", "its 95 %")
     print("".join(f"{head:>16}" for head in heads))
     for draws in DRAWS:

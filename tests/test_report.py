@@ -23,6 +23,7 @@ from scripts.checklist import ITEMS, fill, filled
 from scripts.drawing import VECTOR, save_figure
 from scripts.figures import roc_models
 from scripts.markup import fixed, markdown
+from scripts.outcome import by_subject, read_outcome
 from scripts.provenance import cohort_fingerprint, software
 from scripts.report import cross_validation_report, volume_entry
 from scripts.tables import write_tables
