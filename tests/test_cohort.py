@@ -200,7 +200,7 @@ def test_a_cohort_of_one_class_is_refused(cohort, old, new):
 
 def test_a_row_that_ends_early_is_refused(cohort):
     edit_table(cohort, "\tHH\n", "\n")
-    with refused(cohort / "participants.tsv", "sub-02"):
+    with refused(cohort / "participants.tsv", "line 3 has 3 cells"):
         labelled_scans(cohort)
 
 

@@ -39,7 +39,8 @@ def cohort(tmp_path: Path) -> Path:
 @pytest.fixture
 def curves(tmp_path: Path) -> Path:
     path = tmp_path / "reference_curves.json"
-    content = {"AgeRange": [20, 80], "Curves": {suffix: dict.fromkeys(NUCLEI, CURVE) for suffix in MEASURED}}
+    of_maps = {suffix: dict.fromkeys(NUCLEI, {**CURVE, "unit": unit}) for suffix, (_, unit) in MEASURED.items()}
+    content = {"AgeRange": [20, 80], "Curves": of_maps}
     path.write_text(json.dumps(content))
     return path
 

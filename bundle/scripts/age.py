@@ -7,7 +7,6 @@ knows nothing about them.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from scipy.stats import norm
 
 from scripts.cohort import read_participants
 from scripts.errors import InputError
+from scripts.files.json_file import read_json
 from scripts.nuclei import MEASURED, NUCLEI
 from scripts.nuclei_cohort import read_tsv
 from scripts.provenance import bundle_version, cohort_fingerprint, sha256, write_aside, write_json
@@ -169,19 +169,22 @@ def read_reference_curves(path: str | os.PathLike) -> dict[str, Any] | None:
     """The curves beside a model; None where there are none.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or its numbers cannot be.
     """
     if not Path(path).exists():
         return None
-    try:
-        content = json.loads(Path(path).read_text())
-        for suffix in MEASURED:
-            for nucleus in NUCLEI:
-                for key in ("rise", "rate", "start", "sd"):
-                    float(content["Curves"][suffix][nucleus][key])
-        [float(v) for v in content["AgeRange"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not reference curves of configs/nuclei.yaml; delete or make them again") from error
+    cure = "delete the file, or make it again with reference_curves of configs/nuclei.yaml"
+    content = read_json(path, "reference curves", cure)
+    youngest, oldest = content["AgeRange"]
+    if youngest >= oldest:
+        raise InputError(f"{path}: AgeRange is {youngest:g} to {oldest:g} years, which does not rise; {cure}")
+    for suffix, (_, unit) in MEASURED.items():
+        for nucleus in NUCLEI:
+            curve = content["Curves"].get(suffix, {}).get(nucleus)
+            if curve is None:
+                raise InputError(f"{path}: Curves has no {nucleus} of {suffix}; {cure}")
+            if curve["unit"] != unit:
+                raise InputError(f"{path}: the unit of {nucleus} of {suffix} is not {unit}; {cure}")
     return content
 
 

@@ -1,17 +1,18 @@
 """A BIDS folder as a list of scans: which files belong together, who they are of, and how subjects split in folds."""
 
-import csv
-import json
-from collections import Counter
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
-from scripts.errors import InputError, reason
+from scripts.errors import InputError
+from scripts.files.json_file import read_json
+from scripts.files.nifti import ENDINGS, read_header
+from scripts.files.table import read_table
 from scripts.provenance import write_aside
 
 #: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
@@ -22,6 +23,8 @@ GROUPS = {"HC": 0, "HH": 1}
 BIDS_VERSION = "1.10.0"
 #: Axes of one image may be this far from perpendicular (headers are rounded), degrees.
 LARGEST_SHEAR_DEG = 1.0
+#: BIDS entities that the maps of one scan share, and what differs where they do not.
+SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes", "part": "parts of an image"}
 #: Where the basal ganglia boxes of a cohort lie, below its root.
 BOX_DERIVATIVE = Path("derivatives") / "basalganglia"
 
@@ -39,7 +42,10 @@ def find_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
         (half-open voxel ranges `[[i0, i1], [j0, j1], [k0, k1]]` along the stored array's axes).
 
     Raises:
-        InputError: no such folder, no scan, a map missing or there twice, a file of another format, a bad box file.
+        InputError: no such folder, no scan, a map missing or there twice, maps whose names do not belong together, a
+            file of another format, a bad box file.
+
+    Hidden files (`.name`; macOS leaves `._name` beside each file on shared disks) are passed over.
     """
     root = Path(dataset_dir)
     if not root.is_dir():
@@ -50,6 +56,7 @@ def find_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
     scans = []
     for folder in folders:
         paths = [_one_map(folder, suffix) for suffix in MAPS]
+        check_names(paths, folder.relative_to(root))
         scan_id = paths[0].name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap")
         scan = {
             "participant_id": folder.relative_to(root).parts[0],
@@ -69,8 +76,8 @@ def find_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
 
 def _one_map(folder: Path, suffix: str) -> Path:
     """The single NIfTI file of a map in one anat folder."""
-    named = sorted(p for p in folder.glob(f"*_{suffix}.*") if p.suffix != ".json")
-    found = [p for p in named if p.name.endswith((".nii", ".nii.gz"))]
+    named = sorted(p for p in folder.glob(f"*_{suffix}.*") if p.suffix != ".json" and not p.name.startswith("."))
+    found = [p for p in named if p.name.endswith(ENDINGS)]
     if not found and named:
         raise InputError(f"{named[0]}: not a .nii or .nii.gz file; convert it to NIfTI")
     if not found:
@@ -78,6 +85,38 @@ def _one_map(folder: Path, suffix: str) -> Path:
     if len(found) > 1:
         raise InputError(f"{folder}: {len(found)} files end in _{suffix} ({found[0].name}, {found[1].name}); keep one")
     return found[0]
+
+
+def entities(name: str) -> dict[str, str]:
+    """BIDS entities of a file or folder name: `sub-01_run-2_T1w.nii.gz` -> `{"sub": "01", "run": "2"}`.
+
+    Whole numbers lose their leading zeros where BIDS counts (`run-01` is `run-1`), but labels such as `sub-01` do not.
+    """
+    pairs = dict(re.findall(r"(?:^|[_/])([a-zA-Z]+)-([a-zA-Z0-9]+)", name))
+    return {k: v.lstrip("0") or "0" if k in ("run", "echo") and v.isdigit() else v for k, v in pairs.items()}
+
+
+def check_names(paths: Sequence[Path], folder: Path | None = None) -> None:
+    """Check that the names of a scan's maps belong together, as far as they say anything.
+
+    Args:
+        paths: the maps.
+        folder: where they lie below the cohort's root (`sub-01/ses-1/anat`), if in one.
+
+    Raises:
+        InputError: two names, or a name and its folder, differ in one of SHARED.
+    """
+    known = {} if folder is None else {key: (value, folder) for key, value in entities(folder.as_posix()).items()}
+    for path in paths:
+        for key, value in entities(path.name).items():
+            if key not in SHARED:
+                continue
+            other, where = known.setdefault(key, (value, path.name))
+            if other != value:
+                raise InputError(
+                    f"{path}: is {key}-{value} but lies with {key}-{other} ({where}); maps of different {SHARED[key]}"
+                    " are no scan, so put each where it belongs"
+                )
 
 
 def read_box(path: str | Path) -> list[list[int]]:
@@ -89,11 +128,7 @@ def read_box(path: str | Path) -> list[list[int]]:
     Raises:
         InputError: not JSON, or `Box` is not three rising pairs of whole numbers.
     """
-    try:
-        box = json.loads(Path(path).read_text())["Box"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a basal ganglia box; write {{'Box': [[i0,i1],[j0,j1],[k0,k1]]}}") from error
-    return checked_box(box, path)
+    return checked_box(read_json(path, "box", 'write {"Box": [[i0,i1],[j0,j1],[k0,k1]]}')["Box"], path)
 
 
 def checked_box(box: Any, path: str | Path) -> list[list[int]]:
@@ -115,24 +150,22 @@ def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dic
     """Read a participants table (tab-separated): participant_id -> row.
 
     Raises:
-        InputError: no such file, one of `columns` missing, or a participant with two rows.
+        InputError: no such file, a table that `read_table` refuses, one of `columns` missing, or a participant with
+            two rows.
+
+    Participants may be written with or without `sub-`; the ids that are returned have it.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; it lists {' and '.join(columns)} of every subject, tab-separated")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; save it as UTF-8, tab-separated") from error
-    reader = csv.DictReader(text.splitlines(), delimiter="\t")
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(f"{path}: no column {missing[0]!r}; it needs {' and '.join(columns)}, tab-separated")
-    rows = list(reader)
-    twice = [name for name, count in Counter(row["participant_id"] for row in rows).items() if count > 1]
-    if twice:
-        raise InputError(f"{path}: participant {twice[0]!r} has more than one row; keep one")
-    return {row["participant_id"]: row for row in rows}
+    participants: dict[str, dict[str, str]] = {}
+    for row in read_table(path, columns):
+        name = row["participant_id"]
+        name = name if name.startswith("sub-") else f"sub-{name}"
+        if name in participants:
+            raise InputError(f"{path}: participant {name!r} has more than one row; keep one")
+        participants[name] = {**row, "participant_id": name}
+    return participants
 
 
 def known_ages(table: Path) -> dict[str, float]:
@@ -212,13 +245,11 @@ def check_grid(paths: list[str]) -> None:
         InputError: a file that is no readable NIfTI, is not 3D, or lies on another grid than the first map.
     """
     first = None
-    for path in paths:
-        try:
-            header = nib.load(path)
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such file; correct the path or fetch the file it links to") from error
-        except Exception as error:  # nibabel raises many kinds for a damaged file
-            raise InputError(f"{path}: cannot be read as NIfTI ({reason(error)}); export it again") from error
+    for number, path in enumerate(paths):
+        header = read_header(path)
+        twice = next((other for other in paths[:number] if os.path.samefile(path, other)), None)
+        if twice is not None:
+            raise InputError(f"{path}: is given for two of the maps {', '.join(MAPS)}; give each map its own file")
         shape, affine = header.shape, header.affine
         if len(shape) != 3:
             raise InputError(f"{path}: has shape {shape} where one 3D map is due; split it into one file a map")

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
-
-from scripts.cohort import MAPS, check_grid, chosen_scans
-from scripts.errors import InputError, reason
+from scripts.cohort import MAPS, check_grid, check_names, chosen_scans
+from scripts.errors import InputError
+from scripts.files.nifti import ENDINGS, read_header
 from scripts.provenance import cohort_fingerprint, settings, sha256, software
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 KINDS = (
     "a BIDS folder, a DICOM study's folder or one that holds several, three NIfTI files (QSM,R2*,T1W), or one 4D NIfTI"
 )
-_NIFTI = (".nii", ".nii.gz")
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 #: Settings whose value may be a path, and a path may hold a patient's name.
 PLACES = (
@@ -128,17 +126,15 @@ def _nifti_item(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give --input {KINDS}")
-        if not path.name.endswith(_NIFTI):
+        if not path.name.endswith(ENDINGS):
             if path.name.lower().endswith(_ARCHIVES):
                 raise InputError(f"{path}: is an archive, and archives are not unpacked; unpack it and give its folder")
             raise InputError(f"{path}: is no NIfTI file; give --input {KINDS}")
     if len(paths) > 1:
+        check_names(paths)
         check_grid([str(path) for path in paths])
     else:
-        try:
-            shape = nib.load(paths[0]).shape
-        except Exception as error:  # nibabel raises many kinds for a damaged file
-            raise InputError(f"{paths[0]}: cannot be read as NIfTI ({reason(error)}); export it again") from error
+        shape = read_header(paths[0]).shape
         if len(shape) != 4 or shape[3] != len(MAPS):
             raise InputError(
                 f"{paths[0]}: has shape {shape} where one 4D file holds {', '.join(MAPS)} along its last axis; stack"

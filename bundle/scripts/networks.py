@@ -9,6 +9,7 @@ from monai.networks.nets import ResNet, resnet18
 from torch import Tensor, nn
 
 from scripts.errors import InputError, reason
+from scripts.files.tensors import read_tensors
 from scripts.provenance import write_aside
 
 #: torchvision's ImageNet weights of ResNet18; the name holds the first digits of the file's SHA-256.
@@ -181,10 +182,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such weights file; train first or give the right path")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file makes torch raise many kinds
-        raise InputError(f"{path}: not a plain file of weights, so it is not opened; give a state dict") from error
+    state = read_tensors(path, "give a state dict, as network.state_dict() has it")
     named_tensors = isinstance(state, dict) and all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     )

@@ -14,7 +14,8 @@ from typing import Any
 
 import ignite.distributed as idist
 
-from scripts.errors import InputError, reason
+from scripts.errors import InputError
+from scripts.files.json_file import read_json
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
@@ -22,7 +23,7 @@ PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scikit-lear
 
 def bundle_version() -> str:
     """Version of this bundle, as `configs/metadata.json` declares it."""
-    return json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text())["version"]
+    return read_json(BUNDLE_ROOT / "configs" / "metadata.json", "metadata")["version"]
 
 
 def software() -> dict[str, str]:
@@ -131,7 +132,7 @@ def plain_attributes(item: object) -> dict[str, Any]:
 def declared_name(dataset_dir: str | os.PathLike) -> str:
     """The cohort's name in dataset_description.json, or its folder's."""
     description = Path(dataset_dir) / "dataset_description.json"
-    declared = json.loads(description.read_text()) if description.exists() else {}
+    declared = read_json(description, "description", "correct it as BIDS has it") if description.exists() else {}
     return declared.get("Name", Path(dataset_dir).name)
 
 
@@ -178,17 +179,9 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
     """A JSON object from a file; empty where there is no such file.
 
     Raises:
-        InputError: the file is no JSON object.
+        InputError: the file is no record.
     """
-    try:
-        content = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a JSON record ({reason(error)}); restore or delete it") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: not a JSON record; restore or delete it")
-    return content
+    return read_json(path, "record") if os.path.lexists(path) else {}
 
 
 def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
@@ -204,10 +197,7 @@ def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
     path = Path(weights).with_suffix(".json")
     if not path.exists():
         return
-    try:
-        trained = json.loads(path.read_text())["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a training record; restore or delete it") from error
+    trained = read_json(path, "training record")["settings"]
     for key, given in wanted.items():
         value = list(given) if isinstance(given, tuple) else given
         if key in trained and trained[key] != value:

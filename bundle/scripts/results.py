@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 
 from scripts.batch import RunFolder, ScanStream, item_files, item_state
 from scripts.errors import InputError, input_error_in
+from scripts.files.json_file import read_json
 from scripts.inference import save_nifti
 from scripts.inputs import PLACES
 from scripts.known_nuclei import bands, usual_for_age
@@ -73,7 +74,7 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
     performance = record.get("performance", {})
     shipped = read_record(BUNDLE_ROOT / "models" / "model.json").get("weights", {}).values()
     if not performance and digest in shipped:
-        performance = read_record(BUNDLE_ROOT / "configs" / "metadata.json")["eval_metrics"]
+        performance = read_json(BUNDLE_ROOT / "configs" / "metadata.json", "metadata")["eval_metrics"]
     return {
         "name": "Q-Net",
         "version": bundle_version(),

@@ -13,8 +13,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.data import MetaTensor
+from monai.config import KeysCollection, PathLike
+from monai.data import MetaTensor, NibabelReader
+from monai.data.utils import correct_nifti_header_if_necessary
 from monai.transforms import (
     Compose,
     Crop,
@@ -27,7 +28,8 @@ from monai.transforms import (
 )
 
 from scripts.cohort import MAPS, check_affine, check_grid
-from scripts.errors import InputError, reason
+from scripts.errors import InputError, input_error_in, reason
+from scripts.files import nifti
 from scripts.localise import CHOICES
 from scripts.localiser import Localiser
 
@@ -37,6 +39,15 @@ AXCODES = "PLS"
 QSM_LIMIT_PPM = 10.0
 
 
+class CheckedReader(NibabelReader):
+    """MONAI's reader of NIfTI files, over our own: sizes, completeness and orientation are checked."""
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> nib.Nifti1Image:
+        self.filenames = (data,) if isinstance(data, (str, bytes)) or not isinstance(data, Sequence) else data
+        (path,) = self.filenames
+        return correct_nifti_header_if_necessary(nifti.read(path))
+
+
 class LoadImageMapsd(MapTransform):
     """Load `[QSM, R2*, T1W]` given as three 3D NIfTI files, as one 4D file whose last axis holds the three, or as a
     DICOM study (`scripts.dicom.DicomStudy`).
@@ -44,13 +55,13 @@ class LoadImageMapsd(MapTransform):
     The item's value becomes a MetaTensor `[3, I, J, K]` (float32, axes as stored).
 
     Raises:
-        InputError: a file that is missing, truncated, of another format, or on another grid than its fellows; a study
-            that is refused.
+        InputError: a file that `scripts.files.nifti` refuses, or on another grid than its fellows; a study that is
+            refused.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadImage(reader="NibabelReader", image_only=True, ensure_channel_first=True)
+        self.load = LoadImage(reader=CheckedReader(), image_only=True, ensure_channel_first=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
@@ -62,9 +73,6 @@ class LoadImageMapsd(MapTransform):
                 [data[key]] if isinstance(data[key], (str, bytes)) or not isinstance(data[key], Sequence) else data[key]
             )
             paths = [str(path) for path in paths]
-            for path in paths:
-                if not path.endswith((".nii", ".nii.gz")):
-                    raise InputError(f"{path}: not a .nii or .nii.gz file; convert it to NIfTI")
             if len(paths) > 1:
                 check_grid(paths)
             with ThreadPoolExecutor(len(paths)) as pool:  # decompression, most of the time, runs side by side
@@ -74,9 +82,12 @@ class LoadImageMapsd(MapTransform):
 
     def load_one(self, path: str) -> MetaTensor:
         """One file as `[C, I, J, K]`."""
+        nifti.check_ending(path)
         try:
             return self.load(path)
-        except Exception as error:  # nibabel raises many kinds for a damaged file
+        except Exception as error:
+            if (bad_input := input_error_in(error)) is not None:  # MONAI wraps what its readers raise
+                raise bad_input from error
             raise InputError(f"{path}: cannot be read ({reason(error)}); export or copy it again") from error
 
 

@@ -1,6 +1,5 @@
 """Raw gradient echo data in a BIDS folder, or as plain NIfTI files that keys describe."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError
-from scripts.stage.raw import Acquisition, RawScan, Volume, load_nifti
+from scripts.files.json_file import read_json
+from scripts.files.nifti import ENDINGS, read_header
+from scripts.stage.raw import Acquisition, RawScan, Volume
 
 #: Suffixes of gradient echo images with several echoes.
 SUFFIXES = ("MEGRE", "VFA", "MPM", "T2starw", "GRE")
@@ -32,6 +33,8 @@ def find_raw(root: Path) -> list[RawScan]:
     groups: dict[tuple, list[Path]] = defaultdict(list)
     for folder in sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]):
         for path in sorted(folder.glob("*.nii*")):
+            if path.name.startswith(".") or not path.name.endswith(ENDINGS):
+                continue
             names, suffix = entities(path)
             if suffix in SUFFIXES and "echo" in names:
                 kept = "_".join(f"{k}-{v}" for k, v in names.items() if k not in _WITHIN)
@@ -120,14 +123,13 @@ def sidecar(root: Path, path: Path) -> dict[str, Any]:
     for depth, folder in enumerate(folders):
         for candidate in folder.glob(f"*{suffix}.json"):
             theirs, kind = entities(candidate)
+            if candidate.name.startswith("."):
+                continue
             if kind == suffix and theirs.items() <= names.items():
                 found.append((depth, len(theirs), candidate))
     content: dict[str, Any] = {}
     for _, _, candidate in sorted(found):
-        try:
-            content |= json.loads(candidate.read_text())
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{candidate}: is not a JSON object; correct it") from error
+        content |= read_json(candidate, "sidecar", "correct it as BIDS has it")
     return content
 
 
@@ -182,7 +184,7 @@ def volumes(files: str | Sequence[str]) -> list[Volume]:
     """The echoes of one 4D file or of several 3D files."""
     if not isinstance(files, str):
         return [Volume(str(path)) for path in files]
-    shape = load_nifti(files).shape
+    shape = read_header(files).shape
     if len(shape) > 4:
         raise InputError(
             f"{files}: has {len(shape)} axes, as uncombined coils do; combine the coils and give x, y, z, echo"

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from scripts.errors import InputError, reason
+from scripts.errors import InputError
+from scripts.files import nifti
 
 #: Echo times above this are taken for milliseconds: after 0.3 s nothing is left of a gradient echo in the brain.
 _LONGEST_ECHO_TIME_S = 0.3
@@ -34,17 +33,15 @@ class Volume:
         """
         if self.array is not None:
             return self.array.shape, self.affine
-        image = load_nifti(self.path)
+        image = nifti.read_header(self.path)
         shape = tuple(image.shape)
         if self.index is not None:
             shape = shape[:3]
-        if len(shape) == 4 and shape[3] > 1:
+        if len(shape) == 4:
             raise InputError(
                 f"{self.path}: holds {shape[3]} volumes of one echo, as uncombined coils do;"
                 " combine the coils (e.g. on the scanner) and give one volume an echo"
             )
-        if len(shape) == 4:
-            shape = shape[:3]
         if len(shape) != 3:
             raise InputError(f"{self.path}: has shape {image.shape} where one 3D volume is due; split it")
         return shape, image.affine
@@ -57,31 +54,11 @@ class Volume:
         """
         if self.array is not None:
             return self.array.astype(np.float32)
-        try:
-            proxy = load_nifti(self.path).dataobj
-            voxels = np.asarray(proxy if self.index is None else proxy[..., self.index], dtype=np.float32)
-        except InputError:
-            raise
-        except Exception as error:  # nibabel raises many kinds for a damaged file
-            raise InputError(f"{self.path}: cannot be read ({reason(error)}); export or copy it again") from error
-        voxels = voxels.reshape(voxels.shape[:3])
+        stored = nifti.read(self.path).dataobj
+        voxels = np.asarray(stored if self.index is None else stored[..., self.index], dtype=np.float32)
         if not np.isfinite(voxels).all():
             raise InputError(f"{self.path}: holds NaN or infinite values; export it again")
         return voxels
-
-
-def load_nifti(path: str | Path) -> nib.Nifti1Image:
-    """A NIfTI image, header read.
-
-    Raises:
-        InputError: no such file, or not readable.
-    """
-    try:
-        return nib.load(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; correct the path") from error
-    except Exception as error:  # nibabel raises many kinds for a damaged file
-        raise InputError(f"{path}: cannot be read as NIfTI ({reason(error)}); export it again") from error
 
 
 @dataclass

@@ -1,0 +1,171 @@
+"""NIfTI: the header checked before voxels are read, and a compressed stream read to its end and its checksum."""
+
+import os
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from scripts.errors import InputError, reason
+from scripts.files.limits import check_size, words
+
+ENDINGS = (".nii", ".nii.gz")
+_GZIP = b"\x1f\x8b"
+#: Bytes that a file may hold after its voxels. Programs pad, but what goes on for long is another thing.
+_LONGEST_TAIL = 1 << 20
+_CHUNK = 1 << 18
+
+
+def read_header(path: str | os.PathLike) -> nib.Nifti1Image:
+    """An image whose voxels are not read yet, with trailing axes of length 1 taken away: `[x, y, z, 1]` is 3D.
+
+    Returns:
+        shape, affine (voxel to world, mm) and header are those of the file, but for such axes. For voxels: `read`.
+
+    Raises:
+        InputError: no such file, no NIfTI, more bytes than `largest_file`, voxels that are no real numbers, or a header
+            that knows no orientation.
+    """
+    path = Path(path)
+    check_ending(path)
+    try:
+        image = nib.load(path)
+        shape, dtype, affine = image.shape, image.get_data_dtype(), image.affine
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; correct the path or fetch the file it links to") from error
+    except Exception as error:  # nibabel raises many kinds for a damaged file
+        raise InputError(f"{path}: cannot be read as NIfTI ({reason(error)}); export it again") from error
+    if not isinstance(image, nib.Nifti1Image):  # CIFTI has the same ending
+        raise InputError(f"{path}: is {type(image).__name__}, not an image of a volume; export it again")
+    return _checked(path, image, shape, dtype, affine)
+
+
+def check_ending(path: str | os.PathLike) -> None:
+    """Refuse a file whose name is not that of a NIfTI file.
+
+    Raises:
+        InputError: it does not end in one of ENDINGS.
+    """
+    if not os.fspath(path).endswith(ENDINGS):
+        raise InputError(f"{path}: not a .nii or .nii.gz file; convert it to NIfTI")
+
+
+def _checked(
+    path: Path, image: nib.Nifti1Image, shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray
+) -> nib.Nifti1Image:
+    """The image, once its header was found to be sound."""
+    if len(shape) < 3 or min(shape) < 1:
+        raise InputError(f"{path}: has shape {shape} where a volume is due; export it again")
+    if dtype.kind not in "iuf":
+        what = "complex numbers" if dtype.kind == "c" else "colours"
+        raise InputError(f"{path}: holds {what}, not real ones; save real maps (of raw echoes, magnitude and phase)")
+    claimed = " x ".join(str(n) for n in shape)
+    # as float32 in memory, or as the file has it, whichever is more
+    needed = float(np.prod([float(n) for n in shape])) * max(dtype.itemsize, 4)
+    check_size(path, needed, f"its header claims {claimed} voxels of {dtype.name}")
+    header = image.header
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        raise InputError(
+            f"{path}: its header knows no orientation (sform_code and qform_code are 0), so left and right cannot be"
+            " told apart; export it with its orientation, or copy the header of the image it was made from"
+        )
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if shape == image.shape:
+        return image
+    header = header.copy()
+    header.set_data_shape(shape)
+    return type(image)(_Shaped(image.dataobj, shape), affine, header)
+
+
+class _Shaped:
+    """An array proxy without its trailing axes of length 1."""
+
+    ndim: int
+
+    def __init__(self, proxy: object, shape: tuple[int, ...]) -> None:
+        self.proxy, self.shape, self.ndim = proxy, shape, len(shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.proxy.dtype
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.proxy, dtype=dtype).reshape(self.shape)
+
+    def __getitem__(self, index: object) -> np.ndarray:
+        return np.asarray(self)[index]
+
+
+def read(path: str | os.PathLike) -> nib.Nifti1Image:
+    """An image with its voxels in memory, as the file stores them; see `read_header`.
+
+    Raises:
+        InputError: as `read_header`; the file is cut off, goes on after its voxels, or its bytes are not those that
+            were written (the checksum of .nii.gz).
+    """
+    path = Path(path)
+    image = read_header(path)
+    proxy = getattr(image.dataobj, "proxy", image.dataobj)
+    size = int(proxy.offset) + int(np.prod(proxy.shape, dtype=np.int64)) * proxy.dtype.itemsize
+    check_size(path, size, "its header claims voxels far inside the file")
+    try:
+        content = _unpacked(path, size) if path.name.endswith(".gz") else _plain(path, size)
+        image = type(image).from_bytes(content)
+        return _checked(path, image, image.shape, image.get_data_dtype(), image.affine)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)}); export or copy it again") from error
+
+
+def _plain(path: Path, size: int) -> bytes:
+    """The first `size` bytes of a file without compression."""
+    with path.open("rb") as file:
+        content = file.read(size)
+    if len(content) < size:
+        raise InputError(f"{path}: has {len(content)} bytes of {size}, so it is cut off; export or copy it again")
+    return content
+
+
+def _unpacked(path: Path, size: int) -> bytes:
+    """The first `size` bytes of a gzip file, read to its end, where zlib compares checksum and length."""
+    parts: list[bytes] = []
+    length, tail = 0, 0
+    with path.open("rb") as file:
+        stream, packed = zlib.decompressobj(wbits=31), file.read(_CHUNK)
+        while True:
+            part = stream.decompress(packed, 1 << 24)
+            length += len(part)
+            parts.append(part if length <= size else part[: max(0, len(part) - (length - size))])
+            tail = max(0, length - size)
+            if tail > _LONGEST_TAIL:
+                raise InputError(f"{path}: goes on after its voxels ({words(tail)} and more); export it again")
+            packed = stream.unconsumed_tail
+            if stream.eof:  # one member is done; gzip files may hold several, and zeros at the end
+                packed = (stream.unused_data or file.read(_CHUNK)).lstrip(b"\0")
+                while not packed and (more := file.read(_CHUNK)):
+                    packed = more.lstrip(b"\0")
+                if not packed:
+                    break
+                if not (packed + b"\x8b").startswith(_GZIP):
+                    raise InputError(f"{path}: holds other data after its compressed ones; export or copy it again")
+                stream = zlib.decompressobj(wbits=31)
+            elif not packed:
+                packed = file.read(_CHUNK)
+                if not packed and not part:
+                    raise InputError(f"{path}: ends before its data do, so it is cut off; export or copy it again")
+    if length < size:
+        raise InputError(f"{path}: has {length} bytes of {size} once unpacked; export or copy it again")
+    return b"".join(parts)
+
+
+def read_voxels(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels as float32 (`[X, Y, Z]` or `[X, Y, Z, N]`), scaled as the header says, and the affine `[4, 4]`, mm.
+
+    Raises:
+        InputError: as `read`.
+    """
+    image = read(path)
+    return np.asanyarray(image.dataobj).astype(np.float32), image.affine

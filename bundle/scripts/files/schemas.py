@@ -1,0 +1,113 @@
+"""What every kind of JSON file holds, as JSON Schema (2020-12). Only what the bundle reads is demanded."""
+
+from typing import Any
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_NUMBER: Schema = {"type": "number"}
+_POSITIVE: Schema = {"type": "number", "exclusiveMinimum": 0}
+_BOOLEAN: Schema = {"type": "boolean"}
+_OBJECT: Schema = {"type": "object"}
+
+
+def _object(required: list[str] | None = None, **properties: Schema) -> Schema:
+    """An object with these properties; others are free."""
+    return {"type": "object", "properties": properties, "required": required or []}
+
+
+def _list(of: Schema, length: int | None = None) -> Schema:
+    """A list of one kind of thing."""
+    return {"type": "array", "items": of} | ({} if length is None else {"minItems": length, "maxItems": length})
+
+
+def _maybe(schema: Schema) -> Schema:
+    """The same, or null."""
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+#: Half-open voxel ranges along the axes of an array.
+_BOX = _list(_list({"type": "integer"}, 2), 3)
+#: What a result was made of: `scripts.provenance.record`.
+_MADE_OF = {
+    "software": _OBJECT,
+    "settings": _OBJECT,
+    "weights": {"type": "object", "additionalProperties": _TEXT},
+    "input": _object(name=_maybe(_TEXT), simulated=_maybe(_BOOLEAN), sha256=_TEXT),
+}
+_CURVE = _object(
+    ["rise", "rate", "start", "sd", "unit"],
+    rise=_NUMBER,
+    rate=_POSITIVE,
+    start=_NUMBER,
+    sd=_POSITIVE,
+    unit=_TEXT,
+    controls={"type": "integer", "minimum": 0},
+)
+_ELLIPSOID = _object(
+    ["CentreMM", "CovarianceMM2"], CentreMM=_list(_NUMBER, 3), CovarianceMM2=_list(_list(_NUMBER, 3), 3)
+)
+
+SCHEMAS: dict[str, Schema] = {
+    # dataset_description.json of a BIDS folder
+    "description": _object(Name=_TEXT),
+    # *_desc-basalganglia_box.json, drawn by hand
+    "box": _object(["Box"], Box=_BOX),
+    # the same, found by registration and kept
+    "found box": _object(
+        ["Box", "Confidence", "Measures", "OutlineMM"],
+        Box=_BOX,
+        Confidence={"type": "number", "minimum": 0, "maximum": 1},
+        Measures={"type": "object", "additionalProperties": _NUMBER},
+        OutlineMM=_list(_list(_NUMBER, 3)),
+    ),
+    # template.json beside the template
+    "template": _object(
+        ["Sha256", "OutlineMM", "Ellipsoids"],
+        Sha256=_TEXT,
+        OutlineMM=_list(_list(_NUMBER, 3)),
+        Ellipsoids={"type": "object", "additionalProperties": _ELLIPSOID},
+    ),
+    # sidecar of a raw echo
+    "sidecar": _object(
+        EchoTime=_maybe(_NUMBER),
+        FlipAngle=_maybe(_NUMBER),
+        RepetitionTime=_maybe(_NUMBER),
+        RepetitionTimeExcitation=_maybe(_NUMBER),
+        MagneticFieldStrength=_maybe(_NUMBER),
+        Units=_maybe(_TEXT),
+    ),
+    # sidecar of a reconstructed map
+    "map sidecar": _object(["Steps"], Steps=_OBJECT),
+    # model.json beside weights, evaluation.json, predictions.json
+    "record": _object(performance={"type": "object", "additionalProperties": _NUMBER}, **_MADE_OF),
+    "training record": _object(["settings"], **_MADE_OF),
+    "evaluation": _object(["settings", "software", "input", "weights"], **_MADE_OF),
+    "predictions record": _object(["input"], **{**_MADE_OF, "input": _object(["simulated"], simulated=_BOOLEAN)}),
+    # run.json of an output folder, *_prediction.json of a scan
+    "run": _object(["run"], run=_OBJECT),
+    "prediction": _object(
+        ["run"],
+        run=_object(["settings_sha256", "input_state", "files"], files=_list(_TEXT)),
+    ),
+    # cross_validation.json
+    "cross-validation": _object(["version", "cohort", "training"], version=_TEXT, cohort=_TEXT, training=_OBJECT),
+    # reference_curves.json
+    "reference curves": _object(
+        ["AgeRange", "Curves"],
+        AgeRange=_list({"type": "number", "minimum": 0, "maximum": 150}, 2),
+        Curves={
+            "type": "object",
+            "additionalProperties": {"type": "object", "additionalProperties": _CURVE},
+        },
+        Input=_object(simulated=_maybe(_BOOLEAN)),
+    ),
+    # *_desc-nuclei_stats.json
+    "nuclei of a scan": _object(["Nuclei"], Nuclei={"type": "object", "additionalProperties": _maybe(_NUMBER)}),
+    # difficulty.json of a simulated cohort
+    "difficulty": _object(["auc"], auc=_object(["oracle_cohort"], oracle_cohort=_NUMBER)),
+    # label of a study in MONAI Label
+    "label": _object(["group"], group={"enum": ["HC", "HH"]}, box=_BOX),
+    # configs/metadata.json
+    "metadata": _object(["version", "eval_metrics"], version=_TEXT, eval_metrics=_OBJECT),
+}

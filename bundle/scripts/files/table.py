@@ -1,0 +1,109 @@
+"""Tables: tab-separated as BIDS has it (TSV, without quoting), and comma-separated (CSV)."""
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+
+from scripts.errors import InputError, reason
+from scripts.files.text import read_text
+
+#: Cells that a spreadsheet would run as a formula, with any quotes that were put before them.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?inf|nan", re.IGNORECASE)
+Row = dict[str, str]
+
+
+def read_table(
+    path: str | os.PathLike,
+    columns: Sequence[str],
+    *,
+    unique: Sequence[str] = (),
+    cure: str = "correct the table",
+    may_end_torn: bool = False,
+) -> list[Row]:
+    """Rows of a table; commas or tabs by the file's ending (`.csv`, `.tsv`).
+
+    Spaces around cells are dropped, empty lines passed over, and quotes that `for_spreadsheet` added taken away.
+
+    Args:
+        path: the file.
+        columns: columns that must be there; others come along.
+        unique: columns whose values together name a row, so they may not come twice.
+        cure: end of the message about a table that is refused.
+        may_end_torn: the file is a log, and whoever wrote it may have been stopped within the last line: that line is
+            passed over.
+
+    Raises:
+        InputError: no such file, no text, a column that is missing or there twice, a row of another length than the
+            header, two rows for one thing.
+    """
+    tabs = str(path).endswith(".tsv")
+    separated = "tab-separated" if tabs else "comma-separated"
+    text = read_text(path, f"save it as UTF-8, {separated}")
+    if may_end_torn and not text.endswith(("\n", "\r")):
+        text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
+    # neither str.splitlines nor universal newlines: letters such as U+2028 end no line of a table
+    lines = re.split(r"\r\n|\n|\r", text) if tabs else re.split(r"(?<=\n)|(?<=\r)(?!\n)", text)
+    reader = (
+        csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        if tabs
+        else csv.reader(lines, strict=True)
+    )
+    head: list[str] | None = None
+    rows: list[Row] = []
+    seen: dict[tuple[str, ...], int] = {}
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            cells = [from_spreadsheet(cell.strip()) for cell in cells]
+            if head is None:
+                head = cells
+                check_head(path, head, columns, separated)
+                continue
+            if len(cells) != len(head):
+                raise InputError(
+                    f"{path}: line {reader.line_num} has {len(cells)} cells where the header has {len(head)}; {cure},"
+                    f" {separated}"
+                )
+            row = dict(zip(head, cells, strict=True))
+            key = tuple(row[name] for name in unique)
+            if unique and key in seen:
+                raise InputError(
+                    f"{path}: {unique[-1]} {row[unique[-1]]!r} has more than one row, in lines {seen[key]} and"
+                    f" {reader.line_num}; keep one"
+                )
+            seen[key] = reader.line_num
+            rows.append(row)
+    except csv.Error as error:
+        raise InputError(f"{path}: line {reader.line_num} cannot be read ({reason(error)}); {cure}") from error
+    if head is None:
+        check_head(path, [], columns, separated)
+    return rows
+
+
+def check_head(path: str | os.PathLike, head: Sequence[str], columns: Sequence[str], separated: str) -> None:
+    """Refuse a header without a column that is needed, or with one twice.
+
+    Raises:
+        InputError: see above.
+    """
+    twice = next((name for name in head if head.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{path}: has two columns {twice!r}; keep one")
+    missing = next((name for name in columns if name not in head), None)
+    if missing is not None:
+        raise InputError(f"{path}: no column {missing!r}; it needs {' and '.join(columns)}, {separated}")
+
+
+def for_spreadsheet(cell: object) -> object:
+    """A cell as it is written: text that a spreadsheet would run as a formula gets a quote in front; numbers stay."""
+    if isinstance(cell, str) and _FORMULA.match(cell) and not _NUMBER.fullmatch(cell):
+        return f"'{cell}"
+    return cell
+
+
+def from_spreadsheet(cell: str) -> str:
+    """The cell that `for_spreadsheet` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

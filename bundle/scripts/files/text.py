@@ -1,0 +1,46 @@
+"""Text files as strangers' machines write them."""
+
+import codecs
+import os
+from pathlib import Path
+
+from scripts.errors import InputError
+from scripts.files.limits import LARGEST_TEXT, words
+
+#: Byte order marks, the longer first: that of UTF-16 begins that of UTF-32.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def read_text(path: str | os.PathLike, cure: str = "save the file as UTF-8") -> str:
+    """A text in UTF-8, or in any encoding that a byte order mark names (Windows writes UTF-16 and UTF-8 with one).
+
+    Args:
+        path: the file.
+        cure: what to do about a file that is no such text.
+
+    Raises:
+        InputError: no such file, not readable, too large, or in an encoding that nothing names.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_TEXT:
+            raise InputError(f"{path}: has {words(size)}, too much for a text; give the right file")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path or its permissions") from error
+    mark, encoding = next(((m, e) for m, e in _MARKS if content.startswith(m)), (b"", "utf-8"))
+    try:
+        text = content[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}: line {line} is not text in UTF-8; {cure}") from error
+    if "\0" in text:
+        raise InputError(f"{path}: holds NUL bytes, so it is no text in UTF-8; {cure}")
+    return text

@@ -1,0 +1,237 @@
+"""What every reader of a file does with what strangers' machines hand it."""
+
+import csv
+import gzip
+import json
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from refusal import refused
+
+from scripts.errors import InputError
+from scripts.files import limits, nifti
+from scripts.files.json_file import read_json
+from scripts.files.schemas import SCHEMAS
+from scripts.files.table import for_spreadsheet, from_spreadsheet, read_table
+from scripts.files.tensors import read_tensors
+
+AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
+DESCRIPTION = '{"Name": "Köln", "BIDSVersion": "1.10.0"}'
+
+
+def saved(path: Path, array: np.ndarray, affine: np.ndarray | None = AFFINE) -> Path:
+    nib.save(nib.Nifti1Image(array, affine), path)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    values = np.random.default_rng(3).normal(size=(9, 8, 7)).astype(np.float32)
+    return saved(tmp_path / "map.nii.gz", values)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_is_read_in_any_encoding_that_names_itself(tmp_path, encoding):
+    path = tmp_path / "dataset_description.json"
+    path.write_text(DESCRIPTION, encoding=encoding)
+    assert read_json(path, "description")["Name"] == "Köln"
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (DESCRIPTION.encode("latin-1"), "UTF-8"),
+        (DESCRIPTION.encode("utf-16-le"), "UTF-8"),
+        (b'{"Name": "x",}', "not JSON"),
+        (b'{"Name": "x", "Name": "y"}', "twice"),
+        (b'{"Name": null}', "null"),
+        (b'{"Name": ["Jane Doe"]}', "a list"),
+        (b'["x"]', "an object"),
+        (b"", "not JSON"),
+        (b"[" * 100_000, "nested"),
+        (b'{"x": NaN}', "NaN"),
+        (b'{"x": 1e999}', "1e999"),
+    ],
+)
+def test_json_that_is_not_what_is_due_is_refused(tmp_path, content, word):
+    path = tmp_path / "dataset_description.json"
+    path.write_bytes(content)
+    with refused(path, word):
+        read_json(path, "description")
+
+
+def test_a_message_about_json_repeats_no_text_of_it(tmp_path):
+    (tmp_path / "x.json").write_text('{"Name": ["Jane Doe"]}')
+    with pytest.raises(InputError) as caught:
+        read_json(tmp_path / "x.json", "description")
+    assert "Jane" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_every_schema_is_one_and_refuses_a_list(tmp_path, kind):
+    (tmp_path / "x.json").write_text("[]")
+    with refused(tmp_path / "x.json", "an object is due"):
+        read_json(tmp_path / "x.json", kind)
+
+
+def test_booleans_are_no_voxel_indices(tmp_path):
+    (tmp_path / "box.json").write_text(json.dumps({"Box": [[False, True], [2, 9], [2, 9]]}))
+    with refused(tmp_path / "box.json", "Box[0]", "whole number"):
+        read_json(tmp_path / "box.json", "box")
+
+
+def test_a_quote_in_a_tsv_is_a_letter_and_takes_no_rows_with_it(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_bytes('participant_id\tnote\r\nsub-01\t"left arm\u2028numb\r\nsub-02\t\r\n\r\n'.encode())
+    rows = read_table(path, ["participant_id"])
+    assert [row["note"] for row in rows] == ['"left arm\u2028numb', ""]
+
+
+def test_a_csv_has_quotes_and_lines_within_cells(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(b'a,b\r\n1,"x, ""y""\r\nz"\r\n')
+    assert read_table(path, ["a"]) == [{"a": "1", "b": 'x, "y"\r\nz'}]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("group\tgroup\nHC\tHH\n", "two columns 'group'"),
+        ("group\tage\nHC\n", "line 2"),
+        ("age\n1\n", "'group'"),
+        ("", "'group'"),
+        ("group\nHC\nHC\n", "lines 2 and 3"),
+    ],
+)
+def test_a_table_that_is_not_what_is_due_is_refused(tmp_path, text, word):
+    (tmp_path / "t.tsv").write_text(text)
+    with refused(tmp_path / "t.tsv", word):
+        read_table(tmp_path / "t.tsv", ["group"], unique=["group"])
+
+
+def test_the_last_line_of_a_log_may_be_torn(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3,")
+    assert read_table(tmp_path / "t.csv", ["a"], may_end_torn=True) == [{"a": "1", "b": "2"}]
+
+
+def test_no_cell_is_a_formula_for_a_spreadsheet_and_all_are_read_back(tmp_path):
+    cells = ["=1+1", "+1-1", "-2+3", "@SUM(A1)", "'=x", "''@", "'quoted", "plain", "\tx", ""]
+    written = [for_spreadsheet(cell) for cell in cells]
+    assert not any(str(cell).startswith(("=", "+", "-", "@", "\t")) for cell in written)
+    assert [from_spreadsheet(cell) for cell in written] == cells
+    numbers = ["-0.5", "+3", "-1e-7", ".5", "-inf", -0.5, 2, None]
+    assert [for_spreadsheet(cell) for cell in numbers] == numbers
+
+
+def test_a_map_is_read_as_nibabel_reads_it(tmp_path):
+    values = np.arange(-60, 60, dtype=np.int16).reshape(4, 5, 6)
+    image = nib.Nifti1Image(values, AFFINE)
+    image.header.set_slope_inter(0.37, -2)
+    for path in (tmp_path / "m.nii", tmp_path / "m.nii.gz"):
+        nib.save(image, path)
+        voxels, affine = nifti.read_voxels(path)
+        np.testing.assert_array_equal(voxels, nib.load(path).get_fdata().astype(np.float32))
+        np.testing.assert_array_equal(affine, AFFINE)
+
+
+def test_a_trailing_axis_of_length_1_is_taken_away(tmp_path):
+    values = np.random.default_rng(0).normal(size=(5, 6, 7, 1, 1)).astype(np.float32)
+    path = saved(tmp_path / "m.nii.gz", values)
+    assert nifti.read_header(path).shape == (5, 6, 7)
+    np.testing.assert_array_equal(nifti.read_voxels(path)[0], values[..., 0, 0])
+
+
+def test_no_flipped_bit_of_a_compressed_map_is_read_as_good_data(small):
+    good, content = nifti.read_voxels(small)[0], small.read_bytes()
+    for number in np.random.default_rng(0).integers(12 * 8, 8 * len(content), 80):
+        bad = bytearray(content)
+        bad[number // 8] ^= 1 << (number % 8)
+        small.write_bytes(bad)
+        try:
+            voxels, affine = nifti.read_voxels(small)
+        except InputError:
+            continue
+        np.testing.assert_array_equal(voxels, good)
+        np.testing.assert_array_equal(affine, AFFINE)
+
+
+def test_members_and_zeros_at_the_end_of_a_gzip_file_are_read_as_gzip_does(small):
+    content = gzip.decompress(small.read_bytes())
+    small.write_bytes(gzip.compress(content[:1000]) + gzip.compress(content[1000:]) + bytes(512))
+    assert nifti.read_voxels(small)[0].shape == (9, 8, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda data: data[: len(data) // 2], "cut off"),
+        (lambda data: data + b"more", "other data"),
+        (lambda data: gzip.compress(gzip.decompress(data)[:-8]), "once unpacked"),
+        (lambda data: gzip.compress(gzip.decompress(data) + bytes(5_000_000)), "goes on"),
+        (lambda data: gzip.compress(bytes(5_000_000)), "NIfTI"),
+        (lambda data: b"", "NIfTI"),
+    ],
+)
+def test_a_stream_that_is_cut_off_or_goes_on_is_refused(small, change, word):
+    small.write_bytes(change(small.read_bytes()))
+    with refused(small, word):
+        nifti.read(small)
+
+
+def test_a_header_that_claims_too_much_is_refused_before_it_is_read(small):
+    content = bytearray(gzip.decompress(small.read_bytes()))
+    content[42:48] = np.array([30_000, 30_000, 30], "<i2").tobytes()
+    small.write_bytes(gzip.compress(bytes(content)))
+    with refused(small, "30000 x 30000 x 30 voxels", "108 GB", "--largest_file"):
+        nifti.read_header(small)
+
+
+def test_the_limit_is_set_in_words(small):
+    limits.set_largest_file("1 KB")
+    try:
+        with refused(small, "1 KB"):
+            nifti.read_header(small)
+    finally:
+        limits.set_largest_file("4 GB")
+    for size in ("4", "four GB", "0 GB", 4):
+        with refused("largest_file"):
+            limits.bytes_of(size)
+
+
+def test_a_header_without_orientation_is_refused(tmp_path):
+    path = saved(tmp_path / "m.nii.gz", np.ones((4, 5, 6), np.float32), affine=None)
+    with refused(path, "orientation", "sform_code"):
+        nifti.read_header(path)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
+def test_voxels_that_are_no_real_numbers_are_refused(tmp_path, dtype):
+    path = saved(tmp_path / "m.nii", np.zeros((4, 5, 6), dtype))
+    with refused(path, "real"):
+        nifti.read_header(path)
+
+
+def test_weights_that_unpack_to_more_than_they_are_do_not_get_memory(tmp_path):
+    plain, packed, wide = (tmp_path / f"{name}.pt" for name in ("plain", "packed", "wide"))
+    torch.save({"a": torch.zeros(2000, 1000)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+    torch.save({"a": torch.zeros(1).expand(1 << 40)}, wide)
+    assert read_tensors(plain, "train again")["a"].shape == (2000, 1000)
+    for path in (packed, wide):
+        with refused(path):
+            read_tensors(path, "train again")
+
+
+def test_what_python_writes_as_csv_is_read(tmp_path):
+    rows = [{"a": 'x "y"\n,', "b": "'=z"}, {"a": "-1.5", "b": "@"}]
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["a", "b"])
+        writer.writeheader()
+        writer.writerows({name: for_spreadsheet(cell) for name, cell in row.items()} for row in rows)
+    assert read_table(tmp_path / "t.csv", ["a", "b"]) == rows
