@@ -164,9 +164,10 @@ def unwrapping_and_r2star(scan: RawScan, truth: Truth, steps: Reconstruction) ->
     jumped, so that its turns can no longer be those of the mean field. Such voxels are counted apart.
     """
     chosen = scan.acquisitions[0 if steps.field_from == "low" else -1]
-    magnitude, phase, _ = (torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in load_echoes(chosen, 1))
+    read = load_echoes(chosen, 1)
+    magnitude, phase = torch.from_numpy(read.magnitude), torch.from_numpy(read.phase)
     brain = torch.from_numpy(truth.brain)
-    _, good = steps.mask(magnitude, phase, scan.spacing_mm, truth.brain)
+    _, good, _ = steps.mask(magnitude, phase, chosen.echo_times_s, scan.spacing_mm, truth.brain)
     box = bounding_box(brain, 2)
     magnitude_in, phase_in, good = magnitude[(slice(None), *box)], phase[(slice(None), *box)], good[box]
     unwrapped = steps.unwrapping(phase_in, magnitude_in, good, chosen.echo_times_s, scan.spacing_mm)

@@ -153,8 +153,8 @@ def test_the_reconstruction_reads_the_raw_dicom_as_it_was_scanned(tmp_path, vend
     to_scanner = scan.affine @ np.array([0, 0, 0, 1.0])
     for flip, acquisition in enumerate(scan.acquisitions):
         assert acquisition.echo_times_s == pytest.approx([0.005, 0.01, 0.015])
-        found, angle, _ = load_echoes(acquisition, 1)
-        read = np.asarray(found) * np.exp(1j * np.asarray(angle))
+        found = load_echoes(acquisition, 1)
+        read = found.magnitude * np.exp(1j * found.phase)
         # the study's axes run to the left and back; turned back they are the scanner's
         turned = read[:, ::-1, ::-1] if scan.affine[0, 0] < 0 else read
         expected = signal[flip].numpy()

@@ -64,12 +64,12 @@ def test_islands_holes_and_bad_phase_are_left_out():
     given[20, 20, 15] = False  # a hole
     phase = np.full((3, *brain.shape), 0.5, np.float32)
     phase[:, 8:16, 8:32, 6:24] = np.random.default_rng(0).uniform(-np.pi, np.pi, (3, 8, 24, 18))
-    arguments = torch.ones(3, *brain.shape), torch.from_numpy(phase), (1.0, 1.0, 1.0), given
-    found, good = BrainMask(2, 0.2, 0.0, 200, 1.2)(*arguments)
+    arguments = torch.ones(3, *brain.shape), torch.from_numpy(phase), [0.005, 0.01, 0.015], (1.0, 1.0, 1.0), given
+    found, good, _ = BrainMask(None, 0.01, 0.0, 200, 1.2)(*arguments)
     assert np.array_equal(found.numpy(), brain)
     assert not good[10:13, 12:28, 10:20].any()
     assert good[20:30, 12:28, 10:20].all()
-    _, all_of_it = BrainMask(2, 0.2, 0.0, 200, None)(*arguments)
+    _, all_of_it, _ = BrainMask(None, 0.01, 0.0, 200, None)(*arguments)
     assert torch.equal(all_of_it, found)
 
 

@@ -80,7 +80,8 @@ def test_echoes_and_grid_come_back(tmp_path, vendor):
     acquisition = scan.acquisitions[0]
     assert acquisition.echo_times_s == pytest.approx([0.005, 0.010, 0.015])
     assert (acquisition.flip_angle_deg, acquisition.repetition_time_s, acquisition.field_strength_t) == (24, 0.036, 3)
-    magnitude, phase, _ = load_echoes(acquisition, 1)
+    read = load_echoes(acquisition, 1)
+    magnitude, phase = read.unit * read.magnitude, read.phase
     for echo in range(len(TIMES_MS)):
         image = complex_image(echo)
         assert np.allclose(magnitude[echo], np.abs(image), atol=1.0)

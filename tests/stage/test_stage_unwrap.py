@@ -9,7 +9,7 @@ import torch
 
 from scripts.stage.combine import CombinedField, phase_to_ppm
 from scripts.stage.mask import phase_roughness, without_islands
-from scripts.stage.raw import scale_phase
+from scripts.stage.phase import scale_phase
 from scripts.stage.unwrap import EchoToEcho, PerEcho, wrap
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "romeo_small"
@@ -23,8 +23,7 @@ def measured() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         torch.from_numpy(np.moveaxis(nib.load(DATA / f"{name}.nii").get_fdata(dtype=np.float32), 3, 0).copy())
         for name in ("Phase", "Mag")
     )
-    scaled, _ = scale_phase(phase.numpy(), "arbitrary", "Phase.nii")
-    phase = torch.from_numpy(scaled)
+    phase = torch.from_numpy(scale_phase(phase.numpy(), "arbitrary", "Phase.nii").phase)
     good = (magnitude[0] > 0.2 * magnitude[0].median()) & (phase_roughness(phase[1], (1, 1, 1)) < 1.0)
     return phase, magnitude, torch.from_numpy(without_islands(good.numpy(), 2000)) & good
 

@@ -166,6 +166,23 @@ def extract_brain(
     return inside[tuple(slice(n, -n) for n in beyond)]
 
 
+class BET:
+    """See `extract_brain`.
+
+    Args:
+        threshold: BET's fractional intensity threshold (paper, Dataset: 0.2).
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def __call__(
+        self, image: np.ndarray, spacing_mm: Sequence[float], progress: Progress = ignore_progress
+    ) -> np.ndarray:
+        """Find the brain; arguments as for `extract_brain`."""
+        return extract_brain(image, spacing_mm, self.threshold, progress)
+
+
 class Look:
     """What a vertex sees along its inward normal.
 

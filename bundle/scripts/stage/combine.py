@@ -152,5 +152,5 @@ class CombinedField:
         misfit = torch.zeros_like(field)
         for phase, signal, time in zip(unwrapped, magnitude, echo_times_s, strict=True):
             misfit += (phase - start).sub_(field, alpha=time).mul_(signal).square_()
-        trusted = mask & (misfit < line.weights * self.largest_misfit_rad**2)
+        trusted = mask & line.determined() & (misfit < line.weights * self.largest_misfit_rad**2)
         return torch.where(mask, field, 0.0), torch.where(trusted, line.squares.sqrt(), 0.0)

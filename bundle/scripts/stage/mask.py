@@ -1,36 +1,44 @@
 """The brain mask: found or given, trimmed, and without voxels whose phase cannot be trusted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from scipy import ndimage
 
 from scripts.errors import InputError
-from scripts.stage.bet import extract_brain
+from scripts.stage.checks import doubts_about_brain
 from scripts.stage.progress import Progress, ignore_progress
 from scripts.stage.unwrap import wrap
 
 #: Voxels kept around the brain while it is trimmed: as far as `phase_roughness` looks.
 _MARGIN = 2
+#: Share of the brain's median signal below which an echo of a voxel has none.
+_LEAST_SIGNAL = 0.01
 
 
 class BrainMask:
-    """BET on one echo, or a given mask; then erosion, islands, and the quality of the phase.
+    """The brain in one echo, or a given mask; then erosion, islands, and the quality of the phase.
 
     Args:
-        echo: whose magnitude BET sees, counted from 1 (paper, Dataset: 2).
-        threshold: BET's fractional intensity threshold (paper, Dataset: 0.2).
+        extraction: finds the brain: `scripts.stage.extraction.Morphology` or `scripts.stage.bet.BET`.
+        echo_time_s: whose magnitude it sees, and whose phase is judged: the echo nearest to this time, s. Later echoes
+            show the skull darker and air larger (paper, Dataset: echo 2, 0.010 s).
         erosion_mm: how far the edge is cut back (paper, Dataset: 4 voxels, of 0.6 mm in plane).
         island_size: connected parts with fewer voxels are dropped, and holes with fewer are filled (paper: 2000).
         phase_quality: largest roughness of the phase, rad, see `phase_roughness`; None trusts every voxel.
     """
 
     def __init__(
-        self, echo: int, threshold: float, erosion_mm: float, island_size: int, phase_quality: float | None
+        self,
+        extraction: Callable,
+        echo_time_s: float,
+        erosion_mm: float,
+        island_size: int,
+        phase_quality: float | None,
     ) -> None:
-        self.echo = echo
-        self.threshold = threshold
+        self.extraction = extraction
+        self.echo_time_s = echo_time_s
         self.erosion_mm = erosion_mm
         self.island_size = island_size
         self.phase_quality = phase_quality
@@ -39,39 +47,39 @@ class BrainMask:
         self,
         magnitude: torch.Tensor,
         phase: torch.Tensor,
+        echo_times_s: Sequence[float],
         spacing_mm: Sequence[float],
         given: np.ndarray | None = None,
         progress: Progress = ignore_progress,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         """Find where QSM is possible.
 
         Args:
-            magnitude, phase: `[E, X, Y, Z]`; phase in rad.
+            magnitude, phase: `[E, X, Y, Z]`; magnitude in any unit, phase in rad.
+            echo_times_s: one an echo.
             spacing_mm: voxel size.
-            given: bool `[X, Y, Z]` instead of BET's.
+            given: bool `[X, Y, Z]` instead of a brain found.
             progress: told how far the work is.
 
         Returns:
-            The brain, and the part of it whose phase is good; both bool `[X, Y, Z]`.
+            The brain, the part of it whose phase is good, both bool `[X, Y, Z]`, and warnings.
 
         Raises:
-            InputError: nothing is left.
+            InputError: nothing is left, or it is no brain; see `checks.doubts_about_brain`.
         """
-        index = self.echo - 1
-        if given is None:
-            brain = extract_brain(magnitude[index].cpu().numpy(), spacing_mm, self.threshold, progress)
-        else:
-            brain = given
+        index = int(np.argmin([abs(t - self.echo_time_s) for t in echo_times_s]))
+        brain = self.extraction(magnitude[index].cpu().numpy(), spacing_mm, progress) if given is None else given
+        warnings = doubts_about_brain(brain, spacing_mm, found=given is None)
         # All that follows needs the brain's surroundings only.
         box = bounding_box(brain, _MARGIN)
         brain = eroded(brain[box], self.erosion_mm, spacing_mm) if brain.any() else brain[box]
         brain = without_islands(brain, self.island_size)
         if not brain.any():
             raise InputError("mask: no brain found; give --mask a mask file, or lower the mask's threshold or erosion")
-        good = brain
+        good = brain & with_signal(magnitude[(slice(None), *box)], brain)
         if self.phase_quality is not None:
             rough = phase_roughness(phase[index][box], spacing_mm).cpu().numpy()
-            good = without_islands(brain & (rough < self.phase_quality), self.island_size) & brain
+            good = without_islands(good & (rough < self.phase_quality), self.island_size) & good
             if not good.any():
                 raise InputError(
                     "mask: the phase is noise throughout the brain; check that it belongs to these magnitudes"
@@ -80,7 +88,19 @@ class BrainMask:
         whole = torch.zeros(2, *magnitude.shape[1:], dtype=torch.bool)
         whole[(slice(None), *box)] = torch.from_numpy(np.stack([brain, good]))
         found, trusted = whole.to(magnitude.device)
-        return found, trusted
+        return found, trusted, warnings
+
+
+def with_signal(magnitude: torch.Tensor, brain: np.ndarray) -> np.ndarray:
+    """Voxels with signal in at least two echoes, without which there is no slope: bool `[X, Y, Z]`.
+
+    Args:
+        magnitude: `[E, X, Y, Z]`; signal is what exceeds a small share of the median in the brain at the first echo.
+        brain: bool `[X, Y, Z]`.
+    """
+    first = magnitude[0].cpu().numpy()[brain]
+    least = _LEAST_SIGNAL * float(np.median(first[first > 0])) if (first > 0).any() else np.inf
+    return ((magnitude > least).sum(0) >= 2).cpu().numpy()
 
 
 def bounding_box(mask: np.ndarray | torch.Tensor, margin: int) -> tuple[slice, ...]:

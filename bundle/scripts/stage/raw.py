@@ -9,11 +9,23 @@ import numpy as np
 
 from scripts.errors import InputError
 from scripts.files import nifti
+from scripts.stage.phase import (
+    Scaled,
+    check_no_gap,
+    check_not_magnitude,
+    scale_phase,
+    thinned,
+    turn_slices_back,
+)
 
 #: Echo times above this are taken for milliseconds: after 0.3 s nothing is left of a gradient echo in the brain.
 _LONGEST_ECHO_TIME_S = 0.3
 _LARGEST_ANISOTROPY = 10.0
 _FEWEST_ECHOES = 3
+#: Voxel sizes of heads, mm.
+_SMALLEST_MM, _LARGEST_MM = 0.1, 10.0
+#: Signal over that of the head's bright parts which no coil gives.
+_BRIGHTEST = 1000.0
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,11 @@ def check_scan(scan: RawScan) -> None:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{first.path}: its affine is no valid orientation; export it again")
+    if spacing.min() < _SMALLEST_MM or spacing.max() > _LARGEST_MM:
+        raise InputError(
+            f"{first.path}: voxels of {' x '.join(f'{d:.4g}' for d in spacing)} mm are none of a head; correct the"
+            " unit of its header (it is mm)"
+        )
     if spacing.max() > _LARGEST_ANISOTROPY * spacing.min():
         raise InputError(
             f"{first.path}: voxels of {' x '.join(f'{d:.3g}' for d in spacing)} mm are too elongated for QSM;"
@@ -183,94 +200,76 @@ def check_echo_times(where: str, times: Sequence[float]) -> None:
         raise InputError(f"{where}: echo times {listed} s do not rise; correct EchoTime or the order of the echoes")
 
 
-def load_echoes(acquisition: Acquisition, sign: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+@dataclass
+class Echoes:
+    """What was read of one acquisition.
+
+    Attributes:
+        magnitude: float32 `[E, X, Y, Z]`, divided by `unit`.
+        phase: rad, -pi..pi, float32 `[E, X, Y, Z]`.
+        unit: 98th percentile of the first echo, in the scanner's unit: results must not depend on that.
+        facts: for sidecars.
+        warnings: one line each.
+    """
+
+    magnitude: np.ndarray
+    phase: np.ndarray
+    unit: float
+    facts: dict[str, Any]
+    warnings: list[str]
+
+
+def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     """Read magnitude and phase.
 
     Args:
         acquisition: checked with `check_scan`.
         sign: 1, or -1 to flip the phase.
 
-    Returns:
-        Magnitude and phase (rad, -pi..pi), float32 `[E, X, Y, Z]`, and how the phase was scaled, for sidecars.
-
     Raises:
         InputError: the voxels cannot be magnitude and phase.
     """
     first, second = load_all(acquisition.first), load_all(acquisition.second)
-    path = acquisition.second[0].path
+    where, path = acquisition.first[0].path, acquisition.second[0].path
     if acquisition.parts == ("real", "imag"):
-        magnitude, phase = np.hypot(first, second), sign * np.arctan2(second, first)
-        scaling = "angle of real and imaginary part"
+        check_no_gap(first, where)
+        check_no_gap(second, path)
         if not np.any(second):
             raise InputError(f"{path}: the imaginary part is 0 throughout; export real and imaginary images")
+        scaled = Scaled(np.arctan2(second, first), "angle of real and imaginary part", [])
+        magnitude = np.hypot(first, second)
     else:
         magnitude = first
         if first.min() < 0:
-            raise InputError(f"{acquisition.first[0].path}: has negative values; a magnitude has none: check the names")
+            raise InputError(f"{where}: has negative values; a magnitude has none: check the names")
         if not np.any(second):
             raise InputError(f"{path}: the phase is 0 throughout; export phase images, or real and imaginary ones")
-        phase, scaling = scale_phase(second, acquisition.phase_units, path)
+        scaled = scale_phase(second, acquisition.phase_units, path)
         check_not_magnitude(second, first, path)
-        phase *= sign
     if not np.any(magnitude):
-        raise InputError(f"{acquisition.first[0].path}: the magnitude is 0 throughout; export it again")
-    return magnitude, phase, {"PhaseScaling": scaling, "PhaseSign": sign}
+        raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
+    unit, odd = normalise(magnitude)
+    warnings = [*scaled.warnings, *odd, *turn_slices_back(scaled.phase, magnitude)]
+    phase = scaled.phase if sign == 1 else -scaled.phase
+    return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)
+
+
+def normalise(magnitude: np.ndarray) -> tuple[float, list[str]]:
+    """Divide a magnitude `[E, X, Y, Z]` by what is bright in its first echo, in place; returns that, and warnings.
+
+    Voxels that are brighter than anything a coil sees are cut down, so that sums of squares stay finite.
+    """
+    first = thinned(magnitude[0])
+    unit = float(np.quantile(first[first > 0], 0.98)) if (first > 0).any() else float(magnitude.max())
+    magnitude /= np.float32(unit)
+    odd = int(np.count_nonzero(magnitude > _BRIGHTEST))
+    if odd:
+        np.minimum(magnitude, _BRIGHTEST, out=magnitude)
+        return unit, [f"{odd} voxels of the magnitude are over {_BRIGHTEST:g} times as bright as the head: cut down."]
+    return unit, []
 
 
 def load_all(volumes: Sequence[Volume]) -> np.ndarray:
     """The voxels of several volumes of one shape, float32 `[E, X, Y, Z]`; unpacked in two threads."""
     with ThreadPoolExecutor(2) as pool:
         return np.stack(list(pool.map(Volume.load, volumes)))
-
-
-def scale_phase(stored: np.ndarray, units: str, path: str) -> tuple[np.ndarray, str]:
-    """Phase as stored to radians, by its unit where known and else by its range.
-
-    Args:
-        stored: `[E, X, Y, Z]`.
-        units: of the sidecar: `rad`, or anything else for a scanner's own scale.
-        path: for messages.
-
-    Returns:
-        Phase (rad, -pi..pi) and one line that says how it was scaled.
-
-    Raises:
-        InputError: given in rad, it leaves one wrap; or its echoes do not span one common wrap.
-    """
-    low, high = float(stored.min()), float(stored.max())
-    turn = 2 * np.pi
-    if units == "rad" and high - low > turn * 1.01:
-        raise InputError(
-            f"{path}: phase from {low:.4g} to {high:.4g} is more than one wrap; give wrapped phase,"
-            " or correct Units if it is not in rad"
-        )
-    if units == "rad" or (high - low <= turn * 1.01 and high - low > 0.8 * turn and high < 1.01 * turn):
-        scaled, line = stored.astype(np.float32), f"rad as stored ({low:.4g}..{high:.4g})"
-        if max(-low, high) > np.pi * (1 + 1e-6):
-            scaled -= np.float32(turn) * np.round(scaled / np.float32(turn))
-    else:
-        # A wrapped phase with noise around the head fills its range; scanners store -n..n-1 or 0..n-1.
-        spans = [float(echo.max() - echo.min()) for echo in stored]
-        if min(spans) < 0.9 * max(spans):
-            raise InputError(
-                f"{path}: the echoes' ranges of phase differ ({', '.join(f'{s:.4g}' for s in spans)}), so they are not"
-                " wrapped phase on one scale; export the scanner's phase images again"
-            )
-        scaled = stored.astype(np.float32)
-        scaled -= (low + high) / 2
-        scaled *= turn / (high - low)
-        line = f"range {low:.6g}..{high:.6g} taken as one turn"
-    return scaled, line
-
-
-def check_not_magnitude(phase: np.ndarray, magnitude: np.ndarray, path: str) -> None:
-    """Refuse a phase that follows the magnitude voxel by voxel.
-
-    Raises:
-        InputError: correlation of the first echo above 0.9.
-    """
-    a, b = phase[0, ::2, ::2, ::2].ravel(), magnitude[0, ::2, ::2, ::2].ravel()
-    if a.std() > 0 and b.std() > 0 and abs(np.corrcoef(a, b)[0, 1]) > 0.9:
-        raise InputError(
-            f"{path}: looks like magnitude, not phase; check which images were exported or how they are named"
-        )

@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.provenance import plain_attributes
+from scripts.stage.checks import check_finite, check_map
 from scripts.stage.combine import Mapped
 from scripts.stage.fourier import PaddedFourier, b0_direction
 from scripts.stage.mask import bounding_box
+from scripts.stage.phase import check_not_noise
 from scripts.stage.planes import Planes
 from scripts.stage.progress import Progress
 from scripts.stage.r2star import ARLO, check_even, noise_level, without_dephasing
@@ -98,11 +100,8 @@ class Reconstruction:
         """Check a scan against the steps, before any work.
 
         Raises:
-            InputError: an echo that a step asks for is missing, or a given B1 map does not fit.
+            InputError: echoes that R2* cannot use, or a given B1 map that does not fit.
         """
-        count = len(scan.acquisitions[0].echo_times_s)
-        if self.mask.echo > count:
-            raise InputError(f"mask: echo {self.mask.echo} of {count}; lower the mask's echo")
         if isinstance(self.r2star, ARLO):
             check_even(scan.acquisitions[0 if self.field_from == "low" else -1].echo_times_s)
         if isinstance(self.b1, GivenB1):
@@ -114,7 +113,7 @@ class Reconstruction:
         """Each step's class and parameters, for sidecars."""
         named = ("mask", "unwrapping", "echoes", "background", "inversion", "r2star", "b1")
         described = {
-            name: None if step is None else {"method": type(step).__name__, **plain_attributes(step)}
+            name: None if step is None else description(step)
             for name, step in ((name, getattr(self, name)) for name in named)
         }
         settings = ("field_from", "phase_sign", "dephasing_limit", "t1_limit_s")
@@ -125,7 +124,7 @@ class Reconstruction:
 
         Args:
             scan: checked with `check_scan`.
-            given_mask: bool on the scan's grid, instead of BET's.
+            given_mask: bool on the scan's grid, instead of a brain found.
 
         Raises:
             InputError: the voxels cannot be magnitude and phase, or no brain is found.
@@ -145,14 +144,17 @@ class Reconstruction:
         chosen = scan.acquisitions[0 if self.field_from == "low" else -1]
         times, strength = chosen.echo_times_s, chosen.field_strength_t
         with step("reading") as progress:
-            magnitude, phase, findings = load_echoes(chosen, self.phase_sign)
+            read = load_echoes(chosen, self.phase_sign)
+            check_not_noise(read.phase, read.magnitude, chosen.second[0].path)
             progress(1.0)
-        magnitude, phase = (torch.from_numpy(v).to(self.device) for v in (magnitude, phase))
-        warnings: list[str] = []
+        magnitude, phase = (torch.from_numpy(v).to(self.device) for v in (read.magnitude, read.phase))
+        findings, warnings, unit = read.facts, read.warnings, read.unit
+        del read
         with step("brain mask") as progress:
-            brain, good = self.mask(magnitude, phase, spacing, given_mask, progress)
+            brain, good, doubts = self.mask(magnitude, phase, times, spacing, given_mask, progress)
+        warnings += doubts
         noise = noise_level(magnitude[-1], brain)
-        findings["NoiseStandardDeviation"] = noise
+        findings["NoiseStandardDeviation"] = noise * unit
         if noise == 0:
             warnings.append("No noise found around the head: R2* is fitted without a noise floor.")
         box = bounding_box(brain, _MARGIN)
@@ -164,7 +166,9 @@ class Reconstruction:
         planes.add("phase, echo 2, wrapped", phase[1], "rad", (-np.pi, np.pi), mask=good)
 
         with step("unwrapping") as progress:
-            unwrapped = self.unwrapping(phase, magnitude, good, times, spacing, progress)
+            unwrapped = check_finite(
+                "unwrapping", self.unwrapping(phase, magnitude, good, times, spacing, progress), good
+            )
         del phase
         planes.add("phase, last echo, unwrapped", unwrapped[-1], "rad", mask=good)
 
@@ -172,7 +176,7 @@ class Reconstruction:
             shown = magnitude
             if self.dephasing_limit is not None:
                 shown = self.restored(magnitude, unwrapped, good, times, strength, spacing)
-            r2star = torch.where(brain, self.r2star(shown, times, noise), 0.0)
+            r2star = check_finite("r2star", torch.where(brain, self.r2star(shown, times, noise), 0.0))
             progress(1.0)
 
         with step("QSM") as progress:
@@ -180,6 +184,7 @@ class Reconstruction:
             mapped = self.echoes(
                 unwrapped, magnitude, good, times, spacing, strength, self.chain(good, spacing, b0, r2star), progress
             )
+        check_map(mapped.chi, mapped.total_field, mapped.local_field, mapped.mask)
         chi = torch.where(mapped.mask, mapped.chi - mapped.chi[mapped.mask].mean(), 0.0)
         planes.add("total field", mapped.total_field, "ppm", mask=good)
         planes.add("local field", mapped.local_field, "ppm", (-0.05, 0.05), mask=mapped.mask)
@@ -203,7 +208,7 @@ class Reconstruction:
             with step("T1 and PD") as progress:
                 signals = [a.magnitude_of(0)[box] for a in scan.acquisitions[:-1]] + [t1w[box]]
                 t1, pd, b1 = self.relaxation(
-                    scan, torch.from_numpy(np.stack(signals)).to(self.device), r2star, brain, box
+                    scan, torch.from_numpy(np.stack(signals) / np.float32(unit)).to(self.device), r2star, brain, box
                 )
                 progress(1.0)
             planes.add("B1 (true over nominal flip angle)", b1, "", (0.7, 1.3), mask=brain)
@@ -275,6 +280,12 @@ class Reconstruction:
                 f" try --phase_sign {-self.phase_sign}."
             )
         return found
+
+
+def description(step: object) -> dict[str, Any]:
+    """Class and parameters of a step, and of the steps within it."""
+    within = {name: description(part) for name, part in vars(step).items() if callable(part)}
+    return {"method": type(step).__name__, **plain_attributes(step), **within}
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from scripts.stage.progress import Progress, ignore_progress
 from scripts.stage.smooth import gaussian_smooth
 
 TWO_PI = 2.0 * np.pi
+#: Spread of a line's points, relative to what they could have, below which rounding alone decides about its slope:
+#: what a second echo of 1 % of the first one's signal leaves.
+_DETERMINED = 1e-4
 
 
 def wrap(phase: torch.Tensor) -> torch.Tensor:
@@ -137,10 +140,15 @@ class Line:
         self.products.add_(weighted, alpha=time)
 
     def fit(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slope and intercept of each voxel; 0 where there is no weight."""
-        determinant = (self.weights * self.squares - self.times.square()).clamp_min(1e-30)
-        slope = (self.weights * self.products - self.times * self.values) / determinant
-        return slope, (self.values - slope * self.times) / self.weights.clamp_min(1e-30)
+        """Slope and intercept of each voxel; 0 where fewer than two points have weight, see `determined`."""
+        determinant = self.weights * self.squares - self.times.square()
+        known = determinant > _DETERMINED * self.weights * self.squares
+        slope = torch.where(known, (self.weights * self.products - self.times * self.values) / determinant, 0.0)
+        return slope, torch.where(known, (self.values - slope * self.times) / self.weights, 0.0)
+
+    def determined(self) -> torch.Tensor:
+        """Voxels in which at least two points have weight, so that there is a slope: bool."""
+        return self.weights * self.squares - self.times.square() > _DETERMINED * self.weights * self.squares
 
 
 def smooth_phase(

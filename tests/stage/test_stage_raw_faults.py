@@ -1,0 +1,126 @@
+"""Echoes that cannot be what they are called: scales, slices, noise and voxel sizes."""
+
+import numpy as np
+import pytest
+from raw_head import affine, echoes
+from refusal import refused
+
+from scripts.stage.checks import check_map
+from scripts.stage.phase import check_not_noise, scale_phase, turn_slices_back
+from scripts.stage.raw import Acquisition, RawScan, Volume, check_scan, normalise
+
+
+@pytest.fixture(scope="module")
+def signal() -> np.ndarray:
+    """Complex echoes of the head of spheres, three of them."""
+    return echoes(24, np.random.default_rng(0))[:3]
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distance of two phases around the circle."""
+    return abs(np.angle(np.exp(1j * (a - b))))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda p: np.round(p / np.pi * 4096).clip(-4096, 4094),  # Siemens
+        lambda p: np.floor((p + np.pi) / (2 * np.pi) * 4096).clip(0, 4095),  # a scanner's whole numbers
+        lambda p: np.round(1000 * p),  # Philips and GE, milliradians
+        lambda p: np.degrees(p),
+        lambda p: p % (2 * np.pi),
+        lambda p: p / np.pi,
+    ],
+    ids=["siemens", "0..4095", "milliradians", "degrees", "0..2 pi", "-1..1"],
+)
+@pytest.mark.parametrize("odd", [0.0, 30.0], ids=["clean", "one voxel far off"])
+def test_scanners_scales_are_known_and_one_voxel_changes_nothing(signal, stored, odd):
+    phase = np.angle(signal).astype(np.float32)
+    given = stored(phase).astype(np.float32)
+    if odd:
+        given[:, 3, 4, 5] += odd * given.max()
+    scaled = scale_phase(given, "", "p.nii.gz")
+    difference = apart(scaled.phase, phase)
+    difference[:, 3, 4, 5] = 0
+    assert difference.max() < 0.005
+    assert abs(scaled.phase).max() < 3.1416
+    assert len(scaled.warnings) == (odd > 0)
+
+
+def test_an_unknown_scale_is_said(signal):
+    scaled = scale_phase((np.angle(signal) * 7.7).astype(np.float32), "", "p.nii.gz")
+    assert "no scale that we know" in scaled.warnings[0]
+
+
+def test_signed_values_declared_unsigned_are_refused(signal):
+    signed = np.round(np.angle(signal) / np.pi * 4096).astype(np.int16)
+    with refused("p.nii.gz", "signed values declared unsigned"):
+        scale_phase(signed.view(np.uint16).astype(np.float32), "", "p.nii.gz")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_alternate_slices_are_turned_back(signal, axis):
+    phase, magnitude = np.angle(signal).astype(np.float32), abs(signal).astype(np.float32)
+    untouched = phase.copy()
+    assert turn_slices_back(untouched, magnitude) == []
+    assert np.array_equal(untouched, phase)
+    turned = np.angle(np.exp(1j * (phase + np.pi * (np.indices(phase.shape[1:])[axis] % 2)))).astype(np.float32)
+    (line,) = turn_slices_back(turned, magnitude)
+    assert f"axis {'ijk'[axis]}" in line
+    difference = apart(turned, phase)[:, magnitude[0] > 0.1 * magnitude.max()]
+    assert np.median(difference) < 0.01 or np.median(abs(difference - np.pi)) < 0.01
+
+
+def test_a_steep_field_is_not_taken_for_turned_slices(signal):
+    magnitude = abs(signal).astype(np.float32)
+    slices = np.indices(magnitude.shape[1:])[2]
+    for steep in (1.0, 1.8):  # rad a slice at the first echo, twice that at the second
+        phase = np.stack([np.angle(np.exp(1j * steep * n * slices)) for n in (1, 2, 3)]).astype(np.float32)
+        assert turn_slices_back(phase, magnitude) == []
+
+
+def test_noise_is_refused(signal):
+    magnitude = abs(signal).astype(np.float32)
+    check_not_noise(np.angle(signal).astype(np.float32), magnitude, "p.nii.gz")
+    noise = np.random.default_rng(0).uniform(-np.pi, np.pi, signal.shape).astype(np.float32)
+    with refused("p.nii.gz", "noise"):
+        check_not_noise(noise, magnitude, "p.nii.gz")
+
+
+def test_one_bright_voxel_does_not_make_all_others_dark(signal):
+    magnitude = abs(signal).astype(np.float32)
+    expected = magnitude.copy()
+    normalise(expected)
+    magnitude[1, 3, 4, 5] = 1e30
+    _, lines = normalise(magnitude)
+    assert "1 voxels" in lines[0]
+    magnitude[1, 3, 4, 5] = expected[1, 3, 4, 5]
+    assert np.allclose(magnitude, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1000 / 3, 1e-3])
+def test_voxels_of_no_head_are_refused(signal, factor):
+    matrix = affine() @ np.diag([factor, factor, factor, 1.0])
+    parts = [[Volume(f"{n}.nii.gz", array=v, affine=matrix) for v in signal.real] for n in ("mag", "ph")]
+    acquisition = Acquisition(("mag", "phase"), *parts, [0.005, 0.01, 0.015], 24.0, 0.036, 3.0)
+    with refused("mag.nii.gz", "none of a head"):
+        check_scan(RawScan("sub-01", "sub-01", "anat", [acquisition]))
+
+
+@pytest.mark.parametrize(
+    ("chi", "field", "words"),
+    [
+        (0.0, 0.1, ["inversion", "0 throughout"]),
+        (7.0, 0.1, ["inversion", "7 ppm"]),
+        (7.0, 1e3, ["total field", "7 ppm"]),
+        (np.nan, 0.1, ["inversion", "finite"]),
+        (0.1, np.inf, ["total field", "finite"]),
+    ],
+)
+def test_a_map_that_no_tissue_has_is_refused_and_the_step_named(chi, field, words):
+    import torch
+
+    mask = torch.ones(4, 4, 4, dtype=torch.bool)
+    volumes = [torch.full((4, 4, 4), float(v)) for v in (chi, field, 0.01)]
+    with refused(*words):
+        check_map(*volumes, mask)
