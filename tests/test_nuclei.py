@@ -24,9 +24,10 @@ from scripts.age import (
 from scripts.cohort import find_scans
 from scripts.localiser import Localiser
 from scripts.nuclei import LABELS, MEASURED, NUCLEI, SIDES, core_of, data_dictionary, iron_levels, row_of
-from scripts.nuclei_cohort import measure_cohort, read_tsv, write_tsv
+from scripts.nuclei_cohort import measure_cohort, read_tsv
 from scripts.phantom import anatomy
 from scripts.phantom.iron import AGE_CURVES
+from scripts.provenance import write_table
 from scripts.registration import Scan
 from scripts.roi_baseline import ROI_MODELS, nucleus_means, roi_baseline_rows, roi_features, roi_models
 
@@ -149,7 +150,7 @@ def tables(root, subjects: int = 60, shift: float = 1.5):
         rows.append(row)
         people.append(f"{who}\t{age}\t{group}")
     (root / "participants.tsv").write_text("\n".join(people) + "\n")
-    write_tsv(str(root / "nuclei.tsv"), [name for name in data_dictionary() if name in rows[0]], rows)
+    write_table(root / "nuclei.tsv", [name for name in data_dictionary() if name in rows[0]], rows)
     return root / "nuclei.tsv", root / "participants.tsv"
 
 

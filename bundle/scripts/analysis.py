@@ -1,10 +1,10 @@
 """From a predictions table to the paper's tables and figures: needs neither images nor weights nor a GPU."""
 
-import json
 import os
 from pathlib import Path
 
 from scripts.errors import InputError
+from scripts.files.json_file import read_json
 from scripts.gallery import draw_learning_curves, draw_predictions
 from scripts.predictions import read_predictions
 from scripts.provenance import check_output_dir
@@ -52,9 +52,4 @@ def recorded_as_simulated(record: Path) -> bool:
     Raises:
         InputError: no record, or one that does not say it.
     """
-    try:
-        return bool(json.loads(record.read_text())["input"]["simulated"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{record}: does not say whether the cohort is simulated; give --simulated true or false"
-        ) from error
+    return read_json(record, "predictions record", "give --simulated true or false")["input"]["simulated"]

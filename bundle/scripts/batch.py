@@ -1,6 +1,5 @@
 """A batch of scans from one to thousands: shared among processes, read ahead, resumed, and nothing skipped silently."""
 
-import csv
 import hashlib
 import json
 import os
@@ -21,6 +20,8 @@ from tqdm import tqdm
 
 from scripts.cohort import MAPS
 from scripts.errors import InputError, input_error_in
+from scripts.files.json_file import read_json
+from scripts.files.table import read_table, table_text
 from scripts.provenance import write_json
 
 #: Names that are safe as a file name on every system: no separator, no control character, no leading dot or dash.
@@ -114,10 +115,7 @@ class RunFolder:
         """
         record = self.path / "run.json"
         if record.exists():
-            try:
-                saved = json.loads(record.read_text())["run"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{record}: not the record of a run; use another --output_dir") from error
+            saved = read_json(record, "run", "use another --output_dir")["run"]
             changed = [key for key in sorted({*saved, *self.settings}) if saved.get(key) != self.settings.get(key)]
             if changed:
                 key = changed[0]
@@ -147,7 +145,7 @@ class RunFolder:
         """A scan's finished prediction of these settings and this input; None where it has to be made."""
         stem = self.stem(item)
         try:
-            found = json.loads(Path(f"{stem}_prediction.json").read_text())
+            found = read_json(f"{stem}_prediction.json", "prediction")
             run = found["run"]
             same = run["settings_sha256"] == self.settings_sha256 and run["input_state"] == item_state(item)
             complete = all((stem.parent / name).exists() for name in run["files"])
@@ -159,20 +157,16 @@ class RunFolder:
         """Append one scan's row to this process's log; it is on disk when this returns."""
         path = self.path / f"progress-{self.rank}.csv"
         with self.lock, path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, LOG_COLUMNS)
-            if file.tell() == 0:
-                writer.writeheader()
             known = {"participant_id": item["participant_id"], "scan_id": item["scan_id"], "status": status}
-            writer.writerow({**known, **values})
+            file.write(table_text(LOG_COLUMNS, [{**known, **values}], tabs=False, head=file.tell() == 0))
 
     def failures(self) -> dict[str, str]:
         """scan_id -> why it failed, of all processes; a scan that a later run finished is not among them."""
         failed: dict[str, str] = {}
         for path in sorted(self.path.glob("progress-*.csv")):
-            with path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    if row["status"] == "failed":
-                        failed[row["scan_id"]] = row["message"] or ""
+            for row in read_table(path, LOG_COLUMNS, cure="delete this log", may_end_torn=True):
+                if row["status"] == "failed":
+                    failed[row["scan_id"]] = row["message"]
         return failed
 
     def clear_log(self) -> None:

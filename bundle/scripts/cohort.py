@@ -13,7 +13,7 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, read_header
 from scripts.files.table import read_table
-from scripts.provenance import write_aside
+from scripts.provenance import write_table
 
 #: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
 MAPS = ("Chimap", "R2starmap", "T1w")
@@ -204,8 +204,7 @@ def write_participants(path: str | Path, scans: list[dict[str, Any]]) -> None:
     `inference.yaml`'s `participants`, and those that it saw, for `nuclei.yaml`'s `training_participants`."""
     names = {index: name for name, index in GROUPS.items()}
     rows = sorted({(scan["participant_id"], names[scan["label"]]) for scan in scans})
-    lines = ["participant_id\tgroup", *("\t".join(row) for row in rows)]
-    write_aside(path, lambda part: Path(part).write_text("\n".join(lines) + "\n"))
+    write_table(path, ["participant_id", "group"], [{"participant_id": name, "group": group} for name, group in rows])
 
 
 def labelled_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:

@@ -1,8 +1,5 @@
 """Many folds' results as one predictions table, with the ROI baseline trained and tested on the same folds."""
 
-import csv
-import io
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +8,8 @@ from typing import Any
 
 from scripts.cohort import split
 from scripts.errors import InputError
+from scripts.files.json_file import read_json
+from scripts.files.table import table_text
 from scripts.folds import HARMLESS, Fold, Setup
 from scripts.predictions import PREDICTION_COLUMNS
 from scripts.provenance import sha256, write_aside, write_json
@@ -36,7 +35,8 @@ def collect(
         InputError: two folds were made with different settings, software or data.
     """
     output_dir = Path(setup.output_dir)
-    records = {fold: json.loads((setup.folder(fold) / "evaluation.json").read_text()) for fold in folds}
+    cure = "delete that fold's folder and run again"
+    records = {fold: read_json(setup.folder(fold) / "evaluation.json", "evaluation", cure) for fold in folds}
     first_fold, first = next(iter(records.items()))
     may_differ = {*HARMLESS, "seed", "spatial_size", "embedding_weights", "weights", "models"}
     for fold, record in records.items():
@@ -91,6 +91,4 @@ def roi_rows(
 
 def csv_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Rows of the predictions table as lines of CSV, without the header."""
-    text = io.StringIO()
-    csv.DictWriter(text, PREDICTION_COLUMNS, lineterminator="\n").writerows(rows)
-    return text.getvalue().splitlines()
+    return table_text(PREDICTION_COLUMNS, rows, tabs=False, head=False).splitlines()

@@ -6,7 +6,6 @@ held-out fold. It trains stage 1 once, which serves ResNet, ResNetSWA and Q-Net.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -21,6 +20,7 @@ from scripts.cohort import labelled_scans, split
 from scripts.collect import collect
 from scripts.engines import Engine
 from scripts.errors import InputError, input_error_in
+from scripts.files.json_file import read_json
 from scripts.folds import HARMLESS, MANAGED, Fold, Setup
 from scripts.provenance import (
     bundle_version,
@@ -187,11 +187,8 @@ def check_same_run(output_dir: Path, config: Mapping[str, Any], dataset_dir: str
     }
     path = output_dir / "cross_validation.json"
     if path.exists():
-        try:
-            begun = json.loads(path.read_text())
-            before = {**begun["training"], "bundle version": begun["version"], "cohort": begun["cohort"]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: not the record of a cross-validation; use another --output_dir") from error
+        begun = read_json(path, "cross-validation", "use another --output_dir")
+        before = {**begun["training"], "bundle version": begun["version"], "cohort": begun["cohort"]}
         now = {**run["training"], "bundle version": run["version"], "cohort": run["cohort"]}
         for key in {**before, **now}:
             if before.get(key) != now.get(key):

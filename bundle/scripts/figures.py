@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from scripts.auc import bootstrap_aucs, bootstrap_within_folds, clustered_delong, interval, within_folds
 from scripts.drawing import Style, footer, styles_of, titled
+from scripts.files.table import numbers_of, read_table
 from scripts.markup import fixed
 from scripts.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
 from scripts.tables import delong_tests
@@ -315,7 +316,7 @@ def learning_curves(stages: Mapping[str, Sequence[str | os.PathLike]], title: st
     figure = Figure(figsize=(4.4 * len(stages), 5.6), layout="constrained")
     grid = figure.subplots(2, len(stages), squeeze=False, sharex="col")
     for (stage, paths), (loss_axes, auc_axes) in zip(stages.items(), grid.T, strict=True):
-        folds = pd.concat([pd.read_csv(path) for path in paths])
+        folds = pd.concat([read_curve(path) for path in paths])
         draw_over_folds(loss_axes, folds, "train_loss", "training", color="0.25")
         draw_over_folds(auc_axes, folds, "train_auc", "training (augmented)", color="0.25")
         held_out = {"color": "#c44e52", "linestyle": "--", "marker": "o", "markersize": 3}
@@ -327,6 +328,17 @@ def learning_curves(stages: Mapping[str, Sequence[str | os.PathLike]], title: st
             axes.grid(color="0.93")
     figure.suptitle(title)
     return figure
+
+
+def read_curve(path: str | os.PathLike) -> pd.DataFrame:
+    """A learning curve, numbers in all columns (NaN where nothing was measured).
+
+    Raises:
+        InputError: not a table that `scripts.handlers.LearningCurve` wrote.
+    """
+    cure = "train again, or leave the learning curves out"
+    rows = read_table(path, ["epoch", "train_loss", "train_auc", "val_auc"], cure=cure)
+    return pd.DataFrame(numbers_of(path, rows, (), cure))
 
 
 def draw_over_folds(axes: Axes, folds: pd.DataFrame, column: str, label: str, **style: object) -> None:

@@ -1,7 +1,6 @@
 """Studies that were labelled in MONAI Label, as scans for stage 2 (see `fine_tuning` in train.yaml)."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from scripts.cohort import GROUPS, checked_box
 from scripts.errors import InputError
+from scripts.files.json_file import read_json
 from scripts.provenance import record, sha256, write_json
 
 
@@ -42,11 +42,8 @@ def read_label(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         InputError: another form.
     """
-    try:
-        content = json.loads(Path(path).read_text())
-        label = {"label": GROUPS[content["group"]]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{path}: not a label; write {{"group": "HH"}} or {{"group": "HC"}} as JSON') from error
+    content = read_json(path, "label", 'write {"group": "HH"} or {"group": "HC"}')
+    label = {"label": GROUPS[content["group"]]}
     if "box" in content:
         label["box"] = checked_box(content["box"], path)
     return label

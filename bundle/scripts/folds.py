@@ -8,7 +8,10 @@ from typing import Any
 #: Keys of train.yaml and its overlays that the cross-validation itself sets for every fold.
 MANAGED = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "region", "fold", "repeat", "cache_dir")
 #: Keys that do not change the numbers; a run may go on with others.
-HARMLESS = (*MANAGED, "imports", "num_workers", "evaluation_dir", "evidence_dir", "evidence_scans", "figures_dir")
+HARMLESS = (
+    *(*MANAGED, "imports", "num_workers", "largest_file"),
+    *("evaluation_dir", "evidence_dir", "evidence_scans", "figures_dir"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What happens beside the training loop, as MONAI/ignite handlers: resuming, averaging, records and progress."""
 
-import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from tqdm import tqdm
 
 from scripts.augment import BatchAugment
 from scripts.errors import InputError
+from scripts.files.table import read_table
+from scripts.files.tensors import read_tensors
 from scripts.networks import save_weights, write_tensors
 from scripts.provenance import write_table
 
@@ -140,8 +141,10 @@ class Resume:
         if not self.path.exists():
             return
         try:
-            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+            checkpoint = read_tensors(self.path, "delete it to start again")
             saved = checkpoint["settings"]
+        except InputError:
+            raise
         except Exception as error:  # any damaged file
             raise InputError(f"{self.path}: not a checkpoint of this bundle; delete it to start again") from error
         changed = [key for key in self.settings if saved.get(key) != self.settings[key]]
@@ -226,8 +229,7 @@ class LearningCurve:
         """Rows written so far."""
         if not self.path.exists():
             return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        return read_table(self.path, self.COLUMNS, cure="delete it to start the curve again")
 
 
 class Progress:

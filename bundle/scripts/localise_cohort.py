@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from scripts.errors import InputError, input_error_in
 from scripts.localiser import Localiser
-from scripts.provenance import check_output_dir, write_aside
+from scripts.provenance import check_output_dir, write_aside, write_table
 from scripts.transforms import reading
 
 COLUMNS = ("participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "message")
@@ -39,8 +39,7 @@ def localise_cohort(
         raise InputError("every scan has an annotated box; use --annotated_too true to find boxes all the same")
     localiser.ready()
     rows = [row_of(scan, localiser) for scan in tqdm(wanted, desc="localisation", unit="scan")]
-    lines = ["\t".join(COLUMNS), *("\t".join(str(row.get(name, "n/a")) for name in COLUMNS) for row in rows)]
-    write_aside(folder / "localise.tsv", lambda part: Path(part).write_text("\n".join(lines) + "\n"))
+    write_table(folder / "localise.tsv", COLUMNS, rows)
     write_aside(folder / "index.html", lambda part: Path(part).write_text(page(folder, rows, localiser)))
     bad = [row for row in rows if row["status"] != "ok"]
     print(f"{len(rows) - len(bad)} of {len(rows)} scans localised; look at {folder / 'index.html'}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 import warnings
@@ -17,6 +16,7 @@ import SimpleITK as sitk
 from scripts import registration
 from scripts.cohort import BIDS_VERSION
 from scripts.errors import InputError
+from scripts.files.json_file import read_json
 from scripts.localise import Found, check_scan, locate, weakest
 from scripts.localise_picture import draw
 from scripts.provenance import bundle_version, simulated, write_aside, write_json
@@ -204,7 +204,7 @@ def fingerprint(maps: np.ndarray, affine: np.ndarray) -> str:
 def read_back(stem: Path, made_by: Mapping[str, Any]) -> Found | None:
     """A kept box, if it was made from the same by the same; else None."""
     try:
-        content = json.loads(Path(f"{stem}_desc-basalganglia_box.json").read_text())
+        content = read_json(f"{stem}_desc-basalganglia_box.json", "found box")
         if any(content.get(key) != value for key, value in made_by.items()):
             return None
         transform = sitk.ReadTransform(f"{stem}_from-MNI152NLin2009aSym_to-T1w_mode-image_xfm.tfm")

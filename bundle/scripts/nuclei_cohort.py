@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,10 +14,12 @@ from tqdm import tqdm
 
 from scripts.cohort import BIDS_VERSION
 from scripts.errors import InputError, input_error_in
+from scripts.files.json_file import read_json
+from scripts.files.table import numbers_of, read_table
 from scripts.localise_picture import draw
 from scripts.localiser import Localiser, code_hash, fingerprint, is_simulated
 from scripts.nuclei import LABELS, NUCLEI, NucleiReader, data_dictionary
-from scripts.provenance import bundle_version, check_output_dir, write_aside, write_json
+from scripts.provenance import bundle_version, check_output_dir, write_aside, write_json, write_table
 from scripts.transforms import reading
 
 
@@ -67,7 +67,7 @@ def measure_cohort(
             failures.append(str(bad_input))
         rows.append(row)
     columns = list(data_dictionary())
-    write_aside(folder / "nuclei.tsv", lambda part: write_tsv(part, columns, rows))
+    write_table(folder / "nuclei.tsv", columns, rows)
     write_json(folder / "nuclei.json", {**data_dictionary(), "GeneratedBy": made_by})
     write_aside(folder / "desc-nuclei_dseg.tsv", lambda part: Path(part).write_text(lookup()))
     print(f"{len(rows) - len(failures)} of {len(rows)} scans measured; {folder / 'nuclei.tsv'}")
@@ -92,7 +92,7 @@ def one_scan(
     kept = Path(f"{stem}_desc-nuclei_stats.json")
     key = {"InputSha256": fingerprint(maps, affine), "GeneratedBy": dict(made_by)}
     if kept.exists():
-        content = json.loads(kept.read_text())
+        content = read_json(kept, "nuclei of a scan")
         if all(content.get(name) == value for name, value in key.items()):
             return {name: float("nan") if value is None else value for name, value in content["Nuclei"].items()}
     found = localiser(maps, affine, scan["image"][0])
@@ -108,18 +108,6 @@ def one_scan(
     return row
 
 
-def write_tsv(path: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Tab-separated, as BIDS has it: `n/a` for what is missing, six significant digits."""
-
-    def cell(value: Any) -> str:
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return "n/a"
-        return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-    lines = ["\t".join(columns), *("\t".join(cell(row.get(name)) for name in columns) for row in rows)]
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Rows of `nuclei.tsv`: text in `participant_id` and `scan_id`, numbers elsewhere (NaN for `n/a`).
 
@@ -129,26 +117,8 @@ def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; run configs/nuclei.yaml on the cohort first")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        missing = [name for name in ("participant_id", "scan_id") if name not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(f"{path}: no column {missing[0]!r}; it must be the table that configs/nuclei.yaml writes")
-        rows = []
-        for line, row in enumerate(reader, 2):
-            try:
-                rows.append(
-                    {
-                        name: value
-                        if name in ("participant_id", "scan_id")
-                        else float("nan" if value in ("n/a", "", None) else value)
-                        for name, value in row.items()
-                    }
-                )
-            except ValueError as error:
-                raise InputError(
-                    f"{path}: line {line} holds text for a number; run configs/nuclei.yaml again"
-                ) from error
+    texts, cure = ("participant_id", "scan_id"), "run configs/nuclei.yaml again"
+    rows = numbers_of(path, read_table(path, texts, unique=["scan_id"], cure=cure), texts, cure)
     if not rows:
         raise InputError(f"{path}: has no rows; run configs/nuclei.yaml again")
     return rows

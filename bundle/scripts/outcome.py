@@ -1,6 +1,5 @@
 """What a cross-validation left, read once: its record, its predictions by subject, and where its images lie."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import pandas as pd
 
 from scripts.cohort import GROUPS, find_scans
 from scripts.errors import InputError
+from scripts.files.json_file import read_json
 from scripts.predictions import NO_INPUT, REGIONS, at_level, ordered, read_predictions
 from scripts.statistics import THRESHOLD
 from scripts.subjects import demographics
@@ -84,13 +84,9 @@ def read_outcome(output_dir: str | os.PathLike, dataset_dir: str | os.PathLike) 
     """
     folder = Path(output_dir)
     table = read_predictions(folder / "predictions.csv")
-    try:
-        record = json.loads((folder / "predictions.json").read_text())
-        simulated = bool(record["input"]["simulated"])
-    except FileNotFoundError as error:
-        raise InputError(f"{folder / 'predictions.json'}: no such file; it is written with predictions.csv") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'predictions.json'}: not a record of predictions; restore it") from error
+    cure = "restore it; it is written with predictions.csv"
+    record = read_json(folder / "predictions.json", "predictions record", cure)
+    simulated = record["input"]["simulated"]
     groups, probabilities = by_subject(table)
     scans: dict[str, list[Mapping[str, Any]]] = {name: [] for name in groups.index}
     for scan in find_scans(dataset_dir):
@@ -117,10 +113,7 @@ def oracle_auc(dataset_dir: str | os.PathLike) -> float | None:
     path = Path(dataset_dir) / "derivatives" / "groundtruth" / "difficulty.json"
     if not path.exists():
         return None
-    try:
-        return float(json.loads(path.read_text())["auc"]["oracle_cohort"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: does not hold the oracle's AUC; restore or delete it") from error
+    return float(read_json(path, "difficulty")["auc"]["oracle_cohort"])
 
 
 def by_subject(table: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:

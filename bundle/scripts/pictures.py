@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from scripts.drawing import save_figure, titled
+from scripts.files import nifti
 from scripts.transforms import oriented, oriented_box
 
 
@@ -113,7 +113,7 @@ def shown_volume(
     path: str | os.PathLike, box: Sequence[Sequence[int]] | None
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """A volume `[H, W, S]` turned as radiologists see it, and its box's ranges in it (no box: the whole volume)."""
-    image = nib.load(path)
+    image = nifti.read(path)
     turned = oriented(image)
     volume = turned.get_fdata(dtype=np.float32)
     ranges = oriented_box(box, image.affine, turned.affine) if box else [[0, size] for size in volume.shape]

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scripts.errors import InputError, reason
+from scripts.errors import InputError
+from scripts.files.table import read_table
 
 #: Columns of the table. label: 0 HC, 1 HH.
 PREDICTION_COLUMNS = ("repeat", "fold", "region", "model", "participant_id", "slice", "label", "probability_HH")
@@ -85,16 +86,8 @@ def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
         InputError: no such file, missing columns, no rows, or rows that contradict each other; see `check_predictions`.
     """
     path = Path(path)
-    try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; give the predictions.csv that an evaluation wrote") from error
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"{path}: not a CSV ({reason(error)}); give the predictions.csv of an evaluation") from error
-    missing = [c for c in PREDICTION_COLUMNS if c not in raw]
-    if missing:
-        raise InputError(f"{path}: has no column {', '.join(missing)}; needed are {', '.join(PREDICTION_COLUMNS)}")
-    table = raw[list(PREDICTION_COLUMNS)].copy()
+    rows = read_table(path, PREDICTION_COLUMNS, cure="give the predictions.csv that an evaluation wrote")
+    table = pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS), dtype=str)
     if table.empty:
         raise InputError(f"{path}: no rows; run the evaluation again")
     for column in ("region", "model", "participant_id"):

@@ -1,6 +1,5 @@
 """What made a result: version, settings, weights and input, in a form that goes into every result file."""
 
-import csv
 import hashlib
 import json
 import os
@@ -16,6 +15,7 @@ import ignite.distributed as idist
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.table import table_text
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
@@ -86,15 +86,9 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 def write_table(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV with a header (a value that a row lacks stays empty), aside then renamed."""
-
-    def write(part: str) -> None:
-        with open(part, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_aside(path, write)
+    """Write a table with a header, aside then renamed: a TSV where the name ends so, else a CSV (see `table_text`)."""
+    text = table_text(columns, rows, tabs=str(path).endswith(".tsv"))
+    write_aside(path, lambda part: Path(part).write_text(text, encoding="utf-8", newline=""))
 
 
 def check_output_dir(path: str | os.PathLike, needed_bytes: int) -> Path:

@@ -1,6 +1,5 @@
 """One page about a batch of scans: how many, how the probabilities spread, what failed, how fast it went."""
 
-import csv
 import html
 import os
 import time
@@ -13,6 +12,7 @@ from urllib.parse import quote
 import ignite.distributed as idist
 
 from scripts.batch import RunFolder
+from scripts.files.table import read_table
 from scripts.provenance import write_aside
 
 BINS = 20
@@ -26,8 +26,8 @@ td,th{padding:3px 14px 3px 0;border-bottom:1px solid #ddd;text-align:left;vertic
 
 def scan_rows(table: str | os.PathLike) -> Iterator[dict[str, str]]:
     """The rows of `predictions.csv` that are of scans, one by one."""
-    with open(table, newline="") as file:
-        yield from (row for row in csv.DictReader(file) if not row["slice"])
+    rows = read_table(table, ["scan_id", "status", "slice"], cure="run inference.yaml again")
+    yield from (row for row in rows if not row["slice"])
 
 
 def histogram(counts: Mapping[int, int], threshold: float | None) -> str:

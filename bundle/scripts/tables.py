@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from scripts.auc import Aucs, clustered_delong, compare, delong, holm, interval, significance, within_folds
+from scripts.files.table import for_spreadsheet
 from scripts.markup import latex, markdown
 from scripts.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
 from scripts.provenance import BUNDLE_ROOT, software, write_aside, write_json
@@ -200,7 +201,7 @@ def write_tables(folder: str | os.PathLike, table: pd.DataFrame, simulated: bool
             continue
         parts = [(key, f"{TITLES[name]}, {what}{cohort}", *rest) for key, what, *rest in sections(frame, about)]
         for ending, text in (
-            (".csv", frame.assign(**made).to_csv(index=False, lineterminator="\n")),
+            (".csv", frame.assign(**made).map(for_spreadsheet).to_csv(index=False, lineterminator="\n")),
             (".md", "\n".join(markdown(title, *rest) for _, title, *rest in parts)),
             (
                 ".tex",

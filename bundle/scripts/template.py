@@ -7,7 +7,6 @@ docs/data_license.txt.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 from scripts.errors import InputError
+from scripts.files import nifti
+from scripts.files.json_file import read_json
 from scripts.provenance import bundle_version, sha256, write_aside, write_json
 
 if TYPE_CHECKING:
@@ -149,22 +150,18 @@ def load_template(path: str | os.PathLike) -> Template:
     for part in (Path(path), sidecar(path)):
         if not part.is_file():
             raise InputError(f"{part}: no such file; it belongs to the bundle, restore it, or correct --template")
-    try:
-        content = json.loads(sidecar(path).read_text())
-        image = nib.load(path)
-        t1 = np.asarray(image.dataobj, np.float32) / 255
-        outline = np.array(content["OutlineMM"], float)
-        ellipsoids = {
-            name: (np.array(value["CentreMM"]), np.array(value["CovarianceMM2"]))
-            for name, value in content["Ellipsoids"].items()
-        }
-    except Exception as error:  # nibabel raises many kinds for a damaged file
-        raise InputError(f"{path}: not a template of configs/template.yaml; restore it and its .json") from error
+    content = read_json(sidecar(path), "template", "restore the template and its .json")
+    voxels, affine = nifti.read_voxels(path)
+    outline = np.array(content["OutlineMM"], float)
+    ellipsoids = {
+        name: (np.array(value["CentreMM"]), np.array(value["CovarianceMM2"]))
+        for name, value in content["Ellipsoids"].items()
+    }
     digest = sha256(path)
     if content.get("Sha256") != digest:
         raise InputError(f"{path}: is not the template that {sidecar(path).name} describes; restore both")
-    origin = tuple(float(v) for v in image.affine[:3, 3])
-    return Template(t1, origin, float(image.affine[0, 0]), outline, ellipsoids, digest)
+    origin = tuple(float(v) for v in affine[:3, 3])
+    return Template(voxels / 255, origin, float(affine[0, 0]), outline, ellipsoids, digest)
 
 
 def iron_of(template: Template) -> np.ndarray:

@@ -1,7 +1,5 @@
 """One page that shows what a training run, its evaluation and an inference run made: pictures, measures and files."""
 
-import csv
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +10,8 @@ from scripts.cohort import find_scans, read_participants
 from scripts.drawing import VECTOR, save_figure, titled
 from scripts.errors import InputError
 from scripts.figures import learning_curves
+from scripts.files.json_file import read_json
+from scripts.files.table import read_table
 from scripts.gallery import STAGES
 from scripts.page import Section
 from scripts.pictures import Explained, evidence_overlays, example_maps
@@ -45,13 +45,14 @@ def report(
     for path in needed:
         if not path.exists():
             raise InputError(f"{path}: no such file; run training, evaluate.yaml and inference.yaml first")
-    record = json.loads((evaluation / "evaluation.json").read_text())
-    simulated = bool(record["input"]["simulated"])
+    record = read_json(evaluation / "evaluation.json", "evaluation", "run evaluate.yaml again")
+    simulated = bool(record["input"].get("simulated"))
 
     participants = read_participants(Path(dataset_dir) / "participants.tsv", ["participant_id", "group"])
     group_of = {name: row["group"] for name, row in participants.items()}
-    with (inference / "predictions.csv").open(newline="") as file:
-        results = {r["scan_id"]: r for r in csv.DictReader(file) if r["status"] == "ok" and not r["slice"]}
+    columns = ["scan_id", "status", "slice", "class", "probability_HH"]
+    rows = read_table(inference / "predictions.csv", columns, cure="run inference.yaml again")
+    results = {r["scan_id"]: r for r in rows if r["status"] == "ok" and not r["slice"]}
     scans = [scan for scan in find_scans(dataset_dir) if scan["scan_id"] in results]
     shown = [
         s for group in ("HH", "HC") for s in [s for s in scans if group_of[s["participant_id"]] == group][:examples]
@@ -91,8 +92,7 @@ def report(
             "Evidence on QSM: red and solid for HH, blue and dashed for HC.",
         ),
     }
-    with (evaluation / "metrics.csv").open(newline="") as file:
-        metrics = list(csv.DictReader(file))
+    metrics = read_table(evaluation / "metrics.csv", [], cure="run evaluate.yaml again")
     sections = [
         Section(f"picture-{index}", title, page.picture(path, caption))
         for index, (title, (path, caption)) in enumerate(pictures.items())

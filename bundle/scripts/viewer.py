@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from scripts.errors import InputError
+from scripts.files import nifti
 from scripts.page import text
 from scripts.pictures import DISPLAY, shown_volume
 from scripts.provenance import BUNDLE_ROOT
@@ -142,7 +143,7 @@ def slab(path: str | os.PathLike, box: Sequence[Sequence[int]] | None, factor: i
     centre = (factor - 1) / 2
     moved = np.diag([factor, factor, 1.0, 1.0])
     moved[:3, 3] = centre, centre, first
-    return part, oriented(nib.load(path)).affine @ moved
+    return part, oriented(nifti.read_header(path)).affine @ moved
 
 
 def encoded(volume: np.ndarray, affine: np.ndarray, slope: float) -> str:

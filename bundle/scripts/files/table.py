@@ -1,9 +1,12 @@
 """Tables: tab-separated as BIDS has it (TSV, without quoting), and comma-separated (CSV)."""
 
 import csv
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
+from typing import Any
 
 from scripts.errors import InputError, reason
 from scripts.files.text import read_text
@@ -92,9 +95,60 @@ def check_head(path: str | os.PathLike, head: Sequence[str], columns: Sequence[s
     twice = next((name for name in head if head.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path}: has two columns {twice!r}; keep one")
-    missing = next((name for name in columns if name not in head), None)
-    if missing is not None:
-        raise InputError(f"{path}: no column {missing!r}; it needs {' and '.join(columns)}, {separated}")
+    missing = [name for name in columns if name not in head]
+    if missing:
+        raise InputError(f"{path}: no column '{', '.join(missing)}'; it needs {' and '.join(columns)}, {separated}")
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], tabs: bool, head: bool = True) -> str:
+    """A table as text, with nothing in it that a spreadsheet would run as a formula.
+
+    Args:
+        columns: the header, and what is taken of each row.
+        rows: values by column. What is missing stays empty in a CSV and is `n/a` in a TSV, as BIDS has it.
+        tabs: TSV, without quoting (tabs and line ends within cells become spaces; floats get six significant digits);
+            else CSV.
+        head: whether the header comes first.
+    """
+    lines = [dict(zip(columns, columns, strict=True))] if head else []
+    text = StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    for row in (*lines, *rows):
+        if tabs:
+            cells = [re.sub(r"[\t\r\n]+", " ", _bids_cell(row.get(name))) for name in columns]
+            text.write("\t".join(str(for_spreadsheet(cell)) for cell in cells) + "\n")
+        else:
+            writer.writerow(["" if (cell := row.get(name)) is None else for_spreadsheet(cell) for name in columns])
+    return text.getvalue()
+
+
+def _bids_cell(value: object) -> str:
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return "n/a"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def numbers_of(
+    path: str | os.PathLike, rows: Iterable[Mapping[str, str]], texts: Sequence[str], cure: str
+) -> list[dict[str, Any]]:
+    """Rows with the cells of all columns but `texts` as numbers: NaN for `n/a` and empty cells.
+
+    Raises:
+        InputError: a cell that is no finite number.
+    """
+    found = []
+    for line, row in enumerate(rows, 2):
+        values: dict[str, Any] = {}
+        for name, cell in row.items():
+            if name in texts:
+                values[name] = cell
+                continue
+            missing = cell in ("", "n/a")
+            values[name] = math.nan if missing or not _NUMBER.fullmatch(cell) else float(cell)
+            if not missing and not math.isfinite(values[name]):
+                raise InputError(f"{path}: row {line}, column {name!r} is no finite number; {cure}")
+        found.append(values)
+    return found
 
 
 def for_spreadsheet(cell: object) -> object:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from scripts.cohort import MAPS, check_grid, chosen_scans, known_ages
 from scripts.errors import InputError
+from scripts.files import nifti
 from scripts.phantom import dicom_headers as headers
 from scripts.phantom.vendors import STYLES, Stored, store
 from scripts.provenance import check_output_dir
@@ -75,7 +76,7 @@ def stored_maps(
     if len(paths) != len(MAPS):
         raise InputError(f"{len(paths)} files given for a study; give {', '.join(MAPS)}")
     check_grid(paths)
-    images = [nib.load(path) for path in paths]
+    images = [nifti.read(path) for path in paths]
     if box is not None:
         (i0, i1), (j0, j1), (k0, k1) = box
         images = [image.slicer[i0:i1, j0:j1, k0:k1] for image in images]

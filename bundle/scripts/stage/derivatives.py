@@ -13,6 +13,7 @@ import numpy as np
 
 from scripts.cohort import BIDS_VERSION, BOX_DERIVATIVE
 from scripts.errors import InputError
+from scripts.files.json_file import read_json
 from scripts.provenance import bundle_version, write_json
 from scripts.stage.quality import write_page
 from scripts.stage.raw import RawScan
@@ -121,10 +122,7 @@ def finished(output_dir: Path, scan: RawScan, steps: Mapping[str, Any]) -> bool:
     path = output_dir / scan.folder / f"{scan.scan_id}_Chimap.json"
     if not path.exists():
         return False
-    try:
-        before = json.loads(path.read_text())["Steps"]
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: damaged; delete its folder to reconstruct the scan anew") from error
+    before = read_json(path, "map sidecar", "delete its folder to reconstruct the scan anew")["Steps"]
     if before != json.loads(json.dumps(steps)):
         raise InputError(f"{path}: was made with other steps or parameters; choose another output folder or delete it")
     return True
@@ -138,7 +136,7 @@ def write_cohort_files(output_dir: Path, input_dir: Path | None, record: Mapping
             if (input_dir / name).exists():
                 copy(input_dir / name, output_dir / name)
         raw = input_dir / "dataset_description.json"
-        described = json.loads(raw.read_text()) if raw.exists() else {}
+        described = read_json(raw, "description", "correct it as BIDS has it") if raw.exists() else {}
     name = described.get("Name", "gradient echo data")
     content = {
         "Name": f"STAGE maps of: {name}",
