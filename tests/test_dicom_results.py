@@ -65,6 +65,11 @@ def items(container: pydicom.Dataset):
         yield from items(item)
 
 
+def only_t1w(written: dict[str, Path]) -> dict[str, list[pydicom.Dataset]]:
+    """The T1W series as output objects refer to it."""
+    return read_series({"T1w": sorted((written["study"] / "T1w").iterdir())})
+
+
 def source(written: dict[str, Path], name: str) -> list[pydicom.Dataset]:
     return [pydicom.dcmread(path) for path in sorted((written["study"] / name).iterdir())]
 
@@ -139,7 +144,7 @@ def test_the_same_weights_are_the_same_device_and_others_are_not():
 
 @pytest.mark.parametrize(("label", "code"), [("HH", "E83.110"), ("HC", "HC")])
 def test_the_finding_is_the_class(written, evidence, tmp_path, label, code):
-    series = {"T1w": source(written, "T1w")}
+    series = only_t1w(written)
     write_structured_report(tmp_path / "sr.dcm", {**RESULT, "class": label}, evidence, series, MODEL)
     content = dict(items(pydicom.dcmread(tmp_path / "sr.dcm")))
     assert content["Finding"].ConceptCodeSequence[0].CodeValue == code
@@ -248,7 +253,7 @@ def test_evidence_away_from_the_series_is_refused(written, evidence, tmp_path):
     with refused("outside"):
         write_parametric_map(
             tmp_path / "map.dcm", MetaTensor(evidence.as_tensor(), affine=torch.from_numpy(far)),
-            {"T1w": source(written, "T1w")}, MODEL,
+            only_t1w(written), MODEL,
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
@@ -256,4 +261,4 @@ def test_evidence_away_from_the_series_is_refused(written, evidence, tmp_path):
 @pytest.mark.parametrize("fraction", [0, -1, 1.5, float("nan")])
 def test_a_fraction_that_is_none_is_refused(written, evidence, tmp_path, fraction):
     with refused("segment_fraction"):
-        write_segmentation(tmp_path / "seg.dcm", evidence, {"T1w": source(written, "T1w")}, MODEL, fraction)
+        write_segmentation(tmp_path / "seg.dcm", evidence, only_t1w(written), MODEL, fraction)

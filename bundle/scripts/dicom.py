@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from scripts.cohort import MAPS
 from scripts.dicom_files import (
@@ -26,8 +27,8 @@ from scripts.dicom_files import (
     is_dicom,
     read_dataset,
     read_headers,
-    text,
 )
+from scripts.dicom_identity import STUDY_TAGS, UIDS, text, uids_of
 from scripts.dicom_rules import Rule, Rules
 from scripts.dicom_series import check_one_patient, choose_series, group_series
 from scripts.dicom_volume import Volume, read_volume
@@ -177,13 +178,14 @@ def _peek(paths: Sequence[str]) -> tuple[str, str] | None:
         if tries > _MOST_PEEKS:
             break
         try:
-            dataset = read_dataset(path, "a file", pixels=False, tags=["StudyInstanceUID", "PatientID"])
+            dataset = read_dataset(
+                path, "a file", pixels=False, tags=[*UIDS, *STUDY_TAGS, "Modality", "NumberOfFrames"]
+            )
         except InputError:
             damaged = True
             continue
-        if uid := text(dataset.get("StudyInstanceUID")):
-            return uid, text(dataset.get("PatientID"))
-        damaged = damaged or "MediaStorageSOPClassUID" not in dataset.file_meta
+        if dataset.file_meta.get("MediaStorageSOPClassUID") != MediaStorageDirectoryStorage:  # a table of contents
+            return uids_of(dataset, lambda path=path: path)["StudyInstanceUID"], text(dataset.get("PatientID"))
     return ("", "") if damaged else None
 
 

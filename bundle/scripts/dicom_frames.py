@@ -6,12 +6,14 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from scripts.dicom_files import text
+from scripts.dicom_identity import text
 from scripts.errors import InputError
 
 #: What tells two images of one place apart, in the order in which it is looked at.
 ACQUISITION_TAGS = ("AcquisitionNumber", "EchoNumbers", "EchoTime", "TemporalPositionIdentifier", "FlipAngle",
                     "ImageType")  # fmt: skip
+#: What says how an image was weighted.
+TIMING_TAGS = ("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle")
 
 
 class Frame:
@@ -67,13 +69,15 @@ class Frame:
         return self.numbers("ImagePositionPatient", "PlanePositionSequence", 3)
 
     def acquisition(self, keyword: str) -> str:
-        """What a tag of ACQUISITION_TAGS says of this frame; empty if it says nothing."""
+        """What a tag of ACQUISITION_TAGS, or of TIMING_TAGS, says of this frame; empty if it says nothing."""
         where = {
             "AcquisitionNumber": ("FrameAcquisitionNumber", "FrameContentSequence"),
             "EchoTime": ("EffectiveEchoTime", "MREchoSequence"),
             "TemporalPositionIdentifier": ("TemporalPositionIndex", "FrameContentSequence"),
             "FlipAngle": ("FlipAngle", "MRTimingAndRelatedParametersSequence"),
             "ImageType": ("FrameType", "MRImageFrameTypeSequence"),
+            "RepetitionTime": ("RepetitionTime", "MRTimingAndRelatedParametersSequence"),
+            "InversionTime": ("InversionTimes", "MRModifierSequence"),
         }.get(keyword)
         value = self.get(*where) if where else None
         return text(self.dataset.get(keyword) if value is None else value)

@@ -7,6 +7,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from scripts.dicom_frames import Frame
+from scripts.dicom_identity import decimals
 
 #: DICOM's patient axes run to left and posterior, the affines of this bundle to right and anterior.
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -46,6 +47,30 @@ def planes_of(datasets: Sequence[Dataset]) -> list[Plane]:
             planes.append(Plane(dataset, None if index is None else index + 1, plane_affine(frame)))
     normal = planes[0].affine[:3, 2]
     return sorted(planes, key=lambda plane: float(plane.affine[:3, 3] @ normal))
+
+
+def fill_places(sources: Sequence[Dataset]) -> None:
+    """Give each image of a series what a list of images says of every one: where it lies, of a multi-frame file where
+    its first frame lies, and how thick it is, where no header says it as far as the images are apart.
+
+    Raises:
+        InputError: an instance does not say where it lies.
+    """
+    planes = planes_of(sources)
+    heights = [float(plane.affine[:3, 3] @ planes[0].affine[:3, 2]) for plane in planes]
+    apart = float(np.median(np.abs(np.diff(heights)))) if len(heights) > 1 else 0.0
+    for plane in planes:
+        frame = Frame(plane.dataset, "a source image", None if plane.number is None else plane.number - 1)
+        for keyword, value in (
+            ("ImagePositionPatient", frame.position),
+            ("ImageOrientationPatient", frame.orientation),
+            ("PixelSpacing", frame.spacing[::-1]),
+        ):
+            if keyword not in plane.dataset:
+                setattr(plane.dataset, keyword, decimals(value))
+        if "SliceThickness" not in plane.dataset:
+            told = frame.get("SliceThickness", "PixelMeasuresSequence")
+            plane.dataset.SliceThickness = decimals([apart if told is None else told])[0]
 
 
 def plane_affine(frame: Frame) -> np.ndarray:

@@ -3,8 +3,8 @@
 import numpy as np
 from pydicom.tag import Tag
 
-from scripts.dicom_files import text
 from scripts.dicom_frames import Frame
+from scripts.dicom_identity import text
 from scripts.dicom_rules import Rule
 from scripts.errors import InputError
 

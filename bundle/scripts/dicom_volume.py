@@ -11,8 +11,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from scripts.dicom_files import Header, read_dataset, text
+from scripts.dicom_files import Header, read_dataset
 from scripts.dicom_frames import ACQUISITION_TAGS, Frame
+from scripts.dicom_identity import text
 from scripts.dicom_pixels import check_pixels, decode
 from scripts.dicom_rules import Rule, Rules
 from scripts.dicom_scaling import scaled

@@ -12,6 +12,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from scripts.dicom_geometry import Plane, planes_of, sampled
+from scripts.dicom_identity import claim, decimals
 from scripts.errors import InputError
 from scripts.provenance import write_aside
 from scripts.structured_report import HEALTHY, HEMOCHROMATOSIS, MANUFACTURER, NO_UNITS, REFERENCE
@@ -59,11 +60,6 @@ def geometry(frames: Sequence[Plane]) -> dict[str, Any]:
             pixel_spacing=decimals(spacing[::-1]), slice_thickness=decimals([thickness])[0]
         ),
     }
-
-
-def decimals(values: Sequence[float]) -> list[float]:
-    """Numbers that fit the 16 characters of a DICOM decimal string."""
-    return [round(float(value), 6) for value in values]
 
 
 def made_by(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,6 +119,7 @@ def write_parametric_map(
         **made_by(model),
     )
     document.BodyPartExamined = "BRAIN"  # without it a Laterality would be due
+    claim(document, [frame.dataset for frame in frames])
     write_aside(path, document.save_as)
 
 
@@ -180,4 +177,5 @@ def write_segmentation(
         **made_by(model),
     )
     document.BodyPartExamined = "BRAIN"  # without it a Laterality would be due
+    claim(document, [frame.dataset for frame in frames])
     write_aside(path, document.save_as)

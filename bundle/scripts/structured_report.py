@@ -7,15 +7,16 @@ from typing import Any
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from monai.data import MetaTensor
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from scripts.dicom_geometry import Plane, nearest_plane, planes_of
+from scripts.dicom_files import read_dataset
+from scripts.dicom_geometry import Plane, fill_places, nearest_plane, planes_of
+from scripts.dicom_identity import claim, source_of, uids_of
 from scripts.errors import InputError
-from scripts.provenance import write_aside
+from scripts.provenance import sha256, write_aside
 
 MANUFACTURER = "Q-Net bundle"
 HEMOCHROMATOSIS = Code("E83.110", "I10C", "Hereditary hemochromatosis")
@@ -39,39 +40,36 @@ NUCLEI = {
 }
 SIDES = {"left": codes.SCT.Left, "right": codes.SCT.Right}
 NO_UNITS = Code("1", "UCUM", "no units")
-#: What a source dataset must say for its report to belong to the right patient and study.
-REQUIRED = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
 
 def read_series(files: Mapping[str, Sequence[str | os.PathLike]]) -> dict[str, list[Dataset]]:
-    """Read the source series without their pixels.
+    """Read what output objects refer to of the source series: clean, whatever their headers hold.
 
     Args:
         files: map (`Chimap`, `R2starmap`, `T1w`) -> the DICOM files of its series.
 
     Returns:
-        map -> datasets in the order of the files.
+        map -> datasets from `scripts.dicom_identity.source_of`, in the order of the files.
 
     Raises:
-        InputError: a file that is no DICOM or lacks an identifier, or series of more than one patient or study.
+        InputError: a file that is no DICOM, or series of more than one patient or study.
     """
     series = {}
     for name, paths in files.items():
         series[name] = []
         for number, path in enumerate(paths, 1):
             where = f"file {number} of the {name} series"  # not its path, which may hold a patient's name
+            dataset = read_dataset(str(path), where, pixels=False)
             try:
-                dataset = pydicom.dcmread(path, stop_before_pixels=True)
-            except Exception as error:  # a damaged file makes pydicom raise many kinds
-                raise InputError(
-                    f"{where}: cannot be read as DICOM ({type(error).__name__}); export it again"
-                ) from error
-            for keyword in REQUIRED:
-                if keyword not in dataset:
-                    raise InputError(f"{where}: has no {keyword}; export the series with all its attributes")
-            series[name].append(dataset)
-    for keyword in ("PatientID", "StudyInstanceUID"):
-        if len({str(dataset[keyword].value) for datasets in series.values() for dataset in datasets}) > 1:
+                series[name].append(source_of(dataset, uids_of(dataset, lambda path=path: sha256(path))))
+            except Exception as error:  # values that pydicom parses late
+                raise InputError(f"{where}: is damaged ({type(error).__name__}); export or send it again") from error
+        fill_places(series[name])
+    for keyword, said in (
+        ("PatientID", lambda source: source.identity["PatientID"]),
+        ("StudyInstanceUID", lambda source: source.StudyInstanceUID),
+    ):
+        if len({said(source) for sources in series.values() for source in sources}) > 1:
             raise InputError(f"the series differ in {keyword}; a report is of one patient and one study")
     return series
 
@@ -154,6 +152,7 @@ def write_structured_report(
         series_description=f"{model['name']} report, research use only",
     )
     document.SoftwareVersions = model["version"]
+    claim(document, sources)
     write_aside(path, document.save_as)
 
 
