@@ -1,8 +1,10 @@
 """Augmentation against the same steps as MONAI dictionary transforms, and its share of a training step.
 
 Run from anywhere: `python benchmarks/augmentation.py [--output FILE.json]`; under a minute on two cores. Everything
-is measured in one run, so read the ratios. Goals: at least 10 times the MONAI pipeline with the percentile stretch
-inside, on one core, and at most 10 % of a ResNet18 training step on the device that trains.
+is measured in one run, so read the ratios; on a CPU one core is used and its seconds are counted. The paper's histogram
+stretch has probability 1, so ours does it once in preprocessing: like is compared with like where the images of the
+others were stretched beforehand too. Goals: at least 10 times the same MONAI steps, faster than Albumentations on
+OpenCV, both on one core, and at most 10 % of a ResNet18 training step on the device that trains.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +38,7 @@ from scripts.augment import BatchAugment  # noqa: E402
 
 BATCH, SIZE = 64, 128
 GOAL_SPEED, GOAL_SHARE = 10.0, 0.10
-SLOWEST = "MONAI, with the stretch"
+STRETCHING, SAME, OPENCV = "MONAI, with the stretch", "MONAI, stretched beforehand", "Albumentations"
 
 
 def monai_transforms(stretch: bool) -> Compose:
@@ -130,34 +133,32 @@ def measure() -> dict[str, dict]:
     """`images_per_second` of each way and `training`, the times of the device that trains."""
     torch.manual_seed(0)
     images = torch.rand(BATCH, 3, SIZE, SIZE)
-    cores = torch.get_num_threads()
     augment = BatchAugment(seed=0)
 
     torch.set_num_threads(1)
     albumentations = albumentations_pipeline(images)
     ways = {
-        SLOWEST: monai_pipeline(images, stretch=True),
-        "MONAI, stretched beforehand": monai_pipeline(images, stretch=False),
-        "Albumentations": albumentations,
+        STRETCHING: monai_pipeline(images, stretch=True),
+        SAME: monai_pipeline(images, stretch=False),
+        OPENCV: albumentations,
         "ours": lambda: augment(images),
     }
-    one_core = side_by_side({name: way for name, way in ways.items() if way}, rounds=7)
+    one_core = side_by_side({name: way for name, way in ways.items() if way}, rounds=15, clock=time.process_time)
     speeds = {f"{name}, 1 core": BATCH / taken for name, taken in one_core.items()}
-    torch.set_num_threads(cores)
-    if cores > 1:
-        speeds[f"ours, {cores} cores"] = BATCH / side_by_side({"": lambda: augment(images)}, rounds=15)[""]
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     there = images.to(device)
-    # many steps on a GPU, where one takes milliseconds
+    on_gpu = device.type == "cuda"
+    # many steps on a GPU, where one takes milliseconds; on a CPU one core's seconds
     times = side_by_side(
         {"augment_s": lambda: augment(there), "step_s": training_step(there)},
-        rounds=50 if device.type == "cuda" else 7,
-        warm_up=10 if device.type == "cuda" else 1,
+        rounds=50 if on_gpu else 5,
+        warm_up=10 if on_gpu else 1,
+        clock=time.perf_counter if on_gpu else time.process_time,
     )
-    if device.type == "cuda":
+    if on_gpu:
         speeds["ours, CUDA"] = BATCH / times["augment_s"]
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {cores} cores"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, 1 core"
     return {"images_per_second": speeds, "training": {"device": name, **times}}
 
 
@@ -168,7 +169,7 @@ def main() -> None:
 
     result = measure()
     speeds, training = result["images_per_second"], result["training"]
-    base = speeds[f"{SLOWEST}, 1 core"]
+    base, opencv = speeds[f"{SAME}, 1 core"], speeds.get(f"{OPENCV}, 1 core")
     print(f"{BATCH} images 3x{SIZE}x{SIZE}, float32\n")
     print(f"{'way':40}{'images/s':>10}{'ratio':>8}")
     for name, speed in speeds.items():
@@ -179,12 +180,17 @@ def main() -> None:
     result["goals"] = {
         "speed_ratio": ratio,
         "speed_met": ratio >= GOAL_SPEED,
+        "albumentations_ratio": opencv and speeds["ours, 1 core"] / opencv,
+        "albumentations_met": opencv and speeds["ours, 1 core"] > opencv,
         "share_of_step": share,
         "share_met": share <= GOAL_SHARE,
     }
     print(f"\nResNet18 training step, batch {BATCH} on {training['device']}: {training['step_s'] * 1e3:.1f} ms")
     print(f"augmentation of that batch there: {training['augment_s'] * 1e3:.2f} ms\n")
-    print(f"speed: {ratio:.1f} x MONAI with the stretch; goal >= {GOAL_SPEED:.0f} x: {_verdict(ratio >= GOAL_SPEED)}")
+    print(f"speed: {ratio:.1f} x the same MONAI steps; goal >= {GOAL_SPEED:.0f} x: {_verdict(ratio >= GOAL_SPEED)}")
+    if opencv:
+        faster = result["goals"]["albumentations_ratio"]
+        print(f"speed: {faster:.2f} x Albumentations; goal > 1: {_verdict(faster > 1)}")
     print(f"share: {share:.1%} of a training step; goal <= {GOAL_SHARE:.0%}: {_verdict(share <= GOAL_SHARE)}")
     if output:
         output.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,19 +1,20 @@
 """The paper's training augmentation, on a whole batch and on the device that trains.
 
-Steps and probabilities are the paper's (Data Preparation), ranges are the defaults of Albumentations, which the paper
-used. Its histogram stretching and cropping have probability 1, so preprocessing does them once and they are not here.
+Steps and probabilities are the paper's (Data Preparation). It gives no ranges and names no library; the ranges are the
+defaults of Albumentations, whose steps have these names. The paper's histogram stretching and cropping have
+probability 1, so preprocessing does them once and they are not here.
 
-Order: flips, brightness and contrast, gamma, grid distortion, shift-scale-rotate. Intensity is one pass over the
-batch; all geometry is composed into one sampling grid and interpolated once. A flip only moves pixels, so doing it
-inside the grid, after the intensity, gives the same values as doing it first.
+Order: flips, brightness and contrast, gamma, grid distortion, shift-scale-rotate. All geometry is composed into one
+sampling grid and interpolated once. A flip only moves pixels, so doing it inside the grid, after the intensity, gives
+the same values as doing it first.
 
-Numbers are drawn on the CPU, a few per image. The CPU therefore knows which images need which step, and the device
-is never waited for.
+Numbers are drawn on the CPU, a few per image. The CPU therefore knows which images need which step, only those get it,
+and the device is never waited for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -215,7 +216,11 @@ class BatchAugment(torch.nn.Module):
             return flat.view(slices_first.shape).permute(0, 1, 3, 4, 2)
         self._check(images, parameters)
         work = images if images.dtype == torch.float64 else images.float()
-        return self._geometry(self._intensity(work, parameters), parameters).to(images.dtype)
+        # one image stays in a CPU's cache, and asks for no large memory; a GPU wants all at once
+        at_once = 1 if work.device.type == "cpu" else len(work)
+        out = _intensity(work, parameters, at_once)
+        self._geometry(out, parameters, at_once)
+        return out.to(images.dtype)
 
     def _check(self, images: torch.Tensor, parameters: AugmentParameters) -> None:
         smallest = max(2, self.grid_distortion_steps)
@@ -229,72 +234,141 @@ class BatchAugment(torch.nn.Module):
         if len(parameters.gamma) != len(images):
             raise ValueError(f"parameters are for {len(parameters.gamma)} images, got {len(images)}")
 
-    @staticmethod
-    def _intensity(images: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
-        """Brightness, contrast and gamma: a new tensor like `images`."""
-        linear = _move(torch.stack([parameters.contrast, parameters.brightness]), images)[:, :, None, None, None]
-        # with contrast 1 and brightness 0 this returns every value in 0..1 as it was
-        out = torch.addcmul(linear[1], images, linear[0]).clamp_(0, 1)
-        chosen = _indices(parameters.gamma != 1)
-        if len(chosen):
-            gamma = _move(parameters.gamma[chosen], images)
-            chosen = _move(chosen, images)
-            out.index_copy_(0, chosen, out.index_select(0, chosen).pow_(gamma[:, None, None, None]))
-        return out
-
-    def _geometry(self, images: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
-        """Flips, grid distortion and shift-scale-rotate; changes and returns `images`."""
-        warped = parameters.grid_distortion | parameters.shift_scale_rotate
+    def _geometry(self, images: torch.Tensor, parameters: AugmentParameters, at_once: int) -> None:
+        """Flips, grid distortion and shift-scale-rotate, in place."""
+        distorted, moved = parameters.grid_distortion, parameters.shift_scale_rotate
         # an image that is only flipped needs no interpolation
         for x, y, axes in ((True, False, [3]), (False, True, [2]), (True, True, [2, 3])):
-            only = ~warped & (parameters.horizontal_flip == x) & (parameters.vertical_flip == y)
-            chosen = _move(_indices(only), images)
+            only = ~distorted & ~moved & (parameters.horizontal_flip == x) & (parameters.vertical_flip == y)
+            _change(images, _indices(only), lambda part, _, axes=axes: part.flip(axes), at_once)
+        for group, grid_of in (
+            (moved & ~distorted, self._moved_grid),
+            (distorted & ~moved, self._distorted_grid),
+            (distorted & moved, self._both_grid),
+        ):
+            chosen = _indices(group)
             if len(chosen):
-                images.index_copy_(0, chosen, images.index_select(0, chosen).flip(axes))
-        chosen = _indices(warped)
-        if len(chosen):
-            grid = self._grid(AugmentParameters(*(value[chosen] for value in parameters)), images)
-            chosen = _move(chosen, images)
-            source = images.index_select(0, chosen)
-            source = F.grid_sample(source, grid, padding_mode=self.padding_mode, align_corners=True)
-            images.index_copy_(0, chosen, source)
-        return images
+                grid = grid_of(AugmentParameters(*(value[chosen] for value in parameters)), images)
+                _change(
+                    images,
+                    chosen,
+                    lambda part, among, grid=grid: F.grid_sample(
+                        part, grid(among).permute(0, 2, 3, 1), padding_mode=self.padding_mode, align_corners=True
+                    ),
+                    at_once,
+                )
 
-    def _grid(self, parameters: AugmentParameters, images: torch.Tensor) -> torch.Tensor:
-        """Where each pixel of the result is read, `[B, H, W, 2]` in grid_sample's units (-1..1 between pixel centres).
+    # Where each pixel of the result is read, as a function of which of the images: planes `[b, 2, H, W]` (x, y) in
+    # grid_sample's units (-1..1 between pixel centres). A result pixel goes back through the steps in reverse:
+    # shift-scale-rotate, distortion, flips.
 
-        A result pixel goes back through the steps in reverse: shift-scale-rotate, distortion, flips.
-        """
+    @staticmethod
+    def _moved_grid(parameters: AugmentParameters, images: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+        """A flip is part of the affine map."""
+        return _affine_grid(_inverse_affine(parameters, *images.shape[2:]) * _signs(parameters)[:, :, None], images)
+
+    @staticmethod
+    def _distorted_grid(parameters: AugmentParameters, images: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+        """A flip is part of the distortion."""
+        along_x, along_y = _distortion_maps(parameters, images)
         height, width = images.shape[2:]
-        distorted = _indices(parameters.grid_distortion)
-        flips = torch.stack([parameters.horizontal_flip, parameters.vertical_flip], 1)
-        signs = torch.where(flips, -1.0, 1.0)
-        # without distortion a flip is part of the affine map, with it a part of the distortion
-        affine = _inverse_affine(parameters, height, width)
-        affine = _move(affine * torch.where(parameters.grid_distortion[:, None], 1.0, signs)[:, :, None], images)
-        x = torch.linspace(-1, 1, width, dtype=images.dtype, device=images.device)
-        y = torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device)[:, None]
-        along_x, along_y, offset = affine[..., None, None].unbind(2)
-        # planes [B, 2, H, W]: grid_sample reads them as fast as [B, H, W, 2], and they are faster to fill
-        grid = torch.addcmul(torch.addcmul(offset, along_y, y), along_x, x)
+        return lambda among: torch.stack(
+            [
+                along_x[among, None, :].expand(-1, height, -1),
+                along_y[among, :, None].expand(-1, -1, width),
+            ],
+            1,
+        )
 
-        if len(distorted):
-            steps, signs = parameters.steps[distorted], signs[distorted]
-            map_x = _move(_distortion_map(steps[:, 0], width) * signs[:, :1], images)
-            map_y = _move(_distortion_map(steps[:, 1], height) * signs[:, 1:], images)
-            # the distortion is itself an image of coordinates; the affine grid samples it
-            maps = torch.stack([map_x[:, None, :].expand(-1, height, -1), map_y[:, :, None].expand(-1, -1, width)], 1)
-            distorted = _move(distorted, images)
-            points = grid.index_select(0, distorted)
-            reflect = self.padding_mode == "reflection"
+    def _both_grid(self, parameters: AugmentParameters, images: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+        """The distortion is itself an image of coordinates; the affine grid samples it."""
+        points_of = _affine_grid(_inverse_affine(parameters, *images.shape[2:]), images)
+        maps_of, signs = self._distorted_grid(parameters, images), _move(_signs(parameters), images)
+        reflect = self.padding_mode == "reflection"
+
+        def grid(among: slice) -> torch.Tensor:
+            points = points_of(among)
             found = F.grid_sample(
-                maps, points.permute(0, 2, 3, 1), padding_mode="reflection" if reflect else "border", align_corners=True
+                maps_of(among),
+                points.permute(0, 2, 3, 1),
+                padding_mode="reflection" if reflect else "border",
+                align_corners=True,
             )
             if not reflect:
                 # a point beyond the distorted image stays beyond the original one
-                found += (points - points.clamp(-1, 1)) * _move(signs, images)[:, :, None, None]
-            grid.index_copy_(0, distorted, found)
-        return grid.permute(0, 2, 3, 1)
+                found += (points - points.clamp(-1, 1)) * signs[among, :, None, None]
+            return found
+
+        return grid
+
+
+def _intensity(images: torch.Tensor, parameters: AugmentParameters, at_once: int) -> torch.Tensor:
+    """Brightness, contrast and gamma: a new tensor like `images`."""
+    factor, offset, gamma = (
+        _move(value, images)[:, None, None, None]
+        for value in (parameters.contrast, parameters.brightness, parameters.gamma)
+    )
+    out = torch.empty_like(images)
+    for first in range(0, len(images), at_once):
+        part = slice(first, first + at_once)
+        # with contrast 1 and brightness 0 this returns every value in 0..1 as it was
+        torch.mul(images[part], factor[part], out=out[part]).add_(offset[part]).clamp_(0, 1)
+    chosen = _indices(parameters.gamma != 1)
+    exponents = gamma[_move(chosen, images)]
+    _change(out, chosen, lambda part, among: part.pow_(exponents[among]), at_once)
+    return out
+
+
+def _change(
+    images: torch.Tensor,
+    chosen: torch.Tensor,
+    function: Callable[[torch.Tensor, slice], torch.Tensor],
+    at_once: int,
+) -> None:
+    """Replace some images of a batch by what `function` makes of them, so many at once.
+
+    Args:
+        images: `[B, C, H, W]`, changed.
+        chosen: positions in the batch, CPU.
+        function: gets images `[b, C, H, W]`, which it may change, and which of the chosen they are; returns as many.
+        at_once: largest b.
+    """
+    positions = chosen.tolist()
+    for first in range(0, len(positions), at_once):
+        among = slice(first, min(first + at_once, len(positions)))
+        if at_once == 1:  # a view needs no copy
+            part = images[positions[first] : positions[first] + 1]
+            made = function(part, among)
+            if made is not part:
+                part.copy_(made)
+        else:
+            index = _move(chosen[among], images)
+            images.index_copy_(0, index, function(images.index_select(0, index), among))
+
+
+def _affine_grid(affine: torch.Tensor, images: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+    """Grids of affine maps `[B, 2, 3]`, see `BatchAugment._geometry`."""
+    height, width = images.shape[2:]
+    x = torch.linspace(-1, 1, width, dtype=images.dtype, device=images.device)
+    y = torch.linspace(-1, 1, height, dtype=images.dtype, device=images.device)[:, None]
+    along_x, along_y, offset = _move(affine, images)[..., None, None].unbind(2)
+    columns, rows = along_x * x, along_y * y + offset
+    return lambda among: rows[among] + columns[among]
+
+
+def _signs(parameters: AugmentParameters) -> torch.Tensor:
+    """`[B, 2]`: -1 where x or y is mirrored."""
+    return torch.where(torch.stack([parameters.horizontal_flip, parameters.vertical_flip], 1), -1.0, 1.0)
+
+
+def _distortion_maps(parameters: AugmentParameters, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where distortion and flip read each column `[B, W]` and each row `[B, H]`, in grid_sample's units."""
+    height, width = images.shape[2:]
+    signs, steps = _signs(parameters), parameters.steps
+    return (
+        _move(_distortion_map(steps[:, 0], width) * signs[:, :1], images),
+        _move(_distortion_map(steps[:, 1], height) * signs[:, 1:], images),
+    )
 
 
 def _require(condition: bool, name: str, value: object, wanted: str) -> None:
