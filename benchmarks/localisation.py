@@ -25,8 +25,9 @@ from tqdm import tqdm  # noqa: E402
 
 from scripts import registration  # noqa: E402
 from scripts.errors import InputError  # noqa: E402
+from scripts.finished import code_of  # noqa: E402
 from scripts.localise import locate  # noqa: E402
-from scripts.localiser import code_hash  # noqa: E402
+from scripts.localiser import CODE  # noqa: E402
 from scripts.phantom.anatomy import LABELS  # noqa: E402
 from scripts.provenance import software, write_aside, write_json  # noqa: E402
 from scripts.template import load_template  # noqa: E402
@@ -125,7 +126,7 @@ def main() -> None:
     torch.set_num_threads(2)
     template = load_template(arguments.template)
     target = registration.target_of(template)
-    key = {"code": code_hash(), "template": template.sha256, "margin_mm": MARGIN_MM}
+    key = {"code": code_of(*CODE), "template": template.sha256, "margin_mm": MARGIN_MM}
     kept = RESULTS / "localisation.json"
     before = json.loads(kept.read_text()) if kept.exists() else {}
     rows = before["heads"] if all(before.get(name) == value for name, value in key.items()) else []

@@ -11,7 +11,6 @@ The folder gets
     release.json                                   commit, versions, SHA-256 of every file, differences of the exports
 """
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from release.exports import differences, export_onnx, export_torchscript
 from release.model_card import model_card
 from release.source import clean_commit, released_version
 from scripts.errors import InputError, report_in_one_line
+from scripts.outputs import check_apart
+from scripts.parts import part_folder
 from scripts.provenance import check_output_dir, sha256, software, write_json
 
 #: What the model zoo's own releases start with; `--base_url` says otherwise.
@@ -43,14 +44,14 @@ def build(output_dir: str = "dist", base_url: str = ZOO_STORAGE, bundle_dir: str
     """
     bundle = Path(bundle_dir)
     commit, version = clean_commit(bundle), released_version(bundle)
-    output = check_output_dir(output_dir, 500e6)
+    check_apart({"output_dir": output_dir}, {"bundle_dir": bundle})
+    output = check_output_dir(output_dir, 500e6).resolve()
     if any(output.iterdir()):
         raise InputError(f"{output}: is not empty; delete it or choose another --output_dir")
-    try:
-        publish(bundle, output, commit, version, base_url)
-    except BaseException:  # half a release must not be taken for one
-        shutil.rmtree(output)
-        raise
+    with part_folder(output.parent) as part:  # half a release must not be taken for one
+        publish(bundle, part, commit, version, base_url)
+        part.rename(output)
+    print(f"{output}: {NAME} {version} is ready")
 
 
 def publish(bundle: Path, output: Path, commit: str, version: str, base_url: str) -> None:
@@ -82,7 +83,6 @@ def publish(bundle: Path, output: Path, commit: str, version: str, base_url: str
             },
         },
     )
-    print(f"{output}: {stem} is ready")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 import torch
 from blobs import REPOSITORY, write_cohort
@@ -98,7 +99,10 @@ def test_only_what_changed_or_failed_is_run_again(weights, cohort, tmp_path):
         run(workflow(weights, cohort, output, **FAST))
     before = predictions(output)
     damaged.write_bytes(good)
-    os.utime(cohort / "sub-02" / "anat" / "sub-02_T1w.nii.gz", (1, 1))  # another file than it was
+    changed = cohort / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
+    image = nib.load(changed)
+    nib.save(nib.Nifti1Image(image.get_fdata()[::-1], image.affine), changed)
+    os.utime(cohort / "sub-01" / "anat" / "sub-01_T1w.nii.gz", (1, 1))  # touched, the same content
     (output / "sub-04" / "sub-04_evidence.nii.gz").unlink()
     run(workflow(weights, cohort, output, **FAST))
     after = predictions(output)

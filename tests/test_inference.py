@@ -21,6 +21,7 @@ from scripts.batch import ScanStream
 from scripts.cohort import find_scans
 from scripts.inference import QNetInferer, Resultd, input_slices, to_input_grid
 from scripts.networks import QNet, load_weights, save_weights
+from scripts.outputs import LOCK
 from scripts.provenance import check_trained_with
 from scripts.transforms import preprocessing
 
@@ -52,7 +53,7 @@ def assert_ends_with_one_error_line(done: subprocess.CompletedProcess, *words: s
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != LOCK}
 
 
 def table(output_dir: Path) -> list[dict[str, str]]:
@@ -164,7 +165,7 @@ def test_one_bad_scan_is_reported_and_the_others_are_done(weights, cohort, tmp_p
     damaged = cohort / "sub-02" / "anat" / "sub-02_R2starmap.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:20000])
     done = infer(weights, cohort, tmp_path / "output")
-    assert_ends_with_one_error_line(done, "1 of 4 scans failed", damaged, tmp_path / "output" / "predictions.csv")
+    assert_ends_with_one_error_line(done, "1 of 4 scans failed", damaged.name, tmp_path / "output" / "predictions.csv")
     rows = [row for row in table(tmp_path / "output") if row["slice"] == ""]
     assert {row["scan_id"]: row["status"] for row in rows} == {
         "sub-01": "ok",
@@ -173,7 +174,11 @@ def test_one_bad_scan_is_reported_and_the_others_are_done(weights, cohort, tmp_p
         "sub-04": "ok",
     }
     failed = next(row for row in rows if row["status"] == "failed")
-    assert str(damaged) in failed["message"] and failed["probability_HH"] == failed["class"] == ""
+    assert (
+        damaged.name in failed["message"]
+        and str(cohort) not in failed["message"]
+        and failed["probability_HH"] == failed["class"] == ""
+    )
     written = {path.parts[-2] for path in (tmp_path / "output").rglob("*_prediction.json")}
     assert written == {"sub-01", "sub-03", "sub-04"}
 

@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,17 +16,23 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
+from ignite.engine import Engine
+from monai.engines import SupervisedEvaluator
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
 
 from scripts.cohort import MAPS
 from scripts.errors import InputError, input_error_in
+from scripts.failures import called, log_of, why
 from scripts.files.json_file import read_json
 from scripts.files.table import read_table, table_text
+from scripts.finished import Origin
 from scripts.provenance import write_json
 
 #: Names that are safe as a file name on every system: no separator, no control character, no leading dot or dash.
 SAFE_NAME = re.compile(r"[^\W_][^\x00-\x1f\x7f/\\:*?\"<>|]*")
+#: Results that other code made are made again.
+CODE = ("scripts.transforms", "scripts.inference", "scripts.networks", "scripts.scan_nuclei", "scripts.results")
 #: Columns of the log that each process appends to, a row a scan.
 LOG_COLUMNS = ("participant_id", "scan_id", "status", "probability_HH", "class", "message")
 
@@ -58,26 +65,17 @@ def item_files(item: Mapping[str, Any]) -> dict[str, list[str]]:
     """The files a scan is read from, by map: `image` holds paths, or a DICOM study's files by map are in `dicom`."""
     if item.get("dicom"):
         return {name: [str(path) for path in paths] for name, paths in item["dicom"].items()}
-    image = item["image"]
+    image = item.get("image", [])
     paths = image if isinstance(image, (list, tuple)) else [image]
     names = MAPS if len(paths) == len(MAPS) else ["maps"]
     return {name: [str(path)] for name, path in zip(names, paths, strict=False)}
 
 
-def item_state(item: Mapping[str, Any]) -> str:
-    """A hash of everything that a scan's result depends on besides settings: its files' size and time, its box, and
-    what is known of it (`scripts.known_nuclei`)."""
-    state: list[Any] = [item["scan_id"], item.get("box")]
-    state += [item[key] for key in ("nuclei", "age") if key in item]
-    for name, paths in item_files(item).items():
-        for path in paths:
-            try:
-                found = os.stat(path)
-            except OSError:  # reading it will say what is wrong
-                state.append([name, None])
-                continue
-            state.append([name, found.st_size, found.st_mtime_ns])
-    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
+def origin_of(item: Mapping[str, Any], settings: Any) -> Origin:
+    """What a scan's result depends on: its files, its box, what is known of it (`scripts.known_nuclei`), settings and
+    code."""
+    known = {key: item[key] for key in ("scan_id", "box", "nuclei", "age") if key in item}
+    return Origin(item_files(item), [known, settings], CODE)
 
 
 class RunFolder:
@@ -88,6 +86,7 @@ class RunFolder:
         settings: everything that decides what is written, by config key.
         provenance: goes into `run.json` and every result.
         outputs: kinds of files a scan gets (`scripts.results.OUTPUTS`).
+        include_identifiers: whether messages may hold paths and names.
     """
 
     def __init__(
@@ -96,8 +95,10 @@ class RunFolder:
         settings: Mapping[str, Any],
         provenance: Mapping[str, Any],
         outputs: Sequence[str],
+        include_identifiers: bool = False,
     ) -> None:
         self.path = Path(path)
+        self.include_identifiers = include_identifiers
         self.settings = json.loads(json.dumps(settings))
         self.provenance = provenance
         self.outputs = tuple(outputs)
@@ -106,6 +107,9 @@ class RunFolder:
         self.lock = threading.Lock()
         self.started = time.perf_counter()
         self.resumed = 0
+        self.failed: dict[str, str] = {}
+        self.bases: dict[str, dict[str, str]] = {}
+        self.bar: tqdm | None = None
 
     def open(self) -> None:
         """Say what the run is of, or make sure that a run that goes on is of the same settings.
@@ -147,22 +151,54 @@ class RunFolder:
         try:
             found = read_json(f"{stem}_prediction.json", "prediction")
             run = found["run"]
-            same = run["settings_sha256"] == self.settings_sha256 and run["input_state"] == item_state(item)
+            same = origin_of(item, self.settings).made(run["basis"])
             complete = all((stem.parent / name).exists() for name in run["files"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if same and complete else None
 
-    def log(self, item: Mapping[str, Any], status: str, **values: Any) -> None:
-        """Append one scan's row to this process's log; it is on disk when this returns."""
+    def begin(self, total: int) -> None:
+        """Show how many of this process's scans are finished."""
+        if self.rank == 0:
+            self.bar = tqdm(total=total, desc="inference", unit="scan")
+
+    def reading(self, item: Mapping[str, Any]) -> None:
+        """A scan's files are about to be read: from now on a change of them makes its result an old one."""
+        self.bases[item["scan_id"]] = origin_of(item, self.settings).basis()
+
+    def basis(self, item: Mapping[str, Any]) -> dict[str, str]:
+        """What a scan's result is made from, as it was when the scan was read."""
+        return self.bases.pop(item["scan_id"], None) or origin_of(item, self.settings).basis()
+
+    def done(self, item: Mapping[str, Any], status: str, **values: Any) -> None:
+        """A scan is finished or has failed: move the bar, and append its row to this process's log.
+
+        The row is on disk when this returns; where the disk is full, the reason stays in memory.
+        """
+        if status == "failed":
+            self.failed[item["scan_id"]] = values.get("message", "")
+        if self.bar is not None:
+            self.bar.update()
         path = self.path / f"progress-{self.rank}.csv"
-        with self.lock, path.open("a", newline="") as file:
-            known = {"participant_id": item["participant_id"], "scan_id": item["scan_id"], "status": status}
-            file.write(table_text(LOG_COLUMNS, [{**known, **values}], tabs=False, head=file.tell() == 0))
+        try:
+            with self.lock, path.open("a", newline="") as file:
+                known = {"participant_id": item["participant_id"], "scan_id": item["scan_id"], "status": status}
+                file.write(table_text(LOG_COLUMNS, [{**known, **values}], tabs=False, head=file.tell() == 0))
+        except OSError as error:
+            warnings.warn(f"{path.name}: cannot be written ({error.strerror})", RuntimeWarning, stacklevel=2)
+
+    def fail(self, item: Mapping[str, Any], error: Exception) -> None:
+        """Note why a scan failed; an unexpected reason leaves its traceback beside the tables."""
+        if self.include_identifiers and (known := input_error_in(error)) is not None:
+            message = str(known)
+        else:
+            places = {str(self.path): "output_dir", **called(item_files(item))}
+            message = why(error, log_of(self.path, item["scan_id"]), places)
+        self.done(item, "failed", message=message)
 
     def failures(self) -> dict[str, str]:
         """scan_id -> why it failed, of all processes; a scan that a later run finished is not among them."""
-        failed: dict[str, str] = {}
+        failed = dict(self.failed)
         for path in sorted(self.path.glob("progress-*.csv")):
             for row in read_table(path, LOG_COLUMNS, cure="delete this log", may_end_torn=True):
                 if row["status"] == "failed":
@@ -210,10 +246,11 @@ class ScanStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         mine = self.data[idist.get_rank() :: idist.get_world_size()]
         waiting: deque[Future] = deque()
-        bar = tqdm(mine, desc="inference", unit="scan", disable=idist.get_rank() > 0)
+        if self.run is not None:
+            self.run.begin(len(mine))
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="read") as pool:
             try:
-                for item in bar:
+                for item in mine:
                     if len(waiting) == self.num_threads and (ready := waiting.popleft().result()) is not None:
                         yield ready
                     waiting.append(pool.submit(self.read, item))
@@ -226,15 +263,42 @@ class ScanStream(IterableDataset):
 
     def read(self, item: dict[str, Any]) -> dict[str, Any] | None:
         """One preprocessed item; None where the scan is done already or cannot be read, which the run folder notes."""
-        try:
-            if self.run is not None and self.run.prediction(item) is not None:
-                self.run.resumed += 1
-                return None
+        if self.run is None:
             ready = self.transform(item)
-        except Exception as error:
-            bad_input = input_error_in(error)
-            if bad_input is None or self.run is None:
-                raise
-            self.run.log(item, "failed", message=str(bad_input))
-            return None
+        else:
+            try:
+                if "refused" in item:
+                    raise InputError(item["refused"])
+                if self.run.prediction(item) is not None:
+                    self.run.resumed += 1
+                    self.run.done(item, "ok")
+                    return None
+                self.run.reading(item)
+                ready = self.transform(item)
+            except Exception as error:
+                self.run.fail(item, error)
+                return None
         return {"image": ready["image"], **{key: item[key] for key in self.KEPT}}
+
+
+class ScanEvaluator(SupervisedEvaluator):
+    """MONAI's evaluator, which goes on with the next scan where network or postprocessing fail on one.
+
+    Args:
+        run: the output folder, which is told.
+        scans: the stream, which knows the scans by name.
+        kwargs: see `monai.engines.SupervisedEvaluator`.
+    """
+
+    def __init__(self, run: RunFolder, scans: ScanStream, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.run_folder = run
+        self.scans = scans
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> Any:
+        try:
+            return super()._iteration(engine, batchdata)
+        except Exception as error:
+            for scan_id in batchdata["scan_id"]:
+                self.run_folder.fail(self.scans.by_scan[scan_id], error)
+            return []

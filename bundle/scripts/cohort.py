@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes",
 BOX_DERIVATIVE = Path("derivatives") / "basalganglia"
 
 
-def find_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
+def find_scans(dataset_dir: str | Path, incomplete_too: bool = False) -> list[dict[str, Any]]:
     """List the scans of a BIDS folder, in order of their names. Labels are not needed.
 
     Args:
+        incomplete_too: a scan that cannot be used is listed too, with `refused`, the reason, instead of its files, so
+            that it does not stop the others; otherwise it raises.
         dataset_dir: folder with `sub-*/[ses-*/]anat/*_Chimap.nii[.gz]`, `*_R2starmap`, `*_T1w`, and
             optionally `derivatives/basalganglia/.../*_desc-basalganglia_box.json`.
 
@@ -50,28 +52,43 @@ def find_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
     root = Path(dataset_dir)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give --dataset_dir a BIDS folder")
-    folders = sorted(p for p in [*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")] if p.is_dir())
+    folders = sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")])
     if not folders:
         raise InputError(f"{root}: holds no sub-*/anat folder; lay the scans out as BIDS (docs/README.md, Data)")
-    scans = []
+    scans: list[dict[str, Any]] = []
     for folder in folders:
-        paths = [_one_map(folder, suffix) for suffix in MAPS]
-        check_names(paths, folder.relative_to(root))
-        scan_id = paths[0].name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap")
-        scan = {
-            "participant_id": folder.relative_to(root).parts[0],
-            "scan_id": scan_id,
-            "image": [str(p) for p in paths],
-        }
-        if any(scan_id == other["scan_id"] for other in scans):
-            raise InputError(
-                f"{paths[0]}: another scan has this name too; put sub-, and ses- if any, into the file names"
-            )
-        box_file = root / BOX_DERIVATIVE / folder.relative_to(root) / f"{scan_id}_desc-basalganglia_box.json"
-        if box_file.exists():
-            scan["box"] = read_box(box_file)
-        scans.append(scan)
+        try:
+            scans.append(_scan_of(root, folder, {scan["scan_id"] for scan in scans}))
+        except InputError as error:
+            if not incomplete_too:
+                raise
+            names = folder.relative_to(root).parts[:-1]
+            scan_id = "_".join(names)
+            while any(scan["scan_id"] == scan_id for scan in scans):
+                scan_id += "_again"
+            message = str(error).replace(f"{root}{os.sep}", "")
+            scans.append({"participant_id": names[0], "scan_id": scan_id, "refused": message})
     return scans
+
+
+def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> dict[str, Any]:
+    """The scan of one anat folder; `taken` are the names of those before it."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is a file where a folder with the maps must be; move it away")
+    paths = [_one_map(folder, suffix) for suffix in MAPS]
+    check_names(paths, folder.relative_to(root))
+    scan_id = paths[0].name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap")
+    scan = {
+        "participant_id": folder.relative_to(root).parts[0],
+        "scan_id": scan_id,
+        "image": [str(p) for p in paths],
+    }
+    if scan_id in taken:
+        raise InputError(f"{paths[0]}: another scan has this name too; put sub-, and ses- if any, into the file names")
+    box_file = root / BOX_DERIVATIVE / folder.relative_to(root) / f"{scan_id}_desc-basalganglia_box.json"
+    if box_file.exists():
+        scan["box"] = read_box(box_file)
+    return scan
 
 
 def _one_map(folder: Path, suffix: str) -> Path:
@@ -183,13 +200,15 @@ def known_ages(table: Path) -> dict[str, float]:
     return ages
 
 
-def chosen_scans(dataset_dir: str | Path, participants: str | Path | None) -> list[dict[str, Any]]:
+def chosen_scans(
+    dataset_dir: str | Path, participants: str | Path | None, incomplete_too: bool = False
+) -> list[dict[str, Any]]:
     """`find_scans`, but only of the participants that a table names; None takes all.
 
     Raises:
         InputError: as `find_scans` and `read_participants`, or a participant without a scan.
     """
-    scans = find_scans(dataset_dir)
+    scans = find_scans(dataset_dir, incomplete_too)
     if participants is None:
         return scans
     wanted = read_participants(participants, ["participant_id"])

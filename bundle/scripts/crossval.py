@@ -6,8 +6,8 @@ held-out fold. It trains stage 1 once, which serves ResNet, ResNetSWA and Q-Net.
 """
 
 import contextlib
+import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,14 +21,17 @@ from scripts.collect import collect
 from scripts.engines import Engine
 from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
+from scripts.finished import code_of, of_scans
 from scripts.folds import HARMLESS, MANAGED, Fold, Setup
+from scripts.outputs import release
 from scripts.provenance import (
     bundle_version,
     check_output_dir,
-    cohort_fingerprint,
     write_json,
 )
 
+#: Folds that other code trained are not gone on with.
+CODE = ("scripts.training", "scripts.handlers", "scripts.transforms", "scripts.localiser", "scripts.evaluation")
 #: Bytes of checkpoints and weights that a fold holds while it runs.
 FOLD_BYTES = 500e6
 
@@ -84,7 +87,7 @@ def run_folds(
     check_one_scan_each(scans)
     for repeat in range(num_repeats):
         split(scans, config["num_folds"], 0, config["seed"] + repeat)
-    check_same_run(Path(output_dir), config, dataset_dir)
+    check_same_run(Path(output_dir), config, scans)
 
     # repeat by repeat and both inputs side by side, so that a run that is stopped early can be looked at
     folds = [
@@ -94,6 +97,9 @@ def run_folds(
         for region in regions
     ]
     open_folds = [fold for fold in folds if not setup.finished(fold)]
+    for fold in folds:
+        if fold not in open_folds:
+            tidy(setup, fold)  # a run may have been killed before it did
     if open_folds:
         check_output_dir(output_dir, FOLD_BYTES * (len(open_folds) if keep_weights else 4))
         for region in {fold.region: None for fold in open_folds}:
@@ -174,22 +180,22 @@ def refuse_stray_keys(arguments: Sequence[str], config: Mapping[str, Any]) -> No
             raise InputError(f"--{key} is a key of training; write --training#{key}")
 
 
-def check_same_run(output_dir: Path, config: Mapping[str, Any], dataset_dir: str | os.PathLike) -> None:
+def check_same_run(output_dir: Path, config: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> None:
     """Write down what this run is; refuse an output folder that holds another run's folds.
 
     Raises:
-        InputError: names the first setting that differs.
+        InputError: names the first setting, scan or code that differs.
     """
     run = {
         "version": bundle_version(),
-        "cohort": cohort_fingerprint(dataset_dir)["sha256"],
+        "code": code_of(*CODE),
+        "input": of_scans(scans),
         "training": {key: value for key, value in sorted(config.items()) if key not in HARMLESS},
     }
     path = output_dir / "cross_validation.json"
     if path.exists():
-        begun = read_json(path, "cross-validation", "use another --output_dir")
-        before = {**begun["training"], "bundle version": begun["version"], "cohort": begun["cohort"]}
-        now = {**run["training"], "bundle version": run["version"], "cohort": run["cohort"]}
+        before = all_that_decides(read_json(path, "cross-validation", "use another --output_dir"))
+        now = all_that_decides(json.loads(json.dumps(run)))
         for key in {**before, **now}:
             if before.get(key) != now.get(key):
                 raise InputError(
@@ -199,6 +205,11 @@ def check_same_run(output_dir: Path, config: Mapping[str, Any], dataset_dir: str
     else:
         check_output_dir(output_dir, FOLD_BYTES)
         write_json(path, run)
+
+
+def all_that_decides(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is, on one level, each entry named as a message names it."""
+    return {**run["training"], "bundle version": run["version"], **run["input"], "code": run["code"]}
 
 
 def fold_workflow(setup: Setup, fold: Fold, device: str, run_id: str) -> ConfigWorkflow:
@@ -230,10 +241,23 @@ def run_fold(job: tuple[Setup, Fold], device: str) -> None:
         if bad_input is None:
             raise
         raise InputError(f"{fold.name}: {bad_input}") from error
-    for checkpoint in folder.glob("*_checkpoint.pt"):
-        checkpoint.unlink()
+    finally:
+        release(folder)
+        release(folder / "models")
+    tidy(setup, fold)
+
+
+def tidy(setup: Setup, fold: Fold) -> None:
+    """Remove what a finished fold needs no more: its checkpoints, and its weights unless they are kept."""
+    folder = setup.folder(fold)
+    used = [folder / f"{stage}_level_checkpoint.pt" for stage in ("image", "scan")]
     if not setup.keep_weights:
-        shutil.rmtree(folder / "models")
+        stems = ("resnet", "resnet_swa", "model")
+        used += [folder / "models" / f"{stem}{ending}" for stem in stems for ending in (".pt", ".json")]
+    for path in used:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not there, or somebody else's file is in it
+        (folder / "models").rmdir()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from scripts.provenance import write_aside
 
+matplotlib.rcParams["text.parse_math"] = False  # a name may hold dollar signs, and nothing here is set as a formula
+
 
 class Style(NamedTuple):
     """How a model or a group is drawn; everything but the colour tells it apart in grey print."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from scripts.errors import InputError, reason
+from scripts.orphans import end_with_parent
 from scripts.provenance import BUNDLE_ROOT
 
 #: Seconds between looks at what runs.
@@ -79,6 +80,7 @@ _device = "cpu"
 
 def _start_process(devices: Any, threads: int) -> None:
     global _device
+    end_with_parent()
     _device = devices.get()
     torch.set_num_threads(threads)
 

@@ -51,7 +51,8 @@ class Setup:
         return Path(self.output_dir) / "folds" / fold.name
 
     def finished(self, fold: Fold) -> bool:
-        return (self.folder(fold) / "evaluation.json").exists()
+        """Whether all that a fold makes is there; that it is of this run, `crossval.check_same_run` has made sure."""
+        return all((self.folder(fold) / name).exists() for name in ("evaluation.json", "predictions.csv"))
 
     def keys(self, fold: Fold, device: str) -> dict[str, Any]:
         """Values of config keys for one fold."""

@@ -147,11 +147,11 @@ class Resume:
             raise
         except Exception as error:  # any damaged file
             raise InputError(f"{self.path}: not a checkpoint of this bundle; delete it to start again") from error
-        changed = [key for key in self.settings if saved.get(key) != self.settings[key]]
+        changed = [key for key in {**saved, **self.settings} if saved.get(key) != self.settings.get(key)]
         if changed:
             key = changed[0]
             raise InputError(
-                f"{self.path}: is of a run with {key} {saved.get(key)!r}, not {self.settings[key]!r};"
+                f"{self.path}: is of a run with {key} {saved.get(key)!r:.80}, not {self.settings.get(key)!r:.80};"
                 " use another --output_dir, or delete it to start again"
             )
         for name, item in self.objects.items():

@@ -63,6 +63,8 @@ class Resultd(MapTransform):
         for key in self.key_iterator(data):
             image, output = data[self.image_key], data[key]
             probability = float(output["probability"])
+            if not np.isfinite([probability, *map(float, output["slice_probability"])]).all():
+                raise InputError("the network's probability is no number; check the maps, and the weights' training")
             data["result"] = {
                 "probability_HH": probability,
                 "class": CLASS_NAMES[int(probability >= self.threshold)],

@@ -100,7 +100,7 @@ def find_input(
     elif paths[0].is_file():
         scans = [_nifti_item(paths)]
     elif any(paths[0].glob("sub-*/anat")) or any(paths[0].glob("sub-*/ses-*/anat")):
-        scans = chosen_scans(paths[0], participants)
+        scans = chosen_scans(paths[0], participants, incomplete_too=True)
         participants = None
     else:
         scans = _studies(paths[0], dicom_rules, include_identifiers)

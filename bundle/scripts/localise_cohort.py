@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from scripts.errors import InputError, input_error_in
+from scripts.errors import InputError
+from scripts.failures import called, log_of, why
 from scripts.localiser import Localiser
 from scripts.provenance import check_output_dir, write_aside, write_table
 from scripts.transforms import reading
@@ -38,31 +39,32 @@ def localise_cohort(
     if not wanted:
         raise InputError("every scan has an annotated box; use --annotated_too true to find boxes all the same")
     localiser.ready()
-    rows = [row_of(scan, localiser) for scan in tqdm(wanted, desc="localisation", unit="scan")]
+    rows = [row_of(folder, scan, localiser) for scan in tqdm(wanted, desc="localisation", unit="scan")]
     write_table(folder / "localise.tsv", COLUMNS, rows)
     write_aside(folder / "index.html", lambda part: Path(part).write_text(page(folder, rows, localiser)))
     bad = [row for row in rows if row["status"] != "ok"]
     print(f"{len(rows) - len(bad)} of {len(rows)} scans localised; look at {folder / 'index.html'}")
     if bad:
         raise InputError(
-            f"{len(bad)} of {len(rows)} scans were refused; {folder / 'localise.tsv'} says why"
+            f"{len(bad)} of {len(rows)} scans were refused, the others are done; {folder / 'localise.tsv'} says why"
             f" (first: {bad[0]['message']})"
         )
 
 
-def row_of(scan: Mapping[str, Any], localiser: Localiser) -> dict[str, Any]:
+def row_of(folder: Path, scan: Mapping[str, Any], localiser: Localiser) -> dict[str, Any]:
     """Localise one scan: a row of the table, and `picture` where there is one."""
+    log = log_of(folder, scan["scan_id"])
     row: dict[str, Any] = {"participant_id": scan["participant_id"], "scan_id": scan["scan_id"], "status": "ok"}
-    stem = localiser.where(scan["image"][0])[1]
-    row["picture"] = Path(f"{stem}_desc-basalganglia_box.png")
     try:
+        if "refused" in scan:
+            raise InputError(scan["refused"])
+        stem = localiser.where(scan["image"][0])[1]
+        row["picture"] = Path(f"{stem}_desc-basalganglia_box.png")
         image = reading()(dict(scan))["image"]
         found = localiser(image.numpy(), np.asarray(image.affine, float), scan["image"][0])
     except Exception as error:
-        bad_input = input_error_in(error)
-        if bad_input is None:
-            raise
-        return {**row, "status": "refused", "message": str(bad_input)}
+        return {**row, "status": "refused", "message": why(error, log, called({"maps": scan.get("image", [])}))}
+    log.unlink(missing_ok=True)  # of an earlier try
     row |= {"confidence": found.confidence, "box": found.box}
     if scan.get("box") is not None:
         row["holds_annotation"] = round(share_held(scan["box"], found.box), 3)

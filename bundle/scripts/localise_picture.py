@@ -81,6 +81,7 @@ def draw(
         "yellow: box; blue: corners of the nuclei's hull" if outlines is None else f"yellow: box; {', '.join(outlines)}"
     )
     figure.text(0.5, 0.01, f"{key}. R: the patient's right. Research use only.", color="white", fontsize=9, ha="center")
-    figure.suptitle(f"{title}: confidence {found.confidence:.2f} ({measures})", color="white", fontsize=11)
+    words = f"{title}: confidence {found.confidence:.2f} ({measures})"
+    figure.suptitle(words, color="white", fontsize=11, parse_math=False)  # a name may hold dollar signs
     figure.tight_layout(rect=(0, 0.03, 1, 1))
     figure.savefig(path, dpi=90, facecolor="black")

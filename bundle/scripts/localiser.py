@@ -17,6 +17,7 @@ from scripts import registration
 from scripts.cohort import BIDS_VERSION
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.finished import code_of
 from scripts.localise import Found, check_scan, locate, weakest
 from scripts.localise_picture import draw
 from scripts.provenance import bundle_version, simulated, write_aside, write_json
@@ -25,7 +26,7 @@ from scripts.template import Template, load_template
 #: Where found boxes are kept, below the cohort's root.
 LOCALISE_DERIVATIVE = Path("derivatives") / "localise"
 #: The code that decides where a box lies: a box that other code found is found again.
-CODE = ("template", "registration", "splines", "localise")
+CODE = ("scripts.template", "scripts.localise")
 GENERATED_BY = {"Name": "Q-Net bundle, scripts/localiser.py", "Version": bundle_version()}
 
 
@@ -60,7 +61,7 @@ class Localiser:
         self.least_confidence = float(least_confidence)
         self.cache_dir = cache_dir
         self.pictures = pictures
-        self.code = code_hash()
+        self.code = code_of(*CODE)
         self._lock = threading.Lock()
         self._ready: tuple[Template, registration.Target] | None = None
         self._warned = False
@@ -95,7 +96,7 @@ class Localiser:
             "GeneratedBy": [GENERATED_BY],
         }
         asked = (name, made_by["InputSha256"])
-        found = self._recent.get(asked) or (read_back(stem, made_by) if stem is not None else None)
+        found = self._recent.get(asked) or (read_back(stem, made_by, self.pictures) if stem is not None else None)
         if found is None:
             found = locate(maps, affine, template, target, self.margin_mm, name)
             if stem is not None:
@@ -118,12 +119,12 @@ class Localiser:
     def where(self, name: str) -> tuple[Path | None, Path | None]:
         """Root of the derivative, and path of the scan's own without its ending; None outside of BIDS folders."""
         path = Path(name)
-        subject = next((n for n, part in enumerate(path.parts) if part.startswith("sub-")), None)
-        if subject is None or subject == len(path.parts) - 1:
+        folders = bids_folders(path)
+        if folders is None:
             return None, None
-        root = Path(self.cache_dir or Path(*path.parts[:subject]) / LOCALISE_DERIVATIVE)
+        root = Path(self.cache_dir or path.parents[len(folders)] / LOCALISE_DERIVATIVE)
         scan_id = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap")
-        return root, root.joinpath(*path.parts[subject:-1]) / scan_id
+        return root, root.joinpath(*folders) / scan_id
 
     def keep(
         self,
@@ -166,6 +167,17 @@ class Localiser:
                 )
 
 
+def bids_folders(path: Path) -> tuple[str, ...] | None:
+    """The folders that BIDS puts a file into, `sub-X[, ses-Y], anat`; None for a file that lies elsewhere.
+
+    Counted from the file, for the folders above a cohort may be called anything.
+    """
+    folders = path.parent.parts[-3:]
+    if len(folders) < 3 or not (folders[0].startswith("sub-") and folders[1].startswith("ses-")):
+        folders = folders[-2:]
+    return folders if len(folders) > 1 and folders[0].startswith("sub-") and folders[-1] == "anat" else None
+
+
 def describe(root: Path) -> None:
     """Make the derivative's folder with its dataset_description.json."""
     root.mkdir(parents=True, exist_ok=True)
@@ -182,16 +194,8 @@ def describe(root: Path) -> None:
 
 def is_simulated(name: str) -> bool:
     """Whether the cohort that a map's path lies in says that it is simulated."""
-    root = next((parent.parent for parent in Path(name).parents if parent.name.startswith("sub-")), None)
-    return root is not None and simulated(root)
-
-
-def code_hash() -> str:
-    """SHA-256 of the modules in CODE."""
-    digest = hashlib.sha256()
-    for name in CODE:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
-    return digest.hexdigest()
+    folders = bids_folders(Path(name))
+    return folders is not None and simulated(Path(name).parents[len(folders)])
 
 
 def fingerprint(maps: np.ndarray, affine: np.ndarray) -> str:
@@ -201,8 +205,10 @@ def fingerprint(maps: np.ndarray, affine: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def read_back(stem: Path, made_by: Mapping[str, Any]) -> Found | None:
-    """A kept box, if it was made from the same by the same; else None."""
+def read_back(stem: Path, made_by: Mapping[str, Any], picture: bool) -> Found | None:
+    """A kept box, if it was made from the same by the same and all of it is there (with its picture); else None."""
+    if picture and not Path(f"{stem}_desc-basalganglia_box.png").exists():
+        return None
     try:
         content = read_json(f"{stem}_desc-basalganglia_box.json", "found box")
         if any(content.get(key) != value for key, value in made_by.items()):
@@ -225,7 +231,7 @@ def check_template(localise: str, localiser: Localiser, scans: Sequence[Mapping[
     Raises:
         InputError: there is none.
     """
-    if localise == "auto" and any(scan.get("box") is None for scan in scans):
+    if localise == "auto" and any(scan.get("box") is None and "refused" not in scan for scan in scans):
         localiser.ready()
 
 

@@ -13,14 +13,19 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.cohort import BIDS_VERSION
-from scripts.errors import InputError, input_error_in
+from scripts.errors import InputError
+from scripts.failures import called, log_of, why
 from scripts.files.json_file import read_json
 from scripts.files.table import numbers_of, read_table
+from scripts.finished import Origin, code_of, digest_of, settings_of
 from scripts.localise_picture import draw
-from scripts.localiser import Localiser, code_hash, fingerprint, is_simulated
+from scripts.localiser import Localiser, is_simulated
 from scripts.nuclei import LABELS, NUCLEI, NucleiReader, data_dictionary
 from scripts.provenance import bundle_version, check_output_dir, write_aside, write_json, write_table
 from scripts.transforms import reading
+
+#: What other code measured is measured again.
+CODE = ("scripts.nuclei", "scripts.localiser")
 
 
 def measure_cohort(
@@ -47,7 +52,9 @@ def measure_cohort(
     """
     folder = check_output_dir(output_dir, 2e6 * len(scans))
     reader = NucleiReader(localiser.ready()[0], **reader_settings)
-    made_by = {"Code": code_hash(), "Settings": dict(reader_settings), "Version": bundle_version()}
+    made_by = {"Code": code_of(*CODE), "Settings": dict(reader_settings), "Version": bundle_version()}
+    decided_by = [settings_of(localiser), dict(reader_settings), reader.template.sha256, reader.atlas.membership]
+    decided_by = digest_of(decided_by)
     description = {
         "Name": "Nuclei of the basal ganglia and thalamus from a registered atlas",
         "BIDSVersion": BIDS_VERSION,
@@ -55,25 +62,30 @@ def measure_cohort(
         "GeneratedBy": [{"Name": "Q-Net bundle, configs/nuclei.yaml", "Version": bundle_version()}],
     }
     write_json(folder / "dataset_description.json", description)
-    rows, failures = [], []
+    rows, said = [], []
     for scan in tqdm(scans, desc="nuclei", unit="scan"):
         row = {"participant_id": scan["participant_id"], "scan_id": scan["scan_id"]}
+        said.append({**row, "status": "ok", "message": ""})
+        log = log_of(folder, scan["scan_id"])
         try:
-            row |= one_scan(folder, scan, localiser, reader, made_by, pictures)
+            if "refused" in scan:
+                raise InputError(scan["refused"])
+            row |= one_scan(folder, scan, localiser, reader, made_by, decided_by, pictures)
+            log.unlink(missing_ok=True)  # of an earlier try
         except Exception as error:
-            bad_input = input_error_in(error)
-            if bad_input is None:
-                raise
-            failures.append(str(bad_input))
+            said[-1] |= {"status": "failed", "message": why(error, log, called({"maps": scan.get("image", [])}))}
         rows.append(row)
     columns = list(data_dictionary())
     write_table(folder / "nuclei.tsv", columns, rows)
     write_json(folder / "nuclei.json", {**data_dictionary(), "GeneratedBy": made_by})
     write_aside(folder / "desc-nuclei_dseg.tsv", lambda part: Path(part).write_text(lookup()))
-    print(f"{len(rows) - len(failures)} of {len(rows)} scans measured; {folder / 'nuclei.tsv'}")
-    if failures:
+    write_table(folder / "scans.tsv", list(said[0]), said)
+    bad = [row for row in said if row["status"] != "ok"]
+    print(f"{len(rows) - len(bad)} of {len(rows)} scans measured; {folder / 'nuclei.tsv'}")
+    if bad:
         raise InputError(
-            f"{len(failures)} of {len(rows)} scans were refused; the others are done (first: {failures[0]})"
+            f"{len(bad)} of {len(rows)} scans were refused; the others are done; {folder / 'scans.tsv'} says why"
+            f" (first: {bad[0]['scan_id']}: {bad[0]['message']})"
         )
 
 
@@ -83,18 +95,20 @@ def one_scan(
     localiser: Localiser,
     reader: NucleiReader,
     made_by: Mapping[str, Any],
+    decided_by: str,
     pictures: bool,
 ) -> dict[str, float]:
-    """Measure one scan, or read what was measured before."""
-    image = reading()(dict(scan))["image"]
-    maps, affine = image.numpy(), np.asarray(image.affine, float)
+    """Measure one scan, or read what was measured before from the same by the same, where all of it is there."""
     stem = folder / scan["participant_id"] / "anat" / scan["scan_id"]
     kept = Path(f"{stem}_desc-nuclei_stats.json")
-    key = {"InputSha256": fingerprint(maps, affine), "GeneratedBy": dict(made_by)}
-    if kept.exists():
-        content = read_json(kept, "nuclei of a scan")
-        if all(content.get(name) == value for name, value in key.items()):
-            return {name: float("nan") if value is None else value for name, value in content["Nuclei"].items()}
+    origin = Origin({"maps": scan["image"]}, decided_by, CODE)
+    endings = ["dseg.nii.gz", *(["dseg.png"] if pictures else [])]
+    content = read_stats(kept) if all(Path(f"{stem}_desc-nuclei_{ending}").exists() for ending in endings) else {}
+    if origin.made(content.get("Basis")):
+        return {name: float("nan") if value is None else value for name, value in content["Nuclei"].items()}
+    basis = origin.basis()  # before anything is read
+    image = reading()(dict(scan))["image"]
+    maps, affine = image.numpy(), np.asarray(image.affine, float)
     found = localiser(maps, affine, scan["image"][0])
     row, labels = reader.measure(maps, affine, found)
     row = {"confidence": found.confidence, **row}
@@ -104,8 +118,17 @@ def one_scan(
         title = f"{'Simulated. ' if is_simulated(scan['image'][0]) else ''}{scan['scan_id']}"
         outlines = {name: np.isin(labels, [LABELS[f"{side}_{name}"] for side in ("left", "right")]) for name in NUCLEI}
         write_aside(f"{stem}_desc-nuclei_dseg.png", lambda part: draw(part, maps, affine, found, title, outlines))
-    write_json(kept, {**key, "Nuclei": {n: None if math.isnan(v) else v for n, v in row.items()}})
+    values = {n: None if math.isnan(v) else v for n, v in row.items()}
+    write_json(kept, {"GeneratedBy": dict(made_by), "Basis": basis, "Nuclei": values})
     return row
+
+
+def read_stats(path: Path) -> dict[str, Any]:
+    """What is kept of a measured scan; empty where nothing is or where it is damaged: it is measured again."""
+    try:
+        return read_json(path, "nuclei of a scan")
+    except InputError:
+        return {}
 
 
 def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:

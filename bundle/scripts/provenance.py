@@ -16,6 +16,7 @@ import ignite.distributed as idist
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.table import table_text
+from scripts.parts import part_file
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
@@ -66,18 +67,8 @@ def write_aside(path: str | os.PathLike, write: Callable[[str], None]) -> None:
 
     The temporary name keeps the full suffix, since writers choose the format by it.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = "".join(path.suffixes)
-    handle, temporary = tempfile.mkstemp(prefix=".part-", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with part_file(path) as part:
+        write(part)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
@@ -124,10 +115,10 @@ def plain_attributes(item: object) -> dict[str, Any]:
 
 
 def declared_name(dataset_dir: str | os.PathLike) -> str:
-    """The cohort's name in dataset_description.json, or its folder's."""
+    """The cohort's name in dataset_description.json; its folder's name may be a person's and is not passed on."""
     description = Path(dataset_dir) / "dataset_description.json"
     declared = read_json(description, "description", "correct it as BIDS has it") if description.exists() else {}
-    return declared.get("Name", Path(dataset_dir).name)
+    return declared.get("Name", "unnamed cohort")
 
 
 def simulated(dataset_dir: str | os.PathLike) -> bool:

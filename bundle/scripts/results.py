@@ -11,8 +11,9 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from scripts.batch import RunFolder, ScanStream, item_files, item_state
-from scripts.errors import InputError, input_error_in
+from scripts.batch import RunFolder, ScanStream, item_files
+from scripts.errors import InputError
+from scripts.failures import log_of
 from scripts.files.json_file import read_json
 from scripts.inference import save_nifti
 from scripts.inputs import PLACES
@@ -145,6 +146,8 @@ class ResultWriter:
         """Let the thread write what the engine has just made; at most one scan waits, so memory stays flat."""
         self.wait()
         self.thread = self.thread or ThreadPoolExecutor(1, thread_name_prefix="write")
+        if not engine.state.output:  # this scan failed
+            return
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             self.pending.append(self.thread.submit(self.write, self.dataset.by_scan[batch["scan_id"]], output))
 
@@ -160,13 +163,11 @@ class ResultWriter:
                 item, output, self.run, self.model, self.include_identifiers, self.segment_fraction, self.curves
             )
         except Exception as error:
-            bad_input = input_error_in(error)
-            if bad_input is None:
-                raise
-            self.run.log(item, "failed", message=str(bad_input))
+            self.run.fail(item, error)
             return
         self.written += 1
-        self.run.log(item, "ok", probability_HH=made["probability_HH"], **{"class": made["class"]})
+        log_of(self.run.path, item["scan_id"]).unlink(missing_ok=True)  # of an earlier try
+        self.run.done(item, "ok", probability_HH=made["probability_HH"], **{"class": made["class"]})
 
     def finish(self) -> None:
         """Once all processes are done: `predictions.csv` and `summary.html`, by the first of them.
@@ -177,9 +178,17 @@ class ResultWriter:
         self.wait()
         if self.thread is not None:
             self.thread.shutdown()
+        if self.run.bar is not None:
+            self.run.bar.close()
         self.run.resumed = int(idist.all_reduce(self.run.resumed))  # also waits for all processes
         if idist.get_rank() == 0:
-            finish_batch(self.run, self.dataset.data, self.model)
+            try:
+                finish_batch(self.run, self.dataset.data, self.model)
+            except OSError as error:
+                raise InputError(
+                    f"{self.run.path}: predictions.csv cannot be written ({error.strerror}); free some space or correct"
+                    " the permissions, and give the same command again"
+                ) from error
 
 
 def write_scan(
@@ -213,7 +222,7 @@ def write_scan(
         "input": input_hashes(item),
         "run": {
             "settings_sha256": run.settings_sha256,
-            "input_state": item_state(item),
+            "basis": run.basis(item),
             "files": sorted(p.name for p in path.values()),
         },
         "provenance": run.provenance,

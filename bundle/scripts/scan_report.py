@@ -297,14 +297,14 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     height = 1.3 + 0.15 * lines  # inches: title, headline, note, and the facts' lines
     head, middle, foot = figure.subfigures(3, 1, height_ratios=[height, 8.85 - height, 2.85])
     left, title, headline, note, facts = 0.04, *(1 - inches / height for inches in (0.12, 0.49, 0.87, 1.25))
-    head.text(left, title, content.title, fontsize=13, weight="bold", va="top")
+    head.text(left, title, content.title, fontsize=13, weight="bold", va="top", parse_math=False)
     head.text(left, headline, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
     head.text(
         left, note, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
         bbox={"facecolor": "#fff3d6", "edgecolor": "none", "pad": 4},
     )  # fmt: skip
     for place, column in zip((left, 0.47), columns, strict=True):
-        head.text(place, facts, column, fontsize=8, va="top")
+        head.text(place, facts, column, fontsize=8, va="top", parse_math=False)
     pictures(middle)
     foot.text(left, 0.97, "How well the model did", fontsize=9, weight="bold", va="top")
     measures = [textwrap.fill(f"{name}: {value}", 46) for name, value in content.performance]

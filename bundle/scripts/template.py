@@ -105,11 +105,14 @@ def make_template(
                 "CentreMM": voxels.mean(0).round(2).tolist(),
                 "CovarianceMM2": np.cov(voxels.T).round(2).tolist(),
             }
-    write_aside(path, lambda part: nib.save(image, part))
-    size = Path(path).stat().st_size
-    if size > LARGEST_FILE:
-        Path(path).unlink()
-        raise InputError(f"{path}: would have {size / 1e6:.1f} MB, more than 1 MB; raise --spacing_mm")
+
+    def write(part: str) -> None:
+        nib.save(image, part)
+        size = Path(part).stat().st_size
+        if size > LARGEST_FILE:
+            raise InputError(f"{path}: would have {size / 1e6:.1f} MB, more than 1 MB; raise --spacing_mm")
+
+    write_aside(path, write)
     content = {
         "Description": "Coarse T1 of the ICBM152 2009a template (0..255, brain only); corners of the hull of caudate,"
         " putamen and pallidum; centre and covariance of each of them, measured on the Harvard-Oxford atlas",

@@ -18,6 +18,8 @@ from scripts.errors import InputError
 from scripts.networks import QNet, slices_of
 
 Batch = dict[str, Tensor]
+#: A training that other code began is not gone on with.
+CODE = ("scripts.training", "scripts.handlers", "scripts.transforms", "scripts.localiser", "scripts.cohort")
 
 
 def stack_scans(scans: Dataset) -> tuple[Tensor, Tensor]:

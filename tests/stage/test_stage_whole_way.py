@@ -15,6 +15,7 @@ from monai.bundle import ConfigWorkflow
 from raw_head import SHAPE, TIMES, affine, echoes, save, true_maps, write_raw
 from refusal import refused
 
+from scripts.outputs import LOCK
 from scripts.stage.bids import find_raw
 
 #: The toy head is coarse and small: what is published in mm and voxels is scaled to it.
@@ -98,7 +99,8 @@ def test_the_page_shows_every_intermediate_and_says_simulated(maps):
 
 def test_nothing_half_written_is_left(maps):
     assert not list(maps.rglob(".part-*"))
-    assert {p.name for p in maps.iterdir()} == {"sub-01", "sub-01.html", "participants.tsv", "dataset_description.json"}
+    written = {"sub-01", "sub-01.html", "participants.tsv", "dataset_description.json", "reconstruct.tsv", LOCK}
+    assert {p.name for p in maps.iterdir()} == written
 
 
 def predict(maps: Path, output: Path) -> None:
@@ -255,7 +257,12 @@ def refuse(raw: Path, *words, **changed) -> None:
     output = raw.parent / "maps"
     with refused(*words):
         run(workflow(raw, output, **TOY | changed))
-    assert not list(output.rglob("*")) if output.exists() else True
+    assert {path.name for path in output.rglob("*")} <= {
+        LOCK,
+        "reconstruct.tsv",
+        "dataset_description.json",
+        "participants.tsv",
+    }
 
 
 def test_a_missing_echo_is_refused(damaged):

@@ -88,10 +88,12 @@ SCHEMAS: dict[str, Schema] = {
     "run": _object(["run"], run=_OBJECT),
     "prediction": _object(
         ["run"],
-        run=_object(["settings_sha256", "input_state", "files"], files=_list(_TEXT)),
+        run=_object(["settings_sha256", "basis", "files"], files=_list(_TEXT)),
     ),
     # cross_validation.json
-    "cross-validation": _object(["version", "cohort", "training"], version=_TEXT, cohort=_TEXT, training=_OBJECT),
+    "cross-validation": _object(
+        ["version", "code", "input", "training"], version=_TEXT, code=_TEXT, input=_OBJECT, training=_OBJECT
+    ),
     # reference_curves.json
     "reference curves": _object(
         ["AgeRange", "Curves"],

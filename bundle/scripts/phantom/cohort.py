@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from scripts.cohort import BIDS_VERSION
 from scripts.errors import InputError
+from scripts.orphans import end_with_parent
 from scripts.phantom import anatomy, difficulty
 from scripts.phantom.anatomy import LABELS
-from scripts.phantom.folder import check_output, write_table
+from scripts.phantom.folder import KILLED, Build, begin, keep, write_table
 from scripts.phantom.iron import Latent, draw_latents
 from scripts.phantom.subject import Participant, Protocol, image_maps, write_json, write_subject
 from scripts.provenance import bundle_version
@@ -111,19 +112,24 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(root: Path, protocol: Protocol, templates: anatomy.Templates, image: Callable) -> None:
+    end_with_parent()
     # Subjects run in parallel, so each must keep to one core; it also keeps the arithmetic the same everywhere.
     torch.set_num_threads(1)
     _worker.update(root=root, protocol=protocol, templates=templates, image=image)
 
 
 def _work(participant: Participant) -> dict[str, float]:
-    return write_subject(participant=participant, **_worker)
+    begin(_worker["root"], participant.participant_id)
+    row = {name: float(value) for name, value in write_subject(participant=participant, **_worker).items()}
+    keep(_worker["root"], participant.participant_id, row)
+    return row
 
 
 def _write_subjects(
-    root: Path, participants: list[Participant], protocol: Protocol, num_workers: int, chain: Any
+    build: Build, participants: list[Participant], protocol: Protocol, num_workers: int, chain: Any
 ) -> list[dict[str, float]]:
-    """Simulate all participants in parallel; returns their nucleus measurements in the order given.
+    """Simulate all participants in parallel, but for those that a killed run finished; returns their nucleus
+    measurements in the order given. One that fails is noted in ``build`` and has none.
 
     ``chain`` is None, or a ``from_raw.Chain`` that scans and reconstructs.
     """
@@ -140,13 +146,20 @@ def _write_subjects(
         # A fresh process: forking one that has already used threads can hang.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(root, protocol, templates, image),
+        initargs=(build.part, protocol, templates, image),
     )
     try:
-        futures = [pool.submit(_work, participant) for participant in participants]
-        for future in tqdm(as_completed(futures), "Simulating", len(futures), unit="subject"):
-            future.result()
-        return [future.result() for future in futures]
+        rows = {p.participant_id: build.done(p.participant_id) for p in participants}
+        futures = {pool.submit(_work, p): p.participant_id for p in participants if rows[p.participant_id] is None}
+        before = len(participants) - len(futures)
+        for future in tqdm(as_completed(futures), "Simulating", len(participants), unit="subject", initial=before):
+            try:
+                rows[futures[future]] = future.result()
+            except BrokenProcessPool as error:
+                raise InputError(KILLED) from error
+            except Exception as error:
+                build.fail(futures[future], error)
+        return list(rows.values())
     finally:
         pool.shutdown(cancel_futures=True)
         os.environ.pop("TQDM_DISABLE", None)
@@ -168,7 +181,7 @@ def _write_descriptions(root: Path, settings: dict[str, Any]) -> None:
     for folder, name in (("basalganglia", "Basal ganglia boxes"), ("groundtruth", "True nuclei and latents")):
         derivative = {"Name": f"Simulated: {name}", **common, "DatasetType": "derivative", "GeneratedBy": [generated]}
         path = root / "derivatives" / folder
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
         write_json(path / "dataset_description.json", derivative)
 
 
@@ -210,8 +223,8 @@ def simulate(
 ) -> dict[str, float]:
     """Simulate a cohort and print how difficult it is.
 
-    The folder appears under its name only when it is complete. The same settings and seed give the same bytes,
-    whatever the number of workers.
+    The folder appears under its name only when it is complete; a killed run goes on with the same command. The
+    same settings and seed give the same bytes, whatever the number of workers.
 
     Args:
         output_dir: BIDS folder to make; it must not exist or be empty.
@@ -236,7 +249,8 @@ def simulate(
         the difficulty, AUC by reader.
 
     Raises:
-        InputError: a setting is out of range, or the folder cannot be written; one line, nothing was left behind.
+        InputError: a setting is out of range, the folder cannot be written, or a subject failed; the others are kept
+            for the same command.
     """
     settings = {k: v for k, v in locals().items() if k not in ("output_dir", "num_workers", "sizes", "from_raw", "raw")}
     if size not in sizes:
@@ -278,19 +292,18 @@ def simulate(
 
         chain = load_chain(**raw)
         settings["from_raw"] = chain.settings()
-    output, part = check_output(output_dir, _BYTES_PER_VOXEL * np.prod(matrix) * len(participants))
-    try:
+    needed = _BYTES_PER_VOXEL * np.prod(matrix) * len(participants)
+    with Build(output_dir, needed, settings | {"sizes": {size: preset}}, __name__) as build:
+        part = build.part
         _write_descriptions(part, settings | {"sizes": {size: preset}})
         people = [{k: getattr(p, k) for k in ("participant_id", "age", "sex", "group")} for p in participants]
         write_table(part / "participants.tsv", people)
-        rows = _write_subjects(part, participants, protocol, num_workers, chain)
-        truth = part / "derivatives" / "groundtruth"
-        auc = _write_truth(truth, participants, rows, distributions)
-        write_json(truth / "difficulty.json", {"auc": auc, "targets": targets})
-        os.replace(part, output)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+        rows = _write_subjects(build, participants, protocol, num_workers, chain)
+        if not build.failed:
+            truth = part / "derivatives" / "groundtruth"
+            auc = _write_truth(truth, participants, rows, distributions)
+            write_json(truth / "difficulty.json", {"auc": auc, "targets": targets})
+        output = build.finish()
     print(f"{len(participants)} simulated subjects in {output}")
     print(difficulty.table(auc, targets))
     return auc

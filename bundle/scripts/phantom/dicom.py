@@ -4,7 +4,6 @@ Nobody here is real: names and ids are made up from the BIDS ids, and every UID 
 The numbers are stored as vendors do (`vendors.py`), so a reader has to undo slopes, private scaling and slice order.
 """
 
-import shutil
 import uuid
 from collections.abc import Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from scripts.cohort import MAPS, check_grid, chosen_scans, known_ages
 from scripts.errors import InputError
 from scripts.files import nifti
+from scripts.parts import part_folder
 from scripts.phantom import dicom_headers as headers
 from scripts.phantom.vendors import STYLES, Stored, store
 from scripts.provenance import check_output_dir
@@ -135,9 +135,7 @@ def write_study(
     maps, affine = stored_maps(scan_paths, style, oblique_deg=oblique_deg, box=box)
     vendor = STYLES[style]
     study = headers.Study(partial(uid, seed, scan_id or participant_id), participant_id, vendor, age)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with part_folder(folder.parent) as part:
         for number, (suffix, stored) in enumerate(zip(MAPS, maps, strict=True), 3):
             habit = vendor.habits[suffix]
             series = headers.Series(study, number, habit.description, habit.protocol, habit.image_type, affine)
@@ -147,9 +145,6 @@ def write_study(
         if extras:
             _write_extras(part, study, maps[0], affine)
         part.rename(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return folder
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
-import os
-import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from tqdm import tqdm
 
 from scripts.cohort import BIDS_VERSION
 from scripts.errors import InputError
+from scripts.orphans import end_with_parent
 from scripts.phantom import acquisition, anatomy
-from scripts.phantom.folder import check_output, write_table
+from scripts.phantom.folder import KILLED, Build, begin, keep, write_table
 from scripts.phantom.gre import Sequence, field_model, scan
 from scripts.phantom.head import Grid, build_head, even_iron, scan_affine
 from scripts.phantom.raw import PHASE_SCALES, write_raw, write_truth
@@ -116,6 +116,7 @@ def _start_worker(**shared: Any) -> None:
 
 def _work(index: int, name: str, age: float) -> None:
     w = _worker
+    begin(w["root"], name)
     rng = np.random.default_rng(np.random.SeedSequence([w["seed"], 1 + index]))
     if "dipole" not in w:
         w["dipole"] = field_model(w["grid"])
@@ -129,6 +130,7 @@ def _work(index: int, name: str, age: float) -> None:
 
         folder = w["root"] / "sourcedata" / name / "dicom"
         write_raw_study(folder, name, result.signal, w["sequence"], w["grid"].affine, w["dicom"], w["seed"])
+    keep(w["root"], name, {})
 
 
 def simulate_raw(
@@ -147,8 +149,8 @@ def simulate_raw(
 ) -> Path:
     """Scan digital heads and write a BIDS folder of raw data.
 
-    The folder appears under its name only when it is complete. The same settings and seed give the same bytes,
-    whatever the number of workers.
+    The folder appears under its name only when it is complete; a killed run goes on with the same command. The
+    same settings and seed give the same bytes, whatever the number of workers.
 
     Args:
         output_dir: folder to make; it must not exist or be empty.
@@ -167,7 +169,8 @@ def simulate_raw(
         the folder.
 
     Raises:
-        InputError: a setting is out of range, or the folder cannot be written; nothing was left behind.
+        InputError: a setting is out of range, the folder cannot be written, or a subject failed; the others are kept
+            for the same command.
     """
     settings = {k: v for k, v in locals().items() if k not in ("output_dir", "num_workers", "sizes")}
     if size not in sizes:
@@ -188,10 +191,10 @@ def simulate_raw(
     grid = make_grid(sizes[size], tilt_deg)
     images = (2 if dicom == "none" else 4) * len(frozen.echo_times_s) * len(frozen.flip_angles_deg)
     needed = (_BYTES_PER_IMAGE_VOXEL * images + _BYTES_OF_TRUTH) * np.prod(grid.matrix) * len(ages)
-    output, part = check_output(output_dir, needed)
-    digits = max(2, len(str(len(ages))))
-    names = [f"sub-{n:0{digits}d}" for n in range(1, len(ages) + 1)]
-    try:
+    with Build(output_dir, needed, settings | {"sizes": {size: sizes[size]}}, __name__) as build:
+        part = build.part
+        digits = max(2, len(str(len(ages))))
+        names = [f"sub-{n:0{digits}d}" for n in range(1, len(ages) + 1)]
         _describe(part, settings | {"sizes": {size: sizes[size]}})
         write_table(
             part / "participants.tsv", [{"participant_id": n, "age": a} for n, a in zip(names, ages, strict=True)]
@@ -206,24 +209,25 @@ def simulate_raw(
             "dicom": dicom,
         }
         shared["templates"] = anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
-        jobs = list(enumerate(zip(names, ages, strict=True)))
-        if min(num_workers, len(jobs)) == 1:
+        jobs = [job for job in enumerate(zip(names, ages, strict=True)) if build.done(job[1][0]) is None]
+        if min(num_workers, len(jobs)) <= 1:
             _start_worker(**shared)
-            for index, (name, age) in tqdm(jobs, "Scanning digital heads", unit="subject"):
-                _work(index, name, age)
+            try:
+                for index, (name, age) in tqdm(jobs, "Scanning digital heads", unit="subject"):
+                    try:
+                        _work(index, name, age)
+                    except Exception as error:
+                        build.fail(name, error)
+            finally:
+                _worker.clear()
         else:
-            _in_processes(jobs, shared, num_workers)
-        os.replace(part, output)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    finally:
-        _worker.clear()
+            _in_processes(build, jobs, shared, num_workers)
+        output = build.finish()
     print(f"raw data of {len(ages)} simulated subjects in {output}")
     return output
 
 
-def _in_processes(jobs: list, shared: dict[str, Any], num_workers: int) -> None:
+def _in_processes(build: Build, jobs: list, shared: dict[str, Any], num_workers: int) -> None:
     """Scan in fresh processes, one core each."""
     pool = ProcessPoolExecutor(
         min(num_workers, len(jobs)),
@@ -232,14 +236,20 @@ def _in_processes(jobs: list, shared: dict[str, Any], num_workers: int) -> None:
         initargs=(shared,),
     )
     try:
-        futures = [pool.submit(_work, index, *who) for index, who in jobs]
+        futures = {pool.submit(_work, index, *who): who[0] for index, who in jobs}
         for future in tqdm(as_completed(futures), "Scanning digital heads", len(futures), unit="subject"):
-            future.result()
+            try:
+                future.result()
+            except BrokenProcessPool as error:
+                raise InputError(KILLED) from error
+            except Exception as error:
+                build.fail(futures[future], error)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _start_spawned(shared: dict[str, Any]) -> None:
+    end_with_parent()
     _start_worker(**shared)
 
 
@@ -257,5 +267,5 @@ def _describe(root: Path, settings: dict[str, Any]) -> None:
         "GeneratedBy": [generated],
     }
     folder = root / "derivatives" / "groundtruth"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "dataset_description.json", truth)

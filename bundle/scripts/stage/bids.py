@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError
+from scripts.failures import Refused
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, read_header
 from scripts.stage.raw import Acquisition, RawScan, Volume
@@ -24,11 +25,14 @@ def entities(path: Path) -> tuple[dict[str, str], str]:
     return dict(pair.split("-", 1) for pair in pairs if "-" in pair), suffix
 
 
-def find_raw(root: Path) -> list[RawScan]:
+def find_raw(root: Path) -> list[RawScan | Refused]:
     """List the scans of a BIDS folder, from names and sidecars alone.
 
+    Returns:
+        in order of their names; `Refused` where an echo or a part is missing, or a sidecar cannot be read.
+
     Raises:
-        InputError: no images, an echo or a part missing, or an unreadable sidecar.
+        InputError: no images.
     """
     groups: dict[tuple, list[Path]] = defaultdict(list)
     for folder in sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]):
@@ -44,7 +48,13 @@ def find_raw(root: Path) -> list[RawScan]:
             f"{root}: no sub-*/anat/*_echo-*_part-mag_MEGRE.nii.gz; lay the echoes out as BIDS, or name files by"
             " --magnitude and --phase"
         )
-    return [scan_of(root, folder, name, paths) for (folder, name), paths in groups.items()]
+    scans: list[RawScan | Refused] = []
+    for (folder, name), paths in groups.items():
+        try:
+            scans.append(scan_of(root, folder, name, paths))
+        except InputError as error:
+            scans.append(Refused(folder.relative_to(root).parts[0], name, error))
+    return scans
 
 
 def scan_of(root: Path, folder: Path, name: str, paths: Sequence[Path]) -> RawScan:

@@ -3,8 +3,7 @@
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ import numpy as np
 
 from scripts.cohort import BIDS_VERSION, BOX_DERIVATIVE
 from scripts.errors import InputError
-from scripts.files.json_file import read_json
-from scripts.provenance import bundle_version, write_json
+from scripts.failures import bids_name
+from scripts.finished import Origin
+from scripts.parts import part_file, part_folder
+from scripts.provenance import bundle_version, declared_name, write_json
 from scripts.stage.quality import write_page
 from scripts.stage.raw import RawScan
 from scripts.stage.reconstruct import Maps
@@ -30,23 +31,30 @@ MAPS = {
 }
 
 
-def write_maps(output_dir: Path, input_dir: Path | None, scan: RawScan, maps: Maps, record: Mapping[str, Any]) -> Path:
-    """Write one scan, complete or not at all.
+def write_maps(
+    output_dir: Path,
+    input_dir: Path | None,
+    scan: RawScan,
+    maps: Maps,
+    record: Mapping[str, Any],
+    basis: Mapping[str, str],
+) -> Path:
+    """Write one scan: maps, page and box. The sidecar of the QSM says in the end that all of it is there.
+
+    Maps that an earlier reconstruction wrote are replaced one by one, so that whatever else lies in the folder stays.
 
     Args:
         output_dir: the cohort.
         input_dir: the raw BIDS folder; its basal ganglia box of this scan is copied, for the grid is the same.
         scan, maps: what was reconstructed.
         record: see `scripts.provenance.record`.
+        basis: what it was made from, see `scripts.finished`.
 
     Returns:
         The folder of the maps.
     """
     final = output_dir / scan.folder
-    parent = final.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
-    try:
+    with part_folder(final.parent) as part:
         for suffix, (units, words) in MAPS.items():
             if suffix in maps.volumes:
                 save(part / f"{scan.scan_id}_{suffix}.nii.gz", maps.volumes[suffix], scan.affine)
@@ -56,21 +64,77 @@ def write_maps(output_dir: Path, input_dir: Path | None, scan: RawScan, maps: Ma
         write_json(
             part / f"{scan.scan_id}_desc-brain_mask.json", {"Type": "Brain", "RawSources": sources(input_dir, scan)}
         )
-        os.chmod(part, 0o755)
+        names = sorted(path.name for path in part.iterdir())
+        own = marker(output_dir, scan)
+        content = json.loads((part / own.name).read_text())
+        write_json(part / own.name, {**content, "Finished": None, "Files": names})
         if final.exists():
-            shutil.rmtree(final)
-        part.rename(final)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+            replace(part, final, own, names)
+        else:
+            part.rename(final)
     facts = {"warnings": maps.warnings, "findings": maps.findings, "steps": maps.steps, "software": record["software"]}
     simulated = bool(record["input"].get("simulated"))
     write_page(output_dir / f"{scan.scan_id}.html", scan.scan_id, simulated, maps.planes.pictures, facts)
-    if input_dir is not None:
-        name = Path(scan.folder) / f"{scan.scan_id}_desc-basalganglia_box.json"
-        if (input_dir / BOX_DERIVATIVE / name).exists():
-            copy(input_dir / BOX_DERIVATIVE / name, output_dir / BOX_DERIVATIVE / name)
+    if input_dir is not None and box_of(input_dir, scan).exists():
+        copy(box_of(input_dir, scan), box_of(output_dir, scan))
+    write_json(own, {**content, "Finished": basis, "Files": names})
     return final
+
+
+def replace(part: Path, final: Path, own: Path, names: Sequence[str]) -> None:
+    """Put new maps in the place of those of an earlier reconstruction, which its marker lists; touch nothing else."""
+    before = read_marker(own).get("Files", [])
+    marked = json.loads((part / own.name).read_text())
+    write_json(part / own.name, {**marked, "Files": sorted({*before, *names})})
+    os.replace(part / own.name, own)  # first: from here on these maps are not finished
+    for name in names:
+        if name != own.name:
+            os.replace(part / name, final / name)
+    for name in set(before) - set(names):
+        (final / Path(name).name).unlink(missing_ok=True)
+
+
+def check_free(output_dir: Path, scan: RawScan) -> None:
+    """Refuse to write over maps that no reconstruction made.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    own = marker(output_dir, scan)
+    for name in set(file_names(scan.scan_id)) - set(read_marker(own).get("Files", [])):
+        if (own.parent / name).exists():
+            raise InputError(
+                f"{own.parent / name}: was not made by reconstruction, so it is not replaced; choose another output"
+                " folder, or move it away"
+            )
+
+
+def file_names(scan_id: str) -> list[str]:
+    """All that a scan's folder may get."""
+    stems = [*MAPS, "desc-brain_mask"]
+    return [f"{scan_id}_{stem}.{ending}" for stem in stems for ending in ("nii.gz", "json")]
+
+
+def marker(output_dir: Path, scan: RawScan) -> Path:
+    """The sidecar that says which files a scan's reconstruction made, and from what once all are there."""
+    return output_dir / scan.folder / f"{scan.scan_id}_Chimap.json"
+
+
+def read_marker(path: Path) -> dict[str, Any]:
+    """Content of a marker; empty where there is none, or another program's."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict) or "Steps" not in content or "Software" not in content:
+        return {}
+    # version 0.3 and before did not list them
+    return {"Files": file_names(path.name.removesuffix("_Chimap.json")), **content}
+
+
+def box_of(root: Path, scan: RawScan) -> Path:
+    """Where a cohort keeps a scan's annotated box."""
+    return root / BOX_DERIVATIVE / scan.folder / f"{scan.scan_id}_desc-basalganglia_box.json"
 
 
 def sources(input_dir: Path | None, scan: RawScan) -> list[str]:
@@ -80,7 +144,7 @@ def sources(input_dir: Path | None, scan: RawScan) -> list[str]:
         return sorted(
             {f"bids:raw:{Path(p).relative_to(input_dir)}" for p in paths if Path(p).is_relative_to(input_dir)}
         )
-    return sorted({Path(p).name for p in paths})
+    return sorted({bids_name(p) for p in paths})  # other names may hold a person's
 
 
 def sidecar_of(input_dir: Path | None, scan: RawScan, maps: Maps, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,31 +177,33 @@ def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     nib.save(image, path)
 
 
-def finished(output_dir: Path, scan: RawScan, steps: Mapping[str, Any]) -> bool:
-    """Whether a scan was reconstructed before with these steps.
+def finished(output_dir: Path, scan: RawScan, steps: Mapping[str, Any], origin: Origin) -> bool:
+    """Whether all of a scan is there, made of the same input by the same code.
 
     Raises:
-        InputError: it was, but with other steps.
+        InputError: it was made with other steps.
     """
-    path = output_dir / scan.folder / f"{scan.scan_id}_Chimap.json"
-    if not path.exists():
+    own = marker(output_dir, scan)
+    content = read_marker(own)
+    if not content:
         return False
-    before = read_json(path, "map sidecar", "delete its folder to reconstruct the scan anew")["Steps"]
-    if before != json.loads(json.dumps(steps)):
-        raise InputError(f"{path}: was made with other steps or parameters; choose another output folder or delete it")
-    return True
+    if content["Steps"] != json.loads(json.dumps(steps)):
+        raise InputError(f"{own}: was made with other steps or parameters; choose another output folder or delete it")
+    files = [*(own.parent / name for name in content["Files"]), output_dir / f"{scan.scan_id}.html"]
+    return origin.made(content.get("Finished")) and all(path.exists() for path in files)
 
 
-def write_cohort_files(output_dir: Path, input_dir: Path | None, record: Mapping[str, Any]) -> None:
-    """Write dataset_description.json, and copy the participants of a raw BIDS folder."""
-    described = {}
+def write_cohort_files(
+    output_dir: Path, input_dir: Path | None, record: Mapping[str, Any], participants: Collection[str]
+) -> None:
+    """Write dataset_description.json, and the rows of a raw BIDS folder's participants whose maps are there."""
+    name = "gradient echo data"
     if input_dir is not None:
-        for name in ("participants.tsv", "participants.json"):
-            if (input_dir / name).exists():
-                copy(input_dir / name, output_dir / name)
-        raw = input_dir / "dataset_description.json"
-        described = read_json(raw, "description", "correct it as BIDS has it") if raw.exists() else {}
-    name = described.get("Name", "gradient echo data")
+        if (input_dir / "participants.json").exists():
+            copy(input_dir / "participants.json", output_dir / "participants.json")
+        if (input_dir / "participants.tsv").exists():
+            copy_rows(input_dir / "participants.tsv", output_dir / "participants.tsv", participants)
+        name = declared_name(input_dir)
     content = {
         "Name": f"STAGE maps of: {name}",
         "BIDSVersion": BIDS_VERSION,
@@ -149,7 +215,20 @@ def write_cohort_files(output_dir: Path, input_dir: Path | None, record: Mapping
     write_json(output_dir / "dataset_description.json", content)
 
 
+def copy_rows(source: Path, target: Path, participants: Collection[str]) -> None:
+    """Copy a participants table without the rows of those who have no maps, for a cohort has a scan for every row."""
+    text = source.read_bytes()
+    header, *rows = text.splitlines(keepends=True)
+    names = [name.strip() for name in header.decode("utf-8-sig", errors="replace").split("\t")]
+    if "participant_id" in names:
+        column = names.index("participant_id")
+        known = {name.encode() for name in participants}
+        rows = [row for row in rows if b"".join(row.split(b"\t")[column : column + 1]).strip() in known]
+    with part_file(target) as part:
+        Path(part).write_bytes(header + b"".join(rows))
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy a file, making folders."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    with part_file(target) as part:
+        shutil.copyfile(source, part)

@@ -75,7 +75,7 @@ class BrainMask:
         brain = eroded(brain[box], self.erosion_mm, spacing_mm) if brain.any() else brain[box]
         brain = without_islands(brain, self.island_size)
         if not brain.any():
-            raise InputError("mask: no brain found; give --mask a mask file, or lower the mask's threshold or erosion")
+            raise InputError("mask: no brain found; give --brain_mask a mask file, or lower --mask#erosion_mm")
         good = brain & with_signal(magnitude[(slice(None), *box)], brain)
         if self.phase_quality is not None:
             rough = phase_roughness(phase[index][box], spacing_mm).cpu().numpy()

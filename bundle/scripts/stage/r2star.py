@@ -57,7 +57,7 @@ def check_even(echo_times_s: Sequence[float]) -> float:
     step = sum(steps) / len(steps)
     if max(abs(s - step) for s in steps) > 0.02 * step:
         raise InputError(
-            "r2star: ARLO needs evenly spaced echoes; use scripts.stage.r2star.WeightedFit (r2star_method)"
+            "r2star: ARLO needs evenly spaced echoes; use --r2star#_target_ scripts.stage.r2star.WeightedFit"
         )
     return step
 
