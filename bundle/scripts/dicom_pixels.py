@@ -134,10 +134,10 @@ def _segments(code: bytes) -> Iterator[tuple[int, bytes]]:
         at += 2 + length
 
 
-def decode(dataset: Dataset, name: str) -> np.ndarray:
-    """The stored numbers `[frames, rows, columns]` of a file that passed `check_pixels`."""
+def decode(dataset: Dataset, name: str, index: int | None = None) -> np.ndarray:
+    """The stored numbers `[frames, rows, columns]` of a file that passed `check_pixels`, or those of one frame."""
     try:
-        array = pixel_array(dataset, raw=True)
+        array = pixel_array(dataset, raw=True, index=index)
     except Exception as error:  # decoders raise many kinds for damaged data
         raise InputError(f"{name}: its pixels cannot be unpacked ({reason(error)[:80]}); send it again") from error
     return array.reshape(-1, *array.shape[-2:])

@@ -48,6 +48,15 @@ def _scaling(frame: Frame, rule: Rule) -> tuple[float, float]:
     return 1 / scale, intercept / (slope * scale)
 
 
+def has_philips_scale(frame: Frame) -> bool:
+    """Whether Philips' private scale slope is there."""
+    try:
+        _philips_scale_slope(frame)
+    except InputError:
+        return False
+    return True
+
+
 def _philips_scale_slope(frame: Frame) -> float:
     """Philips' private scale slope SS: true value = (stored * slope + intercept) / (slope * SS)."""
     places = [frame.dataset]

@@ -42,16 +42,58 @@ def read_volume(headers: Sequence[Header], rule: Rule, rules: Rules) -> Volume:
     Raises:
         InputError: anything that keeps the series from being one volume of known numbers; see docs/dicom.md.
     """
-    name = headers[0].label
-    frames: list[Frame] = []
-    for header in headers:
-        dataset = read_dataset(header.path, header.where, pixels=True)
-        try:
-            frames += _frames(dataset, header)
-        except InputError:
-            raise
-        except Exception as error:  # values that pydicom parses late
-            raise InputError(f"{header.where}: is damaged ({type(error).__name__}); export or send it again") from error
+    return volume_of([frame for header in headers for frame in read_frames(header)], rule, rules)
+
+
+def read_frames(header: Header) -> list[Frame]:
+    """The frames of one file with their pixels, checked but not decoded.
+
+    Raises:
+        InputError: a damaged file, or one whose pixels or frames are not as its header says.
+    """
+    dataset = read_dataset(header.path, header.where, pixels=True)
+    try:
+        if header.burned_in:
+            raise InputError(f"{header.label}: has annotations burned into the image; export the map itself")
+        count = check_pixels(dataset, header.label)
+        frames = frames_of(dataset, header.label)
+    except InputError:
+        raise
+    except Exception as error:  # values that pydicom parses late
+        raise InputError(f"{header.where}: is damaged ({type(error).__name__}); export or send it again") from error
+    if len(frames) != count:
+        raise InputError(f"{header.label}: a file holds {count} frames without saying where each lies; export it again")
+    return frames
+
+
+def frames_of(dataset: Dataset, name: str) -> list[Frame]:
+    """The frames of one file, its pixels read or not.
+
+    Args:
+        dataset: the file.
+        name: how messages call its series.
+
+    Raises:
+        InputError: a multi-frame file that describes fewer frames than it holds.
+    """
+    if "PerFrameFunctionalGroupsSequence" in dataset:
+        count = int(dataset.get("NumberOfFrames") or len(dataset.PerFrameFunctionalGroupsSequence))
+        return [Frame(dataset, name, index) for index in range(count)]
+    return [Frame(dataset, name, None)]
+
+
+def volume_of(frames: Sequence[Frame], rule: Rule, rules: Rules) -> Volume:
+    """Frames, from `read_frames`, as one volume.
+
+    Args:
+        frames: all of the volume, of one file or several; a file may hold others too.
+        rule: what their numbers mean.
+        rules: with the tolerance of positions and the limits.
+
+    Raises:
+        InputError: anything that keeps them from being one volume of known numbers; see docs/dicom.md.
+    """
+    name = frames[0].name
     try:
         _check_alike(frames, rules)
         order, affine = _geometry(frames, rules.position_tolerance_mm)
@@ -63,26 +105,16 @@ def read_volume(headers: Sequence[Header], rule: Rule, rules: Rules) -> Volume:
         for frame in frames:
             by_file[id(frame.dataset)].append(frame)
         for of_file in by_file.values():
-            stored = decode(of_file[0].dataset, name)
-            for frame, plane in zip(of_file, stored, strict=True):
-                values[:, :, place[id(frame)]] = scaled(plane, frame, rule).T
+            dataset = of_file[0].dataset
+            whole = decode(dataset, name) if len(of_file) == int(dataset.get("NumberOfFrames") or 1) else None
+            for frame in of_file:
+                stored = decode(dataset, name, frame.index)[0] if whole is None else whole[frame.index or 0]
+                values[:, :, place[id(frame)]] = scaled(stored, frame, rule).T
     except InputError:
         raise
     except Exception as error:
         raise InputError(f"{name}: is damaged ({type(error).__name__}); export it again") from error
     return Volume(values, affine, text(frames[0].dataset.get("FrameOfReferenceUID")))
-
-
-def _frames(dataset: Dataset, header: Header) -> list[Frame]:
-    """The frames of one file, its pixel description checked."""
-    if header.burned_in:
-        raise InputError(f"{header.label}: has annotations burned into the image; export the map itself")
-    count = check_pixels(dataset, header.label)
-    if "PerFrameFunctionalGroupsSequence" in dataset:
-        return [Frame(dataset, header.label, index) for index in range(count)]
-    if count != 1:
-        raise InputError(f"{header.label}: a file holds {count} frames without saying where each lies; export it again")
-    return [Frame(dataset, header.label, None)]
 
 
 def _check_memory(name: str, voxels: int, rules: Rules) -> None:

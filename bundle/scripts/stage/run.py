@@ -30,10 +30,12 @@ def find_scans(
     repetition_time_s: float | None,
     field_strength_t: float | None,
     dicom_rules: str,
+    series: int | str | Sequence[int | str] | None = None,
 ) -> list[RawScan | Refused]:
     """The scans that the keys name: NIfTI files (`magnitude`, `phase`), or a folder with BIDS or DICOM.
 
-    Of `dicom_rules` (configs/dicom_series.yaml) the limits and the tolerance count.
+    Of `dicom_rules` (configs/dicom_series.yaml) the limits and the tolerance count; `series` chooses among the scans of
+    a DICOM study.
 
     Returns:
         the scans, and `Refused` where something is wrong with what headers and sidecars say of one.
@@ -53,7 +55,7 @@ def find_scans(
         root = Path(input_dir)
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give --input a BIDS or DICOM folder")
-        scans = find_raw(root) if any(root.glob("sub-*")) else dicom_scans(root, participant_id, dicom_rules)
+        scans = find_raw(root) if any(root.glob("sub-*")) else dicom_scans(root, participant_id, dicom_rules, series)
         for acquisition in (a for scan in scans if isinstance(scan, RawScan) for a in scan.acquisitions):
             if field_strength_t is not None:
                 acquisition.field_strength_t = field_strength_t
@@ -71,7 +73,9 @@ def checked(scan: RawScan | Refused, check: Callable[[RawScan], None]) -> RawSca
     return scan
 
 
-def dicom_scans(root: Path, participant_id: str, dicom_rules: str) -> list[RawScan]:
+def dicom_scans(
+    root: Path, participant_id: str, dicom_rules: str, series: int | str | Sequence[int | str] | None
+) -> list[RawScan]:
     """The scan of a DICOM folder.
 
     Raises:
@@ -82,7 +86,7 @@ def dicom_scans(root: Path, participant_id: str, dicom_rules: str) -> list[RawSc
         from scripts.stage.dicom import find_dicom
     except ImportError as error:
         raise InputError(f"reading DICOM needs {error.name}; pip install 'qnet-hemochromatosis[dicom]'") from error
-    return find_dicom(root, participant_id, read_rules(dicom_rules))
+    return find_dicom(root, participant_id, read_rules(dicom_rules), series)
 
 
 def load_mask(path: str, scan: RawScan) -> np.ndarray:
