@@ -120,11 +120,11 @@ def test_the_margin_is_added_in_plane_alone(tools, located):
     assert np.all((grown[plane] >= 6 - 1.5) & (grown[plane] <= 6 + 1.5))
 
 
-def test_confidence_is_that_of_the_weakest_measure():
-    best = {"t1": 1.0, "iron": 1.0, "pose": 1.0}
+def test_confidence_is_that_of_the_weaker_measure_of_t1w():
+    best = {"t1": 1.0, "tissue": 1.0, "iron": 0.0}
     assert sure_of(best) == 1
-    assert sure_of(best | {"iron": 0.0}) == 0
-    assert 0 < sure_of(best | {"t1": 0.7}) < 1
+    assert sure_of(best | {"tissue": 0.0}) == 0
+    assert 0 < sure_of(best | {"t1": 0.5}) < 1
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_splines_recover_a_known_displacement_and_sitk_agrees():
     grid[:3, 3] = (affine @ [8, 8, 8, 1])[:3]
     fixed = moved[part]
     brain = np.ones(fixed.shape, bool)
-    scan = registration.Scan(fixed, fixed, brain, grid, fixed, np.zeros((2, 2)))
+    scan = registration.Scan(fixed, fixed, brain, grid, fixed, np.zeros((2, 2)), [fixed] * 3)
     image = registration.sitk_image(volume, affine)
     transform = refine(scan, fixed, image, sitk.AffineTransform(3), 22.0, 1e-5, 40)
     middle = grid @ [17, 14, 10, 1]
@@ -374,7 +374,7 @@ def test_a_kept_box_of_other_settings_is_not_read(cohort, monkeypatch):
 
     def other(maps, affine, template, target, margin_mm, name):
         called.append(margin_mm)
-        return Found([[0, 8], [0, 8], [0, 8]], 1.0, {"t1": 1.0, "iron": 1.0, "pose": 1.0}, None, np.zeros((1, 3)))
+        return Found([[0, 8], [0, 8], [0, 8]], 1.0, {"t1": 1.0, "tissue": 1.0, "iron": 1.0}, None, np.zeros((1, 3)))
 
     monkeypatch.setattr("scripts.localiser.locate", other)
     monkeypatch.setattr("scripts.localiser.Localiser.keep", lambda *arguments: None)
@@ -384,7 +384,7 @@ def test_a_kept_box_of_other_settings_is_not_read(cohort, monkeypatch):
 
 
 def test_a_cohort_that_cannot_be_written_is_localised_all_the_same(tmp_path, monkeypatch):
-    good = Found([[4, 60], [4, 60], [4, 20]], 0.9, {"t1": 1.0, "iron": 1.0, "pose": 1.0}, None, np.zeros((1, 3)))
+    good = Found([[4, 60], [4, 60], [4, 20]], 0.9, {"t1": 1.0, "tissue": 1.0, "iron": 1.0}, None, np.zeros((1, 3)))
     monkeypatch.setattr("scripts.localiser.locate", lambda *arguments: good)
     (tmp_path / "derivatives").write_text("a file where the folder should be")
     scan = head(FIRST, skull=True)
@@ -398,7 +398,7 @@ def test_a_cohort_that_cannot_be_written_is_localised_all_the_same(tmp_path, mon
 
 
 def test_an_uncertain_scan_is_refused_with_its_confidence(tmp_path, monkeypatch):
-    poor = Found([[4, 60], [4, 60], [4, 20]], 0.31, {"t1": 0.63, "iron": 0.5, "pose": 0.9}, None, np.zeros((1, 3)))
+    poor = Found([[4, 60], [4, 60], [4, 20]], 0.31, {"t1": 0.42, "tissue": 0.5, "iron": 0.9}, None, np.zeros((1, 3)))
     monkeypatch.setattr("scripts.localiser.locate", lambda *arguments: poor)
     scan = head(FIRST, skull=True)
     with refused("study.nii.gz", "0.31", "annotate a box"):
@@ -411,7 +411,7 @@ def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_w
     from monai.bundle import ConfigParser
 
     box = [[30, 90], [40, 100], [5, 20]]
-    good = Found(box, 0.9, {"t1": 1.0, "iron": 1.0, "pose": 1.0}, None, np.zeros((1, 3)))
+    good = Found(box, 0.9, {"t1": 1.0, "tissue": 1.0, "iron": 1.0}, None, np.zeros((1, 3)))
     monkeypatch.setattr("scripts.localiser.locate", lambda *arguments: good)
     scan = head(FIRST, skull=True)
     path = tmp_path / "study.nii.gz"

@@ -124,7 +124,7 @@ def test_the_levels_are_those_of_the_middles_above_their_surroundings():
         membership[(n, *part)] = 1
         iron[part] = 0.1 + level
     brain = np.ones(iron.shape, bool)
-    scan = Scan(iron, iron, brain, np.diag([2.0, 2, 2, 1]), iron, np.zeros((2, 2)))
+    scan = Scan(iron, iron, brain, np.diag([2.0, 2, 2, 1]), iron, np.zeros((2, 2)), [iron] * 3)
     np.testing.assert_allclose(iron_levels(scan, membership), [0.3, 0.5, 0.8, 0.05], atol=1e-6)
     membership[3] = 0  # outside of the scan
     assert iron_levels(scan, membership)[3] == pytest.approx(0.02)

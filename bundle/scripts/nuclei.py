@@ -135,7 +135,7 @@ class NucleiReader:
             raise InputError(f"core is {core}; give 0.5 (all of the label) to below 1 (its middle)")
         self.template = template
         self.atlas = atlas if atlas is not None else Atlas()
-        self.t1 = registration.target_of(template).t1
+        self.target = registration.target_of(template)
         self.soft = self.atlas.on_grid_of(template)
         self.core = core
         self.lattice = {"knots_mm": knots_mm, "bending": bending, "iterations": iterations}
@@ -151,14 +151,16 @@ class NucleiReader:
         turned, lps, orientation = registration.ras(maps, affine)
         start = found.transform
         places = inverse(start, affine_part(start), self.atlas.outline_mm @ RAS_LPS)
-        part = registration.closer(turned, lps, registration.scan_on(turned, lps), places, AROUND_MM)
+        scan = registration.brain_by_template(next(registration.scans_on(turned, lps)), self.target, affine_part(start))
+        part = registration.closer(turned, lps, scan, places, AROUND_MM)
         if part is None:
             raise InputError("the nuclei lie outside of the scan; give the whole scan")
         frame = sitk_image(np.zeros(part.brain.shape, np.uint8), part.affine)
         levels = iron_levels(part, self.atlas.seen_by(frame, start))
         iron = registration.IRON_WEIGHT * np.tensordot(levels, self.soft, 1)
-        moving = sitk.GetImageFromArray(sitk.GetArrayFromImage(self.t1) + iron.transpose(2, 1, 0).astype(np.float32))
-        moving.CopyInformation(self.t1)
+        t1 = sitk.GetArrayFromImage(self.target.t1)
+        moving = sitk.GetImageFromArray(t1 + iron.transpose(2, 1, 0).astype(np.float32))
+        moving.CopyInformation(self.target.t1)
         transform = refine(part, registration.combined(part), moving, start, **self.lattice)
         # Only around the nuclei: a map of the paper's size has a hundred times as many voxels.
         low, high = bounds(places, turned.shape[1:], lps, AROUND_MM)

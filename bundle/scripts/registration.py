@@ -7,14 +7,15 @@ Three steps, each from where the last one ended:
 2. `align`: affine, Mattes mutual information of T1W over the brain (Mattes et al., IEEE TMI 2003, 22:120);
 3. `splines.refine`: coarse B-splines around the basal ganglia, on T1W plus what QSM and R2* say about iron.
 
-The brain is where the maps are not masked out, so it makes no difference whether T1W shows the skull. Inside this
-module places are LPS millimetres of the scanner, as ITK has them; transforms map scan to template.
+The brain is where the maps are not masked out, so it makes no difference whether T1W shows the skull; of maps that
+nobody masked it is what the registered template says (`brain_by_template`). Inside this module places are LPS
+millimetres of the scanner, as ITK has them; transforms map scan to template.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -37,6 +38,10 @@ BRAIN_CENTRE_MM = np.array([0.0, -18.0, 12.0])
 LARGEST_LOG_SCALE = 0.3
 #: How much brighter than white matter the iron-rich nuclei are made in the image that B-splines align.
 IRON_WEIGHT = 1.5
+#: Thickness of scalp and skull, mm, and the least that could be a brain, or what a slab holds of one, ml.
+SCALP_MM, LEAST_BRAIN_ML = 12.0, 150.0
+#: A mask of which more than this share lies so far (mm) outside the template's brain is of more than the brain.
+LARGEST_OUTSIDE, RIM_MM = 0.08, 6.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Scan:
         affine: `[4, 4]`, voxel to LPS mm. The arrays are `[X, Y, Z]`, float32.
         local: what T1W was divided by, see `local_mean`.
         levels: what makes iron 0 and 1, see `levels_of`.
+        means: QSM, R2* and T1W on this grid.
     """
 
     t1: np.ndarray
@@ -58,11 +64,17 @@ class Scan:
     affine: np.ndarray
     local: np.ndarray
     levels: np.ndarray
+    means: Sequence[np.ndarray]
 
     @property
     def spacing(self) -> np.ndarray:
         """Voxel size, mm."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def ml(self) -> float:
+        """Volume of the mask, ml."""
+        return float(self.brain.sum() * np.prod(self.spacing) / 1e3)
 
 
 def ras(maps: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -89,10 +101,11 @@ def coarser(affine: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
     return affine @ step
 
 
-def brain_mask(maps: np.ndarray, spacing: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
-    """The brain on the grid of `block_mean`, bool: where QSM, or else R2*, or else T1W is not exactly 0.
+def brain_masks(maps: np.ndarray, spacing: np.ndarray, factors: tuple[int, int, int]) -> Iterator[np.ndarray]:
+    """Where the brain may be, on the grid of `block_mean`, bool, the likeliest first.
 
-    Where no map is masked, what is bright in T1W, cut back by the thickness of scalp and skull.
+    What a masked map measures (QSM, or else R2*, or else T1W is not exactly 0), which may be the brain or, of a defaced
+    head, all of it; the head by its brightness in T1W; and that without the thickness of scalp and skull.
 
     Args:
         maps: `[3, X, Y, Z]`.
@@ -102,11 +115,16 @@ def brain_mask(maps: np.ndarray, spacing: np.ndarray, factors: tuple[int, int, i
     for channel in maps:
         measured = channel != 0
         if measured.mean() < 0.9:
-            return largest(ndimage.binary_opening(block_mean(measured, factors) > 0.5))
+            yield largest(ndimage.binary_opening(block_mean(measured, factors) > 0.5))
+            break
     t1 = block_mean(maps[2], factors)
-    head = largest(t1 > 0.5 * np.percentile(t1[t1 > t1.mean()], 50)) if t1.max() > t1.mean() else t1 > t1.max()
+    bright = t1 > t1.mean()
+    if not bright.any():
+        return
+    head = largest(t1 > 0.5 * np.percentile(t1[bright], 50))
+    yield head
     inside = ndimage.distance_transform_edt(np.pad(head, 1), spacing)[1:-1, 1:-1, 1:-1]
-    return largest(inside > 12)
+    yield largest(inside > SCALP_MM)
 
 
 def largest(mask: np.ndarray) -> np.ndarray:
@@ -152,8 +170,8 @@ def blocks(affine: np.ndarray, target_mm: float) -> tuple[int, int, int]:
     return tuple(int(max(1, np.floor(target_mm / d + 0.35))) for d in spacing)
 
 
-def scan_on(maps: np.ndarray, affine: np.ndarray) -> Scan:
-    """Average maps (axes as from `ras`) to voxels of about WORK_MM.
+def scans_on(maps: np.ndarray, affine: np.ndarray) -> Iterator[Scan]:
+    """Average maps (axes as from `ras`) to voxels of about WORK_MM: a scan for each mask of `brain_masks`.
 
     Args:
         maps: `[3, X, Y, Z]`.
@@ -165,14 +183,44 @@ def scan_on(maps: np.ndarray, affine: np.ndarray) -> Scan:
     factors = blocks(affine, WORK_MM)
     grid = coarser(affine, factors)
     spacing = np.linalg.norm(grid[:3, :3], axis=0)
-    qsm, r2star, t1 = (block_mean(channel, factors) for channel in maps)
-    inside = brain_mask(maps, spacing, factors)
-    litres = inside.sum() * np.prod(spacing) / 1e6
-    if litres < 0.15:
-        raise InputError(f"no brain found ({litres * 1000:.0f} ml); check the maps, or give a box")
-    t1 = np.maximum(t1, 0)
-    local, levels = local_mean(t1, inside, spacing), levels_of(qsm, r2star, inside)
-    return Scan(flattened(t1, inside, local), iron_signal(qsm, r2star, inside, levels), inside, grid, local, levels)
+    means = [block_mean(channel, factors) for channel in maps]
+    means[2] = np.maximum(means[2], 0)
+    largest_ml = 0.0
+    for inside in brain_masks(maps, spacing, factors):
+        ml = inside.sum() * np.prod(spacing) / 1e3
+        largest_ml = max(ml, largest_ml)
+        if ml >= LEAST_BRAIN_ML:
+            yield masked(means, inside, grid)
+    if largest_ml < LEAST_BRAIN_ML:
+        raise InputError(f"no brain found ({largest_ml:.0f} ml); check the maps, or give a box")
+
+
+def masked(means: Sequence[np.ndarray], brain: np.ndarray, grid: np.ndarray) -> Scan:
+    """A scan of three averaged maps and a mask."""
+    qsm, r2star, t1 = means
+    local = local_mean(t1, brain, np.linalg.norm(grid[:3, :3], axis=0))
+    levels = levels_of(qsm, r2star, brain)
+    return Scan(flattened(t1, brain, local), iron_signal(qsm, r2star, brain, levels), brain, grid, local, levels, means)
+
+
+def brain_by_template(scan: Scan, target: Target, transform: sitk.Transform) -> Scan:
+    """The scan again, its mask cut back to the template's brain, where it holds much that lies outside of that.
+
+    Args:
+        scan: from `scans_on`.
+        target: the template.
+        transform: scan to template.
+    """
+    brain = seen_from(target.brain, scan, transform) > 0.5
+    if not brain.any():
+        return scan
+    outside = ndimage.distance_transform_edt(~brain, scan.spacing)
+    if (outside[scan.brain] > RIM_MM).mean() <= LARGEST_OUTSIDE:
+        return scan
+    cut = scan.brain & (outside <= RIM_MM / 2)
+    if cut.sum() * np.prod(scan.spacing) / 1e3 < LEAST_BRAIN_ML:
+        return scan
+    return masked(scan.means, cut, scan.affine)
 
 
 def bounds(
@@ -191,8 +239,8 @@ def closer(
     """The scan around some places, on a finer grid.
 
     Args:
-        maps, affine: see `scan_on`.
-        coarse: from `scan_on`; brain mask, local mean and levels are taken over.
+        maps, affine: see `scans_on`.
+        coarse: from `scans_on`; brain mask, local mean and levels are taken over.
         places: `[N, 3]`, LPS mm.
         margin_mm: kept around them.
         target_mm: voxels are at most about this size, unless the scan's are larger.
@@ -206,7 +254,7 @@ def closer(
     if (high - low).min() < 5:
         return None
     part = tuple(slice(a * f, b * f) for a, b, f in zip(low, high, factors, strict=True))
-    qsm, r2star, t1 = (block_mean(channel[part], factors) for channel in maps)
+    qsm, r2star, t1 = means = [block_mean(channel[part], factors) for channel in maps]
     grid[:3, 3] = (grid @ [*low, 1])[:3]
     step = np.linalg.solve(coarse.affine, grid)
 
@@ -217,7 +265,7 @@ def closer(
     if inside.mean() <= 0.3:
         return None
     local, iron = taken_over(coarse.local), iron_signal(qsm, r2star, inside, coarse.levels)
-    return Scan(flattened(np.maximum(t1, 0), inside, local), iron, inside, grid, local, coarse.levels)
+    return Scan(flattened(np.maximum(t1, 0), inside, local), iron, inside, grid, local, coarse.levels, means)
 
 
 # --- step 1 ----------------------------------------------------------------------------------------------------------
@@ -230,6 +278,7 @@ class Target:
     t1: sitk.Image
     combined: sitk.Image
     iron: sitk.Image
+    brain: sitk.Image
     coarse: np.ndarray
     coarse_origin_ras: np.ndarray
 
@@ -241,7 +290,7 @@ def target_of(template: Template, iron: np.ndarray | None = None) -> Target:
         template: from `scripts.template.load_template`.
         iron: expected iron `[X, Y, Z]`, 0..1; None takes the template's ellipsoids.
     """
-    brain = template.t1 > 0.05
+    brain = ndimage.binary_fill_holes(template.t1 > 0.05)
     t1 = flattened(template.t1, brain, local_mean(template.t1, brain, template.spacing_mm))
     iron = iron_of(template) if iron is None else iron
     affine = np.diag([template.spacing_mm] * 3 + [1.0])
@@ -252,6 +301,7 @@ def target_of(template: Template, iron: np.ndarray | None = None) -> Target:
         sitk_image(t1, affine),
         sitk_image(t1 + IRON_WEIGHT * iron, affine),
         sitk_image(iron, affine),
+        sitk_image(brain.astype(np.float32), affine),
         np.pad(smooth, 1),
         np.array(template.origin_mm) - template.spacing_mm,
     )
@@ -265,6 +315,13 @@ def sitk_image(volume: np.ndarray, affine: np.ndarray) -> sitk.Image:
     image.SetOrigin([float(v) for v in affine[:3, 3]])
     image.SetDirection([float(v) for v in (affine[:3, :3] / spacing).ravel()])
     return image
+
+
+def seen_from(image: sitk.Image, scan: Scan, transform: sitk.Transform) -> np.ndarray:
+    """A template image as the scan sees it: `[X, Y, Z]`, 0 outside the template."""
+    frame = sitk_image(scan.brain.astype(np.uint8), scan.affine)
+    moved = sitk.Resample(image, frame, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    return sitk.GetArrayFromImage(moved).transpose(2, 1, 0)
 
 
 def turns(angles_deg: np.ndarray) -> np.ndarray:
@@ -373,17 +430,12 @@ def method(bins: int) -> sitk.ImageRegistrationMethod:
     return registration
 
 
-def align(scan: Scan, target: Target, pose: np.ndarray) -> tuple[sitk.AffineTransform, float]:
-    """Affine registration of T1W within the brain and a thin shell around it.
-
-    Returns:
-        The transform, and the metric reached (lower is better).
-    """
+def align(scan: Scan, target: Target, start: sitk.AffineTransform) -> sitk.AffineTransform:
+    """Affine registration of T1W within the brain and a thin shell around it, from where `start` puts it."""
     middle = scan.affine @ [*((np.array(scan.brain.shape) - 1) / 2), 1]
-    start = affine_transform(pose)
     matrix = np.array(start.GetMatrix()).reshape(3, 3)
     centre = middle[:3]
-    moved = matrix @ centre + start.GetTranslation()
+    moved = np.array(start.TransformPoint(centre.tolist()))
     fixed = sitk_image(scan.t1, scan.affine)
     near = ndimage.distance_transform_edt(~scan.brain, scan.spacing) < 5
     mask = sitk_image(near.astype(np.uint8), scan.affine)
@@ -403,7 +455,7 @@ def align(scan: Scan, target: Target, pose: np.ndarray) -> tuple[sitk.AffineTran
     registration.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     registration.SetInitialTransform(result, inPlace=True)
     registration.Execute(fixed, target.t1)
-    return result, registration.GetMetricValue()
+    return result
 
 
 def combined(scan: Scan) -> np.ndarray:
