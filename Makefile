@@ -52,6 +52,10 @@ serving-envs: .venv-label/installed .venv-deploy/installed
 release: $(VENV)/installed-test
 	$(VENV)/bin/python -m release
 
+# the measured numbers of README.md and the model card, from benchmarks/results
+figures-in-text: $(VENV)/installed-test
+	$(VENV)/bin/python benchmarks/in_text.py
+
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .

@@ -34,7 +34,7 @@ def test_what_the_evaluation_writes_is_read(tmp_path):
 
 
 def test_the_kept_predictions_of_the_shipped_weights_are_read():
-    table = read_predictions(REPOSITORY / "benchmarks" / "results" / "paper_size_seed2_predictions.csv")
+    table = read_predictions(REPOSITORY / "benchmarks" / "results" / "paper_size_seed2" / "predictions.csv")
     found = scores(table, "cropped", "image")
     assert found.models == MODELS
     assert found.probabilities.shape == (3, 1, 99 * 16)

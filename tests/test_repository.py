@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -170,3 +171,10 @@ def test_a_path_of_somebodys_machine_is_noticed(folders):
     assert MACHINE_PATH.search(f'"{path}"')
     assert not MACHINE_PATH.search(f"https://example.org{path}")
     assert not MACHINE_PATH.search(f"$(CURDIR){path}")
+
+
+def test_readme_and_model_card_say_what_the_committed_results_say():
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "benchmarks" / "in_text.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

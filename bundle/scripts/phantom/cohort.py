@@ -239,7 +239,7 @@ def simulate(
         shell_mm: thickness of fluid, skull and scalp, mm.
         box_margin_mm: lowest and highest in-plane margin of the box, mm.
         scanner: arguments of ``acquisition.draw_scanner``.
-        targets: lowest and highest AUC wanted for each of ``difficulty.READERS``.
+        targets: lowest and highest AUC expected of each of ``difficulty.READERS``.
         draws: whether subjects are drawn ``independent`` or ``matched``, see ``iron.draw_latents``.
         from_raw: whether maps are reconstructed from simulated raw data instead of drawn with the faults of
             ``scanner``.

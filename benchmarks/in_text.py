@@ -1,0 +1,374 @@
+"""Writes the measured numbers into README.md and the model card, from committed results; or checks that they agree.
+
+    python benchmarks/in_text.py            # or make figures-in-text
+    python benchmarks/in_text.py --check    # fails, in one line a text, where a text and the results disagree
+
+What stands between `<!-- measured: NAME -->` and `<!-- /measured -->` is made here, and nothing else of a text. Also
+written: `docs/pictures/cross_validation_roc.png`, which names the predictions that it was drawn from, and
+`eval_metrics` in the bundle's metadata.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT / "bundle"))
+from scripts.drawing import FigureCanvasAgg  # noqa: E402
+from scripts.figures import roc_models  # noqa: E402
+from scripts.markup import fixed  # noqa: E402
+from scripts.predictions import MODELS, NO_INPUT, read_predictions, regions_of  # noqa: E402
+from scripts.table_text import design_text  # noqa: E402
+from scripts.tables import delong_tests, image_level, scan_level  # noqa: E402
+
+TEXTS = ("README.md", "bundle/docs/README.md", "benchmarks/README.md")
+PICTURE = ROOT / "docs" / "pictures" / "cross_validation_roc.png"
+METADATA = ROOT / "bundle" / "configs" / "metadata.json"
+BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
+ALPHA = 0.05
+#: Where the paper's setting will be kept once it was run; until then the small one stands in the text.
+PAPER_SETTING, SMALL_SETTING = RESULTS / "cross_validation_paper", RESULTS / "cross_validation_small"
+INPUT_WORDS = {"full": "full-size", "cropped": "cropped", NO_INPUT: "no input region"}
+
+
+def read(path: Path) -> Any:
+    """A committed JSON file."""
+    return json.loads(path.read_text())
+
+
+def with_range(row: Any) -> str:
+    """An AUC and its interval."""
+    if pd.isna(row["ci_low"]):
+        return fixed(row["mean"], 3)
+    return f"{fixed(row['mean'], 3)} ({fixed(row['ci_low'], 2)}-{fixed(row['ci_high'], 2)})"
+
+
+def one(frame: pd.DataFrame, **where: str) -> Any | None:
+    """The row of a table of measures, None where there is none."""
+    for column, value in where.items():
+        frame = frame[frame[column] == value]
+    return None if frame.empty else frame.iloc[0]
+
+
+def markdown_table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)) + "\n"
+
+
+def luck(cohort: dict[str, Any]) -> str:
+    """How lucky the draw of a cohort was."""
+    oracle = cohort["oracle"]
+    words = (
+        f"an oracle that knows the true latent parameters has a scan AUC of {fixed(oracle['auc'], 3)} on these very"
+        f" subjects, {fixed(oracle['population'], 3)} over infinitely many"
+    )
+    return words + (
+        " (drawn `matched`: each group was made to have the wanted means and spreads, so that luck is small; in such a"
+        " cohort cross-validated AUCs come out too low, see `benchmarks/README.md`)"
+        if cohort["draws"] == "matched"
+        else ""
+    )
+
+
+def external() -> str:
+    """The shipped weights on another cohort."""
+    folder = RESULTS / "paper_size_seed2"
+    table, cohort = read_predictions(folder / "predictions.csv"), read(folder / "cohort.json")
+    labels = table.groupby("participant_id")["label"].first()
+    rows, measured = [], {"image": image_level(table), "scan": scan_level(table)}
+    for level, frame in measured.items():
+        for model in MODELS:
+            row = {
+                m: one(frame, measure=m, model=model) for m in ("accuracy", "sensitivity", "specificity", "f1", "auc")
+            }
+            counted = [
+                f"{fixed(row[m]['mean'] / 100, 3)} ({row[m]['count']}/{row[m]['total']})"
+                for m in ("accuracy", "sensitivity", "specificity")
+            ]
+            paper = row["auc"]["paper"]
+            rows.append(
+                [
+                    level,
+                    model if level == "image" or model == "Q-Net" else f"{model}, vote",
+                    *counted,
+                    fixed(row["f1"]["mean"] / 100, 3),
+                    with_range(row["auc"]),
+                    "" if pd.isna(paper) else fixed(paper, 3),
+                ]
+            )
+    heads = ["level", "model", "accuracy", "sensitivity", "specificity", "F1 (weighted)", "AUC (95 % interval)"]
+    text = (
+        "The shipped weights, trained on a **simulated** cohort of the paper's size (seed 1, 89 subjects of fold 0;"
+        " `configs/reduced.yaml`: no ImageNet start, 40 instead of 100 epochs in stage 1), tested on all"
+        f" {len(labels)} subjects of another **simulated** cohort, seed 2. One training run, tested once: there are no"
+        " folds to pool. Intervals are over subjects, whose slices are a cluster.\n\n"
+        + markdown_table([*heads, "the paper's AUC (real patients, cropped, cross-validated)"], rows)
+        + f"\nOf this simulated cohort, {luck(cohort)}."
+    )
+    path = folder / "nucleus_means.json"
+    if path.exists():
+        reader = read(path)
+        text += (
+            f" Logistic regression on the mean QSM and R2* of the true nuclei and age, trained on"
+            f" {reader['training']['subjects']} subjects of another simulated cohort and tested on the same"
+            f" {reader['test']['subjects']} as Q-Net, has {fixed(reader['auc'], 3)} ({fixed(reader['ci_low'], 2)}-"
+            f"{fixed(reader['ci_high'], 2)})."
+        )
+    return f"{text} Scan level: {differences(delong_tests(table), 'scan')}.\n"
+
+
+def differences(tests: pd.DataFrame, test: str) -> str:
+    """Which pairs of models a test tells apart after Holm's correction, in words."""
+    found = tests[tests["test"] == test]
+    told = found[found["p_holm"] <= ALPHA]
+    words = []
+    for _, row in told.iterrows():
+        better, worse = (row["model1"], row["model2"]) if row["z"] > 0 else (row["model2"], row["model1"])
+        p = fixed(row["p_holm"], 4) if row["p_holm"] >= 1e-4 else f"{row['p_holm']:.0e}".replace("e-0", "e-")
+        where = "" if row["region"] == NO_INPUT else f", {INPUT_WORDS[row['region']]}"
+        words.append(f"{better} is above {worse}{where} (p {p} after Holm's correction)")
+    rest = len(found) - len(told)
+    if rest:
+        others = "other pairs" if words else "pairs of models"
+        words.append(f"between the {rest} {others} no difference was detected")
+    return "; ".join(words)
+
+
+def headline() -> Path:
+    """The folder of the cross-validation that stands in the text."""
+    return PAPER_SETTING if (PAPER_SETTING / "predictions.csv").exists() else SMALL_SETTING
+
+
+def cross_validation() -> str:
+    """The whole evaluation on a simulated cohort."""
+    folder = headline()
+    table, cohort = read_predictions(folder / "predictions.csv"), read(folder / "cohort.json")
+    settings = read(folder / "predictions.json")["settings"]
+    size = table["participant_id"].nunique()
+    epochs = f"{settings['image_epochs']} of the paper's 100 epochs in stage 1"
+    if settings["image_epochs"] == 100:
+        epochs = "the paper's epochs"
+    start = "no ImageNet start" if settings["imagenet_weights"] == "none" else "ImageNet start"
+    text = (
+        f"The whole evaluation (`cross_validation`, below) on a **simulated** cohort of {size} subjects (size"
+        f" `{cohort['size']}`, seed {cohort['seed']}): {design_text(table)}, {start}, {epochs}, cropped input of"
+        f" {settings['cropped_size'][0]}x{settings['cropped_size'][1]} pixels, {settings['num_slices']} slices,"
+        f" {settings['precision']}. Here {luck(cohort)}."
+    )
+    if folder == SMALL_SETTING:
+        text += (
+            " It shows that the chain works and not what the method can do; the paper's setting was not run to its end"
+            " yet."
+        )
+    levels = {"image": image_level(table), "scan": scan_level(table)}
+    models, tests = list(levels["scan"]["model"].drop_duplicates()), delong_tests(table)
+    rows = []
+    for level, frame in levels.items():
+        for region in regions_of(table, level):
+            for measure, how in (("auc", "folds pooled"), ("auc_within_folds", "within folds")):
+                cells = [one(frame, region=region, measure=measure, model=model) for model in models]
+                paper = one(frame, region=region, measure=measure, model="Q-Net")
+                printed = "" if paper is None or pd.isna(paper["paper"]) else fixed(paper["paper"], 3)
+                rows.append(
+                    [
+                        f"{level} level, {INPUT_WORDS[region]}, {how}",
+                        *("" if cell is None else with_range(cell) for cell in cells),
+                        printed,
+                    ]
+                )
+    text += (
+        "\n\n![ROC](docs/pictures/cross_validation_roc.png)\n"
+        "*Simulated cohort, scan level: Q-Net, votes of ResNet and ResNetSWA"
+        + (
+            ", and the ROI baseline (logistic regression and SVM on registered nuclei and age)"
+            if len(models) > 3
+            else ""
+        )
+        + ".*\n\n"
+        + markdown_table(["AUC (95 % interval over subjects)", *models, "the paper's Q-Net (real patients)"], rows)
+        + "\nFolds pooled: all pairs of cases of a repeat, though each fold's model has its own level of probabilities."
+        " Within folds: pairs of one fold only, which is what new subjects of one model would meet.\n\n"
+        + "".join(
+            f"- {title}: {differences(tests, test)}.\n"
+            for test, title in (
+                ("image_clustered", "Image level, folds pooled"),
+                ("image_within_folds", "Image level, within folds"),
+                ("scan", "Scan level, folds pooled"),
+                ("scan_within_folds", "Scan level, within folds"),
+            )
+            if (tests["test"] == test).any()
+        )
+        + f"\nTests are DeLong's over subjects, two-sided at {ALPHA}. Tables and predictions:"
+        f" `benchmarks/results/{folder.name}/`.\n"
+    )
+    return text
+
+
+def augmentation() -> str:
+    """Rows of the benchmark of augmentation."""
+    found = read(RESULTS / "augmentation_cpu.json")
+    speeds, goals = found["images_per_second"], found["goals"]
+    ours, same, stretching, opencv = (
+        speeds[f"{name}, 1 core"]
+        for name in ("ours", "MONAI, stretched beforehand", "MONAI, with the stretch", "Albumentations")
+    )
+
+    def verdict(met: bool) -> str:
+        return "met" if met else "not met"
+
+    return markdown_table(
+        ["`augmentation.py` compares", "measured", "goal"],
+        [
+            [
+                "our augmentation with the same steps as MONAI dictionary transforms, images stretched beforehand,"
+                " 3x128x128, one core",
+                f"{ours:.0f} to {same:.0f} images/s: {ours / same:.1f} times ({stretching:.0f} images/s where MONAI"
+                " stretches too, each time anew)",
+                f"10 times: {verdict(goals['speed_met'])}",
+            ],
+            [
+                "with Albumentations on OpenCV, one core",
+                f"{ours:.0f} to {opencv:.0f} images/s: {ours / opencv:.2f} times. On a busy machine; 0.3.0 made 2648 to"
+                " 3106 on a quiet one",
+                f"faster: {verdict(goals['albumentations_met'])}",
+            ],
+            [
+                "its share of a ResNet18 training step",
+                f"{100 * goals['share_of_step']:.1f} %",
+                f"at most 10 %: {verdict(goals['share_met'])}",
+            ],
+        ],
+    )
+
+
+def honesty() -> str:
+    """What the simulations of tests, intervals and cohorts found."""
+    tests, cohorts = read(RESULTS / "intervals.json"), read(RESULTS / "exchangeability.json")
+    same, other = tests["settings"].values()
+
+    def rejected(setting: dict[str, Any], test: str) -> str:
+        return fixed(setting["tests"][test]["rejected"], 3)
+
+    def covered(setting: dict[str, Any], test: str) -> str:
+        return fixed(setting["tests"][test]["covered"], 3)
+
+    lines = [
+        f"- `intervals.py` (simulated, {tests['runs']} runs of {tests['subjects']} subjects, {tests['folds']} folds,"
+        f" {tests['slices']} slices; equally good models, tests at 0.05): DeLong on slices, as in the paper, rejects"
+        f" {rejected(same, 'image')} of true null hypotheses; with the slices of a subject as a cluster"
+        f" {rejected(same, 'image_clustered')}, within folds {rejected(same, 'image_within_folds')}; scans"
+        f" {rejected(same, 'scan')}, within folds {rejected(same, 'scan_within_folds')}. Their 95 % intervals hold the"
+        f" truth in {covered(same, 'image')}, {covered(same, 'image_clustered')},"
+        f" {covered(same, 'image_within_folds')}, {covered(same, 'scan')} and {covered(same, 'scan_within_folds')} of"
+        " the runs. Where each fold's model has another level of probabilities, pooling breaks both:"
+        f" {rejected(other, 'scan')} rejected and {covered(other, 'scan')} covered at scan level, against"
+        f" {rejected(other, 'scan_within_folds')} and {covered(other, 'scan_within_folds')} within folds. One of six"
+        f" true null hypotheses is rejected in {fixed(same['tests']['scan']['family'], 3)} of the runs, after Holm's"
+        f" correction in {fixed(same['tests']['scan']['family_holm'], 3)}. All figures: `results/intervals.md`."
+    ]
+    for draws in ("independent", "matched"):
+        found = cohorts[draws]
+        low, high = found["oracle_95_percent"]
+        lines.append(
+            f"- `exchangeability.py` (simulated, {cohorts['cohorts']} cohorts of {cohorts['subjects']} subjects drawn"
+            f" `{draws}`): a reader of the latents has a cross-validated AUC of {fixed(found['within_folds'], 4)}"
+            f" within folds ({fixed(found['pooled'], 4)} pooled), and {fixed(found['external'], 4)} on new subjects;"
+            f" difference {found['gap_within_folds']:+.4f}, standard error {found['gap_within_folds_se']:.4f}."
+            f" The oracle of one cohort lies between {fixed(low, 3)} and {fixed(high, 3)} in 95 of 100."
+        )
+    return "\n".join(lines) + "\n"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "external": external,
+    "cross_validation": cross_validation,
+    "augmentation": augmentation,
+    "honesty": honesty,
+}
+
+
+def written(text: str) -> str:
+    """A text with its measured blocks made anew.
+
+    Raises:
+        KeyError: a block has a name that is not known.
+    """
+    return BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block[2]]()}{block[3]}", text)
+
+
+def metrics_in_metadata(text: str) -> str:
+    """The bundle's metadata with its measures made anew."""
+    table = read_predictions(RESULTS / "paper_size_seed2" / "predictions.csv")
+    scan, image = scan_level(table), image_level(table)
+    for key, frame, measure, unit in (
+        ("scan_auc_simulated_cohort", scan, "auc", 1),
+        ("scan_accuracy_simulated_cohort", scan, "accuracy", 100),
+        ("image_auc_simulated_cohort", image, "auc", 1),
+    ):
+        value = fixed(one(frame, measure=measure, model="Q-Net")["mean"] / unit, 3)
+        text = re.sub(rf'("{key}": )[\d.]+', rf"\g<1>{value}", text)
+    return text
+
+
+def predictions_hash() -> str:
+    """Of the predictions that the picture is drawn from."""
+    return hashlib.sha256((headline() / "predictions.csv").read_bytes()).hexdigest()
+
+
+def picture_is_of() -> str:
+    """The hash that the picture carries; empty without picture."""
+    return Image.open(PICTURE).info.get("Description", "") if PICTURE.exists() else ""
+
+
+def draw_picture() -> None:
+    """The ROC curves of the README."""
+    table = read_predictions(headline() / "predictions.csv")
+    figure = roc_models(table, [(region, "scan") for region in regions_of(table, "scan")], simulated=True)
+    FigureCanvasAgg(figure).print_png(PICTURE, metadata={"Software": None, "Description": predictions_hash()})
+
+
+def disagreements() -> list[str]:
+    """One line a text that does not say what the results say."""
+    lines = []
+    for name in TEXTS:
+        text = (ROOT / name).read_text()
+        for block in BLOCK.finditer(text):
+            if block[0] != written(block[0]):
+                lines.append(f"{name}: block {block[2]} is not what the results say; run make figures-in-text")
+    metadata = METADATA.read_text()
+    if metadata != metrics_in_metadata(metadata):
+        lines.append(
+            f"{METADATA.relative_to(ROOT)}: eval_metrics are not those of the results; run make figures-in-text"
+        )
+    if picture_is_of() != predictions_hash():
+        lines.append(f"{PICTURE.relative_to(ROOT)}: was drawn from other predictions; run make figures-in-text")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where text and results disagree")
+    if parser.parse_args().check:
+        lines = disagreements()
+        sys.exit("\n".join(lines) if lines else 0)
+    for name in TEXTS:
+        path = ROOT / name
+        path.write_text(written(path.read_text()))
+    METADATA.write_text(metrics_in_metadata(METADATA.read_text()))
+    if picture_is_of() != predictions_hash():
+        draw_picture()
+
+
+if __name__ == "__main__":
+    main()
