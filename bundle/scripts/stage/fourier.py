@@ -70,10 +70,19 @@ class PaddedFourier:
     def dipole(self) -> torch.Tensor:
         """Unit dipole 1/3 - (k b0)^2 / k^2: field (ppm of B0) of a susceptibility (ppm); 0 at k = 0."""
         k = self.frequencies()
-        along = sum(f * b for f, b in zip(k, self.b0, strict=True))
         squared = sum(f * f for f in k)
         squared[0, 0, 0] = 1.0
-        kernel = 1.0 / 3.0 - along * along / squared
+        along = sum((f * b) ** 2 for f, b in zip(k, self.b0, strict=True))
+        # The highest frequency of an even axis stands for both its signs, between which products of axes cancel: left
+        # in, they would make a tilted dipole's volume complex.
+        signed = [
+            torch.where(f.abs() * d < 0.5 - 1e-6, f * b, 0.0)
+            for f, d, b in zip(k, self.spacing_mm, self.b0, strict=True)
+        ]
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            if self.b0[i] * self.b0[j] != 0.0:
+                along = along + 2.0 * signed[i] * signed[j]
+        kernel = 1.0 / 3.0 - along / squared
         kernel[0, 0, 0] = 0.0
         return kernel
 

@@ -17,6 +17,9 @@ TWO_PI = 2.0 * np.pi
 #: Spread of a line's points, relative to what they could have, below which rounding alone decides about its slope:
 #: what a second echo of 1 % of the first one's signal leaves.
 _DETERMINED = 1e-4
+#: Squares around which a smooth phase may wind: their side, mm; agreement of the phases smoothed at their corners; and
+#: how many make a pole (a line through the head passes several).
+_POLE_MM, _POLE_AGREEMENT, _POLE_SQUARES = 9.0, 0.4, 4
 
 
 def wrap(phase: torch.Tensor) -> torch.Tensor:
@@ -77,13 +80,15 @@ class PerEcho:
 
 
 class EchoToEcho:
-    """Echo 1 in space, each later echo from a line through the earlier ones.
+    """What grows from echo 1 to echo 2 is unwrapped in space; every echo follows from a line through those before.
 
-    The phase at echo time 0 (coils) is not 0 but smooth. It is found from the first two echoes by smoothing what
-    remains between the second and its prediction, so that it takes no part in the prediction.
+    The phase at echo time 0 (coils) is not 0 but smooth, and the same in all echoes: what grows between two is free of
+    it. It may even have poles, lines around which it winds by a turn, where coils were combined badly: no unwrapping in
+    space survives those, so then it is taken away from all echoes (as MCPC-3D-S does: Eckstein et al., MRM 2018,
+    79:2996). Else it stays, and nothing but whole turns is added.
 
     Args:
-        offset_smoothing_mm: full width at half maximum of that smoothing.
+        offset_smoothing_mm: full width at half maximum of the smoothing of the coils' phase.
     """
 
     def __init__(self, offset_smoothing_mm: float) -> None:
@@ -98,25 +103,57 @@ class EchoToEcho:
         spacing_mm: Sequence[float],
         progress: Progress = ignore_progress,
     ) -> torch.Tensor:
-        """As `PerEcho`."""
+        """As `PerEcho`; without the coils' phase where that has poles."""
         times = list(echo_times_s)
-        unwrapped = torch.empty_like(phase)
-        unwrapped[0] = unwrap_in_space(phase[0], mask)
+        grown = unwrap_in_space(wrap(phase[1] - phase[0]), mask)
         progress(0.8)
-        ratio = (times[1] - times[0]) / times[0]
-        # What differs from a line through 0 is -ratio * offset, smooth, plus whole turns.
-        rest = wrap(phase[1] - phase[0] - ratio * unwrapped[0])
-        smooth = smooth_phase(rest, magnitude[1] * mask, mask, self.offset_smoothing_mm, spacing_mm)
-        unwrapped[1] = near(phase[1], (1.0 + ratio) * unwrapped[0] + smooth)
+        speed = grown / (times[1] - times[0])
+        rest = phase[0] - speed * times[0]
+        weight = magnitude[0] * mask
+        smooth = smooth_complex(rest, weight, self.offset_smoothing_mm, spacing_mm)
+        if has_poles(smooth, gaussian_smooth(weight, self.offset_smoothing_mm, spacing_mm), mask, spacing_mm):
+            phase = wrap(phase - smooth.angle())
+            offset = torch.zeros_like(speed)
+        else:
+            offset = unwrapped_smooth(smooth.angle(), mask)
         progress(0.9)
+        unwrapped = torch.empty_like(phase)
         line = Line(mask.shape, phase.device)
         for echo, time in enumerate(times):
             if echo > 1:
                 slope, intercept = line.fit()
-                unwrapped[echo] = near(phase[echo], intercept + slope * time)
+            else:
+                slope, intercept = speed, offset
+            unwrapped[echo] = near(phase[echo], intercept + slope * time)
             line.add(unwrapped[echo], time, magnitude[echo].square())
             progress(0.9 + 0.1 * (echo + 1) / len(times))
         return torch.where(mask, unwrapped, 0.0)
+
+
+def has_poles(smooth: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, spacing_mm: Sequence[float]) -> bool:
+    """Whether a smooth complex volume winds around lines: by a turn around squares of centimetres, many in a row.
+
+    Args:
+        smooth: complex `[X, Y, Z]`.
+        weight: what its length would be if all phases around agreed; squares with little agreement tell nothing.
+        mask: bool.
+        spacing_mm: voxel size.
+    """
+    every = tuple(slice(None, None, max(1, round(_POLE_MM / d))) for d in spacing_mm)
+    angle = smooth.angle()[every]
+    sure = mask[every] & (smooth.abs() > _POLE_AGREEMENT * weight)[every]
+    wound = 0
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+
+        def ahead(volume: torch.Tensor, i: int, j: int, a: int = a, b: int = b) -> torch.Tensor:
+            """The volume from one of a square's corners on."""
+            return volume.narrow(a, i, volume.shape[a] - 1).narrow(b, j, volume.shape[b] - 1)
+
+        corners = [ahead(angle, *c) for c in ((0, 0), (1, 0), (1, 1), (0, 1))]
+        all_sure = ahead(sure, 0, 0) & ahead(sure, 1, 0) & ahead(sure, 1, 1) & ahead(sure, 0, 1)
+        turns = sum(wrap(corners[(n + 1) % 4] - corners[n]) for n in range(4)) / TWO_PI
+        wound += int((turns.round().abs() * all_sure).sum())
+    return wound >= _POLE_SQUARES
 
 
 class Line:
@@ -151,13 +188,34 @@ class Line:
         return self.weights * self.squares - self.times.square() > _DETERMINED * self.weights * self.squares
 
 
+def smooth_complex(
+    phase: torch.Tensor, weight: torch.Tensor, fwhm_mm: float, spacing_mm: Sequence[float]
+) -> torch.Tensor:
+    """A phase (rad) smoothed as a complex number with weights: complex `[X, Y, Z]`.
+
+    Its mean slope (an echo that is not centred) is taken out before and put back after, for smoothing would erase it.
+    """
+    ramp = torch.zeros((), device=phase.device)
+    for axis, size in enumerate(phase.shape):
+        step, both = phase.diff(dim=axis), weight.narrow(axis, 1, size - 1) * weight.narrow(axis, 0, size - 1)
+        slope = torch.atan2((both * torch.sin(step)).sum(), (both * torch.cos(step)).sum())
+        shape = [-1 if a == axis else 1 for a in range(3)]
+        ramp = ramp + slope * torch.arange(size, device=phase.device).view(shape)
+    flat = phase - ramp
+    real = gaussian_smooth(weight * torch.cos(flat), fwhm_mm, spacing_mm)
+    imaginary = gaussian_smooth(weight * torch.sin(flat), fwhm_mm, spacing_mm)
+    return torch.polar(torch.hypot(real, imaginary), torch.atan2(imaginary, real) + ramp)
+
+
 def smooth_phase(
     phase: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, fwhm_mm: float, spacing_mm: Sequence[float]
 ) -> torch.Tensor:
     """A wrapped, smooth but noisy phase, smoothed as a complex number and then unwrapped (rad, 0 outside the mask)."""
-    real = gaussian_smooth(weight * torch.cos(phase), fwhm_mm, spacing_mm)
-    imaginary = gaussian_smooth(weight * torch.sin(phase), fwhm_mm, spacing_mm)
-    smooth = torch.atan2(imaginary, real)
+    return unwrapped_smooth(smooth_complex(phase, weight, fwhm_mm, spacing_mm).angle(), mask)
+
+
+def unwrapped_smooth(smooth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A smooth phase without wraps, 0 outside the mask."""
     inside = smooth[mask]
     # Almost always one turn holds all of it, and the costly spatial unwrapping is not needed.
     middle = torch.atan2(torch.sin(inside).mean(), torch.cos(inside).mean())
