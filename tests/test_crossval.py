@@ -21,7 +21,7 @@ from refusal import refused
 
 from scripts.cohort import labelled_scans, split
 from scripts.collect import roi_rows
-from scripts.crossval import config_files, merged_config, refuse_stray_keys
+from scripts.crossval import checked_settings, config_files
 from scripts.engines import LocalEngine, engine
 from scripts.folds import Fold, Setup
 from scripts.nuclei import MEASURED, NUCLEI, SIDES
@@ -250,14 +250,17 @@ def test_the_roi_baseline_is_tested_on_the_same_folds(shared_cohort, tmp_path):
 @pytest.mark.parametrize("key", ["image_epoch", "region", "dataset_dir"])
 def test_training_keys_that_are_unknown_or_managed_are_refused(key):
     with refused(key):
-        merged_config(config_files(BUNDLE, []), {key: 3})
+        checked_settings(config_files(BUNDLE, []), {key: 3})
 
 
-def test_a_training_key_without_its_prefix_is_refused():
-    config = merged_config(config_files(BUNDLE, []), {})
-    with refused("--training#image_epochs"):
-        refuse_stray_keys(["run", "--dataset_dir", "x", "--image_epochs=3"], config)
-    refuse_stray_keys(["run", "--dataset_dir", "x", "--training#image_epochs", "3"], config)
+def test_overlays_and_training_are_read_as_their_keys_want(tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("image_learning_rate: 3e-4\n")
+    files = config_files(BUNDLE, [str(overlay)])
+    assert checked_settings(files, {"swa": "no"}) == {"image_learning_rate": 3e-4, "swa": False}
+    overlay.write_text("image_epoch: 3\n")
+    with refused("mine.yaml: image_epoch"):
+        checked_settings(files, {})
 
 
 def test_an_overlay_that_is_not_there_is_refused():

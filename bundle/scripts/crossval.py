@@ -8,7 +8,6 @@ held-out fold. It trains stage 1 once, which serves ResNet, ResNetSWA and Q-Net.
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from scripts.provenance import (
     check_output_dir,
     write_json,
 )
+from scripts.settings import Known, is_ours, overlay_values
+from scripts.settings_values import literal
 
 #: Folds that other code trained are not gone on with.
 CODE = ("scripts.training", "scripts.handlers", "scripts.transforms", "scripts.localiser", "scripts.evaluation")
@@ -73,8 +74,8 @@ def run_folds(
     if num_repeats < 1 or not regions or set(regions) - {"full", "cropped"} or len(set(regions)) < len(regions):
         raise InputError(f"regions {regions}, num_repeats {num_repeats}: take full, cropped or both; repeats from 1 on")
     files = config_files(bundle_root, overlays)
+    training = checked_settings(files, training)
     config = merged_config(files, training)
-    refuse_stray_keys(sys.argv, config)
     setup = Setup(
         files,
         {**training, "bundle_root": str(bundle_root), "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir)},
@@ -143,41 +144,31 @@ def config_files(bundle_root: str | os.PathLike, overlays: Sequence[str]) -> tup
     return (own[0], *found, *own[1:])
 
 
-def merged_config(files: Sequence[str], training: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a fold as it stands in the files, with the user's values in place.
+def checked_settings(files: Sequence[str], training: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that the user sets for every fold, in overlays and in `training`, read as what each key wants.
 
     Raises:
-        InputError: `training` has a key that does not exist or that the cross-validation sets, or a count in it is no
-            whole number.
+        InputError: a key that does not exist or that the cross-validation sets, or a value that it cannot have.
     """
-    parser = ConfigParser(ConfigParser.load_config_files(list(files)))
-    for key in training:
-        if key not in parser.config and key.replace("::", "#").split("#")[0] not in parser.config:
-            raise InputError(f"training has the key {key!r}, which train.yaml does not know; correct --training#{key}")
+    known = Known([path for path in files if is_ours(path)])
+    config = ConfigParser.load_config_files(list(files))
+    values: dict[str, Any] = {}
+    for path in files:
+        if path not in known.files:
+            values |= overlay_values(path, known, config)
+    every = Known(files)
+    for key, value in training.items():
         if key in MANAGED:
             raise InputError(f"training sets {key!r}, which the cross-validation sets for each fold; leave it out")
+        values[key] = every.checked(key.replace("::", "#").split("#"), value, f"--training#{key}")
+    return values
+
+
+def merged_config(files: Sequence[str], training: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a fold as it stands in the files, with the user's values in place."""
+    parser = ConfigParser(ConfigParser.load_config_files(list(files)))
     parser.update(dict(training))
-    for key in ("num_folds", "seed", "image_epochs", "scan_epochs"):
-        if not isinstance(parser.config[key], int):
-            raise InputError(f"{key} is {parser.config[key]!r}; give a whole number as --training#{key}")
     return parser.config
-
-
-def refuse_stray_keys(arguments: Sequence[str], config: Mapping[str, Any]) -> None:
-    """Refuse a training key on the command line that lacks `training#`: nothing would read it.
-
-    Args:
-        arguments: of the command line.
-        config: a fold's config.
-
-    Raises:
-        InputError: it names the key and how to give it.
-    """
-    own = {"bundle_root", "dataset_dir", "output_dir", "cache_dir", "imports", "training", "cross_validation"}
-    for argument in arguments:
-        key = argument.removeprefix("--").split("=")[0]
-        if argument.startswith("--") and key.replace("::", "#").split("#")[0] in config.keys() - own:
-            raise InputError(f"--{key} is a key of training; write --training#{key}")
 
 
 def check_same_run(output_dir: Path, config: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> None:
@@ -309,12 +300,10 @@ def analyse(bundle_root: str | os.PathLike, output_dir: str | os.PathLike, keys:
         InputError: a key that analyse.yaml does not have, or see `scripts.analysis.analyse`.
     """
     path = str(Path(bundle_root) / "configs" / "analyse.yaml")
-    unknown = keys.keys() - ConfigParser.load_config_file(path).keys()
-    if unknown:
-        key = sorted(unknown)[0]
-        raise InputError(f"analysis has the key {key!r}, which analyse.yaml does not know; correct --analysis#{key}")
+    known = Known([path])
+    keys = {key: known.checked([key], value, f"--analysis#{key}") for key, value in keys.items()}
     folder = Path(output_dir)
-    given = {"predictions": str(folder / "predictions.csv"), "output_dir": str(folder), **keys}
-    workflow = ConfigWorkflow(config_file=path, logging_file=False, bundle_root=str(bundle_root), **given)
+    given = {"bundle_root": str(bundle_root), "predictions": folder / "predictions.csv", "output_dir": folder, **keys}
+    workflow = ConfigWorkflow(config_file=path, logging_file=False, **literal(given))
     workflow.initialize()
     workflow.run()

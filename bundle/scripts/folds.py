@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.settings_values import literal
+
 #: Keys of train.yaml and its overlays that the cross-validation itself sets for every fold.
 MANAGED = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "region", "fold", "repeat", "cache_dir")
 #: Keys that do not change the numbers; a run may go on with others.
@@ -58,17 +60,17 @@ class Setup:
         """Values of config keys for one fold."""
         folder = self.folder(fold)
         keys = {
-            **self.settings,
+            **literal(self.settings),
             "region": fold.region,
             "repeat": fold.repeat,
             "fold": fold.fold,
             "seed": self.seed + fold.repeat,
             "device": f"$torch.device({device!r})",
-            "output_dir": str(folder),
-            "evaluation_dir": str(folder),
-            "ckpt_dir": str(folder / "models"),
-            "evidence_dir": str(Path(self.output_dir) / "evidence" / fold.region),
-            "figures_dir": str(Path(self.output_dir) / "figures"),
+            "output_dir": literal(folder),
+            "evaluation_dir": literal(folder),
+            "ckpt_dir": literal(folder / "models"),
+            "evidence_dir": literal(Path(self.output_dir) / "evidence" / fold.region),
+            "figures_dir": literal(Path(self.output_dir) / "figures"),
         }
         # one evidence map a subject is enough to look at: that of the first repeat
         return keys | ({"evidence_scans": "$@val_datalist"} if fold.repeat == 0 else {})

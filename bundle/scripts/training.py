@@ -230,14 +230,3 @@ def cosine_annealing(first: float, last: float, epochs: int) -> Callable[[int], 
 def swa_start_epoch(epochs: int, swa: bool, fraction: float) -> int:
     """Epochs before averaging starts; all of them without SWA."""
     return min(math.ceil(epochs * fraction), epochs - 1) if swa else epochs
-
-
-def check_schedule(**positive: float) -> None:
-    """Refuse counts and rates that must be above 0, by the name of their config key.
-
-    Raises:
-        InputError: the first that is not.
-    """
-    for name, value in positive.items():
-        if not value > 0:
-            raise InputError(f"{name} is {value}; it must be above 0; correct --{name}")

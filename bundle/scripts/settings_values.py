@@ -1,0 +1,285 @@
+"""One value of a config key: what it may be, and how the words of a command line are read as that.
+
+A rule is written as in `configs/allowed.yaml`; without one, the key's default says what is due.
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fire.parser import DefaultParseValue
+
+#: Words for booleans and for nothing, in any case.
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+NOTHING = ("null", "none", "~")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_RANGE = re.compile(
+    r"(?P<kind>whole|number)?\s*"
+    r"(?:(?P<low>from|above)?\s*(?P<least>-?[\d.]+)(?:\s*to\s*(?P<high>below)?\s*(?P<most>-?[\d.]+))?)?"
+)
+_MOST = 2**63 - 1  # whole numbers beyond do not fit torch's and numpy's
+
+
+class Wrong(ValueError):
+    """A value is not what is due. The message says what is due, and perhaps what was missed."""
+
+
+class Expression(str):
+    """A value that MONAI shall evaluate."""
+
+
+def is_expression(value: Any) -> bool:
+    """Whether MONAI evaluates a value (`$...`) or takes it from another key (`@key`)."""
+    return isinstance(value, str) and (value.startswith("$") or bool(re.fullmatch(r"@\w+((#|::)\w+)*", value)))
+
+
+def literal(value: Any) -> Any:
+    """The same value, written so that MONAI takes every text in it as it stands.
+
+    MONAI rewrites `#` in every text, and runs or follows one that begins with `$`, `@` or `%`; as the text of an
+    expression it comes through.
+    """
+    if isinstance(value, Expression):
+        return str(value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, Mapping):
+        return {key: literal(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [literal(item) for item in value]
+    if isinstance(value, str) and ("#" in value or value.startswith(("$", "@", "%"))):
+        return "$" + repr(value).replace("#", "\\x23").replace("@", "\\x40").replace("%", "\\x25")
+    return value
+
+
+def read(value: Any, rule: Any, default: Any) -> Any:
+    """A value as its key's rule and default want it.
+
+    Args:
+        value: text, as typed on a command line, or anything from a file.
+        rule: from allowed.yaml; None: what is due has the default's type.
+        default: the key's value in the configs.
+
+    Raises:
+        Wrong: it cannot be that.
+    """
+    if rule is None:
+        return _like(value, default)
+    if isinstance(rule, Mapping):
+        if "either" in rule:
+            return _either(value, rule["either"], rule, default)
+        items = _items(value, rule, default, lone=True)
+        return [_item(item, rule["each"], rule, default) for item in items]
+    if isinstance(rule, list):
+        items = _items(value, rule, default)
+        if len(items) != len(rule):
+            raise Wrong(expected(rule, default))
+        return [_item(item, part, rule, default) for item, part in zip(items, rule, strict=True)]
+    if isinstance(default, list):  # a range for each number of a list
+        items = _items(value, rule, default)
+        if len(items) != len(default):
+            raise Wrong(expected(rule, default))
+        return [_item(item, rule, rule, default, like) for item, like in zip(items, default, strict=True)]
+    return _either(value, rule.split(" | "), rule, default) if " | " in rule else _scalar(value, rule, default)
+
+
+def expected(rule: Any, default: Any) -> str:
+    """What is due, in words."""
+    if isinstance(rule, Mapping):
+        if "words" in rule:
+            return rule["words"]
+        if "either" in rule:
+            return " or ".join(expected(part, None) for part in rule["either"])
+        return f"a list, each {expected(rule['each'], None)}"
+    if isinstance(rule, list):
+        return f"a list of {len(rule)}: {', '.join(expected(part, None) for part in rule)}"
+    if isinstance(default, list):
+        words = f", each {rule}" if rule else ""
+        return f"{_a(default)}{words}, such as {_plain(default)}"
+    if rule is None:
+        return _a(default)
+    parts = rule.split(" | ")
+    return (
+        ", ".join([_words(part, default) for part in parts[:-1]])
+        + (" or " if parts[1:] else "")
+        + _words(parts[-1], default)
+    )
+
+
+def _words(part: str, default: Any) -> str:
+    named = {"true/false": "true, false", "path": "a path", "text": "text", "files": "a path or a list of paths"}
+    named |= {"device": "cpu or a GPU of this machine (cuda:0)", "step": "a step with _target_"}
+    if part in named:
+        return named[part]
+    if found := _range(part):
+        whole = found["kind"] == "whole" or (found["kind"] is None and type(default) is int)
+        limits = part.removeprefix(found["kind"] or "").strip()
+        return ("a whole number" if whole else "a number") + (f" {limits}" if limits else "")
+    return part
+
+
+def _range(part: str) -> re.Match | None:
+    """The ends of a range and its type; None for another rule. A number alone is a word, as in `1 | -1`."""
+    found = _RANGE.fullmatch(part)
+    return found if found and (found["low"] or found["most"] or not found["least"]) else None
+
+
+def _a(default: Any) -> str:
+    if isinstance(default, list):
+        kinds = {type(item) for item in default}
+        many = "whole numbers" if kinds == {int} else "numbers" if kinds <= {int, float} and kinds else "entries"
+        return f"a list of {len(default)} {many}" if many != "entries" else "a list"
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping of keys"}
+    return names.get(type(default), "null")
+
+
+def _plain(default: list) -> str:
+    return "[" + ",".join(map(str, default)) + "]"
+
+
+def _like(value: Any, default: Any) -> Any:
+    """A value of the default's type."""
+    if isinstance(default, bool):
+        return _scalar(value, "true/false", default)
+    if isinstance(default, (int, float)):
+        return _scalar(value, "whole" if isinstance(default, int) else "number", default)
+    if isinstance(default, str):
+        return _scalar(value, "text", default)
+    if isinstance(default, list):
+        items = _items(value, None, default)
+        numbers = default and all(isinstance(item, (int, float)) for item in default)
+        if numbers and len(items) != len(default):
+            raise Wrong(expected(None, default))
+        if not default or any(type(item) is not type(default[0]) for item in default):
+            return items
+        return [_item(item, None, None, default, default[0]) for item in items] if items else items
+    return value
+
+
+def _item(item: Any, rule: Any, whole: Any, default: Any, like: Any = None) -> Any:
+    try:
+        return read(item, rule, like)
+    except Wrong as error:
+        raise Wrong(expected(whole, default), *error.args[1:]) from error
+
+
+def _items(value: Any, rule: Any, default: Any, lone: bool = False) -> list[Any]:
+    """The entries of a list, which a command line may give as `[1,2]` or `1,2`; with `lone`, also as a single word."""
+    if isinstance(value, str):
+        parsed = DefaultParseValue(value)
+        value = parsed if isinstance(parsed, (list, tuple)) else value.split(",") if "," in value else value
+        if lone and isinstance(value, str) and value and not value.startswith(("[", "(", "{")):
+            value = [value]
+    elif lone and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, (list, tuple)) or (rule is not None and not value and default != []):
+        raise Wrong(expected(rule, default))
+    return list(value)
+
+
+def _either(value: Any, parts: list[Any], rule: Any, default: Any) -> Any:
+    hints: tuple[str, ...] = ()
+    for part in parts:
+        try:
+            return read(value, part, default)
+        except Wrong as error:
+            hints = hints or error.args[1:]
+    raise Wrong(expected(rule, default), *hints)
+
+
+def _scalar(value: Any, part: str, default: Any) -> Any:
+    """A value read as one alternative of a rule."""
+    text = value.strip() if isinstance(value, str) else None
+    wrong = Wrong(expected(part, default))
+    if part == "null":
+        if value is None or (text and text.casefold() in NOTHING):
+            return None
+        raise wrong
+    if value is None or isinstance(value, (Mapping, set)) and part != "step":
+        raise wrong
+    if part == "true/false":
+        if isinstance(value, bool):
+            return value
+        if str(value).strip().casefold() in BOOLEANS and not isinstance(value, (list, tuple, float)):
+            return BOOLEANS[str(value).strip().casefold()]
+        raise Wrong("true or false") if isinstance(default, bool) else wrong
+    if part in ("path", "text"):
+        return _text(value, part, wrong)
+    if part == "files":
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = DefaultParseValue(value)
+        if isinstance(value, (list, tuple)):
+            if not value:
+                raise wrong
+            return [_scalar(item, "files", default) for item in value]
+        return _text(value, "path", wrong)
+    if part == "device":
+        return _device(value, wrong)
+    if part == "step":
+        if isinstance(value, Mapping) and "_target_" in value:
+            return value
+        raise wrong
+    found = _range(part)
+    word = str(value).strip().casefold()
+    if part.casefold() == word or (found is None and _number_or_none(part) == _number_or_none(word) is not None):
+        return type(default)(part) if isinstance(default, int) and not isinstance(default, bool) else part
+    if found is None:
+        raise wrong
+    return _number(value, found, default, wrong)
+
+
+def _text(value: Any, part: str, wrong: Wrong) -> str:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # a name of digits, from a file
+    if not isinstance(value, str) or not value.strip():
+        raise wrong
+    if value.strip().casefold() in NOTHING:
+        raise Wrong(*wrong.args, "it cannot be left empty")
+    if any(ord(letter) < 32 for letter in value):
+        raise Wrong(*wrong.args, "it has line breaks or other control characters")
+    return os.path.expanduser(value) if part == "path" and value.startswith("~/") else value
+
+
+def _device(value: Any, wrong: Wrong) -> Any:
+    if isinstance(value, torch.device):
+        return value
+    try:
+        device = torch.device(value if isinstance(value, str) else "")
+    except RuntimeError as error:
+        raise wrong from error
+    if device.type != "cpu" and not (
+        device.type == "cuda" and torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    ):
+        raise Wrong(*wrong.args, f"{device} is not there")
+    return Expression(f"$torch.device({str(device)!r})")
+
+
+def _number_or_none(text: str) -> float | None:
+    return float(text) if _NUMBER.fullmatch(text) else None
+
+
+def _number(value: Any, rule: re.Match, default: Any, wrong: Wrong) -> int | float:
+    if isinstance(value, str):
+        text = value.strip()
+        if re.fullmatch(r"[+-]?\d+,\d+", text):
+            raise Wrong(*wrong.args, "write a decimal point, not a comma")
+        if not _NUMBER.fullmatch(text):
+            raise wrong
+        value = int(text) if text.lstrip("+-").isdigit() else float(text)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise wrong
+    if rule["kind"] == "whole" or (rule["kind"] is None and type(default) is int):
+        if value != int(value) or abs(value) > _MOST:
+            raise wrong
+        value = int(value)
+    least, most = (float(rule[end]) if rule[end] else None for end in ("least", "most"))
+    low = least is not None and (value <= least if rule["low"] == "above" else value < least)
+    high = most is not None and (value >= most if rule["high"] else value > most)
+    if low or high:
+        raise wrong
+    return value

@@ -1,0 +1,267 @@
+"""Settings as users type them: read as what each key wants, or refused in one line before any work starts."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import pytest
+import torch
+import yaml
+from blobs import BUNDLE
+from refusal import refused
+from typed import typed
+
+from scripts.settings import Known, rules
+from scripts.settings_typed import flags
+from scripts.settings_values import Expression, literal
+
+CONFIGS = sorted(
+    path.stem for path in (BUNDLE / "configs").glob("*.yaml") if path.stem not in ("allowed", "dicom_series")
+)
+OVERLAYS = {
+    "evaluate": "train",
+    "report": "train",
+    "multi_gpu_train": "train",
+    "cross_validation_fold": "train",
+    "reduced": "train",
+    "small": "train",
+    "cross_validation_small": "cross_validation",
+    "reconstruct_paper": "reconstruct",
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "key", "value"),
+    [
+        ("train", ["--swa", "false"], "swa", False),
+        ("train", ["--swa=No"], "swa", False),
+        ("train", ["--noswa"], "swa", False),
+        ("inference", ["--include_identifiers", "false"], "include_identifiers", False),
+        ("inference", ["--include_identifiers"], "include_identifiers", True),
+        ("inference", ["--threshold", "0.3"], "threshold", 0.3),
+        ("inference", ["--num_slices", "16.0"], "num_slices", 16),
+        ("inference", ["--cropped_size", "64,64"], "spatial_size", [64, 64]),
+        ("inference", ["--outputs", "json"], "outputs", ["json"]),
+        ("inference", ["--region", "Full"], "region", "full"),
+        ("inference", ["--input", "2024"], "input", "2024"),
+        ("inference", ["--input", "1_000"], "input", "1_000"),
+        ("inference", ["--input", "qsm,r2s,t1"], "input", "qsm,r2s,t1"),
+        ("inference", ["--output_dir", "run#1"], "run_folder#path", "run#1"),
+        ("inference", ["--output-dir", "run"], "output_dir", "run"),
+        ("inference", ["--dataset_dir", "in#2"], "input", "in#2"),
+        ("inference", ["--input", "@home/scans"], "input", "@home/scans"),
+        ("inference", ["--box", "[[1,2],[3,4],[5,6]]"], "box", [[1, 2], [3, 4], [5, 6]]),
+        ("inference", ["--threshold", "$1/4"], "threshold", 0.25),
+        ("inference", ["--device", "cpu"], "device", torch.device("cpu")),
+        ("train", ["--imagenet_weights", "None"], "imagenet_weights", "none"),
+        ("train", ["--image_learning_rate", "3e-5"], "image_learning_rate", 3e-5),
+        ("train", ["--rotate_limit", "22.5"], "rotate_limit", 22.5),
+        ("train", ["--val_datalist", "$[5]"], "val_datalist", [5]),
+        ("cross_validation", ["--training#swa", "no", "--training#image_epochs", "5.0"], "training",
+         {"swa": False, "image_epochs": 5}),
+        ("cross_validation", ["--training", "{'template': '/a#b'}"], "training", {"template": "/a#b"}),
+        ("cross_validation", ["--regions", "cropped"], "regions", ["cropped"]),
+        ("analyse", ["--simulated", "false"], "simulated", False),
+        ("analyse", ["--simulated", "null"], "simulated", None),
+        ("reconstruct", ["--mask#phase_quality", "None"], "mask#phase_quality", None),
+        ("reconstruct", ["--inversion#radii_mm", "[8,4,2]"], "inversion#radii_mm", [8, 4, 2]),
+        ("reconstruct", ["--participant_id", "007"], "participant_id", "007"),
+        ("simulate", ["--sizes#small#hh", "3.0"], "sizes#small#hh", 3),
+        ("simulate", ["--size", "mine", "--sizes", "{'mine': {'hh': 3, 'hc': 3, 'men': 2, 'matrix': [9,9,9],"
+                      " 'spacing_mm': [1,1,1]}}"], "size", "mine"),
+        ("simulate_raw", ["--sequence#dephasing", "off"], "sequence#dephasing", False),
+        ("nuclei", ["--pictures", "FALSE"], "pictures", False),
+    ],
+)  # fmt: skip
+def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
+    found = typed(tmp_path, config, *words, key=key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "said"),
+    [
+        ("inference", ["--threshold", "0,5"], ["--threshold 0,5", "decimal point"]),
+        ("inference", ["--threshold", "half"], ["--threshold half", "0 to 1"]),
+        ("inference", ["--threshold", "nan"], ["nan"]),
+        ("inference", ["--threshold", "1.5"], ["0 to 1"]),
+        ("inference", ["--threshold", "[0.5]"], ["--threshold [0.5]"]),
+        ("inference", ["--threshold"], ["has no value"]),
+        ("inference", ["--threshold", "$2"], ["--threshold $2", "gives 2"]),
+        ("inference", ["--treshold", "0.9"], ["--treshold", "did you mean --threshold?"]),
+        ("inference", ["--num_slices", "16.5"], ["--num_slices 16.5", "whole number"]),
+        ("inference", ["--num_slices", "true"], ["--num_slices true"]),
+        ("inference", ["--include_identifiers", "maybe"], ["true or false"]),
+        ("inference", ["--cropped_size", "64"], ["list of 2"]),
+        ("inference", ["--outputs", "[json,pdf]"], ["pdf", "parametric_map"]),
+        ("inference", ["--box", "[1,2]"], ["[[i0,i1],[j0,j1],[k0,k1]]"]),
+        ("inference", ["--weights", "None"], ["--weights"]),
+        ("inference", ["--input", "$data/x"], ["--input $data/x", "./$"]),
+        ("inference", ["--input", "@nobody"], ["nobody"]),
+        ("inference", ["--input", "$'a#b'"], ["#"]),
+        ("inference", ["--device", "cuda:9"], ["cuda:9"]),
+        ("inference", ["--network_def#hiden_size", "9"], ["--network_def#hidden_size?"]),
+        ("inference", ["--writer#run", "x"], ["--writer#run x"]),
+        ("inference", ["--scans", "5"], ["--scans 5", "computed"]),
+        ("inference", ["--bundle_root", "models"], ["--bundle_root", "configs"]),
+        ("train", ["--image_epochs", "ten"], ["--image_epochs ten"]),
+        ("train", ["--image_epochs", "0"], ["--image_epochs 0", "from 1"]),
+        ("train", ["--train#trainer#max_epochs", "ten"], ["--train#trainer#max_epochs ten"]),
+        ("train", ["--train#trainer#max_epcohs", "3"], ["--train#trainer#max_epochs?"]),
+        ("train", ["--horizontal_flip_prob", "2"], ["--horizontal_flip_prob 2", "0 to 1"]),
+        ("train,evaluate", ["--repeat", "-1"], ["--repeat -1"]),
+        ("train,report", ["--exampels", "2"], ["--examples?"]),
+        ("cross_validation", ["--training#image_epochs", "ten"], ["--training#image_epochs ten"]),
+        ("cross_validation", ["--training#image_epoch", "5"], ["--training#image_epochs?"]),
+        ("cross_validation", ["--image_epochs", "5"], ["--training#image_epochs"]),
+        ("cross_validation", ["--training", "{image_epochs: ten}"], ["--training#image_epochs ten"]),
+        ("cross_validation", ["--training#val_datalist", "$@cohort"], ["--training#val_datalist", "overlay"]),
+        ("cross_validation", ["--analysis#bootstrap_samples", "5"], ["--analysis#bootstrap_samples 5", "100"]),
+        ("cross_validation", ["--engine", "slurm"], ["local or ray"]),
+        ("analyse", ["--bootstrap_sample", "500"], ["--bootstrap_samples?"]),
+        ("reconstruct", ["--inversion#itertions", "3"], ["--inversion#iterations?"]),
+        ("reconstruct", ["--inversion#iterations", "3.5"], ["--inversion#iterations 3.5"]),
+        ("reconstruct", ["--inversion#_target_", "scripts.stage.inversion.TKD"], ["takes no radii_mm"]),
+        ("reconstruct", ["--background", "SHARP"], ["--background SHARP", "_target_"]),
+        ("reconstruct", ["--echo_times_s", "[0.004,ms]"], ["--echo_times_s"]),
+        ("simulate", ["--size", "big"], ["small or paper"]),
+        ("simulate", ["--latents#head", "{'mean': 0}"], ["lacks sd"]),
+        ("simulate", ["--texture#lenght_mm", "1"], ["--texture#length_mm?"]),
+        ("simulate_raw", ["--sequence#flip_angles_deg", "[6,24.5]"], ["whole number"]),
+        ("simulate_dicom", ["--style", "toshiba"], ["philips"]),
+        ("localise", ["--annotated_too", "perhaps"], ["true or false"]),
+        ("nuclei", ["--core", "1"], ["below 1"]),
+        ("template", ["--spacing_mm", "2mm"], ["--spacing_mm 2mm"]),
+    ],
+)  # fmt: skip
+def test_what_a_key_cannot_be_is_refused_in_one_line(config, words, said, tmp_path):
+    with refused(*said):
+        typed(tmp_path, config, *words)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_an_overlay_is_read_like_the_command_line(tmp_path):
+    overlay = write(
+        tmp_path / "mine.yaml", "image_learning_rate: 3e-4\noutput_dir: /a/run#1\nhelper: 3\nfold: '@helper'\n"
+    )
+    assert typed(tmp_path, f"train,{overlay}", key="image_learning_rate") == 3e-4
+    assert typed(tmp_path, f"train,{overlay}", key="output_dir") == "/a/run#1"
+    assert typed(tmp_path, f"train,{overlay}", key="fold") == 3
+
+
+@pytest.mark.parametrize("text", ["image_epoch: 3\n", "image_epochs: ten\n", "image#trainer:\n  _target_: Nothing\n"])
+def test_a_fault_in_an_overlay_names_file_and_key(text, tmp_path):
+    overlay = write(tmp_path / "mine.yaml", text)
+    with refused("mine.yaml: image"):
+        typed(tmp_path, f"train,{overlay}")
+
+
+def test_a_copy_of_a_config_goes_by_the_same_rules(tmp_path):
+    shutil.copy(BUNDLE / "configs" / "inference.yaml", tmp_path / "our_site.yaml")
+    with refused("--threshold 7", "0 to 1"):
+        typed(tmp_path, str(tmp_path / "our_site.yaml"), "--threshold", "7")
+
+
+def test_an_args_file_is_read_like_the_command_line(tmp_path):
+    arguments = write(tmp_path / "args.json", json.dumps({"swa": "false", "output_dir": "/a/run#1", "fold": "two"}))
+    assert typed(tmp_path, "train", "--args_file", str(arguments), "--fold", "2", key="output_dir") == "/a/run#1"
+    with refused("args.json: fold two"):
+        typed(tmp_path, "train", "--args_file", str(arguments))
+
+
+def test_a_call_from_python_is_read_too(monkeypatch):
+    monkeypatch.chdir(BUNDLE)
+    with refused("--image_epochs ten"):
+        monai.bundle.run("prepare", config_file="configs/train.yaml", logging_file=False, image_epochs="ten")
+
+
+def test_the_bundle_is_found_from_anywhere(tmp_path):
+    weights = typed(tmp_path, "inference", key="weights", here=tmp_path)
+    assert (tmp_path / weights).samefile(BUNDLE / "models" / "model.pt")
+
+
+def test_a_word_too_many_is_not_passed_over(tmp_path):
+    with refused("init_id", "64]"):
+        typed(tmp_path, "inference", "64]")
+
+
+def test_flags_are_found_as_fire_finds_them():
+    found = flags(["training", "--a", "1", "--b=x=y", "--c", "--nod", "-e", "-5", "--f-g", "h"])
+    assert {key: given.value for key, given in found.items()} == {
+        "a": "1", "b": "x=y", "c": True, "d": False, "e": "-5", "f_g": "h",
+    }  # fmt: skip
+    assert found["f_g"].label == "--f-g"
+
+
+@pytest.mark.parametrize("text", ["a#b", "$a", "@a", "%a", "it's #1 @home", 'a"#\\'])
+def test_a_text_comes_through_monai_as_it_stands(text):
+    parser = monai.bundle.ConfigParser({"top": literal(text), "in": {"list": literal([text, 1])}})
+    assert parser.get_parsed_content("top") == text
+    assert parser.get_parsed_content("in") == {"list": [text, 1]}
+
+
+# --- the table of rules ------------------------------------------------------------------------------------------
+
+
+def files(config: str) -> list[str]:
+    names = [OVERLAYS[config], config] if config in OVERLAYS else [config]
+    return [str(BUNDLE / "configs" / f"{name}.yaml") for name in names]
+
+
+def leaves(node: Any, parts: tuple[str, ...] = ()) -> Iterator[tuple[list[str], Any]]:
+    if isinstance(node, Mapping) and "_target_" not in node:
+        for key, value in node.items():
+            yield from leaves(value, (*parts, *str(key).replace("::", "#").split("#")))
+    else:
+        yield list(parts), node
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_default_is_what_its_own_rule_allows(config):
+    known = Known(files(config))
+    for parts, default in leaves(known.base):
+        found = known.checked(parts, default, "#".join(parts))
+        assert found == default or isinstance(found, Expression)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_key_that_may_be_empty_has_a_rule(config):
+    known = Known(files(config))
+    assert [key for key, value in known.base.items() if value is None and known.rule([key]) is None] == []
+
+
+def test_every_rule_belongs_to_a_key():
+    everything = {config: Known(files(config)) for config in CONFIGS}
+    tracking = {"experiment_name", "run_name", "tracking_uri"}
+    for section, table in rules().items():
+        configs = list(everything.values()) if section == "everywhere" else [everything[section]]
+        for key in table:
+            first = key.split("#")[0]
+            assert first in tracking or any(first in known.base for known in configs), f"{section}: {key}"
+
+
+def test_whole_numbers_end_where_the_libraries_do():
+    known = Known(files("train"))
+    torch.Generator().manual_seed(known.checked(["seed"], "4294967295", "seed"))
+    for value in ("4294967296", "1e400", math.inf, 10**30):
+        with refused("seed"):
+            known.checked(["seed"], value, "seed")
+
+
+def test_of_many_processes_the_first_alone_says_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit, match="1"):
+        typed(tmp_path, "inference", "--threshold", "0,5")
+
+
+def test_rules_are_no_config_of_the_bundle():
+    assert yaml.safe_load((BUNDLE / "configs" / "allowed.yaml").read_text()).keys() <= {"everywhere", *CONFIGS}
