@@ -46,7 +46,15 @@ test-more: $(VENV)/installed-test
 	.venv-deploy/bin/pip install -r $<
 	touch $@
 
-serving-envs: .venv-label/installed .venv-deploy/installed
+# MLflow and TensorBoard beside our own packages, some of which MLflow wants older
+.venv-tracking/installed: $(VENV)/installed-test
+	$(PYTHON) -m venv .venv-tracking
+	ls -d $(VENV)/lib/python3*/site-packages > .venv-tracking/ours.pth
+	mv .venv-tracking/ours.pth .venv-tracking/lib/python3*/site-packages/
+	.venv-tracking/bin/pip install mlflow==3.17.2 tensorboard==2.21.0
+	touch $@
+
+serving-envs: .venv-label/installed .venv-deploy/installed .venv-tracking/installed
 
 # the zip for the model zoo, its checksum and entry, TorchScript, ONNX and the Hugging Face card, in dist/
 release: $(VENV)/installed-test
@@ -61,4 +69,4 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) .venv-label .venv-deploy $(DEMO) dist
+	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking $(DEMO) dist

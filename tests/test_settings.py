@@ -111,6 +111,7 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("inference", ["--bundle_root", "models"], ["--bundle_root", "configs"]),
         ("train", ["--image_epochs", "ten"], ["--image_epochs ten"]),
         ("train", ["--image_epochs", "0"], ["--image_epochs 0", "from 1"]),
+        ("train", ["--scan_epochs", "0"], ["--scan_epochs 0", "from 1"]),
         ("train", ["--train#trainer#max_epochs", "ten"], ["--train#trainer#max_epochs ten"]),
         ("train", ["--train#trainer#max_epcohs", "3"], ["--train#trainer#max_epochs?"]),
         ("train", ["--horizontal_flip_prob", "2"], ["--horizontal_flip_prob 2", "0 to 1"]),
@@ -156,6 +157,16 @@ def test_an_overlay_is_read_like_the_command_line(tmp_path):
     assert typed(tmp_path, f"train,{overlay}", key="image_learning_rate") == 3e-4
     assert typed(tmp_path, f"train,{overlay}", key="output_dir") == "/a/run#1"
     assert typed(tmp_path, f"train,{overlay}", key="fold") == 3
+
+
+def test_code_in_an_overlay_stays_code(tmp_path):
+    step = {"_target_": "DataLoader", "dataset": "$[@bundle_root]", "num_workers": 0}
+    overlay = write(
+        tmp_path / "mine.json", json.dumps({"dataloader": step, "threshold": "1e-1", "run": ["$@network_def#x"]})
+    )
+    assert typed(tmp_path, f"inference,{overlay}", key="dataloader").dataset == ["."]
+    overlay.write_text(json.dumps({"prepare": ["%checks"], "checks": ["$7"], "num_folds": "3"}))
+    assert typed(tmp_path, f"train,{overlay}", key="prepare") == [[7]]
 
 
 @pytest.mark.parametrize("text", ["image_epoch: 3\n", "image_epochs: ten\n", "image#trainer:\n  _target_: Nothing\n"])

@@ -219,13 +219,6 @@ def test_missing_imagenet_weights_name_the_key_that_trains_without(shared_cohort
     assert "absent.pth" in str(input_error_in(caught.value))
 
 
-def test_epochs_below_one_are_refused_before_work_starts(shared_cohort, tmp_path):
-    with pytest.raises(RuntimeError) as caught:
-        train(shared_cohort, tmp_path, scan_epochs=0)
-    assert "scan_epochs is 0" in str(input_error_in(caught.value))
-    assert not (tmp_path / "output").exists()
-
-
 def test_learning_rate_falls_by_cosine_and_then_stays():
     factor = cosine_annealing(3e-4, 1e-4, 75)
     rates = [3e-4 * factor(epoch) for epoch in (0, 37.5, 75, 99)]

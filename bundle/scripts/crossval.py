@@ -50,6 +50,7 @@ def run_folds(
     keep_weights: bool,
     nuclei_table: str | os.PathLike,
     roi_sides: str,
+    tracking: Mapping[str, Any] | None = None,
 ) -> None:
     """Train and test all folds that are not finished, then write the predictions table of all.
 
@@ -66,6 +67,7 @@ def run_folds(
         engine: runs the folds, see `scripts.engines`.
         keep_weights: whether a finished fold keeps its weights.
         nuclei_table, roi_sides: of the ROI baseline, see `scripts.collect`.
+        tracking: MONAI's arguments for experiment tracking; each fold is a run of its own.
 
     Raises:
         InputError: a key that does not exist, a cohort that cannot be split or has two scans of one participant, an
@@ -83,6 +85,7 @@ def run_folds(
         config["num_folds"],
         config["seed"],
         keep_weights,
+        dict(tracking or {}),
     )
     scans = labelled_scans(dataset_dir)
     check_one_scan_each(scans)
@@ -210,6 +213,7 @@ def fold_workflow(setup: Setup, fold: Fold, device: str, run_id: str) -> ConfigW
         logging_file=False,
         run_id=run_id,
         **setup.keys(fold, device),
+        **({**literal(setup.tracking), "run_name": fold.name} if setup.tracking and run_id == "train_and_test" else {}),
     )
     workflow.initialize()
     return workflow

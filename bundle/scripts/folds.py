@@ -1,7 +1,7 @@
 """Which folds a cross-validation has, where each lies, and what the config of each is given."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Setup:
         num_folds: of each repeat.
         seed: of repeat 0.
         keep_weights: whether a finished fold keeps its weights.
+        tracking: MONAI's arguments for experiment tracking, if any.
     """
 
     config_files: tuple[str, ...]
@@ -48,6 +49,7 @@ class Setup:
     num_folds: int
     seed: int
     keep_weights: bool
+    tracking: Mapping[str, Any] = field(default_factory=dict)
 
     def folder(self, fold: Fold) -> Path:
         return Path(self.output_dir) / "folds" / fold.name

@@ -247,6 +247,7 @@ class Progress:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.look)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
         engine.add_event_handler(Events.COMPLETED, self.close)
 
@@ -256,9 +257,12 @@ class Progress:
                 total=engine.state.max_epochs, initial=engine.state.epoch - 1, desc=self.description, unit="epoch"
             )
 
+    def look(self, engine: Engine) -> None:
+        self.loss = engine.state.output["loss"]
+
     def update(self, engine: Engine) -> None:
         if self.bar is not None:
-            shown = {"loss": f"{engine.state.output['loss'].item():.3f}"}
+            shown = {"loss": f"{self.loss.item():.3f}"}
             shown |= {name: f"{value:.3f}" for name, value in engine.state.metrics.items()}
             if self.evaluator is not None:
                 shown |= {name: f"{value:.3f}" for name, value in self.evaluator.state.metrics.items()}
@@ -268,3 +272,16 @@ class Progress:
     def close(self, engine: Engine) -> None:
         if self.bar is not None:
             self.bar.close()
+
+
+class OutputForTrackers:
+    """Hand a batch's output on as a list, which MONAI's trackers expect (`--tracking mlflow`). The last of ours.
+
+    With `decollate: false`, `from_engine(["loss"], first=True)` would find a dict and give a tuple.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.wrap)
+
+    def wrap(self, engine: Engine) -> None:
+        engine.state.output = [engine.state.output]

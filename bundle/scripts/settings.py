@@ -39,7 +39,7 @@ def begin() -> None:
     """
     report_in_one_line()
     call = current_call()
-    if call is None:
+    if call is None or not call.config_files:
         return
     try:
         check(call)
@@ -47,6 +47,16 @@ def begin() -> None:
         if int(os.environ.get("RANK", 0)) > 0:
             raise SystemExit(1) from None  # the first process says it
         raise
+
+
+def tracking() -> dict[str, Any]:
+    """MONAI's arguments for experiment tracking (`--tracking mlflow`), to hand on to the workflows of folds."""
+    call = current_call()
+    if call is None or not call.tracking_keys():
+        return {}
+    parser = call.workflow.parser
+    names = [key for key in ("experiment_name", "tracking_uri") if key in parser]
+    return {"tracking": call.arguments["tracking"], **{key: parser.get_parsed_content(key) for key in names}}
 
 
 def check(call: Call) -> None:
@@ -67,7 +77,7 @@ def check(call: Call) -> None:
     changed: dict[str, Any] = {}
     for path in call.config_files:
         if path not in known.files:
-            ids = {call.arguments.get(name) for name in ("run_id", "init_id", "final_id")}
+            ids = {"initialize", "run", "finalize", *map(call.arguments.get, ("run_id", "init_id", "final_id"))}
             changed |= overlay_values(path, known, parser.config, ids)
     known.extra = call.tracking_keys()
     known.live = parser.config
@@ -146,7 +156,9 @@ def overlay_values(path: str, known: "Known", config: Mapping[str, Any], ids: It
     for key, value in content.items():
         top = _split(key.removeprefix("+"))[0]
         if not key.startswith("+") and (top in known.base or top not in used):
-            values[key] = known.checked(_split(key), value, f"{Path(path).name}: {key}")
+            meant = known.checked(_split(key), value, f"{Path(path).name}: {key}")
+            if literal(meant) != value:
+                values[key] = meant
     return values
 
 
@@ -154,7 +166,7 @@ def _checked(key: str, given: Given, known: "Known", parser: ConfigParser) -> An
     parts = _split(key)
     value = given.value
     default, rule = known.find(parts, given.label)
-    if given.bare and not isinstance(default, bool) and rule != "true/false":
+    if given.bare and not isinstance(default, bool) and "true/false" not in str(rule):
         raise InputError(f"{given.label}: has no value; give {known.due(parts, rule, default)}")
     if is_expression(value):
         top = known.rule(parts[:1])
@@ -319,9 +331,9 @@ class Known:
             plain = isinstance(value, (str, int, float)) if default is _COMPUTED else not isinstance(value, list)
             if plain:
                 raise InputError(f"{label} {_shown(value)}: is computed; only a $ expression can stand for it")
-            return value
+            return _with_expressions(value)
         if default is None and rule is None:
-            return value
+            return _with_expressions(value)
         try:
             return read(value, rule, default)
         except Wrong as error:
@@ -350,7 +362,7 @@ class Known:
             raise InputError(f"{label} {_shown(text)}; give {due}, or single keys: {label}#KEY VALUE")
         if "_target_" in value:
             _check_component(label, value)
-            return dict(value)
+            return _with_expressions(value)
         if isinstance(default, Mapping) and "_target_" in default:
             raise InputError(
                 f"{label} {_shown(text)}: names no _target_; add it, or give single keys: {label}#KEY VALUE"
@@ -411,6 +423,15 @@ def _parameters(target: Any, label: str = "") -> Mapping[str, Any]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return {key: value for key, value in names.items() if key != "self"}
     return names | {"**": "$"}
+
+
+def _with_expressions(value: Any) -> Any:
+    """The same, in which what MONAI shall evaluate is marked as such."""
+    if isinstance(value, Mapping):
+        return {key: _with_expressions(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_expressions(item) for item in value]
+    return Expression(value) if is_expression(value) or (isinstance(value, str) and value.startswith("%")) else value
 
 
 def _is_code(default: Any) -> bool:

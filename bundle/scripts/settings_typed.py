@@ -70,10 +70,12 @@ def current_call() -> Call | None:
         if workflow is None and isinstance(owner, ConfigWorkflow):
             workflow = owner
         if workflow is not None and frame.f_globals.get("__name__") == "monai.bundle.scripts":
+            # a workflow within another's run, as for the tables of a cross-validation, was not called by the user
+            values = dict(frame.f_locals)
             if frame.f_code is monai.bundle.run.__code__:
-                return _call(workflow, dict(frame.f_locals), "override", frame)
+                return _call(workflow, values, "override", frame) if values["workflow"] is workflow else None
             if frame.f_code is monai.bundle.run_workflow.__code__:
-                return _call(workflow, dict(frame.f_locals), "kwargs", frame)
+                return _call(workflow, values, "kwargs", frame) if values["workflow_"] is workflow else None
         frame = frame.f_back
     return None
 
