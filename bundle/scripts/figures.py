@@ -221,7 +221,7 @@ def auc_boxes(table: pd.DataFrame, level: str, simulated: bool, samples: int, se
     panels[0].set(ylabel="AUC", ylim=(max(lowest - margin, 0), min(highest + margin, 1.005)))
     panels[0].yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     both = "full boxes and first marks: folds pooled; pale boxes and second marks: within folds; " if paired else ""
-    figure.suptitle(titled(f"Bootstrapped AUC, {level} level", simulated, figure))
+    figure.suptitle(titled(f"Bootstrapped AUC, {level} level", simulated, figure) + "\n")
     footer(
         figure,
         f"{samples} samples of participants; {both}marks: DeLong's test over participants, p corrected after Holm"
