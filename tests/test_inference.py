@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +168,7 @@ def test_one_bad_scan_is_reported_and_the_others_are_done(weights, cohort, tmp_p
     damaged.write_bytes(damaged.read_bytes()[:20000])
     done = infer(weights, cohort, tmp_path / "output")
     assert_ends_with_one_error_line(done, "1 of 4 scans failed", damaged.name, tmp_path / "output" / "predictions.csv")
+    assert "input summary" not in done.stdout  # MONAI's, which shows every path of the command line
     rows = [row for row in table(tmp_path / "output") if row["slice"] == ""]
     assert {row["scan_id"]: row["status"] for row in rows} == {
         "sub-01": "ok",
@@ -346,3 +349,40 @@ def test_other_input_than_trained_on_is_refused_by_its_key(tmp_path):
     with refused("model.pt", "region", "cropped"):
         check_trained_with(weights, region="cropped", num_slices=4)
     check_trained_with(tmp_path / "without_record.pt", region="cropped")
+
+
+class Broken(torch.nn.Module):
+    """A network that fails on its second scan as nobody expected, and gives no number for its third."""
+
+    def __init__(self, network: QNet) -> None:
+        super().__init__()
+        self.network, self.calls = network, 0
+
+    def explain(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        self.calls += 1
+        if self.calls == 2:
+            raise KeyError("Smith")
+        logits, *others = self.network.explain(image)
+        return logits * (math.nan if self.calls == 3 else 1), *others
+
+
+def test_a_network_that_fails_on_one_scan_goes_on_with_the_next(weights, cohort, tmp_path, monkeypatch):
+    shutil.rmtree(cohort / "sub-04" / "anat")
+    (cohort / "sub-04" / "anat").touch()  # a file where a folder should be
+    (cohort / "sub-01").rename(cohort / "sub-0$1$_")  # a name that is half a formula
+    for path in (cohort / "sub-0$1$_").rglob("sub-01*"):
+        path.rename(path.with_name(path.name.replace("sub-01", "sub-0$1$_")))
+    flow = workflow(weights, cohort, tmp_path / "output", num_threads=1, localise="whole")
+    flow.initialize()
+    broken = Broken(flow.parser.get_parsed_content("network_def"))
+    flow.parser.get_parsed_content("evaluator").network = broken
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back what the run replaces
+    with refused("3 of 4 scans failed"):
+        flow.run()
+    rows = {row["scan_id"]: row for row in table(tmp_path / "output") if row["slice"] == ""}
+    assert rows["sub-0$1$_"]["status"] == "ok"
+    assert "KeyError" in rows["sub-02"]["message"] and "sub-02_error.log" in rows["sub-02"]["message"]
+    assert "KeyError: 'Smith'" in (tmp_path / "output" / "sub-02_error.log").read_text()
+    assert "no number" in rows["sub-03"]["message"]
+    assert "is a file where a folder" in rows["sub-04"]["message"]
+    assert "Smith" not in "".join(row["message"] for row in rows.values())

@@ -81,6 +81,12 @@ def test_training_writes_all_three_models_and_their_records(trained):
     assert names - {LOCK} == {"resnet.pt", "resnet_swa.pt", "model.pt", "resnet.json", "model.json"}
 
 
+def test_records_hold_no_path(trained, shared_cohort):
+    for name in ("resnet.json", "model.json"):
+        text = (trained / "models" / name).read_text()
+        assert str(trained) not in text and str(shared_cohort) not in text
+
+
 def test_same_seed_gives_the_same_weights(trained, shared_cohort, tmp_path):
     train(shared_cohort, tmp_path)
     assert_same_weights(trained, tmp_path)

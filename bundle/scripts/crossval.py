@@ -20,7 +20,7 @@ from scripts.collect import collect
 from scripts.engines import Engine
 from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
-from scripts.finished import code_of, of_scans
+from scripts.finished import code_of, of_scans, settings_of
 from scripts.folds import HARMLESS, MANAGED, Fold, Setup
 from scripts.outputs import release
 from scripts.provenance import (
@@ -184,7 +184,7 @@ def check_same_run(output_dir: Path, config: Mapping[str, Any], scans: Sequence[
         "version": bundle_version(),
         "code": code_of(*CODE),
         "input": of_scans(scans),
-        "training": {key: value for key, value in sorted(config.items()) if key not in HARMLESS},
+        "training": {key: settings_of(value) for key, value in sorted(config.items()) if key not in HARMLESS},
     }
     path = output_dir / "cross_validation.json"
     if path.exists():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scripts.cohort import MAPS, check_grid, check_names, chosen_scans
 from scripts.errors import InputError
 from scripts.files.nifti import ENDINGS, read_header
-from scripts.provenance import cohort_fingerprint, settings, sha256, software
+from scripts.provenance import PLACES, cohort_fingerprint, settings, sha256, software
 
 if TYPE_CHECKING:
     from scripts.dicom import DicomStudy
@@ -19,18 +19,6 @@ KINDS = (
     "a BIDS folder, a DICOM study's folder or one that holds several, three NIfTI files (QSM,R2*,T1W), or one 4D NIfTI"
 )
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-#: Settings whose value may be a path, and a path may hold a patient's name.
-PLACES = (
-    "bundle_root",
-    "dataset_dir",
-    "input",
-    "output_dir",
-    "participants",
-    "weights",
-    "dicom_rules",
-    "nuclei_table",
-    "reference_curves",
-)
 #: A file named by BIDS entities; other names may hold anybody's name and are not passed on.
 _BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[a-z]+-[A-Za-z0-9]+)*)(?:_[A-Za-z0-9]+)?")
 
@@ -212,7 +200,7 @@ def record(
         resolved: see `scripts.provenance.settings`. For DICOM the paths among them are left out, for folders are often
             called like patients, unless identifiers are asked for.
     """
-    kept = settings(resolved)
+    kept = settings(resolved, places=True)
     if isinstance(scans[0], DicomScan):
         if not scans[0].include_identifiers:
             kept = {key: value for key, value in kept.items() if key not in PLACES}

@@ -160,7 +160,7 @@ class Localiser:
             if not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"{stem.parent}: found boxes cannot be kept there ({error.strerror}) and are found again each time;"
+                    f"localise_dir: found boxes cannot be kept there ({error.strerror}) and are found again each time;"
                     " set --localise_dir to a folder that can be written",
                     RuntimeWarning,
                     stacklevel=2,

@@ -21,6 +21,20 @@ from scripts.parts import part_file
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
 
+#: Settings whose value may be a path, and a path may hold a patient's name.
+PLACES = (
+    "bundle_root",
+    "dataset_dir",
+    "ckpt_dir",
+    "input",
+    "output_dir",
+    "participants",
+    "weights",
+    "dicom_rules",
+    "nuclei_table",
+    "reference_curves",
+)
+
 
 def bundle_version() -> str:
     """Version of this bundle, as `configs/metadata.json` declares it."""
@@ -44,11 +58,12 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
+def settings(resolved: Mapping[str, Any], places: bool = False) -> dict[str, Any]:
     """Top-level config keys with plain values.
 
     Args:
         resolved: the config parser's resolved content (`__local_refs` inside a `$` expression): id -> value.
+        places: whether paths are kept; they may hold the name of a person.
 
     Returns:
         key -> value for every top-level key whose value is a number, text, bool, None or a list of these.
@@ -59,7 +74,15 @@ def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
             return all(plain(v) for v in value)
         return value is None or isinstance(value, (bool, int, float, str))
 
-    return {k: v for k, v in sorted(resolved.items()) if "#" not in k and "::" not in k and k != "imports" and plain(v)}
+    kept = {k: v for k, v in sorted(resolved.items()) if "#" not in k and "::" not in k and k != "imports" and plain(v)}
+    return kept if places else {k: v for k, v in kept.items() if k not in PLACES and not is_place(v)}
+
+
+def is_place(value: Any) -> bool:
+    """Whether a setting, or one in a list of them, names a place on this machine."""
+    if isinstance(value, (list, tuple)):
+        return any(is_place(v) for v in value)
+    return isinstance(value, str) and (os.path.isabs(value) or (os.sep in value and os.path.exists(value)))
 
 
 def write_aside(path: str | os.PathLike, write: Callable[[str], None]) -> None:

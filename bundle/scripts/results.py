@@ -16,9 +16,18 @@ from scripts.errors import InputError
 from scripts.failures import log_of
 from scripts.files.json_file import read_json
 from scripts.inference import save_nifti
-from scripts.inputs import PLACES
 from scripts.known_nuclei import bands, usual_for_age
-from scripts.provenance import BUNDLE_ROOT, bundle_version, read_record, sha256, write_aside, write_json, write_table
+from scripts.provenance import (
+    BUNDLE_ROOT,
+    PLACES,
+    bundle_version,
+    is_place,
+    read_record,
+    sha256,
+    write_aside,
+    write_json,
+    write_table,
+)
 from scripts.scan_report import write_scan_report
 from scripts.summary import write_summary
 
@@ -55,7 +64,7 @@ def without_places(record: dict[str, Any], include_identifiers: bool) -> dict[st
     """A provenance record whose paths are left out, unless identifiers are asked for."""
     if include_identifiers:
         return record
-    kept = {key: value for key, value in record["settings"].items() if key not in PLACES}
+    kept = {key: value for key, value in record["settings"].items() if key not in PLACES and not is_place(value)}
     return {**record, "settings": kept}
 
 
