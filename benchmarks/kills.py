@@ -190,7 +190,8 @@ def attack(name: str, command: Command, root: Path, kills: int, chance: random.R
     words = [word.replace("OUT", str(out)) for word in command.words]
 
     def fresh() -> None:
-        shutil.rmtree(out, ignore_errors=True)
+        for path in (out, out.with_name(out.name + ".part")):
+            shutil.rmtree(path, ignore_errors=True)
         out.parent.mkdir(exist_ok=True)
         command.prepare(out)
 
@@ -200,10 +201,15 @@ def attack(name: str, command: Command, root: Path, kills: int, chance: random.R
     if not wanted:
         return {"kills": 0, "same": False, "first_difference": f"the undisturbed run failed: {last}"}
     fresh()
-    done = 0
-    for _ in range(kills):
-        # most of a run's life is after Python's imports: from a third on
-        done += killed(words, chance.uniform(0.3, 1.0) * seconds)
+    done, share = 0, 1.0
+    for _ in range(3 * kills):
+        if done == kills:
+            break
+        if killed(words, chance.uniform(0.1, 1.0) * share * seconds):
+            done += 1
+        else:  # it had ended: begin again, and kill earlier
+            fresh()
+            share *= 0.7
     status, last, _ = run(words)
     found = result(out)
     differing = sorted(key for key in {**wanted, **found} if wanted.get(key) != found.get(key))
