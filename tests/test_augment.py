@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from monai.data import MetaTensor
 from skimage.transform import AffineTransform, warp
 
-from scripts.augment import BatchAugment
+from scripts.augment import BatchAugment, _intensity
 from scripts.pictures import augmentation_samples
 
 STEPS = 5
@@ -398,3 +398,14 @@ def test_the_picture_of_samples_is_written(tmp_path):
 def test_a_picture_without_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match="images"):
         augmentation_samples({}, BatchAugment(), tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("padding_mode", ["reflection", "border", "zeros"])
+def test_images_all_at_once_as_on_a_gpu_give_the_same_as_one_by_one(padding_mode):
+    augment = BatchAugment(seed=3, padding_mode=padding_mode)
+    images, parameters = torch.rand(24, 2, 20, 31), augment.draw(24)
+    one_by_one = augment.apply_parameters(images, parameters)
+    for at_once in (5, 24):
+        out = _intensity(images, parameters, at_once)
+        augment._geometry(out, parameters, at_once)
+        torch.testing.assert_close(out, one_by_one, rtol=0, atol=1e-6)
