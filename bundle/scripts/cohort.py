@@ -17,6 +17,8 @@ from scripts.provenance import write_table
 
 #: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
 MAPS = ("Chimap", "R2starmap", "T1w")
+#: What may be done with a T1W on another grid than QSM and R2*: nothing, or a rigid registration (`scripts.t1w_grid`).
+RESAMPLE_T1W = ("refuse", "rigid")
 #: Class index of each value of `group` in participants.tsv; HH is the positive class (paper, Results).
 GROUPS = {"HC": 0, "HH": 1}
 #: What dataset_description.json of the folders that the bundle writes says.
@@ -226,10 +228,11 @@ def write_participants(path: str | Path, scans: list[dict[str, Any]]) -> None:
     write_table(path, ["participant_id", "group"], [{"participant_id": name, "group": group} for name, group in rows])
 
 
-def labelled_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
+def labelled_scans(dataset_dir: str | Path, resample_t1w: str = "refuse") -> list[dict[str, Any]]:
     """The scans of a cohort with `label` (0 HC, 1 HH), checked before any work starts.
 
-    Every map's header is read, so a wrong grid is found in seconds and not after hours.
+    Every map's header is read, so a wrong grid is found in seconds and not after hours. `resample_t1w`: see
+    `check_grid`.
 
     Raises:
         InputError: as `find_scans`, `read_participants` and `check_grid`; a scan without a row or a row without a
@@ -248,7 +251,7 @@ def labelled_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
         if scan["participant_id"] not in participants:
             raise InputError(f"{table}: no row for {scan['participant_id']!r}, which has scans; add it")
         scan["label"] = GROUPS[participants[scan["participant_id"]]["group"]]
-        check_grid(scan["image"])
+        check_grid(scan["image"], resample_t1w)
     labels = {scan["label"] for scan in scans}
     if len(labels) < 2:
         only = next(name for name, index in GROUPS.items() if index in labels)
@@ -256,12 +259,18 @@ def labelled_scans(dataset_dir: str | Path) -> list[dict[str, Any]]:
     return scans
 
 
-def check_grid(paths: list[str]) -> None:
+def check_grid(paths: list[str], resample_t1w: str = "refuse") -> None:
     """Check from the headers alone that three maps are 3D and lie on one grid.
+
+    Args:
+        paths: of QSM, R2* and T1W.
+        resample_t1w: one of RESAMPLE_T1W; `rigid` lets the T1W lie on another grid, since it will be registered.
 
     Raises:
         InputError: a file that is no readable NIfTI, is not 3D, or lies on another grid than the first map.
     """
+    if resample_t1w not in RESAMPLE_T1W:
+        raise InputError(f"resample_t1w is {resample_t1w!r}; use {' or '.join(RESAMPLE_T1W)}")
     first = None
     for number, path in enumerate(paths):
         header = read_header(path)
@@ -272,12 +281,16 @@ def check_grid(paths: list[str]) -> None:
         if len(shape) != 3:
             raise InputError(f"{path}: has shape {shape} where one 3D map is due; split it into one file a map")
         check_affine(affine, path)
+        t1w = number == MAPS.index("T1w")
+        cure = "resample it to that grid" + (", or let --resample_t1w rigid do it" if t1w else "")
         if first is None:
             first = (path, shape, affine)
+        elif t1w and resample_t1w == "rigid":
+            continue
         elif shape != first[1]:
-            raise InputError(f"{path}: its grid {shape} is not that of {first[0]} {first[1]}; resample it to that grid")
+            raise InputError(f"{path}: its grid {shape} is not that of {first[0]} {first[1]}; {cure}")
         elif not np.allclose(affine, first[2], atol=1e-3):
-            raise InputError(f"{path}: its orientation or position is not that of {first[0]}; resample it to that grid")
+            raise InputError(f"{path}: its orientation or position is not that of {first[0]}; {cure}")
 
 
 def check_affine(affine: np.ndarray, name: str) -> None:

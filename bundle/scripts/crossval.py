@@ -87,7 +87,7 @@ def run_folds(
         keep_weights,
         dict(tracking or {}),
     )
-    scans = labelled_scans(dataset_dir)
+    scans = labelled_scans(dataset_dir, config["resample_t1w"])
     check_one_scan_each(scans)
     for repeat in range(num_repeats):
         split(scans, config["num_folds"], 0, config["seed"] + repeat)

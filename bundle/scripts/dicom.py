@@ -5,10 +5,11 @@ Names and ids of patients, and names of files and folders, stay out of every mes
 """
 
 import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ from scripts.dicom_rules import Rule, Rules
 from scripts.dicom_series import check_one_patient, choose_series, group_series
 from scripts.dicom_volume import Volume, read_volume
 from scripts.errors import InputError
+from scripts.t1w_grid import register, same_grid
 
 #: How many files of a folder are tried to learn which study it holds.
 _MOST_PEEKS = 20
@@ -69,8 +71,11 @@ class DicomStudy:
         """Map -> the files of its series: what a structured report refers to. Reads the headers if nobody has yet."""
         return _series_files(self.choose())
 
-    def load(self) -> MetaTensor:
+    def load(self, resample_t1w: str = "refuse") -> MetaTensor:
         """Read the three maps.
+
+        Args:
+            resample_t1w: `rigid` registers a T1W on another grid; `refuse` refuses it.
 
         Returns:
             the stack `[3, I, J, K]` (float32; QSM in ppm, R2* in 1/s, T1W; axes are columns, rows and slices) with
@@ -88,7 +93,14 @@ class DicomStudy:
                 said = str(error)
                 raise InputError(said if said.startswith(self.name) else f"{self.name}: {said}") from error
         labels = [files[0].label for files, _ in chosen.values()]
-        _check_one_grid(self.name, labels, volumes, self.rules)
+        quality = None
+        if resample_t1w == "rigid" and not _on_one_grid(volumes[0], volumes[2]):
+            _check_one_grid(self.name, labels[:2], volumes[:2], self.rules)
+            qsm, r2star, t1w = volumes
+            found = register(t1w.values, t1w.affine, qsm.values, r2star.values, qsm.affine, f"{self.name}: {labels[2]}")
+            volumes[2], quality = replace(qsm, values=found.t1w), found.quality
+        else:
+            _check_one_grid(self.name, labels, volumes, self.rules)
         stack = torch.from_numpy(np.stack([volume.values for volume in volumes]))
         affine = torch.from_numpy(volumes[0].affine)
         meta = {
@@ -98,6 +110,8 @@ class DicomStudy:
             "space": "RAS",
             "filename_or_obj": self.name,
         }
+        if quality is not None:
+            meta["t1w_registration"] = json.dumps(quality)
         return MetaTensor(stack, affine=affine, meta=meta)
 
     def patient(self) -> dict[str, str]:
@@ -189,17 +203,21 @@ def _peek(paths: Sequence[str]) -> tuple[str, str] | None:
     return ("", "") if damaged else None
 
 
+def _on_one_grid(first: Volume, other: Volume) -> bool:
+    return same_grid(first.values.shape, first.affine, other.values.shape, other.affine)
+
+
 def _check_one_grid(name: str, labels: Sequence[str], volumes: Sequence[Volume], rules: Rules) -> None:
     """The maps have the same voxels at the same places."""
     first = volumes[0]
-    for label, volume in zip(labels, volumes, strict=True):
+    for suffix, label, volume in zip(MAPS, labels, volumes, strict=False):
+        cure = "resample it to that grid" + (", or let --resample_t1w rigid do it" if suffix == "T1w" else "")
         if rules.one_frame_of_reference and volume.frame_of_reference != first.frame_of_reference:
             raise InputError(f"{name}: {label} has another FrameOfReferenceUID than {labels[0]}; register them, or set"
                              " one_frame_of_reference in the DICOM rules")  # fmt: skip
         if volume.values.shape != first.values.shape:
             raise InputError(f"{name}: {label} has {volume.values.shape} columns, rows and slices, {labels[0]} has"
-                             f" {first.values.shape}; resample it to that grid")  # fmt: skip
+                             f" {first.values.shape}; {cure}")  # fmt: skip
         corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(np.array(first.values.shape) - 1), 1]
         if np.abs((volume.affine - first.affine) @ corners.T).max() > 2 * rules.position_tolerance_mm:
-            raise InputError(f"{name}: {label} lies elsewhere or is turned otherwise than {labels[0]}; resample it to"
-                             " that grid")  # fmt: skip
+            raise InputError(f"{name}: {label} lies elsewhere or is turned otherwise than {labels[0]}; {cure}")

@@ -80,6 +80,8 @@ class Resultd(MapTransform):
             if "nuclei" in image.meta:
                 nuclei = json.loads(image.meta["nuclei"])
                 data["result"]["nuclei" if isinstance(nuclei, list) else "nuclei_missing"] = nuclei
+            if "t1w_registration" in image.meta:
+                data["result"]["t1w_registration"] = json.loads(image.meta["t1w_registration"])
             data[key] = MetaTensor(output["evidence"], meta=image.meta, applied_operations=image.applied_operations)
         return data
 

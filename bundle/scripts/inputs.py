@@ -62,6 +62,7 @@ def find_input(
     box: Sequence[Sequence[int]] | None = None,
     dicom_rules: str | os.PathLike,
     include_identifiers: bool = False,
+    resample_t1w: str = "refuse",
 ) -> list[Mapping[str, Any]]:
     """The scans of an input of any kind, as items for the preprocessing.
 
@@ -72,6 +73,7 @@ def find_input(
             rows, slices in rising order along their normal). None: that of the BIDS folder, if any.
         dicom_rules: `configs/dicom_series.yaml`, or a site's own.
         include_identifiers: results and messages may name patients.
+        resample_t1w: see `scripts.cohort.check_grid`.
 
     Returns:
         one mapping a scan: `participant_id`, `scan_id`, `image` (paths, or a study to be loaded), and `box` if there
@@ -82,11 +84,11 @@ def find_input(
     """
     paths = _as_paths(source)
     if len(paths) > 1:
-        scans: list[Mapping[str, Any]] = [_nifti_item(paths)]
+        scans: list[Mapping[str, Any]] = [_nifti_item(paths, resample_t1w)]
     elif not paths[0].exists():
         raise InputError(f"{paths[0]}: no such file or folder; give --input {KINDS}")
     elif paths[0].is_file():
-        scans = [_nifti_item(paths)]
+        scans = [_nifti_item(paths, resample_t1w)]
     elif any(paths[0].glob("sub-*/anat")) or any(paths[0].glob("sub-*/ses-*/anat")):
         scans = chosen_scans(paths[0], participants, incomplete_too=True)
         participants = None
@@ -109,7 +111,7 @@ def _as_paths(source: str | os.PathLike | Sequence[str]) -> list[Path]:
     return [Path(part).expanduser() for part in parts]
 
 
-def _nifti_item(paths: Sequence[Path]) -> dict[str, Any]:
+def _nifti_item(paths: Sequence[Path], resample_t1w: str) -> dict[str, Any]:
     """Three 3D files or one 4D file as an item, checked by their headers."""
     for path in paths:
         if not path.is_file():
@@ -120,7 +122,7 @@ def _nifti_item(paths: Sequence[Path]) -> dict[str, Any]:
             raise InputError(f"{path}: is no NIfTI file; give --input {KINDS}")
     if len(paths) > 1:
         check_names(paths)
-        check_grid([str(path) for path in paths])
+        check_grid([str(path) for path in paths], resample_t1w)
     else:
         shape = read_header(paths[0]).shape
         if len(shape) != 4 or shape[3] != len(MAPS):

@@ -21,7 +21,11 @@ COLUMNS = ("participant_id", "scan_id", "status", "confidence", "holds_annotatio
 
 
 def localise_cohort(
-    output_dir: str | os.PathLike, scans: Sequence[Mapping[str, Any]], localiser: Localiser, annotated_too: bool
+    output_dir: str | os.PathLike,
+    scans: Sequence[Mapping[str, Any]],
+    localiser: Localiser,
+    annotated_too: bool,
+    resample_t1w: str = "refuse",
 ) -> None:
     """Localise scans into `output_dir`: boxes and pictures (see `Localiser`), `localise.tsv`, `index.html`.
 
@@ -30,6 +34,7 @@ def localise_cohort(
         scans: from `scripts.cohort.chosen_scans`.
         localiser: keeps what it finds in `output_dir`.
         annotated_too: also scans that have a box.
+        resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
 
     Raises:
         InputError: some scans were refused; the table says which and why.
@@ -39,7 +44,7 @@ def localise_cohort(
     if not wanted:
         raise InputError("every scan has an annotated box; use --annotated_too true to find boxes all the same")
     localiser.ready()
-    rows = [row_of(folder, scan, localiser) for scan in tqdm(wanted, desc="localisation", unit="scan")]
+    rows = [row_of(folder, scan, localiser, resample_t1w) for scan in tqdm(wanted, desc="localisation", unit="scan")]
     write_table(folder / "localise.tsv", COLUMNS, rows)
     write_aside(folder / "index.html", lambda part: Path(part).write_text(page(folder, rows, localiser)))
     bad = [row for row in rows if row["status"] != "ok"]
@@ -51,7 +56,7 @@ def localise_cohort(
         )
 
 
-def row_of(folder: Path, scan: Mapping[str, Any], localiser: Localiser) -> dict[str, Any]:
+def row_of(folder: Path, scan: Mapping[str, Any], localiser: Localiser, resample_t1w: str) -> dict[str, Any]:
     """Localise one scan: a row of the table, and `picture` where there is one."""
     log = log_of(folder, scan["scan_id"])
     row: dict[str, Any] = {"participant_id": scan["participant_id"], "scan_id": scan["scan_id"], "status": "ok"}
@@ -60,7 +65,7 @@ def row_of(folder: Path, scan: Mapping[str, Any], localiser: Localiser) -> dict[
             raise InputError(scan["refused"])
         stem = localiser.where(scan["image"][0])[1]
         row["picture"] = Path(f"{stem}_desc-basalganglia_box.png")
-        image = reading()(dict(scan))["image"]
+        image = reading(resample_t1w)(dict(scan))["image"]
         found = localiser(image.numpy(), np.asarray(image.affine, float), scan["image"][0])
     except Exception as error:
         return {**row, "status": "refused", "message": why(error, log, called({"maps": scan.get("image", [])}))}

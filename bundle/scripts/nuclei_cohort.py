@@ -34,6 +34,7 @@ def measure_cohort(
     localiser: Localiser,
     reader_settings: Mapping[str, Any],
     pictures: bool = True,
+    resample_t1w: str = "refuse",
 ) -> None:
     """Write `nuclei.tsv` (a row a scan), `nuclei.json` (what its columns mean) and each scan's label image.
 
@@ -46,6 +47,7 @@ def measure_cohort(
         localiser: finds the basal ganglia.
         reader_settings: keyword arguments of `NucleiReader` beside template and atlas.
         pictures: draw box and outlines of every scan.
+        resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
 
     Raises:
         InputError: the atlas or the template is missing, or some scans were refused.
@@ -54,6 +56,7 @@ def measure_cohort(
     reader = NucleiReader(localiser.ready()[0], **reader_settings)
     made_by = {"Code": code_of(*CODE), "Settings": dict(reader_settings), "Version": bundle_version()}
     decided_by = [settings_of(localiser), dict(reader_settings), reader.template.sha256, reader.atlas.membership]
+    decided_by += [resample_t1w]
     decided_by = digest_of(decided_by)
     description = {
         "Name": "Nuclei of the basal ganglia and thalamus from a registered atlas",
@@ -70,7 +73,7 @@ def measure_cohort(
         try:
             if "refused" in scan:
                 raise InputError(scan["refused"])
-            row |= one_scan(folder, scan, localiser, reader, made_by, decided_by, pictures)
+            row |= one_scan(folder, scan, localiser, reader, made_by, decided_by, pictures, resample_t1w)
             log.unlink(missing_ok=True)  # of an earlier try
         except Exception as error:
             said[-1] |= {"status": "failed", "message": why(error, log, called({"maps": scan.get("image", [])}))}
@@ -97,6 +100,7 @@ def one_scan(
     made_by: Mapping[str, Any],
     decided_by: str,
     pictures: bool,
+    resample_t1w: str,
 ) -> dict[str, float]:
     """Measure one scan, or read what was measured before from the same by the same, where all of it is there."""
     stem = folder / scan["participant_id"] / "anat" / scan["scan_id"]
@@ -107,7 +111,7 @@ def one_scan(
     if origin.made(content.get("Basis")):
         return {name: float("nan") if value is None else value for name, value in content["Nuclei"].items()}
     basis = origin.basis()  # before anything is read
-    image = reading()(dict(scan))["image"]
+    image = reading(resample_t1w)(dict(scan))["image"]
     maps, affine = image.numpy(), np.asarray(image.affine, float)
     found = localiser(maps, affine, scan["image"][0])
     row, labels = reader.measure(maps, affine, found)

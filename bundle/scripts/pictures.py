@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from scipy import ndimage
 
 from scripts.drawing import save_figure, titled
 from scripts.files import nifti
+from scripts.t1w_grid import same_grid
 from scripts.transforms import oriented, oriented_box
 
 
@@ -95,7 +98,7 @@ def example_maps(scans: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     grid = figure.subplots(len(scans), len(DISPLAY), squeeze=False)
     for axes_row, (name, scan) in zip(grid, scans.items(), strict=True):
         for index, axes in enumerate(axes_row):
-            volume, (rows, columns, slices) = shown_volume(scan["image"][index], scan.get("box"))
+            volume, (rows, columns, slices) = shown_volume(scan["image"][index], scan.get("box"), scan["image"][0])
             shown = draw_map(axes, volume[:, :, sum(slices) // 2], index)
             figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.02).ax.tick_params(labelsize=7)
             if "box" in scan:
@@ -110,14 +113,30 @@ def example_maps(scans: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
 
 
 def shown_volume(
-    path: str | os.PathLike, box: Sequence[Sequence[int]] | None
+    path: str | os.PathLike, box: Sequence[Sequence[int]] | None, like: str | os.PathLike | None = None
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """A volume `[H, W, S]` turned as radiologists see it, and its box's ranges in it (no box: the whole volume)."""
-    image = nifti.read(path)
+    """A volume `[H, W, S]` turned as radiologists see it, and its box's ranges in it (no box: the whole volume).
+
+    A T1W on another grid than `like` is shown on that grid, where the scanner says that it lies.
+    """
+    image = on_grid_of(nifti.read(path), like)
     turned = oriented(image)
     volume = turned.get_fdata(dtype=np.float32)
     ranges = oriented_box(box, image.affine, turned.affine) if box else [[0, size] for size in volume.shape]
     return volume, [(low, high) for low, high in ranges]
+
+
+def on_grid_of(image: nib.Nifti1Image, like: str | os.PathLike | None) -> nib.Nifti1Image:
+    """An image on the grid of another, by their headers alone; unchanged if it is there already."""
+    if like is None:
+        return image
+    other = nifti.read_header(like)
+    if same_grid(image.shape, image.affine, other.shape, other.affine):
+        return image
+    step = np.linalg.solve(image.affine, other.affine)
+    values = image.get_fdata(dtype=np.float32)
+    moved = ndimage.affine_transform(values, step[:3, :3], step[:3, 3], other.shape[:3], order=1)
+    return nib.Nifti1Image(moved, other.affine)
 
 
 def draw_map(axes: Axes, plane: np.ndarray, index: int) -> AxesImage:
@@ -208,7 +227,7 @@ def subject_strip(scan: Mapping[str, Any], evidence: Mapping[str, str | os.PathL
     figure = Figure(figsize=(1.9 * (len(DISPLAY) + len(evidence)), 2.35), layout="constrained")
     panels = figure.subplots(1, len(DISPLAY) + len(evidence))
     for index, (label, _) in enumerate(DISPLAY):
-        volume, (rows, columns, slices) = shown_volume(scan["image"][index], scan.get("box"))
+        volume, (rows, columns, slices) = shown_volume(scan["image"][index], scan.get("box"), scan["image"][0])
         draw_map(panels[index], volume[slice(*rows), slice(*columns), sum(slices) // 2], index)
         panels[index].set_title(label, fontsize=8)
     for axes, (region, path) in zip(panels[len(DISPLAY) :], evidence.items(), strict=True):

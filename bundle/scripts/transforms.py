@@ -5,6 +5,7 @@ drawn row by row looks as radiologists expect. Everything here is deterministic 
 in `augment.py`.
 """
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -27,11 +28,12 @@ from monai.transforms import (
     Transform,
 )
 
-from scripts.cohort import MAPS, check_affine, check_grid
+from scripts.cohort import MAPS, RESAMPLE_T1W, check_affine, check_grid
 from scripts.errors import InputError, input_error_in, reason
 from scripts.files import nifti
 from scripts.localise import CHOICES
 from scripts.localiser import Localiser
+from scripts.t1w_grid import register, same_grid
 
 #: Orientation of a scan in memory: H to posterior, W to the patient's left, S to superior (nibabel's axis codes).
 AXCODES = "PLS"
@@ -52,33 +54,50 @@ class LoadImageMapsd(MapTransform):
     """Load `[QSM, R2*, T1W]` given as three 3D NIfTI files, as one 4D file whose last axis holds the three, or as a
     DICOM study (`scripts.dicom.DicomStudy`).
 
-    The item's value becomes a MetaTensor `[3, I, J, K]` (float32, axes as stored).
+    The item's value becomes a MetaTensor `[3, I, J, K]` (float32, axes as stored). With `resample_t1w: rigid` a T1W on
+    another grid is registered to R2*, and the metadata hold `t1w_registration` (JSON, see `scripts.t1w_grid`).
 
     Raises:
         InputError: a file that `scripts.files.nifti` refuses, or on another grid than its fellows; a study that is
             refused.
     """
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, resample_t1w: str = "refuse", allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
+        if resample_t1w not in RESAMPLE_T1W:
+            raise InputError(f"resample_t1w is {resample_t1w!r}; use {' or '.join(RESAMPLE_T1W)}")
+        self.resample_t1w = resample_t1w
         self.load = LoadImage(reader=CheckedReader(), image_only=True, ensure_channel_first=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
             if hasattr(data[key], "load"):  # a study loads itself, so that only DICOM needs pydicom
-                data[key] = data[key].load()
+                data[key] = data[key].load(self.resample_t1w)
                 continue
             paths = (
                 [data[key]] if isinstance(data[key], (str, bytes)) or not isinstance(data[key], Sequence) else data[key]
             )
             paths = [str(path) for path in paths]
             if len(paths) > 1:
-                check_grid(paths)
+                check_grid(paths, self.resample_t1w)
             with ThreadPoolExecutor(len(paths)) as pool:  # decompression, most of the time, runs side by side
-                data[key] = torch.cat(list(pool.map(self.load_one, paths)))
+                data[key] = self.stacked(list(pool.map(self.load_one, paths)), paths)
             check_affine(np.asarray(data[key].affine), paths[0])
         return data
+
+    @staticmethod
+    def stacked(maps: list[MetaTensor], paths: list[str]) -> MetaTensor:
+        """Maps `[C, I, J, K]` as one; a T1W on another grid is registered, and the metadata say how well."""
+        if len(maps) < len(MAPS) or same_grid(maps[0].shape, maps[0].affine, maps[2].shape, maps[2].affine):
+            return torch.cat(maps)
+        qsm, r2star, t1w = (image[0].numpy() for image in maps)
+        found = register(
+            t1w, np.asarray(maps[2].affine, float), qsm, r2star, np.asarray(maps[0].affine, float), paths[2]
+        )
+        stack = torch.cat([*maps[:2], torch.from_numpy(found.t1w)[None]])
+        stack.meta["t1w_registration"] = json.dumps(found.quality)
+        return stack
 
     def load_one(self, path: str) -> MetaTensor:
         """One file as `[C, I, J, K]`."""
@@ -305,9 +324,9 @@ def quantiles(values: torch.Tensor, wanted: Sequence[float]) -> torch.Tensor:
 
 
 @cache
-def reading() -> Transform:
+def reading(resample_t1w: str = "refuse") -> Transform:
     """The first two steps of `preprocessing`, files to checked maps `[3, I, J, K]`; made once, for many scans."""
-    return Compose([LoadImageMapsd(keys="image"), CheckMapsd(keys="image")])
+    return Compose([LoadImageMapsd(keys="image", resample_t1w=resample_t1w), CheckMapsd(keys="image")])
 
 
 def preprocessing(
@@ -317,6 +336,7 @@ def preprocessing(
     stretch_percentiles: Sequence[float],
     localise: str,
     localiser: Localiser | None = None,
+    resample_t1w: str = "refuse",
 ) -> Transform:
     """The steps from files to network input, as `inference.yaml` also lists them.
 
@@ -327,13 +347,14 @@ def preprocessing(
         stretch_percentiles: lower and upper percentile of the histogram stretching, 0-100.
         localise: `auto`, `annotated` or `whole` (see LocaliseBasalGangliad and CropBasalGangliad).
         localiser: finds the boxes that `auto` lacks; other choices need none.
+        resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
 
     Returns:
         A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, ...}`.
     """
     return Compose(
         [
-            LoadImageMapsd(keys="image"),
+            LoadImageMapsd(keys="image", resample_t1w=resample_t1w),
             CheckMapsd(keys="image"),
             LocaliseBasalGangliad(keys="image", localise=localise, localiser=localiser),
             Orientationd(keys="image", axcodes=AXCODES, labels=None),

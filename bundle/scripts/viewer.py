@@ -122,7 +122,7 @@ def packed(scan: Mapping[str, Any], evidence: Mapping[str, str | os.PathLike], f
     box = scan.get("box")
     maps = []
     for path, (name, limits) in zip(scan["image"], DISPLAY, strict=True):
-        volume, affine = slab(path, box, factor)
+        volume, affine = slab(path, box, factor, scan["image"][0])
         low, high = limits or np.percentile(volume, (2, 99.7))
         maps.append({"name": name, "data": encoded(volume, affine, (high - low) / STEPS), "low": low, "high": high})
     heats = {}
@@ -133,9 +133,14 @@ def packed(scan: Mapping[str, Any], evidence: Mapping[str, str | os.PathLike], f
     return {"maps": maps, "evidence": heats}
 
 
-def slab(path: str | os.PathLike, box: Sequence[Sequence[int]] | None, factor: int) -> tuple[np.ndarray, np.ndarray]:
+def slab(
+    path: str | os.PathLike,
+    box: Sequence[Sequence[int]] | None,
+    factor: int,
+    like: str | os.PathLike | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """The slices of the basal ganglia and MARGIN more, in-plane means of `factor` voxels, and their affine."""
-    volume, (_, _, slices) = shown_volume(path, box)
+    volume, (_, _, slices) = shown_volume(path, box, like)
     first, last = max(slices[0] - MARGIN, 0), min(slices[1] + MARGIN, volume.shape[2])
     height, width = (size // factor for size in volume.shape[:2])
     part = volume[: height * factor, : width * factor, first:last]
@@ -143,7 +148,7 @@ def slab(path: str | os.PathLike, box: Sequence[Sequence[int]] | None, factor: i
     centre = (factor - 1) / 2
     moved = np.diag([factor, factor, 1.0, 1.0])
     moved[:3, 3] = centre, centre, first
-    return part, oriented(nifti.read_header(path)).affine @ moved
+    return part, oriented(nifti.read_header(like or path)).affine @ moved
 
 
 def encoded(volume: np.ndarray, affine: np.ndarray, slope: float) -> str:

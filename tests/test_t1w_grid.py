@@ -1,0 +1,146 @@
+"""A T1W on another grid: refused with advice, or registered to R2* and resampled, from every kind of input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from blobs import BUNDLE
+from heads import head
+from refusal import refused
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from scripts.cohort import MAPS, check_grid
+from scripts.inputs import find_input
+from scripts.t1w_grid import check_quality, register
+from scripts.transforms import LoadImageMapsd
+
+RULES = BUNDLE / "configs" / "dicom_series.yaml"
+TURN_DEG, SHIFT_MM = (4.0, -3.0, 6.0), (5.0, -7.0, 4.0)
+GOOD = {"sharpness": 0.7, "spread_mm": 0.2, "overlap": 1.0}
+
+
+def moved(volume: np.ndarray, affine: np.ndarray, turn_deg, shift_mm) -> tuple[np.ndarray, np.ndarray]:
+    """A volume taken again on a sagittal grid of 3 mm, after its owner had moved."""
+    spacing, size = 3.0, (64, 80, 80)
+    centre = (affine @ [*((np.array(volume.shape) - 1) / 2), 1])[:3]
+    grid = np.eye(4)
+    grid[:3, :3] = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])[:, [2, 0, 1]] * spacing
+    grid[:3, 3] = centre - grid[:3, :3] @ ((np.array(size) - 1) / 2)
+    step = np.linalg.solve(affine, motion(centre, turn_deg, shift_mm) @ grid)
+    return ndimage.affine_transform(volume, step[:3, :3], step[:3, 3], size, order=1).astype(np.float32), grid
+
+
+def motion(centre: np.ndarray, turn_deg, shift_mm) -> np.ndarray:
+    """From where the head is in the moved scan to where it was."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", turn_deg, degrees=True).as_matrix()
+    matrix[:3, 3] = centre - matrix[:3, :3] @ centre + shift_mm
+    return matrix
+
+
+@pytest.fixture(scope="module")
+def maps() -> tuple[np.ndarray, np.ndarray]:
+    """A simulated head of 3 mm voxels: `[3, I, J, K]` and its affine."""
+    scan = head(0)
+    axes = [2 if step < 2 else 1 for step in np.linalg.norm(scan.affine[:3, :3], axis=0)]
+    part = scan.maps[(slice(None), *(slice(None, None, n) for n in axes))]
+    return np.ascontiguousarray(part), scan.affine @ np.diag([*axes, 1.0])
+
+
+@pytest.fixture(scope="module")
+def scan(maps, tmp_path_factory) -> list[str]:
+    """The three maps as files, the T1W on a grid of its own."""
+    folder = tmp_path_factory.mktemp("grids") / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    volumes, affine = maps
+    images = [(volumes[0], affine), (volumes[1], affine), moved(volumes[2], affine, TURN_DEG, SHIFT_MM)]
+    paths = [str(folder / f"sub-01_{suffix}.nii.gz") for suffix in MAPS]
+    for path, (volume, where) in zip(paths, images, strict=True):
+        nib.save(nib.Nifti1Image(volume, where), path)
+    return paths
+
+
+def test_by_default_it_is_refused_and_the_line_says_what_helps(scan):
+    with refused("_T1w.nii.gz", "let --resample_t1w rigid do it"):
+        check_grid(scan)
+    with refused("resample_t1w is 'affine'"):
+        check_grid(scan, "affine")
+
+
+def test_only_the_t1w_may_lie_elsewhere(scan):
+    with refused("_T1w.nii.gz", "resample it to that grid"):
+        check_grid([scan[0], scan[2], scan[1]], "rigid")
+
+
+def test_it_comes_back_to_where_it_was(scan, maps):
+    (item,) = find_input(",".join(scan), dicom_rules=RULES, resample_t1w="rigid")
+    image = LoadImageMapsd("image", "rigid")(dict(item))["image"]
+    volumes, affine = maps
+    stored = nib.load(scan[2])
+    centre = (affine @ [*((np.array(volumes[2].shape) - 1) / 2), 1])[:3]
+    step = np.linalg.solve(motion(centre, TURN_DEG, SHIFT_MM) @ stored.affine, affine)
+    true = ndimage.affine_transform(stored.get_fdata(), step[:3, :3], step[:3, 3], volumes[2].shape, order=3)
+    brain = volumes[0] != 0
+    assert np.corrcoef(image[2].numpy()[brain], true[brain])[0, 1] > 0.98
+    quality = json.loads(image.meta["t1w_registration"])
+    assert quality["rotation_deg"] == pytest.approx(np.rad2deg(_magnitude()), abs=1.0)
+    assert quality["sharpness"] > 0.5 and quality["spread_mm"] < 1.5 and quality["overlap"] > 0.99
+
+
+def _magnitude() -> float:
+    return Rotation.from_euler("xyz", TURN_DEG, degrees=True).magnitude()
+
+
+def test_a_dicom_study_gives_the_same(scan, maps, tmp_path):
+    pytest.importorskip("pydicom")
+    from scripts.dicom import find_studies
+    from scripts.dicom_rules import read_rules
+    from scripts.phantom.dicom import write_study
+
+    volumes, affine = maps
+    here, there = [], []
+    elsewhere = nib.load(scan[2])
+    for suffix, volume in zip(MAPS, volumes, strict=True):
+        away = (there, elsewhere.get_fdata(dtype=np.float32), elsewhere.affine)
+        for paths, data, where in ((here, volume, affine), away):
+            folder = tmp_path / ("here" if paths is here else "there")
+            folder.mkdir(exist_ok=True)
+            paths.append(str(folder / f"sub-01_{suffix}.nii.gz"))
+            nib.save(nib.Nifti1Image(data, where), paths[-1])
+    study = Path(write_study(tmp_path / "study", here, "sub-01", extras=False))
+    other = Path(write_study(tmp_path / "other", there, "sub-01", extras=False))
+    shutil.rmtree(study / "05")
+    shutil.copytree(other / "05", study / "05")
+    (found,) = find_studies(study, read_rules(RULES))
+    with refused("series 5", "let --resample_t1w rigid do it"):
+        found.load()
+    image = found.load("rigid")
+    assert image.shape[1] != elsewhere.shape[0] and image[2].shape == image[0].shape
+    assert json.loads(image.meta["t1w_registration"])["sharpness"] > 0.5
+
+
+def test_noise_is_refused_and_the_line_says_what_was_measured(maps):
+    volumes, affine = maps
+    qsm, r2star, t1w = np.ascontiguousarray(volumes[:, ::2, ::2, ::2])
+    noise = np.random.default_rng(0).normal(100, 10, t1w.shape).astype(np.float32)
+    affine = affine @ np.diag([2.0, 2, 2, 1])
+    with refused("T1w", "could not be registered to R2*"):
+        register(noise, affine, qsm, r2star, affine, "T1w")
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [
+        ({"sharpness": 0.1}, "falls by 10%"),
+        ({"spread_mm": 4.0}, "other starts end 4.0 mm apart"),
+        ({"overlap": 0.5}, "covers 50% of the brain"),
+    ],
+)
+def test_each_measure_refuses(measured, said):
+    check_quality(GOOD, "T1w")
+    with refused("T1w", said):
+        check_quality(GOOD | measured, "T1w")
