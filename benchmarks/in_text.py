@@ -140,9 +140,8 @@ def differences(tests: pd.DataFrame, test: str) -> str:
         words.append(f"{better} is above {worse}{where} (p {p} after Holm's correction)")
     rest = len(found) - len(told)
     if rest:
-        count = "the one" if rest == 1 else f"each of the {rest}"
-        pairs = f"{'other ' if words else ''}pair{'' if rest == 1 else 's'} of models"
-        words.append(f"in {count} {pairs} no difference was detected")
+        others = "other pairs" if words else "pairs of models"
+        words.append(f"between the {rest} {others} no difference was detected")
     return "; ".join(words)
 
 
@@ -210,8 +209,7 @@ def cross_validation() -> str:
             )
             if (tests["test"] == test).any()
         )
-        + f"\nTests are DeLong's over subjects, two-sided at {ALPHA}, of the trained models as they are:"
-        " what another training would change is not in p. Tables and predictions:"
+        + f"\nTests are DeLong's over subjects, two-sided at {ALPHA}. Tables and predictions:"
         f" `benchmarks/results/{folder.name}/`.\n"
     )
     return text

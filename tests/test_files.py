@@ -18,6 +18,7 @@ from scripts.files.json_file import read_json
 from scripts.files.schemas import SCHEMAS
 from scripts.files.table import for_spreadsheet, from_spreadsheet, read_table
 from scripts.files.tensors import read_tensors
+from scripts.transforms import LoadImageMapsd
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 DESCRIPTION = '{"Name": "Köln", "BIDSVersion": "1.10.0"}'
@@ -145,14 +146,20 @@ def test_a_trailing_axis_of_length_1_is_taken_away(tmp_path):
     np.testing.assert_array_equal(nifti.read_voxels(path)[0], values[..., 0, 0])
 
 
-def test_no_flipped_bit_of_a_compressed_map_is_read_as_good_data(small):
-    good, content = nifti.read_voxels(small)[0], small.read_bytes()
+def loaded(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    image = LoadImageMapsd("image")({"image": [str(path)]})["image"]
+    return image[0].numpy(), image.affine.numpy()
+
+
+@pytest.mark.parametrize("read", [nifti.read_voxels, loaded])
+def test_no_flipped_bit_of_a_compressed_map_is_read_as_good_data(small, read):
+    good, content = read(small)[0], small.read_bytes()
     for number in np.random.default_rng(0).integers(12 * 8, 8 * len(content), 80):
         bad = bytearray(content)
         bad[number // 8] ^= 1 << (number % 8)
         small.write_bytes(bad)
         try:
-            voxels, affine = nifti.read_voxels(small)
+            voxels, affine = read(small)
         except InputError:
             continue
         np.testing.assert_array_equal(voxels, good)

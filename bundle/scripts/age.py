@@ -171,7 +171,7 @@ def read_reference_curves(path: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
         InputError: the file is damaged, or its numbers cannot be.
     """
-    if not Path(path).exists():
+    if not os.path.lexists(path):
         return None
     cure = "delete the file, or make it again with reference_curves of configs/nuclei.yaml"
     content = read_json(path, "reference curves", cure)

@@ -118,7 +118,7 @@ class RunFolder:
             InputError: the folder holds results of other settings or weights.
         """
         record = self.path / "run.json"
-        if record.exists():
+        if os.path.lexists(record):
             saved = read_json(record, "run", "use another --output_dir")["run"]
             changed = [key for key in sorted({*saved, *self.settings}) if saved.get(key) != self.settings.get(key)]
             if changed:

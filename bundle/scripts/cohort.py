@@ -25,6 +25,8 @@ GROUPS = {"HC": 0, "HH": 1}
 BIDS_VERSION = "1.10.0"
 #: Axes of one image may be this far from perpendicular (headers are rounded), degrees.
 LARGEST_SHEAR_DEG = 1.0
+#: Smallest and largest side of a voxel that a scan of a head can have, mm.
+VOXEL_MM = (0.05, 30.0)
 #: BIDS entities that the maps of one scan share, and what differs where they do not.
 SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes", "part": "parts of an image"}
 #: Where the basal ganglia boxes of a cohort lie, below its root.
@@ -88,7 +90,7 @@ def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> dict[str, Any]
     if scan_id in taken:
         raise InputError(f"{paths[0]}: another scan has this name too; put sub-, and ses- if any, into the file names")
     box_file = root / BOX_DERIVATIVE / folder.relative_to(root) / f"{scan_id}_desc-basalganglia_box.json"
-    if box_file.exists():
+    if os.path.lexists(box_file):
         scan["box"] = read_box(box_file)
     return scan
 
@@ -115,25 +117,26 @@ def entities(name: str) -> dict[str, str]:
     return {k: v.lstrip("0") or "0" if k in ("run", "echo") and v.isdigit() else v for k, v in pairs.items()}
 
 
-def check_names(paths: Sequence[Path], folder: Path | None = None) -> None:
-    """Check that the names of a scan's maps belong together, as far as they say anything.
+def check_names(paths: Sequence[Path], folder: Path | None = None, shared: Sequence[str] = tuple(SHARED)) -> None:
+    """Check that the names of a scan's files belong together, as far as they say anything.
 
     Args:
-        paths: the maps.
+        paths: the files.
         folder: where they lie below the cohort's root (`sub-01/ses-1/anat`), if in one.
+        shared: keys of SHARED that must agree.
 
     Raises:
-        InputError: two names, or a name and its folder, differ in one of SHARED.
+        InputError: two names, or a name and its folder, differ in one of them.
     """
     known = {} if folder is None else {key: (value, folder) for key, value in entities(folder.as_posix()).items()}
     for path in paths:
         for key, value in entities(path.name).items():
-            if key not in SHARED:
+            if key not in shared:
                 continue
             other, where = known.setdefault(key, (value, path.name))
             if other != value:
                 raise InputError(
-                    f"{path}: is {key}-{value} but lies with {key}-{other} ({where}); maps of different {SHARED[key]}"
+                    f"{path}: is {key}-{value} but lies with {key}-{other} ({where}); files of different {SHARED[key]}"
                     " are no scan, so put each where it belongs"
                 )
 
@@ -188,17 +191,22 @@ def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dic
 
 
 def known_ages(table: Path) -> dict[str, float]:
-    """Participant -> age in years, of those whose age is a number; none without a table or a column `age`."""
-    if not table.exists():
+    """Participant -> age in years, of those whose age is given; none without a table or a column `age`.
+
+    Raises:
+        InputError: as `read_participants`, or an age that is no number of years (`89+` is 89, as BIDS writes it).
+    """
+    if not os.path.lexists(table):
         return {}
     ages = {}
     for name, person in read_participants(table, ["participant_id"]).items():
-        try:
-            age = float(person.get("age") or "nan")
-        except ValueError:
+        word = person.get("age", "")
+        if word.lower() in ("", "n/a", "na", "nan"):
             continue
-        if 0 <= age <= 120:
-            ages[name] = age
+        found = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\+?", word)
+        if found is None or float(found[1]) > 120:
+            raise InputError(f"{table}: the age of {name!r} is {word!r}; write years, 0 to 120, or n/a")
+        ages[name] = float(found[1])
     return ages
 
 
@@ -294,14 +302,19 @@ def check_grid(paths: list[str], resample_t1w: str = "refuse") -> None:
 
 
 def check_affine(affine: np.ndarray, name: str) -> None:
-    """Check that an affine (`[4, 4]`, voxel to world) is a rotation and a voxel size: neither flat nor sheared.
+    """Check that an affine (`[4, 4]`, voxel to world, mm) is a rotation and a voxel size: not flat, sheared, or in m.
 
     Raises:
         InputError: it is not.
     """
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{name}: its affine is not a valid orientation; export it again")
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing.min() < VOXEL_MM[0] or spacing.max() > VOXEL_MM[1]:
+        raise InputError(
+            f"{name}: voxels of {' x '.join(f'{v:.3g}' for v in spacing)} mm are none of a head; correct the voxel size"
+        )
+    axes = affine[:3, :3] / spacing
     off = np.rad2deg(np.arcsin(min(np.abs(axes.T @ axes - np.eye(3)).max(), 1.0)))
     if off > LARGEST_SHEAR_DEG:
         raise InputError(f"{name}: its axes are {off:.1f} degrees from being perpendicular; resample it to a grid")

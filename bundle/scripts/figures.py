@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from scripts.auc import bootstrap_aucs, bootstrap_within_folds, clustered_delong, interval, within_folds
 from scripts.drawing import Style, footer, styles_of, titled
+from scripts.errors import InputError
 from scripts.files.table import numbers_of, read_table
 from scripts.markup import fixed
 from scripts.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
@@ -221,7 +222,7 @@ def auc_boxes(table: pd.DataFrame, level: str, simulated: bool, samples: int, se
     panels[0].set(ylabel="AUC", ylim=(max(lowest - margin, 0), min(highest + margin, 1.005)))
     panels[0].yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     both = "full boxes and first marks: folds pooled; pale boxes and second marks: within folds; " if paired else ""
-    figure.suptitle(titled(f"Bootstrapped AUC, {level} level", simulated, figure) + "\n")
+    figure.suptitle(titled(f"Bootstrapped AUC, {level} level", simulated, figure))
     footer(
         figure,
         f"{samples} samples of participants; {both}marks: DeLong's test over participants, p corrected after Holm"
@@ -337,8 +338,11 @@ def read_curve(path: str | os.PathLike) -> pd.DataFrame:
         InputError: not a table that `scripts.handlers.LearningCurve` wrote.
     """
     cure = "train again, or leave the learning curves out"
-    rows = read_table(path, ["epoch", "train_loss", "train_auc", "val_auc"], cure=cure)
-    return pd.DataFrame(numbers_of(path, rows, (), cure))
+    columns = ["epoch", "train_loss", "train_auc", "val_auc"]
+    rows = numbers_of(path, read_table(path, columns, unique=["epoch"], cure=cure), columns, cure)
+    if not rows:
+        raise InputError(f"{path}: holds no epoch; {cure}")
+    return pd.DataFrame(rows, columns=columns)
 
 
 def draw_over_folds(axes: Axes, folds: pd.DataFrame, column: str, label: str, **style: object) -> None:

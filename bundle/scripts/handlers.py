@@ -138,7 +138,7 @@ class Resume:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
         try:
             checkpoint = read_tensors(self.path, "delete it to start again")
@@ -229,7 +229,7 @@ class LearningCurve:
         """Rows written so far."""
         if not self.path.exists():
             return []
-        return read_table(self.path, self.COLUMNS, cure="delete it to start the curve again")
+        return read_table(self.path, self.COLUMNS, unique=["epoch"], cure="delete it to start the curve again")
 
 
 class Progress:

@@ -34,7 +34,7 @@ def with_nuclei(
         InputError: the table that was asked for is missing, or a table is damaged.
     """
     root = Path(source) if isinstance(source, (str, os.PathLike)) and os.path.isdir(source) else None
-    if nuclei_table is None and root is not None and (root / NUCLEI_TABLE).exists():
+    if nuclei_table is None and root is not None and os.path.lexists(root / NUCLEI_TABLE):
         nuclei_table = root / NUCLEI_TABLE
     measured = {row["scan_id"]: row for row in read_tsv(nuclei_table)} if nuclei_table is not None else {}
     ages = known_ages(root / "participants.tsv") if root is not None else {}

@@ -204,6 +204,8 @@ def load_state_dict(network: nn.Module, state: dict[str, Tensor], path: str | os
     for name in [*own, *state]:
         if name not in state or name not in own:
             raise InputError(f"{path}: its weights are of another network ({name!r} is not in both); check the path")
+        if own[name].is_floating_point() != state[name].is_floating_point():
+            raise InputError(f"{path}: {name!r} holds {state[name].dtype}, not {own[name].dtype}; check the path")
         if own[name].shape != state[name].shape:
             raise InputError(
                 f"{path}: {name!r} has shape {list(state[name].shape)}, the config's network {list(own[name].shape)};"

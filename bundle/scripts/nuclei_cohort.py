@@ -145,7 +145,8 @@ def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; run configs/nuclei.yaml on the cohort first")
     texts, cure = ("participant_id", "scan_id"), "run configs/nuclei.yaml again"
-    rows = numbers_of(path, read_table(path, texts, unique=["scan_id"], cure=cure), texts, cure)
+    numbers = data_dictionary().keys() - texts
+    rows = numbers_of(path, read_table(path, texts, unique=["scan_id"], cure=cure), numbers, cure)
     if not rows:
         raise InputError(f"{path}: has no rows; run configs/nuclei.yaml again")
     return rows

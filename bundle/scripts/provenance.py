@@ -140,7 +140,9 @@ def plain_attributes(item: object) -> dict[str, Any]:
 def declared_name(dataset_dir: str | os.PathLike) -> str:
     """The cohort's name in dataset_description.json; its folder's name may be a person's and is not passed on."""
     description = Path(dataset_dir) / "dataset_description.json"
-    declared = read_json(description, "description", "correct it as BIDS has it") if description.exists() else {}
+    declared = (
+        read_json(description, "description", "correct it as BIDS has it") if os.path.lexists(description) else {}
+    )
     return declared.get("Name", "unnamed cohort")
 
 
@@ -203,7 +205,7 @@ def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
         InputError: the record is damaged, or a setting differs from it.
     """
     path = Path(weights).with_suffix(".json")
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     trained = read_json(path, "training record")["settings"]
     for key, given in wanted.items():

@@ -138,14 +138,8 @@ def test_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
         frame: from `scripts.tables.delong_tests`.
         about: from `cohort_text`.
     """
-    heads = dict(zip(TESTED, ("AUC 1", "AUC 2", "SE", "z", "p", "Level"), strict=True)) | {
-        "p_holm": "p, Holm",
-        "level_paper": "Level, paper",
-    }
-    corrected = (
-        "p, Holm: corrected for all pairs of this test. These are the trained models as they are: what another training"
-        " would change is not in p."
-    )
+    heads = dict(zip(TESTED, ("AUC 1", "AUC 2", "SE", "z", "p", "Level"), strict=True)) | {"p_holm": "p, Holm"}
+    corrected = "p, Holm: corrected for all pairs of this test."
     levels = (
         "Levels of the corrected p: ns p > 0.05 (no difference was detected, which is no proof that there is none),"
         " * p ≤ 0.05, ** p ≤ 0.01, *** p ≤ 0.001, **** p ≤ 0.0001."

@@ -68,6 +68,7 @@ class LoadImageMapsd(MapTransform):
             raise InputError(f"resample_t1w is {resample_t1w!r}; use {' or '.join(RESAMPLE_T1W)}")
         self.resample_t1w = resample_t1w
         self.load = LoadImage(reader=CheckedReader(), image_only=True, ensure_channel_first=True)
+        self.load.readers = self.load.readers[-1:]  # MONAI would try its others on a file that ours refuses
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)

@@ -109,6 +109,8 @@ def read(path: str | os.PathLike) -> nib.Nifti1Image:
     image = read_header(path)
     proxy = getattr(image.dataobj, "proxy", image.dataobj)
     size = int(proxy.offset) + int(np.prod(proxy.shape, dtype=np.int64)) * proxy.dtype.itemsize
+    if proxy.offset < image.header.single_vox_offset:
+        raise InputError(f"{path}: its header says that voxels begin within the header; export it again")
     check_size(path, size, "its header claims voxels far inside the file")
     try:
         content = _unpacked(path, size) if path.name.endswith(".gz") else _plain(path, size)

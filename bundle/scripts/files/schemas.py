@@ -70,12 +70,12 @@ SCHEMAS: dict[str, Schema] = {
     ),
     # sidecar of a raw echo
     "sidecar": _object(
-        EchoTime=_maybe(_NUMBER),
-        FlipAngle=_maybe(_NUMBER),
-        RepetitionTime=_maybe(_NUMBER),
-        RepetitionTimeExcitation=_maybe(_NUMBER),
-        MagneticFieldStrength=_maybe(_NUMBER),
-        Units=_maybe(_TEXT),
+        EchoTime=_NUMBER,
+        FlipAngle=_NUMBER,
+        RepetitionTime=_NUMBER,
+        RepetitionTimeExcitation=_NUMBER,
+        MagneticFieldStrength=_NUMBER,
+        Units=_TEXT,
     ),
     # sidecar of a reconstructed map
     "map sidecar": _object(["Steps"], Steps=_OBJECT),

@@ -4,7 +4,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -129,9 +129,9 @@ def _bids_cell(value: object) -> str:
 
 
 def numbers_of(
-    path: str | os.PathLike, rows: Iterable[Mapping[str, str]], texts: Sequence[str], cure: str
+    path: str | os.PathLike, rows: Iterable[Mapping[str, str]], columns: Collection[str], cure: str
 ) -> list[dict[str, Any]]:
-    """Rows with the cells of all columns but `texts` as numbers: NaN for `n/a` and empty cells.
+    """Rows with the cells of some columns as numbers, NaN for `n/a` and empty cells; the others stay text.
 
     Raises:
         InputError: a cell that is no finite number.
@@ -140,7 +140,7 @@ def numbers_of(
     for line, row in enumerate(rows, 2):
         values: dict[str, Any] = {}
         for name, cell in row.items():
-            if name in texts:
+            if name not in columns:
                 values[name] = cell
                 continue
             missing = cell in ("", "n/a")

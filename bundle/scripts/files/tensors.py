@@ -37,6 +37,12 @@ def read_tensors(path: str | os.PathLike, cure: str) -> Any:
                 raise InputError(
                     f"{path}: has {size} bytes that unpack to {unpacked}, which torch does not write; {cure}"
                 )
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch does not look at the checksums
+            if damaged is not None:
+                raise InputError(
+                    f"{path}: its bytes are not those that were written (checksum); copy it again, or {cure}"
+                )
         content = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise

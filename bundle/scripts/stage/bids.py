@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.cohort import check_names
 from scripts.errors import InputError
 from scripts.failures import Refused
 from scripts.files.json_file import read_json
@@ -69,6 +70,7 @@ def scan_of(root: Path, folder: Path, name: str, paths: Sequence[Path]) -> RawSc
             raise InputError(f"{path}: echo-{names['echo']} is no number; count echoes from 1")
         # Both the same echo of the same flip angle would be a name that differs in its ending only.
         acquisitions[names.get("acq", ""), names.get("flip", ""), suffix][part][int(names["echo"])] = path
+    check_names(paths, folder.relative_to(root), ("sub", "ses", "run"))
     scan = RawScan(folder.relative_to(root).parts[0], name, str(folder.relative_to(root)))
     scan.acquisitions = [acquisition_of(root, parts) for _, parts in sorted(acquisitions.items())]
     scan.acquisitions.sort(key=lambda a: a.flip_angle_deg or 0.0)
@@ -90,7 +92,12 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
         if missing:
             raise InputError(f"{some}: part-{kind} has no echo-{missing[0]} of {echoes[-1]}; add the missing file")
     sidecars = [sidecar(root, parts[kinds[0]][echo]) for echo in echoes]
-    phase = sidecar(root, parts[kinds[1]][echoes[0]])
+    others = [sidecar(root, parts[kinds[1]][echo]) for echo in echoes]
+    check_sidecars(
+        [(parts[kinds[0]][echo], content) for echo, content in zip(echoes, sidecars, strict=True)],
+        [(parts[kinds[1]][echo], content) for echo, content in zip(echoes, others, strict=True)],
+    )
+    phase = others[0]
     times = []
     for echo, content in zip(echoes, sidecars, strict=True):
         if "EchoTime" not in content:
@@ -110,6 +117,39 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
         number(first, "MagneticFieldStrength", some),
         str(phase.get("Units", "")),
     )
+
+
+def check_sidecars(
+    first: Sequence[tuple[Path, Mapping[str, Any]]], second: Sequence[tuple[Path, Mapping[str, Any]]]
+) -> None:
+    """Check that the sidecars of one acquisition agree, as far as they say anything, to 1 %.
+
+    Args:
+        first, second: image and sidecar of each echo, of both parts (magnitude and phase, or real and imaginary).
+
+    Raises:
+        InputError: two parts of an echo with different echo times; two files with different settings of the scanner.
+    """
+    for (path, one), (other_path, other) in zip(first, second, strict=True):
+        agree("EchoTime", path, one, other_path, other)
+    (path, one), *rest = (*first, *second)
+    for key in ("MagneticFieldStrength", "FlipAngle", "RepetitionTimeExcitation", "RepetitionTime"):
+        for other_path, other in rest:
+            agree(key, path, one, other_path, other)
+
+
+def agree(key: str, path: Path, one: Mapping[str, Any], other_path: Path, other: Mapping[str, Any]) -> None:
+    """Refuse two files whose sidecars contradict each other.
+
+    Raises:
+        InputError: the numbers differ by more than 1 %.
+    """
+    a, b = number(one, key, path), number(other, key, other_path)
+    if a is not None and b is not None and abs(a - b) > 0.01 * max(abs(a), abs(b)):
+        raise InputError(
+            f"{other_path}: {key} is {b:g} in its sidecar, but {a:g} in that of {path.name}; files of one acquisition"
+            " share it, so correct one or move it away"
+        )
 
 
 def number(content: Mapping[str, Any], key: str, path: Path) -> float | None:
