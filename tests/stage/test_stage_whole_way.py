@@ -372,3 +372,34 @@ def test_a_folder_without_scans_is_refused(tmp_path):
 
 def test_the_affine_of_the_maps_is_the_scans(maps):
     assert np.allclose(nib.load(maps / "sub-01" / "anat" / "sub-01_Chimap.nii.gz").affine, affine())
+
+
+def test_an_incomplete_subject_does_not_stop_the_others_and_finished_means_all_is_there(damaged, tmp_path):
+    good, output = damaged / "sub-02", tmp_path / "maps"
+    shutil.copytree(damaged / "sub-01", good)
+    for path in good.rglob("sub-01*"):
+        path.rename(path.with_name(path.name.replace("sub-01", "sub-02")))
+    (damaged / "participants.tsv").write_text("participant_id\tgroup\nsub-01\tHC\nsub-02\tHH\n")
+    file(damaged, 3, "phase").unlink()
+    with refused("1 of 2 scans failed", "reconstruct.tsv", "part-phase has no echo-3"):
+        run(workflow(damaged, output, **TOY))
+    rows = [line.split("\t") for line in (output / "reconstruct.tsv").read_text().splitlines()[1:]]
+    assert [row[:3] for row in rows] == [["sub-01", "sub-01", "failed"], ["sub-02", "sub-02", "ok"]]
+    assert str(damaged) not in rows[0][3]
+    assert (output / "participants.tsv").read_text() == "participant_id\tgroup\nsub-02\tHH\n"
+
+    shutil.rmtree(damaged / "sub-01")
+    page, lesion = output / "sub-02.html", output / "sub-02" / "anat" / "sub-02_lesion_mask.nii.gz"
+    page.unlink()  # as after a kill between maps and page
+    lesion.write_bytes(b"the user's")
+    run(workflow(damaged, output, **TOY))
+    assert page.exists() and lesion.read_bytes() == b"the user's"
+
+
+def test_maps_that_reconstruction_did_not_make_are_not_replaced(damaged, tmp_path):
+    own = tmp_path / "maps" / "sub-01" / "anat" / "sub-01_Chimap.nii.gz"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"the user's")
+    with refused("sub-01_Chimap.nii.gz", "was not made by reconstruction"):
+        run(workflow(damaged, tmp_path / "maps", **TOY))
+    assert own.read_bytes() == b"the user's"
