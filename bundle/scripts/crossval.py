@@ -203,7 +203,7 @@ def check_same_run(output_dir: Path, config: Mapping[str, Any], scans: Sequence[
 
 def all_that_decides(run: Mapping[str, Any]) -> dict[str, Any]:
     """What a run is, on one level, each entry named as a message names it."""
-    return {**run["training"], "bundle version": run["version"], **run["input"], "code": run["code"]}
+    return {**run["input"], **run["training"], "bundle version": run["version"], "code": run["code"]}
 
 
 def fold_workflow(setup: Setup, fold: Fold, device: str, run_id: str) -> ConfigWorkflow:
