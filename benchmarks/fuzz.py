@@ -59,7 +59,9 @@ def same(found: Any, good: Any) -> bool:
     if isinstance(good, Mapping):
         return isinstance(found, Mapping) and found.keys() == good.keys() and all(same(found[k], good[k]) for k in good)
     if isinstance(good, (list, tuple)):
-        return len(found) == len(good) and all(same(a, b) for a, b in zip(found, good, strict=True))
+        if not isinstance(found, (list, tuple)) or len(found) != len(good):
+            return False
+        return all(same(a, b) for a, b in zip(found, good, strict=True))
     return bool(found == good)
 
 

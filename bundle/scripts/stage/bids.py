@@ -11,7 +11,7 @@ from scripts.errors import InputError
 from scripts.failures import Refused
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, read_header
-from scripts.stage.raw import Acquisition, RawScan, Volume
+from scripts.stage.raw import Acquisition, RawScan, Volume, check_echo_times
 
 #: Suffixes of gradient echo images with several echoes.
 SUFFIXES = ("MEGRE", "VFA", "MPM", "T2starw", "GRE")
@@ -93,16 +93,17 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
             raise InputError(f"{some}: part-{kind} has no echo-{missing[0]} of {echoes[-1]}; add the missing file")
     sidecars = [sidecar(root, parts[kinds[0]][echo]) for echo in echoes]
     others = [sidecar(root, parts[kinds[1]][echo]) for echo in echoes]
-    check_sidecars(
-        [(parts[kinds[0]][echo], content) for echo, content in zip(echoes, sidecars, strict=True)],
-        [(parts[kinds[1]][echo], content) for echo, content in zip(echoes, others, strict=True)],
-    )
     phase = others[0]
     times = []
     for echo, content in zip(echoes, sidecars, strict=True):
         if "EchoTime" not in content:
             raise InputError(f"{parts[kinds[0]][echo]}: no EchoTime in its sidecar; add it (s)")
         times.append(number(content, "EchoTime", parts[kinds[0]][echo]))
+    check_echo_times(str(parts[kinds[0]][echoes[0]]), times)
+    check_sidecars(
+        [(parts[kinds[0]][echo], content) for echo, content in zip(echoes, sidecars, strict=True)],
+        [(parts[kinds[1]][echo], content) for echo, content in zip(echoes, others, strict=True)],
+    )
     first = sidecars[0]
     flip = number(first, "FlipAngle", some)
     if flip is None and (coded := re.fullmatch(r"fa(\d+)", entities(some)[0].get("acq", ""))):
