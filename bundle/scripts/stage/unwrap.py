@@ -48,6 +48,30 @@ def unwrap_in_space(phase: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.where(mask, near(phase, unwrapped.to(phase.device)), 0.0)
 
 
+def unwrap_in_blocks(
+    phase: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, factors: Sequence[int]
+) -> torch.Tensor:
+    """As `unwrap_in_space`, on means over blocks of voxels (as complex numbers); each voxel then joins its block.
+
+    Args:
+        phase: `[X, Y, Z]`, rad; it must change by less than half a turn within a block.
+        weight: of the means.
+        mask: bool.
+        factors: voxels a block along the axes; 1 everywhere is `unwrap_in_space`.
+    """
+    if max(factors) == 1:
+        return unwrap_in_space(phase, mask)
+    short = [value for n, f in zip(phase.shape[::-1], factors[::-1], strict=True) for value in (0, -n % f)]
+    blocks = torch.nn.functional.pad(torch.stack([weight * torch.cos(phase), weight * torch.sin(phase)]) * mask, short)
+    real, imaginary = torch.nn.functional.avg_pool3d(blocks[:, None], tuple(factors))[:, 0]
+    any_inside = torch.nn.functional.pad(mask.float(), short)[None, None]
+    any_inside = torch.nn.functional.max_pool3d(any_inside, tuple(factors))[0, 0] > 0
+    guess = unwrap_in_space(torch.atan2(imaginary, real), any_inside)
+    for axis, factor in enumerate(factors):
+        guess = guess.repeat_interleave(factor, axis)
+    return torch.where(mask, near(phase, guess[tuple(slice(0, n) for n in phase.shape)]), 0.0)
+
+
 class PerEcho:
     """Each echo by itself in space: the paper's literal reading. Late echoes wrap more often than it can follow."""
 
@@ -89,10 +113,12 @@ class EchoToEcho:
 
     Args:
         offset_smoothing_mm: full width at half maximum of the smoothing of the coils' phase.
+        block_mm: voxels are averaged to about this size for unwrapping in space; 0: they are not.
     """
 
-    def __init__(self, offset_smoothing_mm: float) -> None:
+    def __init__(self, offset_smoothing_mm: float, block_mm: float) -> None:
         self.offset_smoothing_mm = offset_smoothing_mm
+        self.block_mm = block_mm
 
     def __call__(
         self,
@@ -105,7 +131,8 @@ class EchoToEcho:
     ) -> torch.Tensor:
         """As `PerEcho`; without the coils' phase where that has poles."""
         times = list(echo_times_s)
-        grown = unwrap_in_space(wrap(phase[1] - phase[0]), mask)
+        blocks = [max(1, int(self.block_mm / d + 0.35)) for d in spacing_mm]
+        grown = unwrap_in_blocks(wrap(phase[1] - phase[0]), magnitude[0] * magnitude[1], mask, blocks)
         progress(0.8)
         speed = grown / (times[1] - times[0])
         rest = phase[0] - speed * times[0]
@@ -118,14 +145,15 @@ class EchoToEcho:
             offset = unwrapped_smooth(smooth.angle(), mask)
         progress(0.9)
         unwrapped = torch.empty_like(phase)
-        line = Line(mask.shape, phase.device)
+        # A line through the coils' phase at time 0 and the echoes so far, weighted with their power.
+        products, squares = torch.zeros_like(speed), torch.full_like(speed, 1e-30)
         for echo, time in enumerate(times):
-            if echo > 1:
-                slope, intercept = line.fit()
-            else:
-                slope, intercept = speed, offset
-            unwrapped[echo] = near(phase[echo], intercept + slope * time)
-            line.add(unwrapped[echo], time, magnitude[echo].square())
+            unwrapped[echo] = near(phase[echo], torch.add(offset, speed, alpha=time))
+            weight = magnitude[echo].square().mul_(time)
+            squares.add_(weight, alpha=time)
+            products.addcmul_(weight, unwrapped[echo] - offset)
+            if echo > 0:
+                speed = products / squares
             progress(0.9 + 0.1 * (echo + 1) / len(times))
         return torch.where(mask, unwrapped, 0.0)
 
@@ -197,7 +225,9 @@ def smooth_complex(
     """
     ramp = torch.zeros((), device=phase.device)
     for axis, size in enumerate(phase.shape):
-        step, both = phase.diff(dim=axis), weight.narrow(axis, 1, size - 1) * weight.narrow(axis, 0, size - 1)
+        thin = tuple(slice(None) if a == axis else slice(None, None, 3) for a in range(3))
+        line, trust = phase[thin], weight[thin]
+        step, both = line.diff(dim=axis), trust.narrow(axis, 1, size - 1) * trust.narrow(axis, 0, size - 1)
         slope = torch.atan2((both * torch.sin(step)).sum(), (both * torch.cos(step)).sum())
         shape = [-1 if a == axis else 1 for a in range(3)]
         ramp = ramp + slope * torch.arange(size, device=phase.device).view(shape)
