@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 
 from release.archive import TIMESTAMP
 from scripts.errors import InputError, reason
+from scripts.evidence import input_x_gradient
 from scripts.networks import load_weights
 from scripts.provenance import write_aside
 
@@ -93,13 +94,17 @@ def differences(bundle: Path, torchscript: Path, onnx_file: Path) -> dict[str, f
     network = load_weights(ConfigParser(config).get_parsed_content("network_def"), bundle / "models" / "model.pt")
     scripted = torch.jit.load(torchscript, map_location="cpu").eval()
     session = onnxruntime.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])
-    found = {"torchscript_logits": 0.0, "torchscript_evidence": 0.0, "onnx_logits": 0.0}
+    found = dict.fromkeys(("torchscript_logits", "torchscript_activation", "torchscript_evidence", "onnx_logits"), 0.0)
     for image in inputs(bundle):
-        logits, slices, evidence = network.explain(image)
-        their_logits, their_slices, their_evidence = scripted.explain(image)
+        with torch.no_grad():
+            logits, slices, activation = network(image), network.image_logits(image), network.class_activation(image)
+            their_logits, their_slices = scripted(image), scripted.image_logits(image)
+            their_activation = scripted.class_activation(image)
+        evidence, their_evidence = (input_x_gradient(model, image) for model in (network, scripted))
         (onnx_logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
         measured = {
             "torchscript_logits": max((their_logits - logits).abs().max(), (their_slices - slices).abs().max()),
+            "torchscript_activation": (their_activation - activation).abs().max() / activation.abs().max(),
             "torchscript_evidence": (their_evidence - evidence).abs().max() / evidence.abs().max(),
             "onnx_logits": np.abs(onnx_logits - logits.numpy()).max(),
         }

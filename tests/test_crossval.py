@@ -105,10 +105,13 @@ def test_the_record_names_the_weights_of_every_fold(finished):
 
 def test_evidence_of_the_first_repeat_lies_on_the_grid_of_each_scan(finished, shared_cohort):
     for region in ("full", "cropped"):
-        files = sorted((finished / "evidence" / region).glob("*/*_evidence.nii.gz"))
-        assert len(files) == 12
+        files, papers = (
+            sorted((finished / "evidence" / region).glob(f"*/*_{kind}.nii.gz")) for kind in ("evidence", "activation")
+        )
+        assert len(files) == len(papers) == 12
         scan = nib.load(shared_cohort / "sub-01" / "anat" / "sub-01_Chimap.nii.gz")
-        assert nib.load(files[0]).shape == scan.shape
+        assert nib.load(files[0]).shape == nib.load(papers[0]).shape == scan.shape
+        assert files[0].read_bytes() != papers[0].read_bytes()
 
 
 def test_weights_are_dropped_unless_they_are_wanted(finished, shared_cohort, tmp_path):

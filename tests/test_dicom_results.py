@@ -21,6 +21,7 @@ from scripts.evidence_objects import write_parametric_map, write_segmentation  #
 from scripts.structured_report import device_uid, read_series, write_structured_report  # noqa: E402
 
 MODEL = {"name": "Q-Net", "version": "0.1.0", "sha256": "ab" * 32}
+METHOD = {"method": "occlusion", "name": "occlusion", "says": "what covering a patch does"}
 RESULT = {
     "probability_HH": 0.731,
     "class": "HH",
@@ -53,8 +54,8 @@ def written(evidence, tmp_path_factory) -> dict[str, Path]:
     series = read_series(write_study(folder / "study", SHAPE, DICOM_AFFINE))
     paths = {kind: folder / f"{kind}.dcm" for kind in ("sr", "map", "seg")}
     write_structured_report(paths["sr"], RESULT, evidence, series, MODEL, NUCLEI)
-    write_parametric_map(paths["map"], evidence, series, MODEL)
-    write_segmentation(paths["seg"], evidence, series, MODEL, 0.5)
+    write_parametric_map(paths["map"], evidence, series, MODEL, METHOD)
+    write_segmentation(paths["seg"], evidence, series, MODEL, 0.5, METHOD)
     return paths | {"study": folder / "study"}
 
 
@@ -253,7 +254,7 @@ def test_evidence_away_from_the_series_is_refused(written, evidence, tmp_path):
     with refused("outside"):
         write_parametric_map(
             tmp_path / "map.dcm", MetaTensor(evidence.as_tensor(), affine=torch.from_numpy(far)),
-            only_t1w(written), MODEL,
+            only_t1w(written), MODEL, METHOD,
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
@@ -261,4 +262,4 @@ def test_evidence_away_from_the_series_is_refused(written, evidence, tmp_path):
 @pytest.mark.parametrize("fraction", [0, -1, 1.5, float("nan")])
 def test_a_fraction_that_is_none_is_refused(written, evidence, tmp_path, fraction):
     with refused("segment_fraction"):
-        write_segmentation(tmp_path / "seg.dcm", evidence, only_t1w(written), MODEL, fraction)
+        write_segmentation(tmp_path / "seg.dcm", evidence, only_t1w(written), MODEL, fraction, METHOD)

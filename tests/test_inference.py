@@ -21,6 +21,7 @@ from refusal import refused
 
 from scripts.batch import ScanStream
 from scripts.cohort import find_scans
+from scripts.evidence import Evidence
 from scripts.inference import QNetInferer, Resultd, input_slices, to_input_grid
 from scripts.networks import QNet, load_weights, save_weights
 from scripts.outputs import LOCK
@@ -331,7 +332,7 @@ def test_the_inferer_gives_probabilities_of_each_scan():
     torch.manual_seed(0)
     network = QNet(num_slices=2, hidden_size=8).eval()
     image = torch.rand(3, 3, 32, 32, 2)
-    output = QNetInferer()(MetaTensor(image), network)
+    output = QNetInferer(Evidence("input_x_gradient", 1, 8, 1))(MetaTensor(image), network)
     assert {k: tuple(v.shape) for k, v in output.items()} == {
         "probability": (3,),
         "slice_probability": (3, 2),

@@ -200,7 +200,7 @@ def test_scans_of_a_batch_do_not_mix(network, image):
     torch.testing.assert_close(network(image)[1:], network(image[1:]), rtol=1e-4, atol=1e-5)
 
 
-# --- evidence -------------------------------------------------------------------------------------
+# --- the class activation map -------------------------------------------------------------------------------------
 
 
 def gradient_weighted_maps(network: QNet, image: Tensor) -> Tensor:
@@ -217,31 +217,29 @@ def gradient_weighted_maps(network: QNet, image: Tensor) -> Tensor:
     return weighted.detach().unflatten(0, (image.shape[0], image.shape[4]))
 
 
-def test_evidence_is_gradcam_without_relu(network, image):
+def test_the_class_activation_map_is_gradcam_without_relu(network, image):
     expected = gradient_weighted_maps(network, image)
     expected = functional.interpolate(expected, image.shape[2:4], mode="bilinear").permute(0, 2, 3, 1)[:, None]
-    scan_logits, image_logits, evidence = network.explain(image)
-    assert evidence.shape == (2, 1, 64, 96, 3)
+    found = network.class_activation(image)
+    assert found.shape == (2, 1, 64, 96, 3)
     assert float(expected.abs().max()) > 0
-    torch.testing.assert_close(evidence, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-    torch.testing.assert_close(scan_logits, network(image))
-    torch.testing.assert_close(image_logits, network.image_logits(image))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
-def test_evidence_adds_up_to_gradient_times_embedding(network, image):
+def test_the_class_activation_map_adds_up_to_gradient_times_embedding(network, image):
     embeddings = network.embed(image).detach().requires_grad_()
     logits = network.sequence(embeddings)[0]
     gradient = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), embeddings)[0]
     expected = (gradient * embeddings).sum((1, 2)).detach()
-    evidence = network.explain(image)[2]
+    found = network.class_activation(image)
     # bilinear enlargement by a whole number keeps the mean
-    torch.testing.assert_close(evidence.mean((1, 2, 3)).sum(-1), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.mean((1, 2, 3)).sum(-1), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_evidence_is_the_same_without_grad_mode_and_leaves_it_alone(network, image):
-    expected = network.explain(image)[2]
+def test_the_class_activation_map_is_the_same_without_grad_mode_and_leaves_it_alone(network, image):
+    expected = network.class_activation(image)
     with torch.no_grad():
-        torch.testing.assert_close(network.explain(image)[2], expected)
+        torch.testing.assert_close(network.class_activation(image), expected)
         assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled()
     assert not expected.requires_grad
@@ -254,8 +252,8 @@ def test_torchscript_gives_the_same(network, image, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(scripted(image), network(image))
         torch.testing.assert_close(scripted.image_logits(image), network.image_logits(image))
-        for ours, theirs in zip(network.explain(image), scripted.explain(image), strict=True):
-            torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+        ours, theirs = network.class_activation(image), scripted.class_activation(image)
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
 
 
 # --- weights files --------------------------------------------------------------------------------

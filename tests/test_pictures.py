@@ -71,7 +71,7 @@ def test_evidence_is_scaled_to_the_scans_strongest_and_keeps_its_sign(cohort, ev
 def test_overlays_tell_group_probability_and_whether_it_is_right(cohort, evidence):
     scans = find_scans(cohort)
     items = [Explained(scans[0], evidence, "HC", "HH", 0.7), Explained(scans[0], evidence, "HC", "HC", 0.2)]
-    figure = evidence_overlays(items, "cropped", simulated=True)
+    figure = evidence_overlays(items, "cropped", simulated=True, method="occlusion")
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[0] == "sub-01\ntrue HC"
     assert "P(HH) 0.70: HH, WRONG" in titles and "P(HH) 0.20: HC, correct" in titles
@@ -83,7 +83,7 @@ def test_overlays_tell_group_probability_and_whether_it_is_right(cohort, evidenc
 def test_a_scan_without_any_evidence_is_drawn_plain(cohort, tmp_path):
     scan = find_scans(cohort)[0]
     empty = write_evidence(tmp_path / "empty.nii.gz", scan, np.zeros(SHAPE))
-    figure = evidence_overlays([Explained(scan, empty, "HC", "HC", 0.1)], "full", simulated=False)
+    figure = evidence_overlays([Explained(scan, empty, "HC", "HC", 0.1)], "full", False, "occlusion")
     assert "simulated" not in figure.get_suptitle()
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from scripts.drawing import VECTOR, save_figure
+from scripts.evidence import Evidence
 from scripts.figures import roc_models
 from scripts.inference import QNetInferer, Resultd, ToInputGridd, save_nifti
 from scripts.markup import fixed
@@ -112,8 +113,9 @@ def write_evidence(
     preprocessing: Transform,
     models: Mapping[str, torch.nn.Module],
     device: torch.device,
+    evidence: Mapping[str, Evidence],
 ) -> None:
-    """Write the evidence volume of each scan on its own grid, `<participant>/<scan>_evidence.nii.gz`.
+    """Write evidence volumes of each scan on its own grid, `<participant>/<scan>_<name>.nii.gz`.
 
     Args:
         output_dir: gets the files.
@@ -121,16 +123,17 @@ def write_evidence(
         preprocessing: from files to the network's input.
         models: from `load_models`; the evidence is Q-Net's.
         device: what runs the network.
+        evidence: name of a volume -> what makes it.
     """
-    infer = QNetInferer()
     to_result = Compose([Resultd(keys="pred"), ToInputGridd(keys="pred")])
     network = models["Q-Net"].to(device).eval()
     for scan in tqdm(scans, desc="evidence", unit="scan"):
         item = dict(preprocessing(dict(scan)))
-        output = infer(item["image"][None].to(device), network)
-        item["pred"] = {name: value[0].cpu() for name, value in output.items()}
         stem = Path(output_dir) / item["participant_id"] / item["scan_id"]
-        write_aside(f"{stem}_evidence.nii.gz", partial(save_nifti, to_result(item)["pred"]))
+        for name, method in evidence.items():
+            output = QNetInferer(method)(item["image"][None].to(device), network)
+            made = to_result({**item, "pred": {key: value[0].cpu() for key, value in output.items()}})
+            write_aside(f"{stem}_{name}.nii.gz", partial(save_nifti, made["pred"]))
 
 
 def metrics_markdown(summary: Sequence[Mapping[str, Any]], simulated: bool) -> str:

@@ -77,7 +77,11 @@ def made_by(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_parametric_map(
-    path: str | os.PathLike, evidence: MetaTensor, series: Mapping[str, Sequence[Dataset]], model: Mapping[str, Any]
+    path: str | os.PathLike,
+    evidence: MetaTensor,
+    series: Mapping[str, Sequence[Dataset]],
+    model: Mapping[str, Any],
+    method: Mapping[str, str],
 ) -> None:
     """Write the signed evidence as a DICOM Parametric Map (float32) on the frames of the T1W series that hold some.
 
@@ -86,6 +90,7 @@ def write_parametric_map(
         evidence: `[1, I, J, K]` with the affine of its grid.
         series: from `scripts.structured_report.read_series`.
         model: `name`, `version`, `sha256`.
+        method: what made the evidence: `name` and what it `says` (`scripts.evidence.Evidence.describe`).
 
     Raises:
         InputError: see `evidence_frames`.
@@ -94,7 +99,7 @@ def write_parametric_map(
     limit = float(np.abs(values).max())
     mapping = hd.pm.RealWorldValueMapping(
         lut_label="EVIDENCE",
-        lut_explanation="evidence, network units",
+        lut_explanation=f"evidence, {method['name']}",
         unit=NO_UNITS,
         value_range=(-limit, limit),
         slope=1.0,
@@ -113,14 +118,20 @@ def write_parametric_map(
         real_world_value_mappings=[mapping],
         voi_lut_transformations=[window],
         content_label="EVIDENCE",
-        content_description="Red (positive): HH",
-        series_description=f"{model['name']} evidence, research use only",
+        content_description="Positive speaks for HH, negative for HC",
+        series_description=f"{model['name']} evidence, {method['name']}, research only",
         **geometry(frames),
         **made_by(model),
     )
+    document.ImageComments = explanation(method)
     document.BodyPartExamined = "BRAIN"  # without it a Laterality would be due
     claim(document, [frame.dataset for frame in frames])
     write_aside(path, document.save_as)
+
+
+def explanation(method: Mapping[str, str]) -> str:
+    """What the evidence is and its limits, as a DICOM comment."""
+    return f"{method['name']}: {method['says']}. It shows what the network used, not where a disease is."
 
 
 def write_segmentation(
@@ -129,11 +140,12 @@ def write_segmentation(
     series: Mapping[str, Sequence[Dataset]],
     model: Mapping[str, Any],
     fraction: float,
+    method: Mapping[str, str],
 ) -> None:
     """Write where the evidence is strong as a DICOM Segmentation: a segment for HH, and one for HC.
 
     Args:
-        path, evidence, series, model: see `write_parametric_map`.
+        path, evidence, series, model, method: see `write_parametric_map`.
         fraction: of the strongest evidence of either sign from which a voxel belongs to a segment, 0 to 1.
 
     Raises:
@@ -176,6 +188,7 @@ def write_segmentation(
         **geometry(frames),
         **made_by(model),
     )
+    document.ImageComments = explanation(method)
     document.BodyPartExamined = "BRAIN"  # without it a Laterality would be due
     claim(document, [frame.dataset for frame in frames])
     write_aside(path, document.save_as)

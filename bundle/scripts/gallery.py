@@ -14,6 +14,12 @@ from scripts.calibration import calibration
 from scripts.drawing import VECTOR, save_figure, titled
 from scripts.predictions import LEVELS, REGIONS, regions_of
 
+#: What a reader must know of evidence (docs/evidence.md).
+OF_EVIDENCE = "It shows what the network used, not where a disease is; colours are shares of each scan's strongest."
+OF_ACTIVATION = (
+    "Coarse maps of the last layer, kept because the paper has them: where they are red, covering the place hardly"
+    " moves the output towards HC. See the evidence maps instead."
+)
 #: File name -> caption, in the order of the report. Numbers in the names are the paper's.
 CAPTIONS = {
     "figure1_example_maps": "Maps of a subject of each group at the middle slice of the basal ganglia, with the box"
@@ -38,10 +44,12 @@ CAPTIONS = {
     "confusion_scan": "Confusion matrices at scan level, threshold 0.5.",
     "learning_curves_full": "Training with full-size input: mean over all folds, band from the lowest to the highest.",
     "learning_curves_cropped": "Training with cropped input: mean over all folds, band from the lowest to the highest.",
-    "figure9_evidence_full": "What speaks for HH (red, solid outline) and for HC (blue, dashed outline) in full-size"
-    " input (the paper's Figure 9).",
-    "figure10_evidence_cropped": "What speaks for HH (red, solid outline) and for HC (blue, dashed outline) in cropped"
-    " input (the paper's Figure 10).",
+    "evidence_full": "What speaks for HH (red, solid outline) and for HC (blue, dashed outline) in full-size input, by"
+    f" the method in the title. {OF_EVIDENCE}",
+    "evidence_cropped": "What speaks for HH (red, solid outline) and for HC (blue, dashed outline) in cropped input, by"
+    f" the method in the title. {OF_EVIDENCE}",
+    "figure9_evidence_full": f"Class activation maps of full-size input (the paper's Figure 9). {OF_ACTIVATION}",
+    "figure10_evidence_cropped": f"Class activation maps of cropped input (the paper's Figure 10). {OF_ACTIVATION}",
 }
 STAGES = {"image_level.csv": "stage 1, image level", "scan_level.csv": "stage 2, scan level"}
 

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from scripts.cohort import GROUPS
 from scripts.errors import InputError
+from scripts.evidence import Evidence
 from scripts.networks import QNet
 
 CLASS_NAMES = {index: name for name, index in GROUPS.items()}
@@ -23,18 +24,25 @@ CLASS_NAMES = {index: name for name, index in GROUPS.items()}
 class QNetInferer(Inferer):
     """Run Q-Net on preprocessed scans.
 
+    Args:
+        evidence: makes the evidence maps.
+
     Returns:
-        `probability` of HH `[B]`, `slice_probability` `[B, S]` and `evidence` `[B, 1, H, W, S]` (see `QNet.explain`),
-        as plain tensors, the form that MONAI Label and MONAI Deploy take apart scan by scan.
+        `probability` of HH `[B]`, `slice_probability` `[B, S]` and `evidence` `[B, 1, H, W, S]`, as plain tensors, the
+        form that MONAI Label and MONAI Deploy take apart scan by scan.
     """
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
 
     def __call__(self, inputs: Tensor, network: QNet, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        scan_logits, image_logits, evidence = network.explain(image)
+        with torch.no_grad():
+            scan_logits, image_logits = network.sequence(network.embed(image))
         return {
             "probability": scan_logits.softmax(-1)[:, 1],
             "slice_probability": image_logits.softmax(-1)[..., 1],
-            "evidence": evidence,
+            "evidence": self.evidence(network, image),
         }
 
 
@@ -49,14 +57,22 @@ class Resultd(MapTransform):
         keys: the inferer's output.
         image_key: the preprocessed image.
         threshold: probability of HH from which the class is HH.
+        evidence: what made the evidence volume; if given, `evidence` of the result says so.
     """
 
-    def __init__(self, keys: KeysCollection, image_key: str = "image", threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        threshold: float = 0.5,
+        evidence: Evidence | None = None,
+    ) -> None:
         super().__init__(keys)
         if not 0 <= threshold <= 1:
             raise InputError(f"threshold is {threshold}; give a probability, 0 to 1")
         self.image_key = image_key
         self.threshold = threshold
+        self.evidence = evidence
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         data = dict(data)
@@ -77,6 +93,8 @@ class Resultd(MapTransform):
                     )
                 ],
             }
+            if self.evidence is not None:
+                data["result"]["evidence"] = self.evidence.describe()
             if "nuclei" in image.meta:
                 nuclei = json.loads(image.meta["nuclei"])
                 data["result"]["nuclei" if isinstance(nuclei, list) else "nuclei_missing"] = nuclei

@@ -138,13 +138,14 @@ class QNet(nn.Module):
         return self.sequence(self.embed(image))[1]
 
     @torch.jit.export
-    def explain(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scan logits `[B, 2]`, image logits `[B, S, 2]` and the evidence map `[B, 1, H, W, S]`, in one pass.
+    def class_activation(self, image: Tensor) -> Tensor:
+        """`[B, 3, H, W, S]` -> the class activation map `[B, 1, H, W, S]` of the scan's HH-minus-HC logit.
 
-        The evidence is a class activation map (Zhou et al., CVPR 2016) for the scan's HH-minus-HC logit. Q-Net has no
-        single FC layer after the pooling, so the class weights are the logit's gradient with respect to each slice's
-        embedding (as in Grad-CAM, Selvaraju et al., ICCV 2017, without its ReLU): positive speaks for HH, negative for
-        HC. Its mean over the feature maps' pixels, summed over the slices, is gradient . embedding.
+        As in the paper (Zhou et al., CVPR 2016). Q-Net has no single FC layer after the pooling, so the class weights
+        are the logit's gradient with respect to each slice's embedding (as in Grad-CAM, Selvaraju et al., ICCV 2017,
+        without its ReLU): positive for HH, negative for HC. Its mean over the feature maps' pixels, summed over the
+        slices, is gradient . embedding. It does not agree with what covering a place does to the output: for maps that
+        do, see `scripts.evidence`.
         """
         maps = self.feature_maps(slices_of(image))
         shape = (image.shape[0], image.shape[4])
@@ -152,15 +153,14 @@ class QNet(nn.Module):
         grad_enabled = torch.is_grad_enabled()  # switched by hand: TorchScript has no torch.enable_grad
         torch.set_grad_enabled(True)
         embeddings.requires_grad_()
-        scan_logits, image_logits = self.sequence(embeddings)
+        scan_logits, _ = self.sequence(embeddings)
         margin = (scan_logits[:, 1] - scan_logits[:, 0]).sum()
         gradient = torch.autograd.grad([margin], [embeddings])[0]
         torch.set_grad_enabled(grad_enabled)
         assert gradient is not None
-        evidence = (maps * gradient.flatten(0, 1)[:, :, None, None]).sum(1, keepdim=True)
-        evidence = nn.functional.interpolate(evidence, [image.shape[2], image.shape[3]], mode="bilinear")
-        evidence = evidence.unflatten(0, shape).permute(0, 2, 3, 4, 1)
-        return scan_logits.detach(), image_logits.detach(), evidence
+        activation = (maps * gradient.flatten(0, 1)[:, :, None, None]).sum(1, keepdim=True)
+        activation = nn.functional.interpolate(activation, [image.shape[2], image.shape[3]], mode="bilinear")
+        return activation.unflatten(0, shape).permute(0, 2, 3, 4, 1)
 
     def feature_maps(self, slices: Tensor) -> Tensor:
         """`[N, 3, H, W]` -> the last feature maps before pooling, `[N, 512, H/32, W/32]`."""

@@ -58,10 +58,10 @@ class Outcome:
         """Participant -> the group that the main column gives."""
         return self.probabilities[self.main].ge(THRESHOLD).map({True: "HH", False: "HC"})
 
-    def evidence(self, scan: Mapping[str, Any]) -> dict[str, Path]:
-        """Region -> evidence map of a scan, where there is one."""
+    def evidence(self, scan: Mapping[str, Any], kind: str = "evidence") -> dict[str, Path]:
+        """Region -> evidence map of a scan, where there is one; `activation` is the paper's class activation map."""
         paths = {
-            region: self.folder / "evidence" / region / scan["participant_id"] / f"{scan['scan_id']}_evidence.nii.gz"
+            region: self.folder / "evidence" / region / scan["participant_id"] / f"{scan['scan_id']}_{kind}.nii.gz"
             for region in REGIONS
         }
         return {region: path for region, path in paths.items() if path.exists()}

@@ -189,13 +189,14 @@ class Explained:
         return qsm[part], heat[part] / (float(strength.max()) or 1.0)
 
 
-def evidence_overlays(explained: Sequence[Explained], region: str, simulated: bool) -> Figure:
+def evidence_overlays(explained: Sequence[Explained], region: str, simulated: bool, method: str) -> Figure:
     """QSM without and with Q-Net's evidence, a column a scan (the paper's Figures 9, full, and 10, cropped).
 
     Args:
         explained: the scans.
         region: `full` shows whole slices, `cropped` the box.
         simulated: whether the title must say so.
+        method: what made the evidence, in the title (`name` of `scripts.evidence.METHODS`).
     """
     planes = [item.planes(region) for item in explained]
     tallest = max(qsm.shape[0] / qsm.shape[1] for qsm, _ in planes)
@@ -213,7 +214,7 @@ def evidence_overlays(explained: Sequence[Explained], region: str, simulated: bo
     bar = figure.colorbar(heat, ax=list(grid.ravel()), shrink=0.6, pad=0.02, ticks=[-1, -OUTLINE, 0, OUTLINE, 1])
     bar.set_label("for HC  ←  evidence (share of the scan's strongest)  →  for HH", fontsize=8)
     bar.ax.tick_params(labelsize=8)
-    figure.suptitle(titled(f"Evidence of Q-Net on held-out scans, {region} input", simulated))
+    figure.suptitle(titled(f"Evidence of Q-Net on held-out scans, {region} input: {method}", simulated))
     return figure
 
 

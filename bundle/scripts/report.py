@@ -12,6 +12,7 @@ from scripts import page, sections
 from scripts.architecture import architecture
 from scripts.drawing import VECTOR, save_figure, titled
 from scripts.errors import InputError
+from scripts.evidence import METHODS
 from scripts.outcome import Outcome, read_outcome
 from scripts.page import Section
 from scripts.pictures import Explained, evidence_overlays, example_maps, subject_strip
@@ -104,23 +105,32 @@ def draw_images(outcome: Outcome, examples: int) -> dict[str, str]:
         size = settings.get(f"{outcome.main[0]}_size", (128, 128))
         diagram = architecture(settings["num_slices"], settings["hidden_size"], tuple(size))
         save_figure(diagram, folder / "figure4_architecture", VECTOR)
-    for number, region in ((9, "full"), (10, "cropped")):
-        name, names = f"figure{number}_evidence_{region}", outcome.chosen(examples)
-        found = [explained(outcome, n, region) for n in names if region in outcome.evidence(outcome.scans[n][0])]
+    own = METHODS[settings.get("evidence_method", "class_activation")].name  # runs that do not say had no other
+    paper = METHODS["class_activation"].name
+    pictures = {
+        "evidence_full": ("full", "evidence", own),
+        "evidence_cropped": ("cropped", "evidence", own),
+        "figure9_evidence_full": ("full", "activation", paper),
+        "figure10_evidence_cropped": ("cropped", "activation", paper),
+    }
+    names = outcome.chosen(examples)
+    for name, (region, kind, method) in pictures.items():
+        there = [n for n in names if region in outcome.evidence(outcome.scans[n][0], kind)]
+        found = [explained(outcome, n, region, kind) for n in there]
         if found:
-            save_figure(evidence_overlays(found, region, simulated), folder / name)
+            save_figure(evidence_overlays(found, region, simulated, method), folder / name)
         else:
-            left_out[name] = f"{outcome.folder / 'evidence' / region} holds no evidence map of these subjects"
+            left_out[name] = f"{outcome.folder / 'evidence' / region} holds no {kind} map of these subjects"
     return left_out
 
 
-def explained(outcome: Outcome, name: str, region: str) -> Explained:
+def explained(outcome: Outcome, name: str, region: str, kind: str) -> Explained:
     """A subject's first scan with its evidence, and its probability in the first repeat, which the evidence is from."""
     rows = at_level(outcome.table, "scan")
     rows = rows[(rows["participant_id"] == name) & (rows["region"] == region) & (rows["model"] == "Q-Net")]
     probability = float(rows.sort_values("repeat")["probability_HH"].iloc[0])
     scan, predicted = outcome.scans[name][0], "HH" if probability >= THRESHOLD else "HC"
-    return Explained(scan, outcome.evidence(scan)[region], outcome.groups[name], predicted, probability)
+    return Explained(scan, outcome.evidence(scan, kind)[region], outcome.groups[name], predicted, probability)
 
 
 def strip(outcome: Outcome, scan: Mapping[str, Any], report_dir: str | os.PathLike) -> str:

@@ -267,9 +267,11 @@ def write_dicom(
 
     series = structured_report.read_series(item["dicom"])
     if "evidence_map.dcm" in path:
-        evidence_objects.write_parametric_map(path["evidence_map.dcm"], evidence, series, model)
+        evidence_objects.write_parametric_map(path["evidence_map.dcm"], evidence, series, model, made["evidence"])
     if "evidence_seg.dcm" in path:
-        evidence_objects.write_segmentation(path["evidence_seg.dcm"], evidence, series, model, segment_fraction)
+        evidence_objects.write_segmentation(
+            path["evidence_seg.dcm"], evidence, series, model, segment_fraction, made["evidence"]
+        )
     if "sr.dcm" in path:
         structured_report.write_structured_report(path["sr.dcm"], made, evidence, series, model, made.get("nuclei"))
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure, SubFigure
 from monai.data import MetaTensor
 
@@ -30,7 +31,8 @@ LIMITS = (
     "The probability is not calibrated: it ranks scans, it is no risk of disease.",
     "Only HH against healthy was learned; other causes of iron are put into one of the two classes.",
     "Scanner, field strength, echo times and QSM method change the maps; test the model on your site first.",
-    "Evidence shows what the network used, not where the disease is.",
+    "Evidence shows what the network used, not where the disease is. Its colours are shares of the strongest evidence"
+    " shown, so weak evidence looks as strong as any.",
 )
 Rows = Sequence[tuple[str, str]]
 
@@ -45,6 +47,7 @@ class ReportContent:
     warning: str
     facts: Rows
     performance: Rows
+    evidence: str
     limits: Sequence[str]
     made_by: Rows
 
@@ -91,6 +94,7 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         warning=result["note"],
         facts=facts,
         performance=performance or [("not measured", "no measures are recorded for these weights")],
+        evidence=evidence_caption(result.get("evidence")),
         limits=LIMITS,
         made_by=made_by,
     )
@@ -101,6 +105,16 @@ def rounded(probability: float) -> str:
     if probability < 0.005:
         return "< 0.01"
     return "> 0.99" if probability > 0.995 else f"{probability:.2f}"
+
+
+def evidence_caption(method: Mapping[str, str] | None) -> str:
+    """What the evidence is, in a sentence or two.
+
+    Args:
+        method: `evidence` of the prediction JSON (`scripts.evidence.Evidence.describe`); None where it does not say.
+    """
+    colours = "Evidence: red speaks for HH, blue for HC"
+    return f"{colours}. {method['name'].capitalize()}: {method['says']}." if method else f"{colours}."
 
 
 def _box_facts(box: Mapping[str, Any]) -> Rows:
@@ -211,11 +225,11 @@ def draw_slices(
     result: Mapping[str, Any],
     rows: int = 3,
 ) -> None:
-    """Slices from head (top) to foot: the maps, and the evidence on QSM."""
+    """Slices from head (top) to foot: the maps, and the evidence on QSM, as a share of the strongest that is shown."""
     size = maps.shape[-1]
     chosen = sorted({int((n + 0.5) * size / rows) for n in range(rows)}, reverse=True)
-    limit = float(np.abs(heat).max()) or 1.0
-    titles = [name for name, _, _ in windows] + ["Evidence: red HH, blue HC"]
+    limit = float(np.abs(heat[..., chosen]).max()) or 1.0
+    titles = [name for name, _, _ in windows] + ["Evidence, on QSM"]
     grid = figure.subplots(len(chosen), 4, squeeze=False)
     for axes_row, index in zip(grid, chosen, strict=True):
         for axes, channel in zip(axes_row, (0, 1, 2, 0), strict=True):
@@ -223,8 +237,8 @@ def draw_slices(
             axes.imshow(maps[channel, ..., index], cmap="gray", vmin=low, vmax=high, aspect=aspect)
             axes.set(xticks=[], yticks=[])
         plane = heat[..., index]
-        strength = 0.65 * np.abs(plane) / limit
-        axes_row[3].imshow(plane, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=strength, aspect=aspect)
+        strength = np.clip(1.4 * np.abs(plane) / limit, 0, 0.7)
+        shown = axes_row[3].imshow(plane, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=strength, aspect=aspect)
         row = result["slices"][index]
         axes_row[0].set_ylabel(
             f"slice {row['slice']} (input {row['input_slice']})\nP(HH) {rounded(row['probability_HH'])}", fontsize=8
@@ -232,6 +246,8 @@ def draw_slices(
     grid[0, 0].text(0.03, 0.97, "R", color="white", fontsize=8, va="top", transform=grid[0, 0].transAxes)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=8, pad=3)
+    bar = figure.colorbar(ScalarMappable(shown.norm, shown.cmap), ax=list(grid[:, 3]), shrink=0.8, pad=0.03, aspect=30)
+    bar.set_ticks([-limit, 0, limit], labels=["for HC", "0", "for HH"], fontsize=7)
 
 
 def draw_probabilities(axes: Axes, result: Mapping[str, Any]) -> None:
@@ -310,7 +326,8 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     measures = [textwrap.fill(f"{name}: {value}", 46) for name, value in content.performance]
     foot.text(left, 0.89, "\n".join(measures), fontsize=8, va="top")
     foot.text(0.40, 0.97, "Limits", fontsize=9, weight="bold", va="top")
-    limits = [textwrap.fill(text, 84, initial_indent="- ", subsequent_indent="  ") for text in content.limits]
+    told = [*content.limits, content.evidence]
+    limits = [textwrap.fill(text, 84, initial_indent="- ", subsequent_indent="  ") for text in told]
     foot.text(0.40, 0.89, "\n".join(limits), fontsize=7.5, va="top")
     foot.text(left, 0.45, "What made this", fontsize=9, weight="bold", va="top")
     foot.text(
@@ -321,6 +338,7 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
 
 
 STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:960px;margin:1.5em auto;padding:0 1em;color:#222}
+.caption{font-size:13px;color:#444}
 h1{font-size:1.3em;margin:.2em 0}h2{font-size:1.05em;margin:1.2em 0 .3em}.headline{font-size:1.4em;font-weight:700}
 .note{background:#fff3d6;padding:.5em 1em;border-left:4px solid #e0a800}img{max-width:100%}
 .columns{display:flex;flex-wrap:wrap;gap:0 2.5em}.columns>div{flex:1 1 300px}table{border-collapse:collapse}
@@ -346,6 +364,7 @@ def html_page(content: ReportContent, picture: bytes) -> str:
 <h2>Maps, evidence and slices</h2>
 <img alt="Three slices of QSM, R2* and T1W with the evidence, and the probability of each slice"
  src="data:image/png;base64,{data}">
+<p class=caption>{html.escape(content.evidence)}</p>
 <div class=columns><div><h2>How well the model did</h2>{table(content.performance)}</div>
 <div><h2>Limits</h2><ul>{limits}</ul></div></div>
 <h2>What made this</h2>{table(content.made_by, "made")}

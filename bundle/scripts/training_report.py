@@ -12,10 +12,11 @@ from scripts.errors import InputError
 from scripts.figures import learning_curves
 from scripts.files.json_file import read_json
 from scripts.files.table import read_table
-from scripts.gallery import STAGES
+from scripts.gallery import OF_EVIDENCE, STAGES
 from scripts.page import Section
 from scripts.pictures import Explained, evidence_overlays, example_maps
 from scripts.provenance import write_aside
+from scripts.scan_report import evidence_caption
 
 
 def report(
@@ -78,7 +79,9 @@ def report(
     ]
     maps = example_maps(pairs, titled("One subject of each group", simulated))
     went = learning_curves(curves, titled("Learning curves", simulated))
-    evidence = evidence_overlays(explained, region, simulated)
+    method = read_json(inferred(shown[0], "prediction.json"), "prediction", "run inference.yaml again").get("evidence")
+    name = method["name"] if method else "method not recorded"
+    evidence = evidence_overlays(explained, region, simulated, name)
     pictures = {
         "Two subjects": (
             save_figure(maps, folder / "example_maps")[0],
@@ -89,7 +92,7 @@ def report(
         "How well held-out scans are told apart": (evaluation / "roc.svg", "ROC curves; ResNet and ResNetSWA vote."),
         "What speaks for HH and for HC": (
             save_figure(evidence, folder / "evidence")[0],
-            "Evidence on QSM: red and solid for HH, blue and dashed for HC.",
+            f"{evidence_caption(method)} Outlined where it is strong: solid for HH, dashed for HC. {OF_EVIDENCE}",
         ),
     }
     metrics = read_table(evaluation / "metrics.csv", [], cure="run evaluate.yaml again")

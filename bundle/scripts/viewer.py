@@ -184,8 +184,9 @@ def viewer(subjects: Sequence[Mapping[str, Any]], script: str, budget: int) -> t
     reduced = f" In-plane resolution is reduced {factor} times." if factor > 1 else ""
     words = (
         "Scroll to move through slices, drag with the right button to change the grey range. Red speaks for HH, blue"
-        " for HC; evidence below 15 % of the scan's strongest is not drawn. Only the slices around the basal ganglia"
-        f" are in this page.{reduced}"
+        " for HC; evidence below 15 % of the scan's strongest is not drawn. It shows what the"
+        " network used, not where a disease is. Only the slices around the basal ganglia are in this page."
+        f"{reduced}"
     )
     body = f'<p class="caption">{words}</p>{CONTROLS}<details><summary>NiiVue, the viewer: licence</summary>'
     body += f"<pre>{text(LICENCE.read_text())}</pre></details>"

@@ -27,6 +27,7 @@ from scripts.evidence_objects import write_parametric_map, write_segmentation  #
 from scripts.structured_report import read_series, write_structured_report  # noqa: E402
 
 MODEL = {"name": "Q-Net", "version": "0.1.0", "sha256": "ab" * 32}
+METHOD = {"method": "occlusion", "name": "occlusion", "says": "what covering a patch does"}
 SHAPE, AFFINE = (6, 5, 3), np.diag([-3.0, -3, 4, 1])
 RESULT = {
     "probability_HH": 0.7, "class": "HH", "threshold": 0.5, "note": "Research use only.",
@@ -83,8 +84,8 @@ def write_all(files, evidence, folder: Path) -> list[pydicom.Dataset]:
     read_headers("the study", [str(path) for paths in files.values() for path in paths])
     series = read_series(files)
     write_structured_report(folder / "sr.dcm", RESULT, evidence, series, MODEL)
-    write_parametric_map(folder / "map.dcm", evidence, series, MODEL)
-    write_segmentation(folder / "seg.dcm", evidence, series, MODEL, 0.5)
+    write_parametric_map(folder / "map.dcm", evidence, series, MODEL, METHOD)
+    write_segmentation(folder / "seg.dcm", evidence, series, MODEL, 0.5, METHOD)
     return [pydicom.dcmread(folder / name) for name in ("sr.dcm", "map.dcm", "seg.dcm")]
 
 

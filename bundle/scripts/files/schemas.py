@@ -89,6 +89,7 @@ SCHEMAS: dict[str, Schema] = {
     "prediction": _object(
         ["run"],
         run=_object(["settings_sha256", "basis", "files"], files=_list(_TEXT)),
+        evidence=_object(["method", "name", "says"], method=_TEXT, name=_TEXT, says=_TEXT),
     ),
     # cross_validation.json
     "cross-validation": _object(
