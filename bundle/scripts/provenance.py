@@ -19,7 +19,7 @@ from scripts.files.table import table_text
 from scripts.parts import part_file
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
+PACKAGES = ("torch", "monai", "captum", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
 
 #: Settings whose value may be a path, and a path may hold a patient's name.
 PLACES = (
