@@ -325,8 +325,8 @@ def markdown(rows: list[dict], content: Mapping) -> str:
         f"# Evidence maps, {count} simulated scans",
         "",
         f"Shipped weights on scans of a simulated cohort that they were not trained on (seed {content['seed']}, size"
-        f" {content['size']}); {content['slices']} of 16 slices of each scan; {content['random_scans']} scans with"
-        " random weights. Made by `benchmarks/evidence.py`.",
+        f" {content['size']}); {content['slices']} of 16 slices of each scan; with random"
+        f" weights: {content['random_scans']}. Intervals are over scans, so with few scans they are rough. Made by `benchmarks/evidence.py`.",
         "",
         "| method | correlation with covering: slice's mean (95 %; other scan's map) | surroundings (95 %; other scan's"
         " map) | deletion: mean (95 %), logits | surroundings | share in nuclei, x chance | strongest in a nucleus |"
@@ -378,7 +378,7 @@ def markdown(rows: list[dict], content: Mapping) -> str:
         f" ({', '.join(f'{100 * share:g} %' for share in DELETED)} of them); mean difference of HH minus HC. 0 by"
         " chance. The last rows order the patches by what covering each alone does.",
         "- **Nuclei**: the true caudate, putamen, pallidum and thalamus. They are bright, so a map that multiplies by"
-        " the image peaks there with any network (last row but three): this says little by itself.",
+        " the image peaks there with any network: this says little by itself.",
         f"- **CPU s**: one thread, on a machine that others used; a bare forward pass took"
         f" {content['forward_seconds']:.2f} s.",
     ]
@@ -392,6 +392,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=24, help="how many scans")
     parser.add_argument("--random_scans", type=int, default=3, help="of them also with random weights")
     parser.add_argument("--slices", type=int, default=2, help="slices of each scan whose patches are covered")
+    parser.add_argument("--measured", action="store_true", help="the table of what FOLDER holds; measure nothing more")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     network = load_weights(QNet(), WEIGHTS)
@@ -403,10 +404,13 @@ def main() -> None:
     slices = list(range(step // 2, trained["num_slices"], step))
     arguments.work.mkdir(parents=True, exist_ok=True)
     scans, randoms, chosen = [], [], find_scans(arguments.cohort)[: arguments.scans]
+    if arguments.measured:
+        chosen = [scan for scan in chosen if (arguments.work / f"{scan['scan_id']}_trained.pt").exists()]
     for number, scan in enumerate(tqdm(chosen, desc="evidence", unit="scan")):
         image, nuclei = load(arguments.cohort, scan, steps)
         for kind, wanted in (("trained", True), ("random", number < arguments.random_scans)):
             path = arguments.work / f"{scan['scan_id']}_{kind}.pt"
+            wanted = wanted and not (arguments.measured and not path.exists())
             if wanted and not path.exists():
                 if kind == "trained":
                     made = measure(network, image, nuclei, slices)
