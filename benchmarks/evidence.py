@@ -326,7 +326,8 @@ def markdown(rows: list[dict], content: Mapping) -> str:
         "",
         f"Shipped weights on scans of a simulated cohort that they were not trained on (seed {content['seed']}, size"
         f" {content['size']}); {content['slices']} of 16 slices of each scan; with random"
-        f" weights: {content['random_scans']}. Intervals are over scans, so with few scans they are rough. Made by `benchmarks/evidence.py`.",
+        f" weights: {content['random_scans']}. Intervals are over scans, so with few scans"
+        " they are rough. Made by `benchmarks/evidence.py`.",
         "",
         "| method | correlation with covering: slice's mean (95 %; other scan's map) | surroundings (95 %; other scan's"
         " map) | deletion: mean (95 %), logits | surroundings | share in nuclei, x chance | strongest in a nucleus |"
