@@ -89,10 +89,11 @@ def test_each_fold_of_a_cross_validation_is_a_run(python, six, tmp_path):
     assert values["train_loss"] == 2
 
 
-def test_inference_is_a_run(python, six, tmp_path):
+@pytest.mark.parametrize("tracking", ["mlflow", "configs/track_mlflow.yaml"])
+def test_inference_is_a_run(tracking, python, six, tmp_path):
     run(
         python, "--config_file", "configs/inference.yaml", "--input", str(six), "--output_dir", str(tmp_path / "out"),
-        "--outputs", "json", "--nuclei", "known", "--tracking", "mlflow",
+        "--outputs", "json", "--nuclei", "known", "--tracking", tracking,
     )  # fmt: skip
     runs, _ = logged(tmp_path / "out" / "mlruns.db")
     assert [status for _, status in runs] == ["FINISHED"]

@@ -109,6 +109,10 @@ def run_folds(
         for region in {fold.region: None for fold in open_folds}:
             fold_workflow(setup, Fold(region, 0, 0), "cpu", "fill_cache").run()
         fold_workflow(setup, open_folds[0], "cpu", "draw_augmentation").run()
+        if "tracking_uri" in setup.tracking:  # folds that begin together would all want to make the store
+            import mlflow
+
+            mlflow.MlflowClient(setup.tracking["tracking_uri"]).search_experiments()
         with Progress(setup, folds, config["image_epochs"] + config["scan_epochs"]) as progress:
             engine.run(run_fold, [(setup, fold) for fold in open_folds], progress.update)
     collect(setup, folds, scans, nuclei_table, roi_sides)

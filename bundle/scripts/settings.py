@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -52,7 +53,7 @@ def begin() -> None:
 def tracking() -> dict[str, Any]:
     """MONAI's arguments for experiment tracking (`--tracking mlflow`), to hand on to the workflows of folds."""
     call = current_call()
-    if call is None or not call.tracking_keys():
+    if call is None or not call.tracking_settings():
         return {}
     parser = call.workflow.parser
     names = [key for key in ("experiment_name", "tracking_uri") if key in parser]
@@ -79,7 +80,10 @@ def check(call: Call) -> None:
         if path not in known.files:
             ids = {"initialize", "run", "finalize", *map(call.arguments.get, ("run_id", "init_id", "final_id"))}
             changed |= overlay_values(path, known, parser.config, ids)
-    known.extra = call.tracking_keys()
+    known.extra = set(call.tracking_settings())
+    for handler, package in {"MLFlowHandler": "mlflow", "TensorBoardStatsHandler": "tensorboard"}.items():
+        if handler in str(call.tracking_settings()) and find_spec(package) is None:
+            raise InputError(f"--tracking {call.arguments['tracking']}: needs {package}; pip install {package}")
     known.live = parser.config
     for key, given in call.given.items():
         if not key.startswith("+"):

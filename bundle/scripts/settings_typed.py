@@ -51,15 +51,15 @@ class Call:
     given: dict[str, Given]
     arguments: dict[str, Any] = field(default_factory=dict)
 
-    def tracking_keys(self) -> set[str]:
-        """Keys that MONAI's experiment tracking adds to the config."""
+    def tracking_settings(self) -> dict[str, Any]:
+        """What MONAI's experiment tracking adds to the config, by key."""
         tracking = self.arguments.get("tracking")
         if tracking is None:
-            return set()
+            return {}
         settings = DEFAULT_EXP_MGMT_SETTINGS.get(tracking) if isinstance(tracking, str) else tracking
         if settings is None:
             settings = self.workflow.parser.load_config_files(tracking)
-        return set(settings["configs"])
+        return settings["configs"]
 
 
 def current_call() -> Call | None:
