@@ -92,6 +92,8 @@ def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> dict[str, Any]
     box_file = root / BOX_DERIVATIVE / folder.relative_to(root) / f"{scan_id}_desc-basalganglia_box.json"
     if os.path.lexists(box_file):
         scan["box"] = read_box(box_file)
+    elif other := sorted(p for p in box_file.parent.glob("*_desc-basalganglia_box.json") if p.name[0] != "."):
+        raise InputError(f"{other[0]}: is a box of no scan there; call it {box_file.name}, or move it away")
     return scan
 
 
@@ -129,8 +131,10 @@ def check_names(paths: Sequence[Path], folder: Path | None = None, shared: Seque
         InputError: two names, or a name and its folder, differ in one of them.
     """
     known = {} if folder is None else {key: (value, folder) for key, value in entities(folder.as_posix()).items()}
+    session = known.get("ses", ("none", None))[0]
     for path in paths:
-        for key, value in entities(path.name).items():
+        # a file without a session is of its folder's, or of none
+        for key, value in ({"ses": session} | entities(path.name)).items():
             if key not in shared:
                 continue
             other, where = known.setdefault(key, (value, path.name))
