@@ -57,7 +57,8 @@ def ras_maps() -> np.ndarray:
     """`[3, X, Y, Z]` of random values in the maps' usual ranges."""
     rng = np.random.default_rng(5)
     scale = np.array([0.1, 20.0, 400.0])[:, None, None, None]
-    return (scale * rng.uniform(0.1, 1, (3, *RAS_SHAPE))).astype(np.float32)
+    shift = np.array([-0.05, 0, 0])[:, None, None, None]  # QSM has both signs
+    return (scale * rng.uniform(0.1, 1, (3, *RAS_SHAPE)) + shift).astype(np.float32)
 
 
 def write_maps(folder: Path, maps: np.ndarray, codes: str) -> dict:

@@ -167,7 +167,9 @@ def checked_box(box: Any, path: str | Path) -> list[list[int]]:
         shaped = [[int(low), int(high)] for low, high in box]
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path}: not a basal ganglia box; write {{'Box': [[i0,i1],[j0,j1],[k0,k1]]}}") from error
-    if len(shaped) != 3 or any(low >= high for low, high in shaped) or shaped != [list(pair) for pair in box]:
+    numbers = [value for pair in box for value in pair]
+    whole = not any(isinstance(value, bool) for value in numbers) and shaped == [list(pair) for pair in box]
+    if len(shaped) != 3 or any(low >= high for low, high in shaped) or not whole:
         raise InputError(f"{path}: Box is {box}; give three rising pairs of whole voxel indices")
     return shaped
 

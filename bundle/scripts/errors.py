@@ -1,11 +1,34 @@
 """The one error that a user's input can raise, and how the command line shows it: one line, status 1."""
 
+import logging
 import sys
 from types import TracebackType
 
+#: The error that a web server of starlette's kind, such as MONAI Label's, answers a client with; None outside of one.
+_HTTP = getattr(sys.modules.get("starlette.exceptions"), "HTTPException", None)
 
-class InputError(ValueError):
-    """Bad input. The message is one line: which file or key, what is wrong, what to do."""
+
+class InputError(*((ValueError,) if _HTTP is None else (ValueError, _HTTP))):
+    """Bad input. The message is one line: which file or key, what is wrong, what to do.
+
+    Inside a web server it is also that server's HTTP error, so its client is told why (status 422), without the names
+    of the server's folders, and the server's log says it too.
+    """
+
+    status_code, headers = 422, None
+    __str__, __repr__ = ValueError.__str__, ValueError.__repr__
+
+    def __init__(self, message: str) -> None:
+        ValueError.__init__(self, message)
+        if _HTTP is not None:
+            logging.getLogger(__name__).warning("InputError: %s", message)
+
+    @property
+    def detail(self) -> str:
+        """The message for a client."""
+        from scripts.failures import without_paths  # which imports this module
+
+        return without_paths(str(self), {})
 
 
 def reason(error: BaseException) -> str:

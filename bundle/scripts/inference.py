@@ -51,7 +51,7 @@ class Resultd(MapTransform):
 
     The evidence `[1, H, W, S]` takes over the image's metadata, which says how to bring it back to the input's grid.
     Nuclei that the preprocessing measured (`scripts.scan_nuclei`) are `nuclei` of the result, or `nuclei_missing`, the
-    reason.
+    reason. `flags` says what is unlikely about the maps, a line each (`scripts.plausibility`).
 
     Args:
         keys: the inferer's output.
@@ -100,6 +100,7 @@ class Resultd(MapTransform):
                 data["result"]["nuclei" if isinstance(nuclei, list) else "nuclei_missing"] = nuclei
             if "t1w_registration" in image.meta:
                 data["result"]["t1w_registration"] = json.loads(image.meta["t1w_registration"])
+            data["result"]["flags"] = json.loads(image.meta.get("flags", "[]"))
             data[key] = MetaTensor(output["evidence"], meta=image.meta, applied_operations=image.applied_operations)
         return data
 

@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.failures import called, log_of, why
+from scripts.localise import LEAST_IRON
 from scripts.localiser import Localiser
+from scripts.plausibility import iron_flag, region_flags
 from scripts.provenance import check_output_dir, write_aside, write_table
 from scripts.transforms import reading
 
-COLUMNS = ("participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "message")
+COLUMNS = ("participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "flags", "message")
 
 
 def localise_cohort(
@@ -70,7 +72,8 @@ def row_of(folder: Path, scan: Mapping[str, Any], localiser: Localiser, resample
     except Exception as error:
         return {**row, "status": "refused", "message": why(error, log, called({"maps": scan.get("image", [])}))}
     log.unlink(missing_ok=True)  # of an earlier try
-    row |= {"confidence": found.confidence, "box": found.box}
+    flags = region_flags(image.numpy(), found.box) + iron_flag(found.measures.get("iron", LEAST_IRON), LEAST_IRON)
+    row |= {"confidence": found.confidence, "box": found.box, "flags": "; ".join(flags) or "n/a"}
     if scan.get("box") is not None:
         row["holds_annotation"] = round(share_held(scan["box"], found.box), 3)
     return row
@@ -101,6 +104,7 @@ def page(folder: Path, rows: Sequence[Mapping[str, Any]], localiser: Localiser) 
             held = row.get("holds_annotation")
             beside = "" if held is None else f", holds {100 * held:.0f} % of the annotated box"
             parts.append(f"<h2>{title}: confidence {row['confidence']:.2f}{beside}</h2>")
+            parts += [f"<p class='refused'>{html.escape(row['flags'])}</p>"] * (row["flags"] != "n/a")
         if row["picture"].exists():
             link = html.escape(os.path.relpath(row["picture"], folder))
             parts.append(f"<img src='{link}' alt='box of {title}' loading='lazy'>")

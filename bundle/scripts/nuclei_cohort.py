@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,15 @@ from scripts.failures import called, log_of, why
 from scripts.files.json_file import read_json
 from scripts.files.table import numbers_of, read_table
 from scripts.finished import Origin, code_of, digest_of, settings_of
+from scripts.localise import LEAST_IRON
 from scripts.localise_picture import draw
 from scripts.localiser import Localiser, is_simulated
 from scripts.nuclei import LABELS, NUCLEI, NucleiReader, data_dictionary
+from scripts.plausibility import iron_flag, region_flags
 from scripts.provenance import bundle_version, check_output_dir, write_aside, write_json, write_table
 from scripts.transforms import reading
 
+LOGGER = logging.getLogger(__name__)
 #: What other code measured is measured again.
 CODE = ("scripts.nuclei", "scripts.localiser")
 
@@ -114,6 +118,8 @@ def one_scan(
     image = reading(resample_t1w)(dict(scan))["image"]
     maps, affine = image.numpy(), np.asarray(image.affine, float)
     found = localiser(maps, affine, scan["image"][0])
+    for flag in region_flags(maps, found.box) + iron_flag(found.measures.get("iron", LEAST_IRON), LEAST_IRON):
+        LOGGER.warning("%s: %s", scan["scan_id"], flag)
     row, labels = reader.measure(maps, affine, found)
     row = {"confidence": found.confidence, **row}
     label_image = nib.Nifti1Image(labels, affine)

@@ -17,6 +17,7 @@ from scripts.failures import log_of
 from scripts.files.json_file import read_json
 from scripts.inference import save_nifti
 from scripts.known_nuclei import bands, usual_for_age
+from scripts.plausibility import nuclei_flags
 from scripts.provenance import (
     BUNDLE_ROOT,
     PLACES,
@@ -41,7 +42,7 @@ OUTPUTS = {
     "segmentation": ("evidence_seg.dcm",),
 }
 DICOM_OUTPUTS = ("sr", "parametric_map", "segmentation")
-COLUMNS = ("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message")
+COLUMNS = ("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message", "flags")
 RESEARCH_ONLY = "Research use only, not for clinical use."
 
 
@@ -226,6 +227,7 @@ def write_scan(
     made |= {**output["result"], **{key: item[key] for key in ("age", "nuclei") if key in item}}
     if (scores := usual_for_age(made.get("nuclei"), made.get("age"), curves)) is not None:
         made["age_z_scores"] = scores
+    made["flags"] = [*made.get("flags", ()), *nuclei_flags(made.get("nuclei"), curves)]
     made |= {
         "note": note_on(model, run.provenance),
         "input": input_hashes(item),
@@ -299,7 +301,9 @@ def finish_batch(run: RunFolder, items: Sequence[Mapping[str, Any]], model: Mapp
                 failed[item["scan_id"]] = why.get(item["scan_id"], "was not reached; run the same command again")
                 yield {**who, "status": "failed", "message": failed[item["scan_id"]]}
                 continue
-            yield {**who, "status": "ok", "probability_HH": found["probability_HH"], "class": found["class"]}
+            flags = "; ".join(found.get("flags", ()))
+            scan = {"probability_HH": found["probability_HH"], "class": found["class"], "flags": flags}
+            yield {**who, "status": "ok", **scan}
             yield from ({**who, "status": "ok", **row} for row in found["slices"])
 
     table = run.path / "predictions.csv"

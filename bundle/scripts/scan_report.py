@@ -75,6 +75,7 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         ),
         *_box_facts(result.get("box", {})),
         *_age_facts(result.get("age_z_scores", {})),
+        *(("Unlikely", flag) for flag in result.get("flags", ())),
     ]
     performance = [
         (name.replace("_", " ").replace("auc", "AUC"), f"{value:g}") for name, value in model["performance"].items()

@@ -75,8 +75,10 @@ def write_summary(
     """
     classes: Counter[str] = Counter()
     bins: Counter[int] = Counter()
+    flagged = 0
     for row in scan_rows(table):
         classes[row["class"] if row["status"] == "ok" else "failed"] += 1
+        flagged += bool(row["flags"])
         if row["status"] == "ok":
             bins[min(int(float(row["probability_HH"]) * BINS), BINS - 1)] += 1
     seconds = time.perf_counter() - run.started
@@ -93,7 +95,8 @@ def write_summary(
                 f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
                 f"<style>{STYLE}</style><h1>{title}</h1><p class=note>{html.escape(note)}</p>"
                 f"<div class=counts><div><b>{total}</b>scans</div><div class=HH><b>{classes['HH']}</b>HH</div>"
-                f"<div class=HC><b>{classes['HC']}</b>HC</div><div class=failed><b>{failed}</b>failed</div></div>"
+                f"<div class=HC><b>{classes['HC']}</b>HC</div><div class=failed><b>{failed}</b>failed</div>"
+                f"<div><b>{flagged}</b>with unlikely maps</div></div>"
                 f"<h2>Probability of HH</h2>{histogram(bins, run.settings.get('threshold'))}"
                 f"<p>{fresh} scans in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {processes}){resumed}."
                 f" All numbers: <a href='{quote(Path(table).name)}'>{html.escape(Path(table).name)}</a>, settings:"
@@ -105,7 +108,7 @@ def write_summary(
                     if row["status"] != "ok":
                         file.write(f"<tr><td>{html.escape(row['scan_id'])}<td>{html.escape(row['message'])}\n")
                 file.write("</table>")
-            file.write("<h2>Scans</h2><table><tr><th>scan<th>class<th>P(HH)<th>files")
+            file.write("<h2>Scans</h2><table><tr><th>scan<th>class<th>P(HH)<th>files<th>unlikely")
             for row in scan_rows(table):
                 if row["status"] == "ok":
                     file.write(scan_line(row, run.path))
@@ -126,5 +129,6 @@ def scan_line(row: Mapping[str, str], folder: Path) -> str:
     ]
     return (
         f"<tr><td>{html.escape(row['scan_id'])}<td class={row['class']}>{row['class']}"
-        f"<td>{float(row['probability_HH']):.3f}<td>{' '.join(shown)}\n"
+        f"<td>{float(row['probability_HH']):.3f}<td>{' '.join(shown)}"
+        f"<td>{'<br>'.join(html.escape(flag) for flag in row['flags'].split('; ') if flag)}\n"
     )

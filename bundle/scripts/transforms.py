@@ -6,6 +6,7 @@ in `augment.py`.
 """
 
 import json
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -28,17 +29,17 @@ from monai.transforms import (
     Transform,
 )
 
+from scripts import plausibility
 from scripts.cohort import MAPS, RESAMPLE_T1W, check_affine, check_grid
 from scripts.errors import InputError, input_error_in, reason
 from scripts.files import nifti
-from scripts.localise import CHOICES
+from scripts.localise import CHOICES, LEAST_IRON
 from scripts.localiser import Localiser
 from scripts.t1w_grid import register, same_grid
 
+LOGGER = logging.getLogger(__name__)
 #: Orientation of a scan in memory: H to posterior, W to the patient's left, S to superior (nibabel's axis codes).
 AXCODES = "PLS"
-#: Above this a QSM map is taken for ppb: deep gray matter is 0.05-0.3 ppm, veins and bleeds stay below a few ppm.
-QSM_LIMIT_PPM = 10.0
 
 
 class CheckedReader(NibabelReader):
@@ -115,7 +116,7 @@ class CheckMapsd(MapTransform):
     """Refuse a stack of maps that the network would misread. Passes good data through unchanged.
 
     Raises:
-        InputError: not `[3, I, J, K]`, a non-finite or constant map, QSM in ppb, negative R2* throughout.
+        InputError: not `[3, I, J, K]`, a non-finite or constant map, or an impossible one (`scripts.plausibility`).
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -135,11 +136,8 @@ class CheckMapsd(MapTransform):
                     )
                 if low == high:
                     raise InputError(f"{name}: the {suffix} is {low:g} everywhere; export it again")
-            qsm = torch.as_tensor(image[0]).abs()
-            if float(qsm.max()) > QSM_LIMIT_PPM and float(qsm[qsm > 0].median()) > QSM_LIMIT_PPM / 10:
-                raise InputError(f"{names[0]}: the Chimap seems to be in ppb; divide it by 1000 to have ppm")
-            if float(image[1].max()) <= 0:
-                raise InputError(f"{names[1]}: the R2starmap has no positive value; R2* is in 1/s")
+            plausibility.check_grid_size(image.shape[1:], np.asarray(image.affine, float), names[0])
+            plausibility.check_maps(torch.as_tensor(image).numpy(), names)
         return dict(data)
 
 
@@ -154,7 +152,7 @@ class LocaliseBasalGangliad(MapTransform):
     """Give a scan without annotation its `box` (half-open voxel ranges along the stored axes).
 
     For `localise: auto` alone, and only where the item has none; all else passes unchanged. The image's metadata then
-    hold `box_confidence`, 0..1.
+    hold `box_confidence`, 0..1, and `box_iron`, the likeness of the iron-rich nuclei.
 
     Args:
         keys: entries `[3, I, J, K]` (MetaTensor), axes as stored.
@@ -184,6 +182,33 @@ class LocaliseBasalGangliad(MapTransform):
                 found = self.localiser(image.numpy(), np.asarray(image.affine, float), source_names(image, data)[0])
                 data["box"] = found.box
                 image.meta["box_confidence"] = found.confidence
+                image.meta["box_iron"] = found.measures.get("iron", 1.0)
+        return data
+
+
+class FlagMapsd(MapTransform):
+    """Say what is unlikely about a scan's maps (`scripts.plausibility`); the image passes unchanged.
+
+    Its metadata get `flags`: a list of lines as JSON, because metadata are stacked and taken apart on their way.
+
+    Args:
+        keys: entries `[3, I, J, K]` (MetaTensor), axes as stored, localised as far as they will be.
+        warn: also log each flag, with the scan's name: where nobody writes them down.
+    """
+
+    def __init__(self, keys: KeysCollection, warn: bool = False, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.warn = warn
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image: MetaTensor = data[key]
+            flags = plausibility.region_flags(image.numpy(), data.get("box"))
+            flags += plausibility.iron_flag(image.meta.get("box_iron", LEAST_IRON), LEAST_IRON)
+            image.meta["flags"] = json.dumps(flags)
+            for flag in flags if self.warn else ():
+                LOGGER.warning("%s: %s", data.get("scan_id", "the scan"), flag)
         return data
 
 
@@ -247,6 +272,7 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
             raise InputError(
                 f"{name}: the basal ganglia box {[list(r) for r in box]} reaches outside the image; correct it"
             )
+        plausibility.check_box_size(ranges, np.asarray(image.affine), name)
         if self.region == "full":
             ranges[:2] = [[0, shape[0]], [0, shape[1]]]
         return ranges
@@ -358,6 +384,7 @@ def preprocessing(
             LoadImageMapsd(keys="image", resample_t1w=resample_t1w),
             CheckMapsd(keys="image"),
             LocaliseBasalGangliad(keys="image", localise=localise, localiser=localiser),
+            FlagMapsd(keys="image", warn=True),
             Orientationd(keys="image", axcodes=AXCODES, labels=None),
             CropBasalGangliad(keys="image", region=region, localise=localise),
             Resized(keys="image", spatial_size=[*spatial_size, num_slices], mode="trilinear"),

@@ -161,7 +161,7 @@ def test_a_file_that_is_no_study_is_not_read_out(server, path):
 
 
 @pytest.mark.parametrize("damage", ["two maps", "not a NIfTI"])
-def test_bad_study_fails_with_its_reason_in_the_log_and_the_server_goes_on(server, inferred, damage, tmp_path):
+def test_bad_study_fails_with_its_reason_for_client_and_log_and_the_server_goes_on(server, inferred, damage, tmp_path):
     study = tmp_path / "study.nii.gz"
     if damage == "two maps":
         image = stacked(inferred.cohort, inferred.participant_id)
@@ -171,7 +171,9 @@ def test_bad_study_fails_with_its_reason_in_the_log_and_the_server_goes_on(serve
         study.write_bytes(b"\0" * 1000)
         reason = "cannot be read"
     answer = server.infer("json", files={"file": (study.name, study.read_bytes())}, box=inferred.box)
-    assert answer.status_code == 500
+    assert answer.status_code == 422
+    assert reason in answer.json()["detail"]
+    assert str(server.log.parent) not in answer.text
     end = time.monotonic() + START_LIMIT
     while not re.search(f"InputError: .*{reason}", server.log.read_text()):  # the server answers first, then logs
         assert time.monotonic() < end, server.log.read_text()[-3000:]
