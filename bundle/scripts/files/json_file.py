@@ -5,7 +5,7 @@ import os
 from functools import cache
 from typing import Any, NoReturn
 
-from jsonschema import Draft202012Validator, ValidationError
+from jsonschema import Draft7Validator, ValidationError
 from jsonschema.exceptions import best_match
 
 from scripts.errors import InputError, reason
@@ -65,14 +65,15 @@ def read_json(path: str | os.PathLike, kind: str, cure: str = "restore or delete
 
 
 @cache
-def validator(kind: str) -> Draft202012Validator:
-    """The validator of a kind of file."""
-    return Draft202012Validator(SCHEMAS[kind])
+def validator(kind: str) -> Draft7Validator:
+    """The validator of a kind of file. Draft 7, which also jsonschema 3 knows: MONAI Label holds it there."""
+    return Draft7Validator(SCHEMAS[kind])
 
 
 def complaint(error: ValidationError) -> str:
     """What a schema has against a file: where, and what was due. Texts are not repeated: they may hold names."""
-    where = error.json_path.removeprefix("$").removeprefix(".") or "the file"
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path]
+    where = "".join(parts).removeprefix(".") or "the file"
     found = error.instance
     shown = repr(found) if isinstance(found, (int, float)) else _KINDS[_OF_TYPE.get(type(found), "number")]
     due = error.validator_value
