@@ -294,8 +294,10 @@ def test_each_network_slice_names_its_slice_of_the_file(tmp_path, codes, axis):
     height = np.broadcast_to(np.arange(12.0), (9, 10, 12)) + np.random.default_rng(0).normal(0, 1e-3, (9, 10, 12))
     wanted = nib.orientations.axcodes2ornt(codes)
     paths = []
-    for name in ("Chimap", "R2starmap", "T1w"):
-        image = nib.Nifti1Image(((height + 1) / 100).astype(np.float32), np.diag([2, 2, 3, 1.0]))
+    noise = np.random.default_rng(1)
+    for name, first, step in (("Chimap", -0.05, 0.01), ("R2starmap", 15, 1), ("T1w", 300, 10)):
+        values = first + step * (height + noise.normal(0, 0.05, height.shape))
+        image = nib.Nifti1Image(values.astype(np.float32), np.diag([2, 2, 3, 1.0]))
         image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
         paths.append(str(tmp_path / f"scan_{name}.nii.gz"))
         nib.save(image, paths[-1])
@@ -311,8 +313,8 @@ def test_each_network_slice_names_its_slice_of_the_file(tmp_path, codes, axis):
 def test_evidence_returns_to_the_input_as_monais_own_inverse_returns_it(tmp_path, codes, region):
     wanted = nib.orientations.axcodes2ornt(codes)
     rng, paths = np.random.default_rng(0), []
-    for name in ("Chimap", "R2starmap", "T1w"):
-        image = nib.Nifti1Image(rng.random((9, 10, 12)).astype(np.float32), np.diag([2, 2.5, 3, 1.0]))
+    for name, least in (("Chimap", -0.5), ("R2starmap", 20), ("T1w", 300)):
+        image = nib.Nifti1Image((least + rng.random((9, 10, 12))).astype(np.float32), np.diag([2, 2.5, 3, 1.0]))
         image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
         paths.append(str(tmp_path / f"scan_{name}.nii.gz"))
         nib.save(image, paths[-1])

@@ -1,11 +1,15 @@
 """The one error that a user's input can raise, and how the command line shows it: one line, status 1."""
 
 import logging
+import re
 import sys
 from types import TracebackType
 
 #: The error that a web server of starlette's kind, such as MONAI Label's, answers a client with; None outside of one.
 _HTTP = getattr(sys.modules.get("starlette.exceptions"), "HTTPException", None)
+
+#: The folders of a path in a message.
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^/:;,]+/)+")
 
 
 class InputError(*((ValueError,) if _HTTP is None else (ValueError, _HTTP))):
@@ -26,9 +30,7 @@ class InputError(*((ValueError,) if _HTTP is None else (ValueError, _HTTP))):
     @property
     def detail(self) -> str:
         """The message for a client."""
-        from scripts.failures import without_paths  # which imports this module
-
-        return without_paths(str(self), {})
+        return _FOLDERS.sub("", str(self))
 
 
 def reason(error: BaseException) -> str:
