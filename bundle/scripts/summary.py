@@ -78,7 +78,7 @@ def write_summary(
     flagged = 0
     for row in scan_rows(table):
         classes[row["class"] if row["status"] == "ok" else "failed"] += 1
-        flagged += bool(row["flags"])
+        flagged += bool(row.get("flags"))
         if row["status"] == "ok":
             bins[min(int(float(row["probability_HH"]) * BINS), BINS - 1)] += 1
     seconds = time.perf_counter() - run.started
@@ -130,5 +130,5 @@ def scan_line(row: Mapping[str, str], folder: Path) -> str:
     return (
         f"<tr><td>{html.escape(row['scan_id'])}<td class={row['class']}>{row['class']}"
         f"<td>{float(row['probability_HH']):.3f}<td>{' '.join(shown)}"
-        f"<td>{'<br>'.join(html.escape(flag) for flag in row['flags'].split('; ') if flag)}\n"
+        f"<td>{'<br>'.join(html.escape(flag) for flag in (row.get('flags') or '').split('; ') if flag)}\n"
     )
