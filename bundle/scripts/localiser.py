@@ -20,6 +20,7 @@ from scripts.files.json_file import read_json
 from scripts.finished import code_of
 from scripts.localise import Found, check_scan, locate, weakest
 from scripts.localise_picture import draw
+from scripts.parts import remove_leftovers
 from scripts.provenance import bundle_version, simulated, write_aside, write_json
 from scripts.template import Template, load_template
 
@@ -149,6 +150,7 @@ class Localiser:
         }
         try:
             describe(root)
+            remove_leftovers(stem.parent)  # of a killed run, which may have been another command's
             transform = f"{stem}_from-MNI152NLin2009aSym_to-T1w_mode-image_xfm.tfm"
             write_aside(transform, lambda part: sitk.WriteTransform(found.transform, part))
             if self.pictures:
