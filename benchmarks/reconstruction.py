@@ -170,7 +170,7 @@ def unwrapping_and_r2star(scan: RawScan, truth: Truth, steps: Reconstruction) ->
     _, good, _ = steps.mask(magnitude, phase, chosen.echo_times_s, scan.spacing_mm, truth.brain)
     box = bounding_box(brain, 2)
     magnitude_in, phase_in, good = magnitude[(slice(None), *box)], phase[(slice(None), *box)], good[box]
-    unwrapped = steps.unwrapping(phase_in, magnitude_in, good, chosen.echo_times_s, scan.spacing_mm)
+    unwrapped, _ = steps.unwrapping(phase_in, magnitude_in, good, chosen.echo_times_s, scan.spacing_mm)
     field = torch.from_numpy(truth.volume("desc-total_fieldmap"))[box]
     # Stored wrapped, but smooth and free of noise.
     offset = torch.from_numpy(unwrap_phase(truth.volume("desc-receive_phase")[box], rng=0))

@@ -7,7 +7,7 @@ from refusal import refused
 
 from scripts.stage.checks import check_map
 from scripts.stage.phase import check_not_noise, scale_phase, turn_slices_back
-from scripts.stage.raw import Acquisition, RawScan, Volume, check_scan, normalise
+from scripts.stage.raw import Acquisition, RawScan, Volume, check_scan, load_echoes, normalise
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,26 @@ def test_noise_is_refused(signal):
     noise = np.random.default_rng(0).uniform(-np.pi, np.pi, signal.shape).astype(np.float32)
     with refused("p.nii.gz", "noise"):
         check_not_noise(noise, magnitude, "p.nii.gz")
+
+
+@pytest.mark.parametrize("kind", ["rician", "whole numbers"])
+def test_noise_in_both_parts_is_refused(kind):
+    rng = np.random.default_rng(3)
+    if kind == "rician":
+        noise = rng.normal(0, 20, (2, 3, 32, 32, 32))
+        parts = np.hypot(*noise), np.arctan2(noise[1], noise[0])
+    else:
+        parts = rng.integers(0, 4096, (2, 3, 32, 32, 32))
+    volumes = [[Volume(f"{n}.nii.gz", array=v, affine=affine()) for v in p] for n, p in zip("mp", parts, strict=True)]
+    read = load_echoes(Acquisition(("mag", "phase"), *volumes, [0.005, 0.01, 0.015], 24.0, 0.036, 3.0), 1)
+    with refused("p.nii.gz", "as noise is"):
+        check_not_noise(read.phase, read.magnitude, "p.nii.gz")
+
+
+def test_one_echo_is_refused(signal):
+    parts = [[Volume(f"{n}.nii.gz", array=signal[0].real, affine=affine())] for n in ("mag", "ph")]
+    with refused("mag.nii.gz", "one echo only", "two echoes or more"):
+        check_scan(RawScan("sub-01", "sub-01", "anat", [Acquisition(("mag", "phase"), *parts, [0.005])]))
 
 
 def test_one_bright_voxel_does_not_make_all_others_dark(signal):

@@ -31,7 +31,7 @@ def measured() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("method", [EchoToEcho(6.0, 2.0), PerEcho()], ids=["echo to echo", "per echo"])
 def test_measured_phase_gets_whole_turns(measured, method):
     phase, magnitude, mask = measured
-    unwrapped = method(phase, magnitude, mask, [0.004, 0.008, 0.012], (0.47, 0.47, 1.0))
+    unwrapped, _ = method(phase, magnitude, mask, [0.004, 0.008, 0.012], (0.47, 0.47, 1.0))
     turns = (unwrapped - phase)[:, mask] / (2 * np.pi)
     assert float((turns - turns.round()).abs().max()) < 1e-4
     assert float(turns.round().abs().max()) >= 1  # there was something to unwrap
@@ -40,7 +40,7 @@ def test_measured_phase_gets_whole_turns(measured, method):
 
 def test_measured_phase_has_no_jump_that_the_raw_phase_did_not_have(measured):
     phase, magnitude, mask = measured
-    unwrapped = EchoToEcho(6.0, 2.0)(phase, magnitude, mask, [0.004, 0.008, 0.012], (0.47, 0.47, 1.0))
+    unwrapped, _ = EchoToEcho(6.0, 2.0)(phase, magnitude, mask, [0.004, 0.008, 0.012], (0.47, 0.47, 1.0))
     for axis in range(3):
         both = mask.narrow(axis, 1, mask.shape[axis] - 1) & mask.narrow(axis, 0, mask.shape[axis] - 1)
         jump = unwrapped[0].diff(dim=axis).abs() > np.pi
@@ -61,7 +61,7 @@ def written() -> dict[str, torch.Tensor]:
 
 def test_every_turn_of_every_echo_is_found(written):
     ones = torch.ones_like(written["true"])
-    unwrapped = EchoToEcho(8.0, 2.0)(written["wrapped"], ones, written["mask"], TIMES, (1.0, 1.0, 1.0))
+    unwrapped, _ = EchoToEcho(8.0, 2.0)(written["wrapped"], ones, written["mask"], TIMES, (1.0, 1.0, 1.0))
     turns = ((unwrapped - written["true"]) / (2 * np.pi)).round()
     for echo in turns:
         assert float((echo != echo.mode().values.mode().values.mode().values).float().mean()) <= 3e-5
@@ -74,7 +74,8 @@ def test_poles_of_the_coils_phase_leave_the_field_as_it_is(written, ramp):
     ones, mask = torch.ones_like(written["true"]), written["mask"]
     field = {}
     for name, extra in (("without", 0.0), ("with", poles)):
-        unwrapped = EchoToEcho(8.0, 2.0)(wrap(written["true"] + extra), ones, mask, TIMES, (1.0, 1.0, 1.0))
+        unwrapped, corrected = EchoToEcho(8.0, 2.0)(wrap(written["true"] + extra), ones, mask, TIMES, (1.0, 1.0, 1.0))
+        assert any("poles" in line for line in corrected) == (name == "with")
         field[name], weight = CombinedField(8.0, 0.6).field(unwrapped, ones, mask, TIMES, (1.0, 1.0, 1.0))
     trusted = weight > 0
     assert trusted.float().mean() > 0.9  # all but a tube around each pole
@@ -86,7 +87,7 @@ def test_poles_of_the_coils_phase_leave_the_field_as_it_is(written, ramp):
 def test_the_combined_field_is_free_of_the_coils_phase(written):
     ones = torch.ones_like(written["true"])
     mask = written["mask"]
-    unwrapped = EchoToEcho(8.0, 2.0)(written["wrapped"], ones, mask, TIMES, (1.0, 1.0, 1.0))
+    unwrapped, _ = EchoToEcho(8.0, 2.0)(written["wrapped"], ones, mask, TIMES, (1.0, 1.0, 1.0))
     field, _ = CombinedField(8.0, 1.0).field(unwrapped, ones, mask, TIMES, (1.0, 1.0, 1.0))
     difference = (field / (2 * np.pi) - written["field"])[4:-4, 4:-4, 4:-4]
     assert float(difference.std()) < 1.0  # Hz; 0.05 rad of noise in a single echo of 20 ms is 0.4 Hz

@@ -13,6 +13,8 @@ from scripts.stage.unwrap import wrap
 
 #: Voxels kept around the brain while it is trimmed: as far as `phase_roughness` looks.
 _MARGIN = 2
+#: How far beyond the last echo a decay is carried on, in times from first to last echo: noise grows with it.
+_FARTHEST = 3.0
 #: Share of the brain's median signal below which an echo of a voxel has none.
 _LEAST_SIGNAL = 0.01
 
@@ -23,7 +25,8 @@ class BrainMask:
     Args:
         extraction: finds the brain: `scripts.stage.extraction.Morphology` or `scripts.stage.bet.BET`.
         echo_time_s: whose magnitude it sees, and whose phase is judged: the echo nearest to this time, s. Later echoes
-            show the skull darker and air larger (paper, Dataset: echo 2, 0.010 s).
+            show the skull darker and air larger (paper, Dataset: echo 2, 0.010 s). Where all echoes are earlier, the
+            magnitude is continued to this time, see `continued`.
         erosion_mm: how far the edge is cut back (paper, Dataset: 4 voxels, of 0.6 mm in plane).
         island_size: connected parts with fewer voxels are dropped, and holes with fewer are filled (paper: 2000).
         phase_quality: largest roughness of the phase, rad, see `phase_roughness`; None trusts every voxel.
@@ -68,7 +71,11 @@ class BrainMask:
             InputError: nothing is left, or it is no brain; see `checks.doubts_about_brain`.
         """
         index = int(np.argmin([abs(t - self.echo_time_s) for t in echo_times_s]))
-        brain = self.extraction(magnitude[index].cpu().numpy(), spacing_mm, progress) if given is None else given
+        if given is None:
+            seen = continued(magnitude, echo_times_s, self.echo_time_s, index)
+            brain = self.extraction(seen.cpu().numpy(), spacing_mm, progress)
+        else:
+            brain = given
         warnings = doubts_about_brain(brain, spacing_mm, found=given is None)
         # All that follows needs the brain's surroundings only.
         box = bounding_box(brain, _MARGIN)
@@ -89,6 +96,24 @@ class BrainMask:
         whole[(slice(None), *box)] = torch.from_numpy(np.stack([brain, good]))
         found, trusted = whole.to(magnitude.device)
         return found, trusted, warnings
+
+
+def continued(magnitude: torch.Tensor, times_s: Sequence[float], time_s: float, nearest: int) -> torch.Tensor:
+    """The magnitude at a time `[X, Y, Z]`: the nearest echo, or where all are earlier their decay carried on to it.
+
+    What decays faster than brain (skull, scalp at its edges, sinuses) is as dark there as in a later echo.
+
+    Args:
+        magnitude: `[E, X, Y, Z]`.
+        times_s: one an echo.
+        time_s: wanted.
+        nearest: index of the echo nearest to it.
+    """
+    power = (time_s - times_s[-1]) / (times_s[-1] - times_s[0])
+    if power <= 0:
+        return magnitude[nearest]
+    decay = (magnitude[-1] / magnitude[0].clamp_min(1e-30)).clamp(0.0, 1.0)
+    return magnitude[-1] * decay ** min(power, _FARTHEST)
 
 
 def with_signal(magnitude: torch.Tensor, brain: np.ndarray) -> np.ndarray:

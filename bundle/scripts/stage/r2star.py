@@ -65,6 +65,8 @@ def check_even(echo_times_s: Sequence[float]) -> float:
 class ARLO:
     """Auto-regression on linear operations: the integral over three echoes against their difference.
 
+    Two echoes have no such integral: their rate is the logarithm of their ratio over the time between them.
+
     Args:
         noise_floor: standard deviations of the noise below which an echo does not count.
         limit: largest R2*, 1/s.
@@ -78,13 +80,15 @@ class ARLO:
         """R2* `[X, Y, Z]`, 1/s, 0..limit.
 
         Args:
-            magnitude: `[E, X, Y, Z]`, at least 3 echoes.
+            magnitude: `[E, X, Y, Z]`, at least 2 echoes.
             echo_times_s: evenly spaced.
             noise: standard deviation of the noise.
 
         Raises:
             InputError: echoes that are not evenly spaced.
         """
+        if len(echo_times_s) == 2:
+            return WeightedFit(self.noise_floor, self.limit)(magnitude, echo_times_s, noise)
         step = check_even(echo_times_s)
         signal, counts = above_noise(magnitude, noise, self.noise_floor, 3)
         squares, products, differences = torch.zeros(3, *signal.shape[1:], device=signal.device)

@@ -21,7 +21,6 @@ from scripts.stage.phase import (
 #: Echo times above this are taken for milliseconds: after 0.3 s nothing is left of a gradient echo in the brain.
 _LONGEST_ECHO_TIME_S = 0.3
 _LARGEST_ANISOTROPY = 10.0
-_FEWEST_ECHOES = 3
 #: Voxel sizes of heads, mm.
 _SMALLEST_MM, _LARGEST_MM = 0.1, 10.0
 #: Signal over that of the head's bright parts which no coil gives.
@@ -146,8 +145,10 @@ def check_scan(scan: RawScan) -> None:
             )
         if count != len(acquisition.first):
             raise InputError(f"{where}: {len(acquisition.first)} echoes but {count} echo times; give one an echo")
-        if count < _FEWEST_ECHOES:
-            raise InputError(f"{where}: {count} echoes; R2* and unwrapping need at least {_FEWEST_ECHOES}")
+        if count < 2:
+            raise InputError(
+                f"{where}: one echo only; what grows from echo to echo gives QSM and R2*, so give two echoes or more"
+            )
         check_echo_times(where, acquisition.echo_times_s)
         for volume in (*acquisition.first, *acquisition.second):
             found, other = volume.header()

@@ -27,6 +27,8 @@ from scripts.stage.t1 import GivenB1, despot1
 _MARGIN = 2
 #: Zeros around a map whose field is computed, mm.
 _MARGIN_MM = 20.0
+#: Edge of the map that is not asked for the sign of the phase, mm.
+_EDGE_MM = 6.0
 
 
 @dataclass
@@ -153,6 +155,11 @@ class Reconstruction:
         with step("brain mask") as progress:
             brain, good, doubts = self.mask(magnitude, phase, times, spacing, given_mask, progress)
         warnings += doubts
+        if len(times) == 2:
+            warnings.append(
+                "R2* rests on two echoes: noise and fat go into it unseen; more echoes, up to 20 ms or later, would"
+                " tell."
+            )
         noise = noise_level(magnitude[-1], brain)
         findings["NoiseStandardDeviation"] = noise * unit
         if noise == 0:
@@ -166,9 +173,9 @@ class Reconstruction:
         planes.add("phase, echo 2, wrapped", phase[1], "rad", (-np.pi, np.pi), mask=good)
 
         with step("unwrapping") as progress:
-            unwrapped = check_finite(
-                "unwrapping", self.unwrapping(phase, magnitude, good, times, spacing, progress), good
-            )
+            unwrapped, corrected = self.unwrapping(phase, magnitude, good, times, spacing, progress)
+            check_finite("unwrapping", unwrapped, good)
+        warnings += corrected
         del phase
         planes.add("phase, last echo, unwrapped", unwrapped[-1], "rad", mask=good)
 
@@ -192,7 +199,7 @@ class Reconstruction:
         planes.add("R2*", r2star, "1/s", (0, 80), mask=brain)
         covered = float(mapped.mask.sum() / brain.sum())
         findings["QSMCoverageOfBrain"] = covered
-        warnings += self.doubts(chi, r2star, mapped.mask, covered)
+        warnings += self.doubts(chi, r2star, mapped.mask, covered, spacing)
 
         def whole(volume: torch.Tensor) -> np.ndarray:
             full = torch.zeros(full_shape, dtype=volume.dtype)
@@ -264,13 +271,18 @@ class Reconstruction:
         pd = pd / pd[brain].median().clamp_min(1e-30)
         return tuple(torch.where(brain, v, 0.0) for v in (t1, pd, b1))
 
-    def doubts(self, chi: torch.Tensor, r2star: torch.Tensor, mask: torch.Tensor, covered: float) -> list[str]:
+    def doubts(
+        self, chi: torch.Tensor, r2star: torch.Tensor, mask: torch.Tensor, covered: float, spacing: Sequence[float]
+    ) -> list[str]:
         """Warnings that the maps themselves raise."""
         found = []
         if covered < 0.8:
             found.append(
                 f"QSM covers {100 * covered:.0f} % of the brain mask only: the rest was eroded or its phase is poor."
             )
+        # Not at the edge: there air raises R2* as well, and the susceptibility is least sure.
+        deep = without_edge(mask, spacing)
+        mask = deep if deep.sum() > 0.2 * mask.sum() else mask
         inside, rates = chi[mask], r2star[mask]
         limit = torch.quantile(rates[:: max(1, len(rates) // 100_000)], 0.98)
         # Iron and veins relax fastest, and are paramagnetic.
@@ -280,6 +292,17 @@ class Reconstruction:
                 f" try --phase_sign {-self.phase_sign}."
             )
         return found
+
+
+def without_edge(mask: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:
+    """A bool mask `[X, Y, Z]` cut back by `_EDGE_MM` along each axis; the image's faces are edges too."""
+    outside = (~mask).float()[None, None]
+    for axis, size in enumerate(spacing_mm):
+        reach = [0, 0, 0]
+        reach[axis] = round(_EDGE_MM / size)
+        outside = torch.nn.functional.pad(outside, [n for n in reversed(reach) for _ in range(2)], value=1.0)
+        outside = torch.nn.functional.max_pool3d(outside, [2 * n + 1 for n in reach], stride=1)
+    return outside[0, 0] == 0
 
 
 def description(step: object) -> dict[str, Any]:

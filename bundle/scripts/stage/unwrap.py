@@ -83,7 +83,7 @@ class PerEcho:
         echo_times_s: Sequence[float],
         spacing_mm: Sequence[float],
         progress: Progress = ignore_progress,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, list[str]]:
         """Unwrap.
 
         Args:
@@ -94,13 +94,13 @@ class PerEcho:
             progress: told how far the work is.
 
         Returns:
-            `[E, X, Y, Z]` rad, 0 outside the mask.
+            `[E, X, Y, Z]` rad, 0 outside the mask; and what was corrected, one line each.
         """
         unwrapped = torch.empty_like(phase)
         for echo, wrapped in enumerate(phase):
             unwrapped[echo] = unwrap_in_space(wrapped, mask)
             progress((echo + 1) / len(phase))
-        return unwrapped
+        return unwrapped, []
 
 
 class EchoToEcho:
@@ -128,7 +128,7 @@ class EchoToEcho:
         echo_times_s: Sequence[float],
         spacing_mm: Sequence[float],
         progress: Progress = ignore_progress,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, list[str]]:
         """As `PerEcho`; without the coils' phase where that has poles."""
         times = list(echo_times_s)
         blocks = [max(1, int(self.block_mm / d + 0.35)) for d in spacing_mm]
@@ -137,10 +137,15 @@ class EchoToEcho:
         speed = grown / (times[1] - times[0])
         rest = phase[0] - speed * times[0]
         weight = magnitude[0] * mask
+        corrected: list[str] = []
         smooth = smooth_complex(rest, weight, self.offset_smoothing_mm, spacing_mm)
         if has_poles(smooth, gaussian_smooth(weight, self.offset_smoothing_mm, spacing_mm), mask, spacing_mm):
             phase = wrap(phase - smooth.angle())
             offset = torch.zeros_like(speed)
+            corrected.append(
+                "The coils' phase winds around poles, as where coils were combined badly: it was taken away from all"
+                " echoes. QSM is unsure in a tube around each pole; look at the total field."
+            )
         else:
             offset = unwrapped_smooth(smooth.angle(), mask)
         progress(0.9)
@@ -155,7 +160,7 @@ class EchoToEcho:
             if echo > 0:
                 speed = products / squares
             progress(0.9 + 0.1 * (echo + 1) / len(times))
-        return torch.where(mask, unwrapped, 0.0)
+        return torch.where(mask, unwrapped, 0.0), corrected
 
 
 def has_poles(smooth: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, spacing_mm: Sequence[float]) -> bool:
