@@ -101,12 +101,6 @@ def test_noise_in_both_parts_is_refused(kind):
         check_not_noise(read.phase, read.magnitude, "p.nii.gz")
 
 
-def test_one_echo_is_refused(signal):
-    parts = [[Volume(f"{n}.nii.gz", array=signal[0].real, affine=affine())] for n in ("mag", "ph")]
-    with refused("mag.nii.gz", "one echo only", "two echoes or more"):
-        check_scan(RawScan("sub-01", "sub-01", "anat", [Acquisition(("mag", "phase"), *parts, [0.005])]))
-
-
 def test_one_bright_voxel_does_not_make_all_others_dark(signal):
     magnitude = abs(signal).astype(np.float32)
     expected = magnitude.copy()
