@@ -111,3 +111,15 @@ MADE_UP = {
 @pytest.mark.parametrize("wanted", [True, False])
 def test_made_up_names_are_known_too(wanted):
     assert not [name for name in MADE_UP[wanted].split(", ") if taken(SeriesDescription=name) != wanted]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "wanted", "other"),
+    [("Chimap", "QSM_ppb, Suszeptibilität, chi map, Magic_QSM", "gre_qsm_mag, QSM_MAG, QSM pha, qsm_magnitude, T1"),
+     ("R2starmap", "R2s map, R2s, R2_star, R2*", "R2 map, r2sum, T2star, R2star mask")],
+)  # fmt: skip
+def test_names_of_qsm_and_r2star(suffix, wanted, other):
+    rules = read_rules(RULES).series[suffix]
+    for names, meant in ((wanted, True), (other, False)):
+        for name in names.split(", "):
+            assert any(rule.meets({"SeriesDescription": name}) for rule in rules) == meant, name

@@ -139,3 +139,34 @@ def test_voxels_with_one_echo_alone_have_no_slope():
     assert slope[0] == pytest.approx(700.0, rel=1e-3) and intercept[0] == pytest.approx(0.3, abs=1e-2)
     assert not slope[1:].any() and not intercept[1:].any()
     assert line.determined().tolist() == [True, False, False]
+
+
+def test_the_sign_of_the_phase_is_doubted_only_where_it_is_wrong(head, maps):
+    assert not any("sign" in line for line in maps.warnings)
+    magnitude, phase = head
+    assert any("--phase_sign -1" in line for line in reconstructed(magnitude, -phase).warnings)
+
+
+@pytest.mark.parametrize("slab", [(18, 38), (10, 40), (25, 53), (20, 34), (0, 32)])
+def test_a_slab_of_a_head_keeps_its_brain_and_leaves_its_eyes(head, maps, slab):
+    part = (..., slice(*slab))
+    brain, whole = Morphology(0.5, 6.0)(head[0][2][part], SPACING), maps.volumes["mask"][part]
+    assert 2 * (brain & whole).sum() / (brain.sum() + whole.sum()) > 0.98
+
+
+def test_a_lost_slice_is_named(head):
+    magnitude, phase = head
+    for wrong, where in ((magnitude, np.s_[1, :, :, 25]), (phase, np.s_[:, 30])):
+        damaged = wrong.copy()
+        damaged[where] = 0
+        given = (damaged, phase) if wrong is magnitude else (magnitude, damaged)
+        with refused("of echo", "is 0 throughout (1 such slices) amid others"):
+            reconstructed(*given)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_an_echo_given_twice_is_refused(head, part):
+    given = [volume.copy() for volume in head]
+    given[part][2] = given[part][1]
+    with refused("echoes 2 and 3 are the same image"):
+        reconstructed(*given)

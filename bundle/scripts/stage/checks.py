@@ -69,6 +69,46 @@ def check_map(chi: torch.Tensor, total_field: torch.Tensor, local_field: torch.T
         )
 
 
+def check_slices(volumes: np.ndarray, path: str) -> None:
+    """Refuse slices without any value between slices that have some, as a lost slice leaves.
+
+    Args:
+        volumes: one part of all echoes, `[E, X, Y, Z]`.
+        path: for the message.
+
+    Raises:
+        InputError: the first of them.
+    """
+    for axis in range(3):
+        filled = np.any(volumes != 0, axis=tuple(a + 1 for a in range(3) if a != axis))
+        for echo, there in enumerate(filled, 1):
+            known = np.flatnonzero(there)
+            empty = [n for n in range(known[0], known[-1]) if not there[n]] if len(known) else []
+            if empty:
+                raise InputError(
+                    f"{path}: slice {empty[0]} (from 0) along axis {'ijk'[axis]} of echo {echo} is 0 throughout"
+                    f" ({len(empty)} such slices) amid others that are not; export it again"
+                )
+
+
+def check_echoes_differ(volumes: np.ndarray, path: str) -> None:
+    """Refuse an echo that is a copy of another.
+
+    Args:
+        volumes: one part of all echoes, `[E, X, Y, Z]`.
+        path: for the message.
+
+    Raises:
+        InputError: the first two that are alike.
+    """
+    for one in range(len(volumes)):
+        for other in range(one):
+            if np.array_equal(volumes[one], volumes[other]):
+                raise InputError(
+                    f"{path}: echoes {other + 1} and {one + 1} are the same image; give each echo its own file"
+                )
+
+
 def doubts_about_brain(brain: np.ndarray, spacing_mm: Sequence[float], found: bool) -> list[str]:
     """Warnings about a mask that has not a brain's size, or is cut by the image.
 

@@ -21,6 +21,8 @@ _HEAD = 0.1
 _BIAS_MM = 20.0
 #: Depths that are tried, mm, and how much of the core may lie so near to the head's surface, mm.
 _DEPTHS_MM, _SURFACE_MM, _NEAR_SURFACE = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12), 7.0, 0.002
+#: Least thickness of scalp and skull, mm: so much farther from the surface is the brain than it is thick.
+_SKULL_MM = 5.0
 
 
 class Morphology:
@@ -83,7 +85,8 @@ class Morphology:
                 break
             reach, core = float(deeper), part
             progress(0.3 + 0.5 * (number + 1) / len(_DEPTHS_MM))
-            if (part & (surface < _SURFACE_MM)).sum() <= _NEAR_SURFACE * part.sum():
+            # Cut back, eyes lie deeper too: what reaches the surface at all must still be told from the brain.
+            if (part & (surface < max(_SURFACE_MM, _SKULL_MM + deeper))).sum() <= _NEAR_SURFACE * part.sum():
                 break
         if not core.any():
             return core

@@ -9,6 +9,7 @@ import numpy as np
 
 from scripts.errors import InputError
 from scripts.files import nifti
+from scripts.stage.checks import check_echoes_differ, check_slices
 from scripts.stage.phase import (
     Scaled,
     check_no_gap,
@@ -232,6 +233,10 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     """
     first, second = load_all(acquisition.first), load_all(acquisition.second)
     where, path = acquisition.first[0].path, acquisition.second[0].path
+    for volumes, file in ((first, where), (second, path)):
+        check_slices(volumes, file)
+        if np.any(volumes):
+            check_echoes_differ(volumes, file)
     if acquisition.parts == ("real", "imag"):
         check_no_gap(first, where)
         check_no_gap(second, path)

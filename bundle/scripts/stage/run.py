@@ -22,8 +22,8 @@ CODE = ("scripts.stage.reconstruct", "scripts.stage.derivatives")
 
 def find_scans(
     input_dir: str | None,
-    magnitude: Sequence[Any] | None,
-    phase: Sequence[Any] | None,
+    magnitude: str | Sequence[Any] | None,
+    phase: str | Sequence[Any] | None,
     participant_id: str,
     echo_times_s: Sequence[float] | None,
     flip_angles_deg: Sequence[float] | None,
@@ -46,6 +46,7 @@ def find_scans(
     if (magnitude is None) != (phase is None):
         raise InputError("magnitude: given without phase or the other way round; give both")
     if magnitude is not None:
+        magnitude, phase = ([files] if isinstance(files, str) else files for files in (magnitude, phase))
         scans = [
             from_files(
                 magnitude, phase, participant_id, echo_times_s, flip_angles_deg, repetition_time_s, field_strength_t
