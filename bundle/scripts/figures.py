@@ -159,7 +159,10 @@ def roc_inputs(table: pd.DataFrame, level: str, simulated: bool) -> Figure:
         level: `image` or `scan`.
         simulated: whether the title must say so.
     """
-    models, styles = models_of(table, level), styles_of(table["model"])
+    styles = styles_of(table["model"])
+    seen = at_level(table, level)
+    # a model without an input region has nothing to compare, and the other figures show it
+    models = ordered(seen[seen["region"] != NO_INPUT]["model"]) or models_of(table, level)
     figure, axes_of = roc_panels(models)
     for axes, model in zip(axes_of, models, strict=True):
         rows = table[table["model"] == model]
@@ -188,7 +191,8 @@ def auc_boxes(table: pd.DataFrame, level: str, simulated: bool, samples: int, se
     regions, styles = regions_of(table, level), styles_of(table["model"])
     panels_scores = [scores(table, region, level) for region in regions]
     widths = [max(2.4, 1.3 * len(chosen.models)) for chosen in panels_scores]
-    figure = Figure(figsize=(sum(widths) + 0.8, 5.4), layout="constrained")
+    figure = Figure(figsize=(sum(widths) + 0.8, 5.6), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)  # inches
     panels = figure.subplots(1, len(regions), squeeze=False, sharey=True, width_ratios=widths)[0]
     marks, paired = significance_marks(table, level), False
     drawn = []
@@ -226,7 +230,7 @@ def auc_boxes(table: pd.DataFrame, level: str, simulated: bool, samples: int, se
     footer(
         figure,
         f"{samples} samples of participants; {both}marks: DeLong's test over participants, p corrected after Holm"
-        " (ns: no difference was detected)",
+        " (ns: no difference was detected, * p ≤ 0.05, ** p ≤ 0.01, *** p ≤ 0.001, **** p ≤ 0.0001)",
     )
     return figure
 
@@ -286,7 +290,8 @@ def confusion_matrices(table: pd.DataFrame, level: str, simulated: bool) -> Figu
     regions = regions_of(table, level)
     of_regions = [scores(table, region, level) for region in regions]
     columns = max(len(chosen.models) for chosen in of_regions)
-    figure = Figure(figsize=(2.7 * columns + 0.4, 2.9 * len(regions) + 0.6), layout="constrained")
+    figure = Figure(figsize=(2.7 * columns + 0.4, 3.1 * len(regions) + 0.6), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1)  # inches: a row's label stays clear of the next row's title
     grid = figure.subplots(len(regions), columns, squeeze=False)
     for region, chosen, row in zip(regions, of_regions, grid, strict=True):
         for axes in row[len(chosen.models) :]:
@@ -298,7 +303,7 @@ def confusion_matrices(table: pd.DataFrame, level: str, simulated: bool) -> Figu
             axes.imshow(rates, cmap="Greys", vmin=0, vmax=1)
             for (i, j), rate in np.ndenumerate(rates):
                 text = f"{100 * rate:.1f} %\n{counts[i, j]}/{counts[i].sum()}"
-                axes.text(j, i, text, ha="center", va="center", color="white" if rate > 0.5 else "black", fontsize=10)
+                axes.text(j, i, text, ha="center", va="center", color="white" if rate > 0.6 else "black", fontsize=10)
             axes.set(xticks=[0, 1], xticklabels=["HH", "HC"], yticks=[0, 1], yticklabels=["HH", "HC"])
             axes.set(xlabel="predicted", ylabel="true", title=f"{fill(model, 16)}\n{INPUTS[region]}")
     repeats = table["repeat"].nunique()
