@@ -78,7 +78,8 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         *(("Unlikely", flag) for flag in result.get("flags", ())),
     ]
     performance = [
-        (name.replace("_", " ").replace("auc", "AUC"), f"{value:g}") for name, value in model["performance"].items()
+        (name.replace("_simulated", ", simulated").replace("_", " ").replace("auc", "AUC"), f"{value:g}")
+        for name, value in model["performance"].items()
     ]
     trained_on = model["trained_on"] or "not recorded"
     software = result["provenance"]["software"]
@@ -274,6 +275,7 @@ def draw_nuclei(
     simulated: bool = False,
 ) -> None:
     """Mean susceptibility of each nucleus, and the band (2 SD) of healthy people of the same age where known."""
+    markers = {"left": "<", "right": ">"}
     names = list(dict.fromkeys(str(row["nucleus"]) for row in nuclei))
     for position, name in enumerate(names):
         if age is not None and name in curves:
@@ -283,9 +285,14 @@ def draw_nuclei(
             axes.plot([position - 0.35, position + 0.35], [mean, mean], color="0.5", linewidth=1)
         for row in nuclei:
             if row["nucleus"] == name:
-                marker = {"left": "<", "right": ">"}.get(str(row.get("side", "")), "o")
+                marker = markers.get(str(row.get("side", "")), "o")
                 axes.plot(position, float(row["Chimap"]), marker, color=HH_COLOUR, markersize=5)
     axes.set_title("Nuclei, mean QSM (ppm)", fontsize=9, loc="left")
+    for side in [side for side in markers if any(row.get("side") == side for row in nuclei)]:
+        axes.plot([], [], markers[side], color=HH_COLOUR, markersize=5, label=side)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
+    axes.set_xlim(-0.6, len(names) - 0.4)  # the outer names stay on the page
     if age is not None and curves:
         who = "simulated healthy controls" if simulated else "healthy controls"
         axes.set_xlabel(f"grey: {who} at {age:g} years, mean and 2 SD", fontsize=7)

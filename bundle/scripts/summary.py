@@ -98,7 +98,8 @@ def write_summary(
                 f"<div class=HC><b>{classes['HC']}</b>HC</div><div class=failed><b>{failed}</b>failed</div>"
                 f"<div><b>{flagged}</b>with unlikely maps</div></div>"
                 f"<h2>Probability of HH</h2>{histogram(bins, run.settings.get('threshold'))}"
-                f"<p>{fresh} scans in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {processes}){resumed}."
+                f"<p>{fresh} scan{'' if fresh == 1 else 's'} in {seconds:.0f} s"
+                f" ({fresh / seconds:.2f} scans/s, {processes}){resumed}."
                 f" All numbers: <a href='{quote(Path(table).name)}'>{html.escape(Path(table).name)}</a>, settings:"
                 f" <a href='run.json'>run.json</a>.</p>"
             )
@@ -108,7 +109,7 @@ def write_summary(
                     if row["status"] != "ok":
                         file.write(f"<tr><td>{html.escape(row['scan_id'])}<td>{html.escape(row['message'])}\n")
                 file.write("</table>")
-            file.write("<h2>Scans</h2><table><tr><th>scan<th>class<th>P(HH)<th>files<th>unlikely")
+            file.write("<h2>Scans</h2><table><tr><th>scan<th>class<th>P(HH)<th>files<th>unlikely maps")
             for row in scan_rows(table):
                 if row["status"] == "ok":
                     file.write(scan_line(row, run.path))
