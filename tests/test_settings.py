@@ -137,6 +137,12 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("simulate_dicom", ["--style", "toshiba"], ["philips"]),
         ("localise", ["--annotated_too", "perhaps"], ["true or false"]),
         ("nuclei", ["--core", "1"], ["below 1"]),
+        ("train", ["--stretch_percentiles", "[99,1]"], ["--stretch_percentiles [99,1]", "rising"]),
+        ("cross_validation", ["--training#stretch_percentiles", "5,5"], ["5,5", "rising"]),
+        ("cross_validation", ["--training#largest_file", "0 GB"], ["--training#largest_file 0 GB", "MB"]),
+        ("inference", ["--evidence_smoothing", "8"], ["--evidence_smoothing 8", "odd"]),
+        ("inference", ["--num_threads", "1000000"], ["--num_threads 1000000", "1024"]),
+        ("inference", ["--box", "[[-5,2],[3,4],[5,6]]"], ["--box"]),
         ("template", ["--spacing_mm", "2mm"], ["--spacing_mm 2mm"]),
     ],
 )  # fmt: skip

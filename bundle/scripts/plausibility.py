@@ -104,7 +104,7 @@ def check_maps(maps: np.ndarray, names: Sequence[str]) -> None:
     Raises:
         InputError: see LIMITS; QSM without a negative value; the same image twice.
     """
-    (qsm, r2star, _), (qsm_name, r2star_name, _) = maps, names
+    (qsm, r2star, t1w), (qsm_name, r2star_name, t1w_name) = maps, names
     values = [sampled(channel) for channel in maps]
     for suffix, channel, some, name in zip(("Chimap", "R2starmap", "T1w"), maps, values, names, strict=True):
         most, usual = float(np.abs(channel).max()), float(np.percentile(np.abs(some), 99.9)) if some.size else 0.0
@@ -132,6 +132,8 @@ def check_maps(maps: np.ndarray, names: Sequence[str]) -> None:
             )
     if r2star.max() <= 0:
         raise InputError(f"{r2star_name}: the R2starmap has no positive value; R2* is in 1/s")
+    if t1w.max() <= 0:
+        raise InputError(f"{t1w_name}: the T1w has no positive value, so it is no MR image; export it again")
     median = float(np.median(values[1])) if values[1].size else limit("r2star_least_median")
     if median < limit("r2star_least_median"):
         raise InputError(

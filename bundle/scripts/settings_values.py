@@ -7,19 +7,24 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
 from fire.parser import DefaultParseValue
+
+from scripts.errors import InputError
+from scripts.files.limits import bytes_of
 
 #: Words for booleans and for nothing, in any case.
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 NOTHING = ("null", "none", "~")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _RANGE = re.compile(
-    r"(?P<kind>whole|number)?\s*"
+    r"(?P<kind>whole|odd|number)?\s*"
     r"(?:(?P<low>from|above)?\s*(?P<least>-?[\d.]+)(?:\s*to\s*(?P<high>below)?\s*(?P<most>-?[\d.]+))?)?"
 )
+_RISING = ", rising"
 _MOST = 2**63 - 1  # whole numbers beyond do not fit torch's and numpy's
 
 
@@ -78,6 +83,11 @@ def read(value: Any, rule: Any, default: Any) -> Any:
         if len(items) != len(rule):
             raise Wrong(expected(rule, default))
         return [_item(item, part, rule, default) for item, part in zip(items, rule, strict=True)]
+    if isinstance(rule, str) and rule.endswith(_RISING):
+        values = read(value, rule.removesuffix(_RISING), default)
+        if any(low >= high for low, high in pairwise(values)):
+            raise Wrong(expected(rule, default))
+        return values
     if isinstance(default, list):  # a range for each number of a list
         items = _items(value, rule, default)
         if len(items) != len(default):
@@ -112,12 +122,14 @@ def expected(rule: Any, default: Any) -> str:
 def _words(part: str, default: Any) -> str:
     named = {"true/false": "true, false", "path": "a path", "text": "text", "files": "a path or a list of paths"}
     named |= {"device": "cpu or a GPU of this machine (cuda:0)", "step": "a step with _target_"}
+    named |= {"size": "a number with KB, MB, GB or TB, such as '4 GB'"}
     if part in named:
         return named[part]
     if found := _range(part):
         whole = found["kind"] == "whole" or (found["kind"] is None and type(default) is int)
         limits = part.removeprefix(found["kind"] or "").strip()
-        return ("a whole number" if whole else "a number") + (f" {limits}" if limits else "")
+        kind = "an odd number" if found["kind"] == "odd" else "a whole number" if whole else "a number"
+        return kind + (f" {limits}" if limits else "")
     return part
 
 
@@ -218,6 +230,8 @@ def _scalar(value: Any, part: str, default: Any) -> Any:
         return _text(value, "path", wrong)
     if part == "device":
         return _device(value, wrong)
+    if part == "size":
+        return _size(value, wrong)
     if part == "step":
         if isinstance(value, Mapping) and "_target_" in value:
             return value
@@ -243,6 +257,14 @@ def _text(value: Any, part: str, wrong: Wrong) -> str:
     if any(ord(letter) < 32 for letter in value):
         raise Wrong(*wrong.args, "it has line breaks or other control characters")
     return os.path.expanduser(value) if part == "path" and value.startswith("~/") else value
+
+
+def _size(value: Any, wrong: Wrong) -> str:
+    try:
+        bytes_of(value)
+    except InputError as error:
+        raise wrong from error
+    return value
 
 
 def _device(value: Any, wrong: Wrong) -> Any:
@@ -273,8 +295,8 @@ def _number(value: Any, rule: re.Match, default: Any, wrong: Wrong) -> int | flo
         value = int(text) if text.lstrip("+-").isdigit() else float(text)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise wrong
-    if rule["kind"] == "whole" or (rule["kind"] is None and type(default) is int):
-        if value != int(value) or abs(value) > _MOST:
+    if rule["kind"] in ("whole", "odd") or (rule["kind"] is None and type(default) is int):
+        if value != int(value) or abs(value) > _MOST or (rule["kind"] == "odd" and value % 2 == 0):
             raise wrong
         value = int(value)
     least, most = (float(rule[end]) if rule[end] else None for end in ("least", "most"))

@@ -304,6 +304,19 @@ def test_no_field_strength_is_refused_and_a_key_gives_it(damaged):
     refuse(damaged, "MagneticFieldStrength", "--field_strength_t")
 
 
+@pytest.mark.parametrize(("key", "value"), [("FlipAngle", -5.0), ("RepetitionTimeExcitation", 40.0)])
+def test_a_sequence_that_cannot_be_is_refused(damaged, key, value):
+    for echo in range(1, 7):
+        edit(file(damaged, echo, "mag", "json"), **{key: value})
+    refuse(damaged, key, f"{value:g}")
+
+
+@pytest.mark.parametrize("part", ["mag", "phase"])
+def test_one_echo_of_zeros_is_refused(damaged, part):
+    save(file(damaged, 3, part), np.zeros(SHAPE))
+    refuse(damaged, "0 throughout", file(damaged, 3, part).name)
+
+
 def test_phase_that_is_magnitude_is_refused(damaged):
     for echo in range(1, 7):
         shutil.copy(file(damaged, echo, "mag"), file(damaged, echo, "phase"))

@@ -22,6 +22,8 @@ from scripts.stage.phase import (
 #: Echo times above this are taken for milliseconds: after 0.3 s nothing is left of a gradient echo in the brain.
 _LONGEST_ECHO_TIME_S = 0.3
 _LARGEST_ANISOTROPY = 10.0
+#: A spoiled gradient echo repeats faster than this; more is a time in ms, s.
+_LONGEST_TR_S = 10.0
 #: Voxel sizes of heads, mm.
 _SMALLEST_MM, _LARGEST_MM = 0.1, 10.0
 #: Signal over that of the head's bright parts which no coil gives.
@@ -161,6 +163,12 @@ def check_scan(scan: RawScan) -> None:
             raise InputError(f"{where}: no MagneticFieldStrength in its sidecar; add it (T) or give --field_strength_t")
         if not 0.1 <= acquisition.field_strength_t <= 20:
             raise InputError(f"{where}: MagneticFieldStrength {acquisition.field_strength_t:g}; it is in tesla, e.g. 3")
+        for key, value, most, unit in (
+            ("FlipAngle", acquisition.flip_angle_deg, 180, "degrees"),
+            ("RepetitionTimeExcitation", acquisition.repetition_time_s, _LONGEST_TR_S, "seconds"),
+        ):
+            if value is not None and not 0 < value <= most:
+                raise InputError(f"{where}: {key} {value:g} cannot be; it is in {unit}, above 0 and at most {most:g}")
     if min(shape) < 8:
         raise InputError(f"{first.path}: its grid {shape} is no 3D scan; QSM needs at least 8 voxels along each axis")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -246,10 +254,12 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
         magnitude = np.hypot(first, second)
     else:
         magnitude = first
+        check_no_empty_echo(first, acquisition.first, "magnitude")
         if first.min() < 0:
             raise InputError(f"{where}: has negative values; a magnitude has none: check the names")
         if not np.any(second):
             raise InputError(f"{path}: the phase is 0 throughout; export phase images, or real and imaginary ones")
+        check_no_empty_echo(second[1:], acquisition.second[1:], "phase")  # the first may be what the others refer to
         scaled = scale_phase(second, acquisition.phase_units, path)
         check_not_magnitude(second, first, path)
     if not np.any(magnitude):
@@ -258,6 +268,17 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     warnings = [*scaled.warnings, *odd, *turn_slices_back(scaled.phase, magnitude)]
     phase = scaled.phase if sign == 1 else -scaled.phase
     return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)
+
+
+def check_no_empty_echo(echoes: np.ndarray, volumes: Sequence[Volume], what: str) -> None:
+    """Refuse echoes `[E, X, Y, Z]` of which one is 0 throughout.
+
+    Raises:
+        InputError: names the first of those files.
+    """
+    empty = [volume for echo, volume in zip(echoes, volumes, strict=True) if not np.any(echo)]
+    if empty:
+        raise InputError(f"{empty[0].path}: the {what} of this echo is 0 throughout; export it again")
 
 
 def normalise(magnitude: np.ndarray) -> tuple[float, list[str]]:
