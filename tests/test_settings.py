@@ -143,6 +143,8 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("inference", ["--evidence_smoothing", "8"], ["--evidence_smoothing 8", "odd"]),
         ("inference", ["--num_threads", "1000000"], ["--num_threads 1000000", "1024"]),
         ("inference", ["--box", "[[-5,2],[3,4],[5,6]]"], ["--box"]),
+        ("inference", ["--output_dir", "x" * 300], ["--output_dir", "255 bytes"]),
+        ("inference", ["--input", "a," + "\u00fc" * 130], ["--input", "255 bytes"]),
         ("template", ["--spacing_mm", "2mm"], ["--spacing_mm 2mm"]),
     ],
 )  # fmt: skip

@@ -24,6 +24,7 @@ _RANGE = re.compile(
     r"(?P<kind>whole|odd|number)?\s*"
     r"(?:(?P<low>from|above)?\s*(?P<least>-?[\d.]+)(?:\s*to\s*(?P<high>below)?\s*(?P<most>-?[\d.]+))?)?"
 )
+_LONGEST_NAME = 255  # bytes of a file's or folder's name, on all systems we know
 _RISING = ", rising"
 _MOST = 2**63 - 1  # whole numbers beyond do not fit torch's and numpy's
 
@@ -256,6 +257,8 @@ def _text(value: Any, part: str, wrong: Wrong) -> str:
         raise Wrong(*wrong.args, "it cannot be left empty")
     if any(ord(letter) < 32 for letter in value):
         raise Wrong(*wrong.args, "it has line breaks or other control characters")
+    if part == "path" and any(len(name.encode(errors="replace")) > _LONGEST_NAME for name in re.split("[/,]", value)):
+        raise Wrong(*wrong.args, f"it has a name of more than {_LONGEST_NAME} bytes, which no file can have")
     return os.path.expanduser(value) if part == "path" and value.startswith("~/") else value
 
 
