@@ -217,6 +217,13 @@ def test_only_named_participants_are_chosen(shared_cohort, tmp_path):
     assert len(chosen_scans(shared_cohort, None)) == 12
 
 
+def test_a_choice_of_nobody_is_refused(shared_cohort, tmp_path):
+    table = tmp_path / "chosen.tsv"
+    table.write_text("participant_id\n")
+    with refused(table, "names nobody"):
+        chosen_scans(shared_cohort, table)
+
+
 def test_a_chosen_participant_without_a_scan_is_refused(shared_cohort, tmp_path):
     table = tmp_path / "chosen.tsv"
     table.write_text("participant_id\nsub-99\n")

@@ -228,6 +228,8 @@ def chosen_scans(
     if participants is None:
         return scans
     wanted = read_participants(participants, ["participant_id"])
+    if not wanted:
+        raise InputError(f"{participants}: names nobody; add a row a participant, or leave it out to take everybody")
     missing = wanted.keys() - {scan["participant_id"] for scan in scans}
     if missing:
         raise InputError(f"{participants}: {sorted(missing)[0]!r} has no scan in {dataset_dir}; correct the table")
