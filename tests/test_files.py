@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -18,10 +19,20 @@ from scripts.files.json_file import read_json
 from scripts.files.schemas import SCHEMAS
 from scripts.files.table import for_spreadsheet, from_spreadsheet, read_table
 from scripts.files.tensors import read_tensors
+from scripts.files.text import read_text
 from scripts.transforms import LoadImageMapsd
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 DESCRIPTION = '{"Name": "Köln", "BIDSVersion": "1.10.0"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "read"), [("a.nii.gz", nifti.read_header), ("a.nii", nifti.read), ("a.tsv", read_text)]
+)
+def test_a_pipe_is_refused_and_not_waited_for(name, read, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with refused(tmp_path / name, "pipe"):
+        read(tmp_path / name)
 
 
 def saved(path: Path, array: np.ndarray, affine: np.ndarray | None = AFFINE) -> Path:

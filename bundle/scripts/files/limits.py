@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 from scripts.errors import InputError
 
@@ -40,6 +41,16 @@ def words(size: float) -> str:
     """A number of bytes as people say it: `3.2 GB`."""
     unit = next((name for name in ("TB", "GB", "MB") if size >= _UNITS[name]), "KB")
     return f"{size / _UNITS[unit]:.3g} {unit}"
+
+
+def check_plain(path: Path) -> None:
+    """Refuse pipes and devices, which would be waited for or read without an end.
+
+    Raises:
+        InputError: it is one.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: is a pipe or device and no file; give a plain file")
 
 
 def check_size(path: str | os.PathLike, size: float, what: str) -> None:

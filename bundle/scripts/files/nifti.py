@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from scripts.errors import InputError, reason
-from scripts.files.limits import check_size, words
+from scripts.files.limits import check_plain, check_size, words
 
 ENDINGS = (".nii", ".nii.gz")
 _GZIP = b"\x1f\x8b"
@@ -29,6 +29,7 @@ def read_header(path: str | os.PathLike) -> nib.Nifti1Image:
     """
     path = Path(path)
     check_ending(path)
+    check_plain(path)
     try:
         image = nib.load(path)
         shape, dtype, affine = image.shape, image.get_data_dtype(), image.affine

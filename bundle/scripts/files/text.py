@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from scripts.errors import InputError
-from scripts.files.limits import LARGEST_TEXT, words
+from scripts.files.limits import LARGEST_TEXT, check_plain, words
 
 #: Byte order marks, the longer first: that of UTF-16 begins that of UTF-32.
 _MARKS = (
@@ -28,6 +28,7 @@ def read_text(path: str | os.PathLike, cure: str = "save the file as UTF-8") -> 
         InputError: no such file, not readable, too large, or in an encoding that nothing names.
     """
     path = Path(path)
+    check_plain(path)
     try:
         size = path.stat().st_size
         if size > LARGEST_TEXT:
