@@ -253,3 +253,13 @@ def test_what_python_writes_as_csv_is_read(tmp_path):
         writer.writeheader()
         writer.writerows({name: for_spreadsheet(cell) for name, cell in row.items()} for row in rows)
     assert read_table(tmp_path / "t.csv", ["a", "b"]) == rows
+
+
+def test_a_refused_map_leaves_no_path_in_the_log(tmp_path, caplog):
+    folder = tmp_path / "Meier_Hans"
+    folder.mkdir()
+    path = saved(folder / "a.nii.gz", np.zeros((4, 4, 4), np.float32))
+    path.write_bytes(path.read_bytes()[:-20])
+    with caplog.at_level("INFO"), refused(path):
+        LoadImageMapsd("image").load_one(str(path))
+    assert "Meier" not in caplog.text

@@ -70,6 +70,7 @@ class LoadImageMapsd(MapTransform):
         self.resample_t1w = resample_t1w
         self.load = LoadImage(reader=CheckedReader(), image_only=True, ensure_channel_first=True)
         self.load.readers = self.load.readers[-1:]  # MONAI would try its others on a file that ours refuses
+        logging.getLogger("LoadImage").setLevel(logging.WARNING)  # it would log whole paths, which may name patients
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
