@@ -1,6 +1,7 @@
 """Finding the basal ganglia: poses, storage, bad input, caching, and the way through preprocessing."""
 
 import json
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_without_its_packages_no_template_is_made(tmp_path, monkeypatch):
 
 def test_a_damaged_template_is_refused(tmp_path):
     (tmp_path / "template.nii.gz").write_bytes(b"nothing")
-    (tmp_path / "template.json").write_text("{}")
+    shutil.copy(Path(TEMPLATE).with_name("template.json"), tmp_path)
     with refused(tmp_path / "template.nii.gz"):
         load_template(tmp_path / "template.nii.gz")
 

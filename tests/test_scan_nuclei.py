@@ -18,7 +18,7 @@ from scripts.nuclei import MEASURED, NUCLEI, SIDES
 from scripts.phantom.anatomy import LABELS
 from scripts.scan_nuclei import MeasureNucleid, check_atlas
 
-CURVE = {"rise": 0.1, "rate": 0.03, "start": 0.02, "sd": 0.01, "unit": "ppm"}
+CURVE = {"rise": 0.1, "rate": 0.03, "start": 0.02, "sd": 0.01}
 NUMBER = 70_010  # of the simulated head
 
 
@@ -33,7 +33,7 @@ def inferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     curves = {
         "AgeRange": [20, 80],
         "Input": {"simulated": True},
-        "Curves": {suffix: dict.fromkeys(NUCLEI, CURVE) for suffix in MEASURED},
+        "Curves": {suffix: dict.fromkeys(NUCLEI, CURVE | {"unit": unit}) for suffix, (_, unit) in MEASURED.items()},
     }
     (root / "curves.json").write_text(json.dumps(curves))
     workflow = ConfigWorkflow(

@@ -150,7 +150,7 @@ def test_existing_folder_is_refused(tiny_cohort, settings):
 
 def test_unwritable_folder_is_refused(tmp_path, settings):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot write there"):
         cohort.simulate(tmp_path / "file" / "cohort", num_workers=1, **settings)
 
 
