@@ -28,9 +28,9 @@ demo: $(VENV)/installed-simulate
 
 # one file a process at a time; each process has one core
 test: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile -m "not other_programs"
 
-# tests that `test` leaves out or skips: they need programs that it does not install. One that is skipped here, or none
+# tests that `test` leaves out: they need programs that it does not install, or minutes of commands. One that is skipped here, or none
 # found (pytest's status 5), fails.
 test-more: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile -m other_programs --no-skips

@@ -150,8 +150,13 @@ class Place:
         filled = []
         for before, word in zip(["", *words], words, strict=False):
             name = word.split("/")[0]
-            if before == "--output_dir" and (names[0] in ("simulate_raw", "reconstruct") or name == "RESULTS"):
+            overlay = names[0] == "cross_validation" and names[1:]  # another run than that in OUT
+            if before == "--output_dir" and (names[0] in ("simulate_raw", "reconstruct") or overlay):
                 word = str(self._fresh())
+            elif before == "--evaluation_dir":  # of other files than inference's, with the same names
+                word = str(self._fresh())
+            elif before == "--output_dir" and name == "RESULTS":
+                word = str(self._fresh() if fixed["RESULTS"].exists() else fixed["RESULTS"])
             elif before == "--output_dir" and names[0] == "simulate":
                 word = str(self._fresh() if simulated.exists() else simulated)
             elif name in fixed:
