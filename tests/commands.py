@@ -150,10 +150,8 @@ class Place:
         filled = []
         for before, word in zip(["", *words], words, strict=False):
             name = word.split("/")[0]
-            overlay = names[0] == "cross_validation" and names[1:]  # another run than that in OUT
-            if before == "--output_dir" and (names[0] in ("simulate_raw", "reconstruct") or overlay):
-                word = str(self._fresh())
-            elif before == "--evaluation_dir":  # of other files than inference's, with the same names
+            own = names[0] in ("simulate_raw", "reconstruct") or (names[0] == "cross_validation" and names[1:])
+            if before == "--evaluation_dir" or (before == "--output_dir" and own):  # others write the same names
                 word = str(self._fresh())
             elif before == "--output_dir" and name == "RESULTS":
                 word = str(self._fresh() if fixed["RESULTS"].exists() else fixed["RESULTS"])

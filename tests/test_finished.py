@@ -2,6 +2,7 @@
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,11 @@ def test_a_full_disk_says_so_even_where_no_log_can_be_written(tmp_path: Path) ->
     assert "disk is full" in fail(wrapped, tmp_path / "x.log")
     (tmp_path / "file").touch()
     assert "could not be written" in fail(KeyError("Smith"), tmp_path / "file" / "x.log")
+
+
+def test_threads_that_ask_for_the_code_at_the_same_time_all_get_it():
+    alone = code_of("scripts.inference", "scripts.localiser")
+    code_of.cache_clear()
+    with ThreadPoolExecutor(8) as pool:  # parsing in two threads at a time can end in a SystemError
+        asked = [pool.submit(code_of, "scripts.inference", "scripts.localiser") for _ in range(8)]
+    assert {future.result() for future in asked} == {alone}

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,9 @@ NEUTRAL = tuple(f"scripts.{name}" for name in ("errors", "failures", "finished",
 _DEPTH = 10
 #: Larger arrays are told by a hash.
 _LARGEST_ARRAY = 64
+
+#: Python 3.11 may fail where two threads parse at a time (SystemError, "AST constructor recursion depth mismatch").
+_PARSING = threading.Lock()
 
 #: What a result is made from: a name -> files, in their order.
 Files = Mapping[str, Sequence[str | os.PathLike]]
@@ -106,7 +110,9 @@ def _hashed(path: str, *state: int) -> str:
 def code_of(*modules: str) -> str:
     """SHA-256 of the source of our modules and of all of ours that they import, however deep."""
     digest = hashlib.sha256()
-    for name in sorted(imported_by(modules)):
+    with _PARSING:
+        names = imported_by(modules)
+    for name in sorted(names):
         digest.update(name.encode() + b"\0" + (source_of(name) or b""))
     return digest.hexdigest()
 
