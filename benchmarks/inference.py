@@ -42,8 +42,9 @@ def noise(root: Path) -> Path:
     """One scan of the paper's matrix as a BIDS folder."""
     rng, anat = np.random.default_rng(0), root / "sub-1" / "anat"
     anat.mkdir(parents=True)
-    for name, scale in (("Chimap", 1e-4), ("R2starmap", 0.1), ("T1w", 1.0)):
-        image = nib.Nifti1Image(rng.integers(1, 900, SHAPE).astype(np.float32) * scale, np.diag([*SPACING, 1.0]))
+    for name, scale, least in (("Chimap", 1e-4, -450), ("R2starmap", 0.1, 1), ("T1w", 1.0, 1)):  # as a head may have
+        values = rng.integers(least, least + 899, SHAPE).astype(np.float32) * scale
+        image = nib.Nifti1Image(values, np.diag([*SPACING, 1.0]))
         image.set_data_dtype(np.int16)
         nib.save(image, anat / f"sub-1_{name}.nii.gz")
     boxes = root / "derivatives" / "basalganglia" / "sub-1" / "anat"

@@ -18,6 +18,8 @@ sys.path.insert(0, str(BUNDLE))
 
 SHAPE = (40, 44, 14)
 BOX = [[4, 36], [6, 38], [2, 12]]
+#: Mean and standard deviation of each map's noise: values that a head may have (ppm, 1/s, any).
+NOISE = {"Chimap": (0.0, 0.05), "R2starmap": (25.0, 4.0), "T1w": (400.0, 40.0)}
 FOLDS = 9  # 8 of 9 subjects train
 
 
@@ -30,8 +32,9 @@ def write_cohort(root: Path, subjects: int) -> Path:
         anat, boxes = root / name / "anat", root / "derivatives" / "basalganglia" / name / "anat"
         anat.mkdir(parents=True)
         boxes.mkdir(parents=True)
-        for suffix in ("Chimap", "R2starmap", "T1w"):
-            image = nib.Nifti1Image(rng.normal(size=SHAPE).astype(np.float32), np.diag([3.0, 3.0, 4.0, 1.0]))
+        for suffix, (middle, spread) in NOISE.items():
+            noise = rng.normal(middle, spread, SHAPE).astype(np.float32)
+            image = nib.Nifti1Image(noise, np.diag([3.0, 3.0, 4.0, 1.0]))
             nib.save(image, anat / f"{name}_{suffix}.nii.gz")
         (boxes / f"{name}_desc-basalganglia_box.json").write_text(json.dumps({"Box": BOX}))
         rows.append({"participant_id": name, "age": 50, "sex": "FM"[number % 2], "group": ("HH", "HC")[number % 2]})
