@@ -135,6 +135,15 @@ def test_a_folder_with_a_damaged_record_is_refused(tmp_path):
 # --- several processes ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["predictions.csv", "summary.html"])
+def test_somebody_elses_file_is_never_written_over(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with refused(tmp_path / name, "--output_dir"):
+        folder(tmp_path).open()
+    assert (tmp_path / name).read_text() == "mine"
+    assert not (tmp_path / "run.json").exists()
+
+
 def test_two_processes_share_the_scans_and_make_the_same_table(weights, batch_cohort, tmp_path):
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = start([sys.executable, *words, *command(weights, batch_cohort, tmp_path / "two")], stderr=subprocess.PIPE)

@@ -224,9 +224,10 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 def interval(auc: float, variance: float, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence interval of an AUC on the logit scale, so that it stays within 0..1.
 
-    An AUC of 0 or 1 has no variance over the subjects at hand, which says nothing of others: the bounds are NaN.
+    An AUC of 0 or 1, or one whose cases are all tied, has no variance over the subjects at hand, which says nothing of
+    others: the bounds are NaN.
     """
-    if not 0 < auc < 1:
+    if not 0 < auc < 1 or not variance > 0:
         return np.nan, np.nan
     margin = norm.ppf((1 + confidence) / 2) * np.sqrt(variance) / (auc * (1 - auc))
     return float(expit(logit(auc) - margin)), float(expit(logit(auc) + margin))

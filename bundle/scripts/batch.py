@@ -78,6 +78,10 @@ def origin_of(item: Mapping[str, Any], settings: Any) -> Origin:
     return Origin(item_files(item), [known, settings], CODE)
 
 
+#: What a run writes beside the scans' folders, at its end.
+WRITTEN = ("predictions.csv", "summary.html")
+
+
 class RunFolder:
     """An output folder: which settings it is of, which scans are done, and which failed.
 
@@ -115,7 +119,8 @@ class RunFolder:
         """Say what the run is of, or make sure that a run that goes on is of the same settings.
 
         Raises:
-            InputError: the folder holds results of other settings or weights.
+            InputError: the folder holds results of other settings or weights, or somebody else's file of a name that is
+                to be written.
         """
         record = self.path / "run.json"
         if os.path.lexists(record):
@@ -127,6 +132,13 @@ class RunFolder:
                     f"{record}: is of a run with {key} {saved.get(key)}, not {self.settings.get(key)};"
                     " use another --output_dir for the changed settings"
                 )
+        else:
+            for name in WRITTEN:
+                if os.path.lexists(self.path / name):
+                    raise InputError(
+                        f"{self.path / name}: was there before, and no run of this bundle says that it is its own;"
+                        " move it, or use another --output_dir"
+                    )
         idist.barrier()
         if self.rank == 0 and not record.exists():
             write_json(record, {"run": self.settings, "provenance": self.provenance})
