@@ -71,6 +71,14 @@ def item_files(item: Mapping[str, Any]) -> dict[str, list[str]]:
     return {name: [str(path)] for name, path in zip(names, paths, strict=False)}
 
 
+def places_of(item: Mapping[str, Any]) -> dict[str, str]:
+    """What a scan's files are called in messages; nothing for a DICOM study whose files cannot be told apart."""
+    try:
+        return called(item_files(item))
+    except InputError:
+        return {}
+
+
 def origin_of(item: Mapping[str, Any], settings: Any) -> Origin:
     """What a scan's result depends on: its files, its box, what is known of it (`scripts.known_nuclei`), settings and
     code."""
@@ -204,7 +212,7 @@ class RunFolder:
         if self.include_identifiers and (known := input_error_in(error)) is not None:
             message = str(known)
         else:
-            places = {str(self.path): "output_dir", **called(item_files(item))}
+            places = {str(self.path): "output_dir", **places_of(item)}
             message = why(error, log_of(self.path, item["scan_id"]), places)
         self.done(item, "failed", message=message)
 

@@ -16,6 +16,7 @@ from monai.bundle import ConfigWorkflow
 from refusal import refused
 from studies import QSM, RULES, edit, files_of
 
+from scripts.batch import RunFolder, ScanStream
 from scripts.cohort import MAPS, find_scans
 from scripts.inputs import find_input, fingerprint
 from scripts.networks import QNet, save_weights
@@ -218,3 +219,15 @@ def test_the_fingerprint_changes_with_the_input_and_names_nothing(template, scan
     assert "Secretname" not in json.dumps(first)
     assert fingerprint(shared_cohort, found(shared_cohort))["maps"] == 36
     assert fingerprint(scan["image"], found(scan["image"]))["kind"] == "nifti"
+
+
+def test_a_study_that_is_junk_is_a_failed_row(tmp_path):
+    (tmp_path / "studies" / "good").mkdir(parents=True)
+    (tmp_path / "studies" / "good" / "IM0").write_bytes(bytes(128) + b"DICM" + b"junk" * 40)
+    scans = found(tmp_path / "studies")
+    (tmp_path / "out").mkdir()
+    run = RunFolder(tmp_path / "out", {}, {}, ["json"])
+    assert list(ScanStream(scans, lambda item: item, run)) == []
+    (message,) = run.failures().values()
+    assert "IM0" not in message
+    assert "DICOM" in message
