@@ -25,6 +25,7 @@ from scripts.crossval import checked_settings, config_files
 from scripts.engines import LocalEngine, engine
 from scripts.folds import Fold, Setup
 from scripts.nuclei import MEASURED, NUCLEI, SIDES
+from scripts.outputs import LOCK
 
 TINY = {
     "num_folds": 3,
@@ -197,21 +198,24 @@ def test_folds_from_different_configs_are_not_joined(finished, shared_cohort, tm
 def test_too_few_subjects_for_the_folds_are_refused_before_work_starts(cohort, tmp_path):
     with refused("num_folds"):
         cross_validate(cohort, tmp_path / "out", "folds")
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {LOCK}
 
 
 def test_a_bad_scan_is_named_and_nothing_is_left_half_done(cohort, tmp_path):
     bad = cohort / "sub-02" / "anat" / "sub-02_R2starmap.nii.gz"
     bad.write_bytes(bad.read_bytes()[:2000])
     with refused(bad.name):
-        cross_validate(cohort, tmp_path, "folds", training={**TINY, "num_folds": 2})
-    assert not (tmp_path / "predictions.csv").exists()
+        cross_validate(cohort, tmp_path / "out", "folds", training={**TINY, "num_folds": 2})
+    assert not (tmp_path / "out" / "predictions.csv").exists()
 
 
 def test_an_error_inside_a_fold_names_the_fold(cohort, tmp_path):
     with refused("cropped/repeat-0/fold-0", "none.pth"):
         cross_validate(
-            cohort, tmp_path, "folds", training={**TINY, "num_folds": 2, "imagenet_weights": str(tmp_path / "none.pth")}
+            cohort,
+            tmp_path / "out",
+            "folds",
+            training={**TINY, "num_folds": 2, "imagenet_weights": str(tmp_path / "none.pth")},
         )
 
 
@@ -224,7 +228,7 @@ def test_two_scans_of_one_participant_are_refused_before_work_starts(cohort, tmp
     shutil.rmtree(anat)
     with refused("sub-01", "ses-01", "ses-02"):
         cross_validate(cohort, tmp_path / "out", "folds", training={**TINY, "num_folds": 2})
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {LOCK}
 
 
 def test_the_roi_baseline_is_tested_on_the_same_folds(shared_cohort, tmp_path):

@@ -83,7 +83,7 @@ def test_two_series_for_a_map_are_listed(study):
 
 
 def test_one_series_for_two_maps_is_refused(study, tmp_path):
-    rules = with_rules(tmp_path, "&r2star 'r2[ _-]?(star|\\*)'", "&r2star 'qsm'")
+    rules = with_rules(tmp_path, "&r2star 'r2[ _-]?(star|\\*|s(?![a-z]))'", "&r2star 'qsm'")
     with refused_discreetly("series 3", "rules of the Chimap and of the R2starmap"):
         only_study(study, rules).load()
 

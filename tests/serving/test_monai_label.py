@@ -144,7 +144,7 @@ def test_a_huge_upload_fails_and_the_server_goes_on(server, inferred, tmp_path):
         file.truncate(200_000_000)
     with study.open("rb") as file:
         answer = server.infer("json", files={"file": (study.name, file)}, box=inferred.box)
-    assert answer.status_code == 500
+    assert answer.status_code == 422  # with the reason
     assert server.infer("json", inferred.participant_id, box=inferred.box).status_code == 200
 
 
