@@ -135,7 +135,7 @@ def test_a_folder_with_a_damaged_record_is_refused(tmp_path):
 # --- several processes ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["predictions.csv", "summary.html"])
+@pytest.mark.parametrize("name", ["predictions.csv", "summary.html", "progress-0.csv", "sub-01_error.log"])
 def test_somebody_elses_file_is_never_written_over(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with refused(tmp_path / name, "--output_dir"):

@@ -13,6 +13,7 @@ from blobs import BOX, write_map
 from refusal import refused
 
 from scripts.cohort import (
+    MAPS,
     check_grid,
     chosen_scans,
     find_scans,
@@ -422,3 +423,11 @@ def test_the_seed_decides_the_split_and_the_order_of_files_does_not():
 def test_folds_that_cannot_be_are_refused(num_folds, fold):
     with refused("fold"):
         split(scans_of(12, 5), num_folds, fold, seed=0)
+
+
+def test_a_copy_of_a_scan_under_another_name_is_refused(cohort):
+    first, third = (cohort / name / "anat" for name in ("sub-01", "sub-03"))
+    for suffix in MAPS:
+        shutil.copy(first / f"sub-01_{suffix}.nii.gz", third / f"sub-03_{suffix}.nii.gz")
+    with refused("sub-03_Chimap.nii.gz", "'sub-01'", "copy"):
+        labelled_scans(cohort)

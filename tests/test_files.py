@@ -116,6 +116,7 @@ def test_a_csv_has_quotes_and_lines_within_cells(tmp_path):
         ("group\tage\nHC\n", "line 2"),
         ("age\n1\n", "no column 'group'"),
         ("", "no column 'group'"),
+        ("group;age\nHC;1\n", "separated by ';'"),
         ("group\nHC\nHC\n", "lines 2 and 3"),
     ],
 )

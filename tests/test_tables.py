@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -239,6 +240,14 @@ def test_counts_stand_beside_rates(table, tmp_path):
         f"| Accuracy (%) | ResNet | {row['mean']:.2f} ± {row['std']:.2f} | 68.19 ± 0.24 |"
         f" {row['ci_low']:.2f}–{row['ci_high']:.2f} | {row['count']}/{row['total']} |"
     )
+
+
+def test_no_two_columns_of_a_table_have_one_name(table, tmp_path):
+    write_tables(tmp_path, table, True)
+    lines = (tmp_path / "table2_delong.md").read_text().splitlines()
+    heads = [head.strip("|").split("|") for head, rule in pairwise(lines) if rule.startswith("| ---")]
+    assert any(" Paper, AUC 1 " in head for head in heads)
+    assert all(len(set(head)) == len(head) for head in heads)
 
 
 def test_markdown_rows_have_as_many_cells_as_heads(table, tmp_path):

@@ -86,8 +86,8 @@ def origin_of(item: Mapping[str, Any], settings: Any) -> Origin:
     return Origin(item_files(item), [known, settings], CODE)
 
 
-#: What a run writes beside the scans' folders, at its end.
-WRITTEN = ("predictions.csv", "summary.html")
+#: What a run writes, appends to or removes beside the scans' folders.
+WRITTEN = ("predictions.csv", "summary.html", "progress-*.csv", "*_error.log")
 
 
 class RunFolder:
@@ -141,12 +141,11 @@ class RunFolder:
                     " use another --output_dir for the changed settings"
                 )
         else:
-            for name in WRITTEN:
-                if os.path.lexists(self.path / name):
-                    raise InputError(
-                        f"{self.path / name}: was there before, and no run of this bundle says that it is its own;"
-                        " move it, or use another --output_dir"
-                    )
+            for path in (path for name in WRITTEN for path in self.path.glob(name)):
+                raise InputError(
+                    f"{path}: was there before, and no run of this bundle says that it is its own; move it, or use"
+                    " another --output_dir"
+                )
         idist.barrier()
         if self.rank == 0 and not record.exists():
             write_json(record, {"run": self.settings, "provenance": self.provenance})

@@ -62,7 +62,7 @@ TESTS = {
     "scan": Test("scan level, folds pooled", "DeLong, variance over participants", "scan"),
     "scan_within_folds": Test("scan level, within folds", _WITHIN, "scan", True, True),
 }
-#: The head above each value of the paper.
+#: What the head of each column of the paper begins with.
 PAPER = "Paper"
 #: Region -> how a section of it is called.
 SECTIONS = {"full": "full input", "cropped": "cropped input", NO_INPUT: "no input region"}
@@ -139,6 +139,7 @@ def test_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
         about: from `cohort_text`.
     """
     heads = dict(zip(TESTED, ("AUC 1", "AUC 2", "SE", "z", "p", "Level"), strict=True)) | {"p_holm": "p, Holm"}
+    heads |= {f"{name}_paper": f"{PAPER}, {head}" for name, head in heads.items()}
     corrected = "p, Holm: corrected for all pairs of this test."
     levels = (
         "Levels of the corrected p: ns p > 0.05 (no difference was detected, which is no proof that there is none),"
@@ -154,7 +155,7 @@ def test_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
                 rows.append(
                     ["" if place else SECTIONS[region].removesuffix(" input"), line["model1"], line["model2"], *cells]
                 )
-        columns = ["Input", "Model 1", "Model 2", *(heads.get(name, PAPER) for name in shown)]
+        columns = ["Input", "Model 1", "Model 2", *(heads[name] for name in shown)]
         tested = TESTS[test]
         note = f"{about} {tested.method}. AUCs are means over repeats; SE of the difference. {corrected}"
         yield test, tested.title, f"{note} {levels}" if tested.clustered else note, columns, rows

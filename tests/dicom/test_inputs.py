@@ -14,7 +14,7 @@ import torch
 from blobs import BOX, REPOSITORY, SHAPE, write_cohort
 from monai.bundle import ConfigWorkflow
 from refusal import refused
-from studies import QSM, RULES, edit, files_of
+from studies import QSM, RULES, edit, edit_series, files_of
 
 from scripts.batch import RunFolder, ScanStream
 from scripts.cohort import MAPS, find_scans
@@ -221,13 +221,19 @@ def test_the_fingerprint_changes_with_the_input_and_names_nothing(template, scan
     assert fingerprint(scan["image"], found(scan["image"]))["kind"] == "nifti"
 
 
-def test_a_study_that_is_junk_is_a_failed_row(tmp_path):
-    (tmp_path / "studies" / "good").mkdir(parents=True)
-    (tmp_path / "studies" / "good" / "IM0").write_bytes(bytes(128) + b"DICM" + b"junk" * 40)
-    scans = found(tmp_path / "studies")
+def test_junk_and_a_study_of_two_patients_are_failed_rows_and_a_good_one_is_read(template, tmp_path):
+    studies = tmp_path / "studies"
+    shutil.copytree(template, studies / "good")
+    shutil.copytree(template, studies / "mixed")
+    for path in files_of(studies / "mixed"):
+        edit(path, lambda dataset: setattr(dataset, "StudyInstanceUID", f"{dataset.StudyInstanceUID}.1"))
+    edit_series(studies / "mixed", QSM, lambda dataset: setattr(dataset, "PatientID", "somebody else"))
+    (studies / "junk").mkdir()
+    (studies / "junk" / "IM0").write_bytes(bytes(128) + b"DICM" + b"junk" * 40)
     (tmp_path / "out").mkdir()
     run = RunFolder(tmp_path / "out", {}, {}, ["json"])
-    assert list(ScanStream(scans, lambda item: item, run)) == []
-    (message,) = run.failures().values()
-    assert "IM0" not in message
-    assert "DICOM" in message
+    read = list(ScanStream(found(studies), lambda item: {**item, "image": item["image"].load()}, run))
+    assert len(read) == 1
+    junk, mixed = sorted(run.failures().values(), key=lambda message: "two patients" in message)
+    assert "DICOM" in junk and "IM0" not in junk
+    assert "two patients" in mixed and "somebody else" not in mixed

@@ -97,7 +97,12 @@ def check_head(path: str | os.PathLike, head: Sequence[str], columns: Sequence[s
         raise InputError(f"{path}: has two columns {twice!r}; keep one")
     missing = [name for name in columns if name not in head]
     if missing:
-        raise InputError(f"{path}: no column '{', '.join(missing)}'; it needs {' and '.join(columns)}, {separated}")
+        other = next((sign for sign in ";,|" if len(head) == 1 and sign in head[0]), None)
+        seems = f"but its columns seem to be separated by {other!r}; save it " if other else ""
+        raise InputError(
+            f"{path}: no column {' and no column '.join(map(repr, missing))}; it needs {' and '.join(columns)}"
+            f", {seems}{separated}"
+        )
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], tabs: bool, head: bool = True) -> str:
