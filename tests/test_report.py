@@ -290,3 +290,8 @@ def test_markdown_tables_come_back_as_they_went_in():
     rows = Elements(source).rows
     assert rows == [["A", "B", "C", "D"], cells]
     assert "<h3>Table *1*</h3>" in source and "A note|" in source
+
+
+def test_a_half_is_rounded_on_a_page_as_in_tables_and_figures():
+    assert ">0.798<" in page.table(["auc"], [[0.7975]])
+    assert ">0.813<" in page.table(["auc"], [[0.8125]])

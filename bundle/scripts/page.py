@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scripts.markup import fixed
+
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}
 #: What the browser is told to refuse: everything that is not inside the page.
 POLICY = (
@@ -138,7 +140,7 @@ def _cell(value: Any) -> str:
         return f'<td class="{value.kind}"{order}>{value.content}</td>'
     if isinstance(value, str) and not re.fullmatch(r"-?\d+(\.\d+)?", value):
         return f"<td>{text(value)}</td>"
-    shown = f"{value:.3f}" if isinstance(value, float) else text(value)
+    shown = "n/a" if value != value else fixed(value, 3) if isinstance(value, float) else text(value)
     return f'<td class="number">{shown}</td>'
 
 

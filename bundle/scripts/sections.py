@@ -46,7 +46,7 @@ def summary(outcome: Outcome, same_cohort: bool) -> str:
     cards = ""
     for name, level in (("table1_image_level", "image"), ("table3_scan_level", "scan")):
         for row in aucs(outcome.folder / "tables" / f"{name}.csv"):
-            paper = "" if pd.isna(row["paper"]) else f"; paper {row['paper']:.3f}"
+            paper = "" if pd.isna(row["paper"]) else f"; paper {fixed(row['paper'], 3)}"
             what = (
                 f"AUC of Q-Net, {level} level, {INPUTS[row['region']]}{POOLED if row['within'] else ''}"
                 f"<br>95 % interval {interval_text(row)}{paper}"
