@@ -93,7 +93,7 @@ def test_what_is_no_table_is_refused(tmp_path, content):
 
 
 def test_missing_columns_are_named(table, tmp_path):
-    with refused("fold, label"):
+    with refused("'fold'", "'label'"):
         read_predictions(written(table.drop(columns=["fold", "label"]), tmp_path))
 
 
