@@ -117,6 +117,7 @@ def test_the_report_names_the_patient_and_study_of_its_sources(written):
     assert report.StudyInstanceUID == image.StudyInstanceUID
     assert report.SeriesInstanceUID != image.SeriesInstanceUID
     assert report.VerificationFlag == "UNVERIFIED"
+    assert report.SpecificCharacterSet == "ISO_IR 100"  # UTF-8 only where letters ask for it: old readers lack it
 
 
 def test_the_report_refers_to_every_source_image(written):

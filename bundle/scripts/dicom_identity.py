@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID, EnhancedMRImageStorage, MRImageStorage, SecondaryCaptureImageStorage
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 #: Who the patient and what the study is: what an output object takes over from its source images. The first row is due
 #: in every object (type 2 in DICOM), empty where nothing is known.
@@ -222,13 +223,16 @@ def decimals(values: Iterable[float]) -> list[float]:
 
 
 def claim(document: Dataset, sources: Sequence[Dataset]) -> None:
-    """Say in an output object whose it is: patient and study as its sources say them, in UTF-8.
+    """Say in an output object whose it is: patient and study as its sources say them.
+
+    In UTF-8 where letters ask for it, and else in Latin 1, which every reader of DICOM knows.
 
     Args:
         document: made from `sources`, which name nobody.
         sources: from `source_of`.
     """
-    document.SpecificCharacterSet = "ISO_IR 192"
     for tag, value in sources[0].identity.items():
         if value or tag in _DUE:
             setattr(document, tag, value)
+    plain = all(str(element.value).isascii() for element in document.iterall() if element.VR in CUSTOMIZABLE_CHARSET_VR)
+    document.SpecificCharacterSet = "ISO_IR 100" if plain else "ISO_IR 192"
