@@ -16,6 +16,10 @@ from scripts.provenance import write_aside
 matplotlib.rcParams["text.parse_math"] = False  # a name may hold dollar signs, and nothing here is set as a formula
 
 
+#: What every page, result and picture of a decision says.
+RESEARCH_ONLY = "Research use only, not for clinical use."
+
+
 class Style(NamedTuple):
     """How a model or a group is drawn; everything but the colour tells it apart in grey print."""
 

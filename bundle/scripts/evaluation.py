@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from monai.transforms import Compose, Transform
 from torch.utils.data import Dataset
@@ -15,7 +16,7 @@ from scripts.drawing import VECTOR, save_figure
 from scripts.evidence import Evidence
 from scripts.figures import roc_models
 from scripts.inference import QNetInferer, Resultd, ToInputGridd, save_nifti
-from scripts.markup import fixed
+from scripts.markup import fixed, markdown_table
 from scripts.networks import QNet, load_weights, resnet, slices_of
 from scripts.predictions import LEVELS, PREDICTION_COLUMNS, read_predictions
 from scripts.provenance import write_aside, write_json, write_table
@@ -138,22 +139,20 @@ def write_evidence(
 
 def metrics_markdown(summary: Sequence[Mapping[str, Any]], simulated: bool) -> str:
     """The measures as a Markdown table, counts beside rates; it says when the cohort is simulated."""
-    lines = [
-        f"Held-out scans{' of a simulated cohort' if simulated else ''}; HH is the positive class.",
-        "",
-        "| level | model | accuracy | sensitivity | specificity | F1 (weighted) | AUC |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    heads = ["level", "model", "accuracy", "sensitivity", "specificity", "F1 (weighted)", "AUC"]
+    rows = []
     for row in summary:
         positives, negatives = row["tp"] + row["fn"], row["tn"] + row["fp"]
-        cells = [
-            row["level"],
-            row["model"],
-            f"{fixed(row['accuracy'], 3)} ({row['tp'] + row['tn']}/{positives + negatives})",
-            f"{fixed(row['sensitivity'], 3)} ({row['tp']}/{positives})",
-            f"{fixed(row['specificity'], 3)} ({row['tn']}/{negatives})",
-            fixed(row["f1"], 3),
-            fixed(row["auc"], 3),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(
+            [
+                row["level"],
+                row["model"],
+                f"{fixed(row['accuracy'], 3)} ({row['tp'] + row['tn']}/{positives + negatives})",
+                f"{fixed(row['sensitivity'], 3)} ({row['tp']}/{positives})",
+                f"{fixed(row['specificity'], 3)} ({row['tn']}/{negatives})",
+                fixed(row["f1"], 3),
+                fixed(row["auc"], 3),
+            ]
+        )
+    words = f"Held-out scans{' of a simulated cohort' if simulated else ''}; HH is the positive class."
+    return f"{words}\n\n{markdown_table(pd.DataFrame(rows, columns=heads))}\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from scripts import page
 from scripts.errors import InputError
 from scripts.failures import called, log_of, why
 from scripts.localise import LEAST_IRON
 from scripts.localiser import Localiser
 from scripts.plausibility import iron_flag, region_flags
-from scripts.provenance import check_output_dir, write_aside, write_table
+from scripts.provenance import check_output_dir, write_table
 from scripts.transforms import reading
 
 COLUMNS = ("participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "flags", "message")
@@ -48,7 +48,15 @@ def localise_cohort(
     localiser.ready()
     rows = [row_of(folder, scan, localiser, resample_t1w) for scan in tqdm(wanted, desc="localisation", unit="scan")]
     write_table(folder / "localise.tsv", COLUMNS, rows)
-    write_aside(folder / "index.html", lambda part: Path(part).write_text(page(folder, rows, localiser)))
+    page.write_page(
+        folder / "index.html",
+        "localisation.html",
+        title="Basal ganglia localisation",
+        note=page.RESEARCH_ONLY,
+        scans=shown(folder, rows),
+        least_confidence=f"{localiser.least_confidence:g}",
+        beside=True,
+    )
     bad = [row for row in rows if row["status"] != "ok"]
     print(f"{len(rows) - len(bad)} of {len(rows)} scans localised; look at {folder / 'index.html'}")
     if bad:
@@ -85,27 +93,23 @@ def share_held(annotated: Sequence[Sequence[int]], found: Sequence[Sequence[int]
     return float(np.prod(np.maximum(common, 0)) / np.prod([b - a for a, b in annotated]))
 
 
-def page(folder: Path, rows: Sequence[Mapping[str, Any]], localiser: Localiser) -> str:
-    """The page: refused scans first, then the least certain."""
-    order = sorted(rows, key=lambda row: row.get("confidence", -1.0))
-    parts = [
-        "<!doctype html><meta charset='utf-8'><title>Basal ganglia localisation</title>",
-        "<style>body{font:15px sans-serif;margin:2em;background:#111;color:#eee}img{max-width:100%}"
-        "p.refused{color:#ff9a7a}</style>",
-        f"<h1>Basal ganglia localisation</h1><p>{len(rows)} scans, the least certain first. A good picture shows the"
-        " box (yellow) around the bright nuclei of QSM, and the hull of caudate, putamen and pallidum (blue) on them."
-        f" Below a confidence of {localiser.least_confidence:g} a scan is refused. Research use only.</p>",
-    ]
-    for row in order:
-        title = html.escape(row["scan_id"])
+def shown(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What the page says of each scan: refused ones first, then the least certain.
+
+    Args:
+        folder: of the page, which links to the pictures.
+        rows: from `row_of`.
+    """
+    scans = []
+    for row in sorted(rows, key=lambda row: row.get("confidence", -1.0)):
         if row["status"] != "ok":
-            parts.append(f"<h2>{title}: refused</h2><p class='refused'>{html.escape(row['message'])}</p>")
+            heading, words = f"{row['scan_id']}: refused", row["message"]
         else:
             held = row.get("holds_annotation")
             beside = "" if held is None else f", holds {100 * held:.0f} % of the annotated box"
-            parts.append(f"<h2>{title}: confidence {row['confidence']:.2f}{beside}</h2>")
-            parts += [f"<p class='refused'>{html.escape(row['flags'])}</p>"] * (row["flags"] != "n/a")
-        if row["picture"].exists():
-            link = html.escape(os.path.relpath(row["picture"], folder))
-            parts.append(f"<img src='{link}' alt='box of {title}' loading='lazy'>")
-    return "\n".join(parts) + "\n"
+            heading = f"{row['scan_id']}: confidence {row['confidence']:.2f}{beside}"
+            words = "" if row["flags"] == "n/a" else row["flags"]
+        there = "picture" in row and row["picture"].exists()
+        picture = os.path.relpath(row["picture"], folder) if there else ""
+        scans.append({"name": row["scan_id"], "heading": heading, "words": words, "picture": picture})
+    return scans

@@ -1,7 +1,9 @@
-"""Numbers as text, and a table of short texts as Markdown or as LaTeX (booktabs)."""
+"""Numbers as text, and a table of short texts as HTML, as Markdown or as LaTeX (booktabs), all by pandas."""
 
-from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
+
+import pandas as pd
+from markupsafe import Markup
 
 #: What LaTeX reads as a command, and signs of ours that it sets otherwise.
 LATEX = str.maketrans(
@@ -36,44 +38,51 @@ def fixed(value: float, digits: int) -> str:
     return f"{exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):f}"
 
 
-def markdown(title: str, note: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table between its title and a note. An empty row, which parts groups, is left out."""
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.translate(MARKDOWN) for cell in cells)} |"
-
-    rule = f"|{' --- |' * len(columns)}"
-    table = [line(columns), rule, *(line(row) for row in rows if row)]
-    return "\n".join([f"**{title.translate(MARKDOWN)}**", "", *table, "", note.translate(MARKDOWN), ""])
+def html(cells: pd.DataFrame) -> Markup:
+    """A table of text as HTML, escaped."""
+    return Markup(cells.to_html(index=False, border=0, justify="left", classes="paper"))  # noqa: S704
 
 
-def latex(title: str, note: str, label: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    r"""A LaTeX table to `\input` into a document that loads booktabs, the title above, the note below.
+def markdown_table(cells: pd.DataFrame) -> str:
+    """A table of text as Markdown."""
+    shown = cells.map(_markdown).rename(columns=_markdown)
+    return shown.to_markdown(index=False, disable_numparse=True)  # a number is text here, with its last zeros
 
-    An empty row parts groups.
+
+def markdown(title: str, note: str, cells: pd.DataFrame) -> str:
+    """A table of text as Markdown between its title and a note."""
+    return f"**{_markdown(title)}**\n\n{markdown_table(cells)}\n\n{_markdown(note)}\n"
+
+
+def latex(title: str, note: str, label: str, cells: pd.DataFrame) -> str:
+    r"""A table of text to `\input` into a LaTeX document that loads booktabs, the title above, the note below.
+
+    A row whose first cell is filled begins a group, and stands a little apart.
     """
-
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join(cell.translate(LATEX) for cell in cells) + r" \\"
-
+    first = cells.columns[0]
+    begins = cells.index[cells[first].ne("") & (cells.index > 0) & cells[first].eq("").any()]
+    shown = cells.style.hide(axis="index").format(_latex).format_index(_latex, axis="columns")
+    shown.format(lambda cell: rf"\addlinespace {_latex(cell)}", subset=(begins, [first]))
+    table = shown.to_latex(hrules=True, column_format=f"@{{}}{'l' * len(cells.columns)}@{{}}")
     return "\n".join(
         [
             r"\begin{table}[htbp]",
             r"\centering",
             r"\footnotesize",
             r"\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{title.translate(LATEX)}}}",
+            rf"\caption{{{_latex(title)}}}",
             rf"\label{{{label}}}",
-            rf"\begin{{tabular}}{{@{{}}{'l' * len(columns)}@{{}}}}",
-            r"\toprule",
-            line(columns),
-            r"\midrule",
-            *(line(row) if row else r"\addlinespace" for row in rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\par\smallskip",
-            rf"\parbox{{\linewidth}}{{\raggedright {note.translate(LATEX)}}}",
+            table + r"\par\smallskip",
+            rf"\parbox{{\linewidth}}{{\raggedright {_latex(note)}}}",
             r"\end{table}",
             "",
         ]
     )
+
+
+def _markdown(text: str) -> str:
+    return text.translate(MARKDOWN)
+
+
+def _latex(text: str) -> str:
+    return text.translate(LATEX)

@@ -1,8 +1,6 @@
-"""One page for a whole cross-validation: cohort, settings, tables, figures, every subject, a viewer and checklists."""
+"""One page for a whole cross-validation: tables, figures, cohort, every subject, a viewer, settings and checklists."""
 
-import io
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,12 @@ from scripts.drawing import VECTOR, save_figure, titled
 from scripts.errors import InputError
 from scripts.evidence import METHODS
 from scripts.outcome import Outcome, read_outcome
-from scripts.page import Section
-from scripts.pictures import Explained, evidence_overlays, example_maps, subject_strip
+from scripts.pictures import Explained, evidence_overlays, example_maps
 from scripts.predictions import at_level
 from scripts.provenance import cohort_fingerprint, write_aside
 from scripts.statistics import THRESHOLD
 from scripts.subjects import cohort_figure
+from scripts.tables import read_tables
 from scripts.viewer import niivue_script, viewer
 
 
@@ -54,31 +52,33 @@ def cross_validation_report(
             f"page_limit_mb is {page_limit_mb:g}, but the viewer alone takes {len(script) / 1e6:.1f} MB; raise it"
         )
     outcome = read_outcome(output_dir, dataset_dir)
-    tables = sections.tables(outcome.folder / "tables")
+    measured = read_tables(outcome.folder / "tables")
     sections.check_figures(outcome.folder / "figures")
     same_cohort = cohort_fingerprint(dataset_dir)["sha256"] == outcome.record["input"]["sha256"]
     left_out = draw_images(outcome, examples)
-    shown = outcome.chosen(viewer_subjects)
+    in_viewer = outcome.chosen(viewer_subjects)
     strips = {}
     for name, scans in tqdm(outcome.scans.items(), desc="pictures of subjects", unit="subject"):
-        strips[name] = "".join(strip(outcome, scan, report_dir) for scan in scans)
-    parts = [
-        Section("summary", "Summary", sections.summary(outcome, same_cohort)),
-        Section("cohort", "Cohort", sections.cohort(outcome)),
-        Section("configuration", "Configuration", sections.configuration(outcome.record["settings"])),
-        Section("tables", "Tables", tables),
-        Section("figures", "Figures", sections.figures(outcome.folder / "figures", left_out)),
-        Section("subjects", "Subjects", sections.subjects(outcome, shown, strips)),
-        Section("provenance", "Provenance", sections.provenance(outcome.record)),
-        Section("checklists", "Checklists", sections.checklists(outcome)),
-    ]
-    title = f"Q-Net cross-validation on a {'simulated cohort' if outcome.simulated else 'cohort'}"
-    scripts, note = "", page.note(outcome.simulated)
-    if shown:
-        spent = len(page.page(title, note, parts).encode())
-        body, scripts = viewer([volume_entry(outcome, name) for name in shown], script, limit - spent - 10_000)
-        parts.insert(6, Section("viewer", "Viewer", body))
-    content = page.page(title, note, parts, scripts).encode()
+        strips[name] = [sections.strip(outcome, scan, report_dir) for scan in scans]
+    parts = {
+        "title": f"Q-Net cross-validation on a {'simulated cohort' if outcome.simulated else 'cohort'}",
+        "note": page.note(outcome.simulated),
+        "summary": sections.summary(outcome, measured, same_cohort),
+        "tables": sections.tables(outcome, measured),
+        "figures": sections.figures(outcome.folder / "figures", left_out),
+        "cohort": sections.cohort(outcome),
+        "subjects": sections.subjects(outcome, in_viewer, strips),
+        "viewer": None,
+        "configuration": sections.configuration(outcome.record["settings"]),
+        "record": outcome.record,
+        "checklists": sections.checklists(outcome, measured),
+    }
+    template = "cross_validation.html"
+    if in_viewer:
+        spent = len(page.render(template, **parts).encode())
+        entries = [volume_entry(outcome, name) for name in in_viewer]
+        parts["viewer"] = viewer(entries, script, limit - spent - 10_000)
+    content = page.render(template, **parts).encode()
     if len(content) > limit:
         raise InputError(
             f"the page takes {len(content) / 1e6:.1f} MB, page_limit_mb is {page_limit_mb:g}; raise --page_limit_mb"
@@ -131,19 +131,6 @@ def explained(outcome: Outcome, name: str, region: str, kind: str) -> Explained:
     probability = float(rows.sort_values("repeat")["probability_HH"].iloc[0])
     scan, predicted = outcome.scans[name][0], "HH" if probability >= THRESHOLD else "HC"
     return Explained(scan, outcome.evidence(scan, kind)[region], outcome.groups[name], predicted, probability)
-
-
-def strip(outcome: Outcome, scan: Mapping[str, Any], report_dir: str | os.PathLike) -> str:
-    """The small pictures of a scan, and links to its evidence files."""
-    evidence, buffer = outcome.evidence(scan), io.BytesIO()
-    subject_strip(scan, evidence).savefig(buffer, format="jpeg", dpi=90, pil_kwargs={"quality": 82})
-    links = [
-        f'<a href="{page.text(os.path.relpath(path, report_dir))}">evidence, {region} (NIfTI)</a>'
-        for region, path in evidence.items()
-    ]
-    picture = page.image(buffer.getvalue(), ".jpg", f"maps of {scan['scan_id']}")
-    caption = " · ".join([page.text(scan["scan_id"]), *links])
-    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
 def volume_entry(outcome: Outcome, name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from scripts.batch import RunFolder, ScanStream, item_files
+from scripts.drawing import RESEARCH_ONLY
 from scripts.errors import InputError
 from scripts.failures import log_of
 from scripts.files.json_file import read_json
@@ -43,7 +44,6 @@ OUTPUTS = {
 }
 DICOM_OUTPUTS = ("sr", "parametric_map", "segmentation")
 COLUMNS = ("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message", "flags")
-RESEARCH_ONLY = "Research use only, not for clinical use."
 
 
 def check_outputs(outputs: Sequence[str]) -> tuple[str, ...]:

@@ -3,14 +3,11 @@
 Both are made from one `ReportContent` and one set of drawing functions.
 """
 
-import base64
-import html
 import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +18,13 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure, SubFigure
 from monai.data import MetaTensor
 
+from scripts import page
+from scripts.drawing import GROUP_STYLE
 from scripts.pictures import DISPLAY
 from scripts.provenance import write_aside
 
 PLOT_HEIGHT = 2.1  # inches
-HH_COLOUR, HC_COLOUR = "#b2182b", "#2166ac"
+HH_COLOUR, HC_COLOUR = GROUP_STYLE["HH"].colour, GROUP_STYLE["HC"].colour
 #: What a reader must know before believing the number (bundle/docs/README.md, Model card).
 LIMITS = (
     "The probability is not calibrated: it ranks scans, it is no risk of disease.",
@@ -183,8 +182,8 @@ def write_scan_report(
             draw_nuclei(columns[1], nuclei, age, curves or {}, simulated)
 
     write_aside(pdf_path, lambda part: write_pdf(part, content, pictures))
-    page = html_page(content, png(pictures, maps_height + PLOT_HEIGHT))
-    write_aside(html_path, lambda part: Path(part).write_text(page, encoding="utf-8"))
+    picture = page.embedded(png(pictures, maps_height + PLOT_HEIGHT), ".png")
+    page.write_page(html_path, "scan.html", title=content.title, note=content.warning, content=content, picture=picture)
 
 
 def display_maps(image: MetaTensor) -> np.ndarray:
@@ -343,38 +342,3 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
         fontsize=6.5, va="top", family="monospace",
     )  # fmt: skip
     figure.savefig(path, format="pdf", metadata={"CreationDate": None, "Title": content.title})
-
-
-STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:960px;margin:1.5em auto;padding:0 1em;color:#222}
-.caption{font-size:13px;color:#444}
-h1{font-size:1.3em;margin:.2em 0}h2{font-size:1.05em;margin:1.2em 0 .3em}.headline{font-size:1.4em;font-weight:700}
-.note{background:#fff3d6;padding:.5em 1em;border-left:4px solid #e0a800}img{max-width:100%}
-.columns{display:flex;flex-wrap:wrap;gap:0 2.5em}.columns>div{flex:1 1 300px}table{border-collapse:collapse}
-td{padding:2px 14px 2px 0;vertical-align:top;font-size:14px}.made td{font:12px/1.4 ui-monospace,monospace;
-word-break:break-all}ul{margin:.2em 0;padding-left:1.2em;font-size:14px}@media print{body{margin:0}}"""
-
-
-def html_page(content: ReportContent, picture: bytes) -> str:
-    """The page; its picture is inside it, so it can be moved and mailed. Every text is escaped."""
-
-    def table(rows: Rows, kind: str = "") -> str:
-        cells = "".join(f"<tr><td>{html.escape(name)}<td>{html.escape(value)}" for name, value in rows)
-        return f"<table class='{kind}'>{cells}</table>"
-
-    limits = "".join(f"<li>{html.escape(text)}" for text in content.limits)
-    data = base64.b64encode(picture).decode()
-    return f"""<!doctype html><html lang=en><meta charset=utf-8>
-<meta name=viewport content="width=device-width"><title>{html.escape(content.title)}</title><style>{STYLE}</style>
-<h1>{html.escape(content.title)}</h1>
-<p class=headline style="color:{content.colour}">{html.escape(content.headline)}</p>
-<p class=note>{html.escape(content.warning)}</p>
-{table(content.facts)}
-<h2>Maps, evidence and slices</h2>
-<img alt="Three slices of QSM, R2* and T1W with the evidence, and the probability of each slice"
- src="data:image/png;base64,{data}">
-<p class=caption>{html.escape(content.evidence)}</p>
-<div class=columns><div><h2>How well the model did</h2>{table(content.performance)}</div>
-<div><h2>Limits</h2><ul>{limits}</ul></div></div>
-<h2>What made this</h2>{table(content.made_by, "made")}
-</html>
-"""

@@ -1,33 +1,44 @@
-"""What each section of a cross-validation's page says, as HTML."""
+"""What each section of a cross-validation's page says, for `templates/cross_validation.html`."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from scripts import page
 from scripts.checklist import filled
 from scripts.errors import InputError
 from scripts.figures import INPUTS
 from scripts.gallery import CAPTIONS
-from scripts.markup import fixed
+from scripts.markup import fixed, html
 from scripts.outcome import Outcome
-from scripts.page import Cell
+from scripts.pictures import subject_strip
 from scripts.predictions import NO_INPUT, REGIONS
 from scripts.provenance import BUNDLE_ROOT
 from scripts.statistics import THRESHOLD
 from scripts.subjects import summary as demographic_summary
 from scripts.table_text import design_text
+from scripts.tables import shown
 
 #: After the name of an AUC that compares the cases of all folds.
 POOLED = ", folds pooled"
-TABLES = ("table1_image_level", "table2_delong", "table3_scan_level")
+#: What the page calls the sexes.
+SEXES = {"women": "F", "men": "M"}
 
 
-def summary(outcome: Outcome, same_cohort: bool) -> str:
-    """The run in a sentence, and the AUCs of Q-Net."""
+def summary(outcome: Outcome, measured: Mapping[str, pd.DataFrame], same_cohort: bool) -> dict[str, Any]:
+    """The run in a sentence (`words`), and the AUCs of Q-Net (`cards`, each a `value` and `lines` about it).
+
+    Args:
+        outcome: of the cross-validation.
+        measured: from `scripts.tables.read_tables`.
+        same_cohort: whether the cohort's folder is as it was then.
+    """
     table, groups = outcome.table, outcome.groups
     folds = table.groupby("repeat")["fold"].nunique().max()
     tested = (
@@ -43,31 +54,30 @@ def summary(outcome: Outcome, same_cohort: bool) -> str:
     )
     if not same_cohort:
         words += " The cohort folder has changed since then: its files or participants.tsv are not those of the run."
-    cards = ""
+    cards = []
     for name, level in (("table1_image_level", "image"), ("table3_scan_level", "scan")):
-        for row in aucs(outcome.folder / "tables" / f"{name}.csv"):
+        for row in aucs(measured.get(name)):
             paper = "" if pd.isna(row["paper"]) else f"; paper {fixed(row['paper'], 3)}"
-            what = (
-                f"AUC of Q-Net, {level} level, {INPUTS[row['region']]}{POOLED if row['within'] else ''}"
-                f"<br>95 % interval {interval_text(row)}{paper}"
-            )
+            lines = [
+                f"AUC of Q-Net, {level} level, {INPUTS[row['region']]}{POOLED if row['within'] else ''}",
+                f"95 % interval {interval_text(row)}{paper}",
+            ]
             if row["within"]:
-                what += f"<br>within folds {fixed(row['within']['mean'], 3)}, {interval_text(row['within'])}"
+                lines.append(f"within folds {fixed(row['within']['mean'], 3)}, {interval_text(row['within'])}")
             if level == "scan" and outcome.oracle is not None:
-                what += (
-                    f"<br>oracle, who knows the truth, on these very subjects: {fixed(outcome.oracle, 3)},"
+                lines.append(
+                    f"oracle, who knows the truth, on these very subjects: {fixed(outcome.oracle, 3)},"
                     f" {fixed(outcome.oracle - row['mean'], 3)} more"
                 )
-            cards += f"<div><b>{fixed(row['mean'], 3)}</b><span>{what}</span></div>"
-    return page.paragraph(words) + f'<div class="headline">{cards}</div>'
+            cards.append({"value": row["mean"], "lines": lines})
+    return {"words": words, "cards": cards}
 
 
-def aucs(path: Path) -> list[dict[str, Any]]:
+def aucs(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     """Rows of a table of measures that hold Q-Net's AUC, and in `within` the row of that within folds or None; no rows
     where there is no such table."""
-    if not path.exists():
+    if table is None:
         return []
-    table = pd.read_csv(path)
     of_model = table[table["model"] == "Q-Net"]
     within = {r["region"]: r for r in of_model[of_model["measure"] == "auc_within_folds"].to_dict("records")}
     return [r | {"within": within.get(r["region"])} for r in of_model[of_model["measure"] == "auc"].to_dict("records")]
@@ -80,64 +90,13 @@ def interval_text(row: Mapping[str, Any]) -> str:
     return f"{fixed(row['ci_low'], 2)} to {fixed(row['ci_high'], 2)}"
 
 
-def cohort(outcome: Outcome) -> str:
-    """Numbers of subjects by group, sex and age; or why they are not known."""
-    origin = outcome.record["input"]
-    words = f"Cohort: {origin.get('name', 'not named')}. "
-    words += "Simulated; no patient is in it." if outcome.simulated else "Its origin is the researcher's to describe."
-    if outcome.people is None:
-        counts = outcome.groups.value_counts()
-        rows = [(group, int(counts[group])) for group in ("HH", "HC")]
-        return page.paragraph(words) + page.table(("group", "subjects"), rows) + message(outcome.why_not)
-    table = demographic_summary(outcome.people)
-    return page.paragraph(words) + page.table(list(table.columns), table.astype(str).to_numpy().tolist())
-
-
-def message(words: str) -> str:
-    """Something that the page cannot show, and why."""
-    return page.paragraph(f"Left out: {words}", "message")
-
-
-def configuration(settings: Mapping[str, Any]) -> str:
-    """Every setting of the run with what it does, taken from the comments in the configs."""
-    notes = comments()
-    rows = [
-        (
-            Cell(f"<code>{page.text(key)}</code>"),
-            Cell(f"<code>{page.text(page.plain(value))}</code>"),
-            notes.get(key, ""),
-        )
-        for key, value in settings.items()
-        if not key.endswith("_dir") and key != "bundle_root"
+def tables(outcome: Outcome, measured: Mapping[str, pd.DataFrame]) -> list[tuple[str, str, Markup]]:
+    """The paper's tables with the paper's values beside the run's: title, note, and the table as HTML."""
+    return [
+        (section.title, section.note, html(section.cells))
+        for name, frame in measured.items()
+        for section in shown(name, frame, outcome.table, outcome.simulated)
     ]
-    return page.table(("key", "value", "what it does"), rows)
-
-
-def comments() -> dict[str, str]:
-    """Config key -> its comment, from the bundle's YAML files."""
-    found: dict[str, str] = {}
-    for name in ("cross_validation.yaml", "train.yaml"):
-        path = BUNDLE_ROOT / "configs" / name
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            if match := re.match(r"(\w+):.*?\s# (.+)", line):
-                found.setdefault(match[1], match[2])
-    return found
-
-
-def tables(folder: Path) -> str:
-    """The paper's tables with the paper's values beside the run's.
-
-    Raises:
-        InputError: none of them is there.
-    """
-    parts = []
-    for name in TABLES:
-        path = folder / f"{name}.md"
-        if path.exists():
-            parts.append(page.markdown_tables(path.read_text(encoding="utf-8")))
-    if not parts:
-        raise InputError(f"{folder}: holds no table; run the analysis of the cross-validation first")
-    return "".join(parts)
 
 
 def check_figures(folder: Path) -> None:
@@ -150,20 +109,41 @@ def check_figures(folder: Path) -> None:
         raise InputError(f"{folder}: holds no ROC curve; run the analysis of the cross-validation first")
 
 
-def figures(folder: Path, left_out: Mapping[str, str]) -> str:
-    """Every figure that was drawn, as vectors where there are such; and why others were not."""
-    parts = []
+def figures(folder: Path, left_out: Mapping[str, str]) -> list[tuple[str, Path | None, str]]:
+    """Caption and file of every figure that was drawn, as vectors where there are such; or why it was not."""
+    parts: list[tuple[str, Path | None, str]] = []
     for name, caption in CAPTIONS.items():
         path = next((p for p in (folder / f"{name}.svg", folder / f"{name}.png") if p.exists()), None)
         if name in left_out:
-            parts.append(message(f"{caption} {left_out[name]}"))
+            parts.append((caption, None, left_out[name]))
         elif path:
-            parts.append(page.picture(path, caption))
-    return "".join(parts)
+            parts.append((caption, path, ""))
+    return parts
 
 
-def subjects(outcome: Outcome, shown: Sequence[str], strips: Mapping[str, str]) -> str:
-    """A sortable table of every held-out subject, then the small pictures of each."""
+def cohort(outcome: Outcome) -> dict[str, Any]:
+    """Subjects by group, sex and age: `words`, `table` (heads and rows), and `why_not` where ages are unknown."""
+    origin = outcome.record["input"]
+    words = f"Cohort: {origin.get('name', 'not named')}. "
+    words += "Simulated; no patient is in it." if outcome.simulated else "Its origin is the researcher's to describe."
+    if outcome.people is None:
+        counts = outcome.groups.value_counts()
+        table = ("group", "subjects"), [(group, int(counts[group])) for group in ("HH", "HC")]
+        return {"words": words, "table": table, "why_not": outcome.why_not}
+    known = demographic_summary(outcome.people)
+    return {"words": words, "table": (list(known.columns), known.to_numpy().tolist()), "why_not": ""}
+
+
+def subjects(
+    outcome: Outcome, shown_in_viewer: Sequence[str], strips: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """Every held-out subject: `words`, `heads`, `rows`, and the `pictures` of each.
+
+    Args:
+        outcome: of the cross-validation.
+        shown_in_viewer: subjects that the viewer has, in its order.
+        strips: subject -> `strip` of each of its scans.
+    """
     columns = list(outcome.probabilities.columns)
     heads = [
         f"{model}{' votes' if model.startswith('ResNet') else ''}{'' if region == NO_INPUT else f', {region}'}"
@@ -172,21 +152,21 @@ def subjects(outcome: Outcome, shown: Sequence[str], strips: Mapping[str, str]) 
     people = ["age", "sex"] if outcome.people is not None else []
     rows = []
     for name, group in outcome.groups.items():
-        links = f'<a href="#pictures-{page.text(name)}">pictures</a>'
-        if name in shown:
-            links += f' · <a href="#viewer" data-viewer="{shown.index(name)}">viewer</a>'
-        predicted = outcome.predicted[name]
-        row: list[Any] = [Cell(f"<b>{page.text(name)}</b>", "short", name), group, predicted]
-        row += ["yes" if predicted == group else "no", Cell(links, "short")]
+        person = []
         if outcome.people is not None:
             age, sex = outcome.people.loc[name, ["age", "sex"]]
-            row += ["" if pd.isna(age) else f"{age:g}", {"women": "F", "men": "M"}.get(sex, "")]
-        for column in columns:
-            probability = outcome.probabilities.loc[name, column]
-            wrong = (probability >= THRESHOLD) != (group == "HH")
-            shape = f"{probability:.2f}{' ✗' if wrong else ''}"
-            row.append(Cell(shape, "number wrong" if wrong else "number", f"{probability}"))
-        rows.append(row)
+            person = ["" if pd.isna(age) else f"{age:g}", SEXES.get(sex, "")]
+        probabilities = [float(outcome.probabilities.loc[name, column]) for column in columns]
+        rows.append(
+            {
+                "name": name,
+                "group": group,
+                "predicted": outcome.predicted[name],
+                "viewer": shown_in_viewer.index(name) if name in shown_in_viewer else None,
+                "person": person,
+                "probabilities": [(p, (p >= THRESHOLD) != (group == "HH")) for p in probabilities],
+            }
+        )
     region, model = outcome.main
     words = (
         f"Probability of HH of every subject while held out, mean over the repeats; for ResNet and ResNetSWA the share"
@@ -194,51 +174,49 @@ def subjects(outcome: Outcome, shown: Sequence[str], strips: Mapping[str, str]) 
         " input. Click a heading to sort."
     )
     heads = ["subject", "true group", "class", "correct", "images", *people, *heads]
-    pictures = "".join(
-        f'<details id="pictures-{page.text(name)}"><summary>{page.text(name)} ({outcome.groups[name]})</summary>'
-        f"{content}</details>"
-        for name, content in strips.items()
-    )
-    opening = (
-        "<script>addEventListener('hashchange',()=>{const part=document.getElementById(location.hash.slice(1));"
-        "if(part?.tagName==='DETAILS')part.open=true})</script>"
-    )
-    return (
-        page.paragraph(words, "caption")
-        + page.table(heads, rows, sortable=True)
-        + f"<h3>Maps and evidence of every subject</h3>{pictures}{opening}"
-    )
+    pictures = [(name, outcome.groups[name], of_scans) for name, of_scans in strips.items()]
+    return {"words": words, "heads": heads, "rows": rows, "pictures": pictures}
 
 
-def provenance(record: Mapping[str, Any]) -> str:
-    """Versions, input and hashes; the whole record below them."""
-    return (
-        "<h3>Software</h3>"
-        + page.key_values(record["software"], ("package", "version"))
-        + "<h3>Input</h3>"
-        + page.key_values(record["input"])
-        + "<h3>Whole record</h3><details><summary>settings, weights of each fold (SHA-256) and all else</summary>"
-        + f"<pre>{page.text(page.indented(record))}</pre></details>"
-    )
+def strip(outcome: Outcome, scan: Mapping[str, Any], report_dir: str | os.PathLike) -> dict[str, Any]:
+    """The small pictures of a `scan` (`source`), and its `evidence` files by region, relative to the page."""
+    evidence, buffer = outcome.evidence(scan), BytesIO()
+    subject_strip(scan, evidence).savefig(buffer, format="jpeg", dpi=90, pil_kwargs={"quality": 82})
+    links = [(region, os.path.relpath(path, report_dir)) for region, path in evidence.items()]
+    return {"scan": scan["scan_id"], "source": page.embedded(buffer.getvalue(), ".jpg"), "evidence": links}
 
 
-def checklists(outcome: Outcome) -> str:
-    """CLAIM and TRIPOD+AI, with what this run knows."""
-    words = (
-        "What this run knows of itself stands in the middle; an empty cell, and all in the last column, is the"
-        " researcher's to fill in. Items are numbered as in CLAIM 2024 (doi 10.1148/ryai.240300) and TRIPOD+AI"
-        " (doi 10.1136/bmj-2023-078378) and put in our own words."
-    )
-    items = filled(facts(outcome))
-    parts = [page.paragraph(words, "caption")]
-    for name in dict.fromkeys(item.checklist for item in items):
-        rows = [(Cell(i.item), i.section, i.topic, i.known, i.left) for i in items if i.checklist == name]
-        heads = ("item", "section", "what is asked", "what this run knows", "left to the researcher")
-        parts.append(f"<h3>{page.text(name)}</h3>" + page.table(heads, rows))
-    return "".join(parts)
+def configuration(settings: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    """Every setting of the run with what it does, taken from the comments in the configs."""
+    notes = comments()
+    return [
+        (key, value, notes.get(key, ""))
+        for key, value in settings.items()
+        if not key.endswith("_dir") and key != "bundle_root"
+    ]
 
 
-def facts(outcome: Outcome) -> dict[str, Any]:
+def comments() -> dict[str, str]:
+    """Config key -> its comment, from the bundle's YAML files; lines of comment below a key's own go with it."""
+    found: dict[str, str] = {}
+    for name in ("cross_validation.yaml", "train.yaml"):
+        path = BUNDLE_ROOT / "configs" / name
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        for key, first, more in re.findall(r"^(\w+):.*?\s# (.+)\n((?:[ \t]+# .+\n)*)", text, re.MULTILINE):
+            found.setdefault(key, " ".join([first, *re.findall(r"# (.+)", more)]))
+    return found
+
+
+def checklists(outcome: Outcome, measured: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """CLAIM and TRIPOD+AI, each with the rows of its items, and what this run knows."""
+    items = filled(facts(outcome, measured))
+    return [
+        (name, [(i.item, i.section, i.topic, i.known, i.left) for i in items if i.checklist == name])
+        for name in dict.fromkeys(item.checklist for item in items)
+    ]
+
+
+def facts(outcome: Outcome, measured: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Fields for the checklists."""
     record, groups, table = outcome.record, outcome.groups, outcome.table
     known: dict[str, Any] = {key: page.plain(value) for key, value in record["settings"].items() if value is not None}
@@ -265,7 +243,7 @@ def facts(outcome: Outcome) -> dict[str, Any]:
         age = of_all["age, mean ± SD (years)"]
         known["demographics"] = f"{of_all['women']} women, {of_all['men']} men; age {age} years"
     for name, field in (("table1_image_level", "auc_image"), ("table3_scan_level", "auc_scan")):
-        rows = aucs(outcome.folder / "tables" / f"{name}.csv")
+        rows = aucs(measured.get(name))
         known[field] = "; ".join(
             f"{fixed(row['mean'], 3)} ({interval_text(row)}), {row['region']}"
             + (

@@ -10,8 +10,18 @@ from scripts.predictions import NO_INPUT, at_level
 from scripts.provenance import bundle_version
 from scripts.statistics import THRESHOLD
 
-#: A section: key, title, note, column heads, rows of cells; an empty row parts groups.
-Section = tuple[str, str, str, list[str], list[list[str]]]
+
+class Section(NamedTuple):
+    """A table as it is shown: `key` in labels, title, note, and cells that are text.
+
+    Rows of a group follow each other; the first column of all but the first of them is empty.
+    """
+
+    key: str
+    title: str
+    note: str
+    cells: pd.DataFrame
+
 
 #: Measures as they are headed.
 MEASURES = {
@@ -115,7 +125,6 @@ def measure_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
     for region, part in frame.groupby("region", sort=False):
         rows: list[list[str]] = []
         for measure, lines in part.groupby("measure", sort=False):
-            rows += [[]] if rows else []
             for place, (_, line) in enumerate(lines.iterrows()):
                 digits = 3 if measure.startswith("auc") else 2
                 rows.append(
@@ -128,7 +137,7 @@ def measure_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
                         "" if pd.isna(line["count"]) else f"{line['count']}/{line['total']}",
                     ]
                 )
-        yield region, SECTIONS[region], note, heads, rows
+        yield Section(region, SECTIONS[region], note, pd.DataFrame(rows, columns=heads))
 
 
 def test_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
@@ -149,7 +158,6 @@ def test_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
         shown = [name for name in TEST_COLUMNS if part[name].notna().any()]
         rows: list[list[str]] = []
         for region, lines in part.groupby("region", sort=False):
-            rows += [[]] if rows else []
             for place, (_, line) in enumerate(lines.iterrows()):
                 cells = [_tested(name.removesuffix("_paper"), line[name]) for name in shown]
                 rows.append(
@@ -158,7 +166,8 @@ def test_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
         columns = ["Input", "Model 1", "Model 2", *(heads[name] for name in shown)]
         tested = TESTS[test]
         note = f"{about} {tested.method}. AUCs are means over repeats; SE of the difference. {corrected}"
-        yield test, tested.title, f"{note} {levels}" if tested.clustered else note, columns, rows
+        note = f"{note} {levels}" if tested.clustered else note
+        yield Section(test, tested.title, note, pd.DataFrame(rows, columns=columns))
 
 
 def _number(count: int, what: str) -> str:

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from scripts.auc import Aucs, clustered_delong, compare, delong, holm, interval, significance, within_folds
-from scripts.files.table import for_spreadsheet
+from scripts.errors import InputError
+from scripts.files.table import for_spreadsheet, numbers_of, read_table
 from scripts.markup import latex, markdown
 from scripts.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
 from scripts.provenance import BUNDLE_ROOT, software, write_aside, write_json
 from scripts.statistics import THRESHOLD, metrics, rate_interval
-from scripts.table_text import TEST_COLUMNS, TESTED, TESTS, cohort_text, measure_sections, test_sections
+from scripts.table_text import TEST_COLUMNS, TESTED, TESTS, Section, cohort_text, measure_sections, test_sections
 
 #: What the paper prints, with its source (README.md there).
 PAPER = BUNDLE_ROOT / "docs" / "paper"
@@ -29,6 +30,13 @@ TITLES = {
     "table2_delong": "DeLong's tests (the paper's Table 2)",
     "table3_scan_level": "Scan level (the paper's Table 3; ResNet and ResNetSWA by vote of slices)",
 }
+#: Columns of Tables 1 and 3: text, and numbers.
+MEASURE_WORDS = ("region", "measure", "model")
+MEASURE_NUMBERS = ("mean", "paper", "std", "paper_std", "ci_low", "ci_high", "count", "total")
+#: Columns of Table 2 before TEST_COLUMNS, and its columns of text and of numbers.
+TEST_KEYS = ("test", "region", "model1", "model2")
+TEST_WORDS = (*TEST_KEYS, "level", "level_paper")
+TEST_NUMBERS = tuple(name for name in TEST_COLUMNS if name not in TEST_WORDS)
 #: First line of a LaTeX file.
 PREAMBLE = "% Needs \\usepackage{booktabs}\n"
 
@@ -98,8 +106,7 @@ def _measures(table: pd.DataFrame, level: str, measures: Sequence[str], paper: p
                 elif measure != "f1":
                     row |= _rate(measure, chosen, chosen.probabilities[k])
                 rows.append(row)
-    columns = ["region", "measure", "model", "mean", "paper", "std", "paper_std", "ci_low", "ci_high", "count", "total"]
-    return pd.DataFrame(rows, columns=columns).astype({"count": "Int64", "total": "Int64"})
+    return pd.DataFrame(rows, columns=[*MEASURE_WORDS, *MEASURE_NUMBERS]).astype({"count": "Int64", "total": "Int64"})
 
 
 def _rate(measure: str, chosen: Scores, probabilities: np.ndarray) -> dict[str, float | int]:
@@ -151,7 +158,7 @@ def delong_tests(table: pd.DataFrame) -> pd.DataFrame:
             elif not np.isnan(p):
                 row["level"] = significance(p)
         rows += of_test
-    return pd.DataFrame(rows, columns=["test", "region", "model1", "model2", *TEST_COLUMNS])
+    return pd.DataFrame(rows, columns=[*TEST_KEYS, *TEST_COLUMNS])
 
 
 def _compared(table: pd.DataFrame, region: str, level: str) -> list[str]:
@@ -190,24 +197,20 @@ def write_tables(folder: str | os.PathLike, table: pd.DataFrame, simulated: bool
         "folds": int(table["fold"].nunique()),
         "threshold": THRESHOLD,
     }
-    about, cohort = cohort_text(table, simulated), ", simulated cohort" if simulated else ""
     paths = []
-    for name, frame, sections in (
-        ("table1_image_level", image_level(table), measure_sections),
-        ("table2_delong", delong_tests(table), test_sections),
-        ("table3_scan_level", scan_level(table), measure_sections),
+    for name, frame in (
+        ("table1_image_level", image_level(table)),
+        ("table2_delong", delong_tests(table)),
+        ("table3_scan_level", scan_level(table)),
     ):
         if frame.empty:
             continue
-        parts = [(key, f"{TITLES[name]}, {what}{cohort}", *rest) for key, what, *rest in sections(frame, about)]
+        sections = shown(name, frame, table, simulated)
+        tex = [latex(title, note, f"tab:{name}-{key}", cells) for key, title, note, cells in sections]
         for ending, text in (
             (".csv", frame.assign(**made).map(for_spreadsheet).to_csv(index=False, lineterminator="\n")),
-            (".md", "\n".join(markdown(title, *rest) for _, title, *rest in parts)),
-            (
-                ".tex",
-                PREAMBLE
-                + "\n".join(latex(title, note, f"tab:{name}-{key}", *rest) for key, title, note, *rest in parts),
-            ),
+            (".md", "\n".join(markdown(title, note, cells) for _, title, note, cells in sections)),
+            (".tex", PREAMBLE + "\n".join(tex)),
         ):
             paths.append(folder / f"{name}{ending}")
             write_aside(paths[-1], lambda part, text=text: Path(part).write_text(text, encoding="utf-8"))
@@ -215,3 +218,39 @@ def write_tables(folder: str | os.PathLike, table: pd.DataFrame, simulated: bool
     paths.append(folder / "tables.json")
     write_json(paths[-1], {"software": software(), "predictions": {"rows": len(table), "sha256": digest}, **made})
     return paths
+
+
+def shown(name: str, frame: pd.DataFrame, table: pd.DataFrame, simulated: bool) -> list[Section]:
+    """A table as readers see it, in sections.
+
+    Args:
+        name: of the table, a key of TITLES.
+        frame: the table.
+        table: the predictions that it was made from.
+        simulated: whether the cohort is.
+    """
+    sections = test_sections if name == "table2_delong" else measure_sections
+    made, cohort = sections(frame, cohort_text(table, simulated)), ", simulated cohort" if simulated else ""
+    return [section._replace(title=f"{TITLES[name]}, {section.title}{cohort}") for section in made]
+
+
+def read_tables(folder: str | os.PathLike) -> dict[str, pd.DataFrame]:
+    """The tables that `write_tables` wrote, by name in the order of TITLES; of a table that is not there no entry.
+
+    Raises:
+        InputError: a table is damaged, or there is none.
+    """
+    cure = "run the analysis of the cross-validation again"
+    found = {}
+    for name in TITLES:
+        path = Path(folder) / f"{name}.csv"
+        if not path.exists():
+            continue
+        words = TEST_WORDS if name == "table2_delong" else MEASURE_WORDS
+        numbers = TEST_NUMBERS if name == "table2_delong" else MEASURE_NUMBERS
+        rows = numbers_of(path, read_table(path, [*words, *numbers], cure=cure), numbers, cure)
+        frame = pd.DataFrame(rows, columns=[*words, *numbers]).replace({"": None})
+        found[name] = frame if name == "table2_delong" else frame.astype({"count": "Int64", "total": "Int64"})
+    if not found:
+        raise InputError(f"{folder}: holds no table; {cure.removesuffix(' again')} first")
+    return found

@@ -1,7 +1,8 @@
 """One page that shows what a training run, its evaluation and an inference run made: pictures, measures and files."""
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,7 @@ from scripts.figures import learning_curves
 from scripts.files.json_file import read_json
 from scripts.files.table import read_table
 from scripts.gallery import OF_EVIDENCE, STAGES
-from scripts.page import Section
 from scripts.pictures import Explained, evidence_overlays, example_maps
-from scripts.provenance import write_aside
 from scripts.scan_report import evidence_caption
 
 
@@ -83,41 +82,33 @@ def report(
     name = method["name"] if method else "method not recorded"
     evidence = evidence_overlays(explained, region, simulated, name)
     pictures = {
-        "Two subjects": (
-            save_figure(maps, folder / "example_maps")[0],
-            "The three maps at the middle slice of the basal ganglia, with the box.",
-        ),
-        "What augmentation does": (training / "augmentation_samples.png", "One QSM slice, and what training sees."),
-        "How training went": (save_figure(went, folder / "learning_curves", VECTOR)[-1], "Loss and AUC by epoch."),
-        "How well held-out scans are told apart": (evaluation / "roc.svg", "ROC curves; ResNet and ResNetSWA vote."),
-        "What speaks for HH and for HC": (
-            save_figure(evidence, folder / "evidence")[0],
-            f"{evidence_caption(method)} Outlined where it is strong: solid for HH, dashed for HC. {OF_EVIDENCE}",
-        ),
+        "subjects": save_figure(maps, folder / "example_maps")[0],
+        "augmentation": training / "augmentation_samples.png",
+        "curves": save_figure(went, folder / "learning_curves", VECTOR)[-1],
+        "roc": evaluation / "roc.svg",
+        "evidence": save_figure(evidence, folder / "evidence")[0],
     }
     metrics = read_table(evaluation / "metrics.csv", [], cure="run evaluate.yaml again")
-    sections = [
-        Section(f"picture-{index}", title, page.picture(path, caption))
-        for index, (title, (path, caption)) in enumerate(pictures.items())
-    ]
-    sections += [
-        Section("measures", "Measures on the held-out scans", page.table(list(metrics[0]), shortened(metrics))),
-        Section("scans", "Each held-out scan", page.table(SCAN_HEADS, scan_rows(results, group_of), sortable=True)),
-        Section("provenance", "What made this", f"<pre>{page.text(page.indented(record))}</pre>"),
-    ]
-    title = f"Q-Net on a {'simulated cohort' if simulated else 'cohort'}"
-    text, path = page.page(title, page.note(simulated), sections), folder / "index.html"
-    write_aside(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
+    path = folder / "index.html"
+    page.write_page(
+        path,
+        "training.html",
+        title=f"Q-Net on a {'simulated cohort' if simulated else 'cohort'}",
+        note=page.note(simulated),
+        pictures=pictures,
+        of_evidence=f"{evidence_caption(method)} Outlined where it is strong: solid for HH, dashed for HC."
+        f" {OF_EVIDENCE}",
+        measures=(list(metrics[0]), [[number(cell) for cell in row.values()] for row in metrics]),
+        scans=scan_rows(results, group_of),
+        record=record,
+    )
 
     print(f"\nSee {path}")
-    print("pictures", *(f"  {picture}" for picture, _ in pictures.values()), sep="\n")
+    print("pictures", *(f"  {picture}" for picture in pictures.values()), sep="\n")
     print("tables", f"  {evaluation / 'metrics.md'}", f"  {evaluation / 'predictions.csv'}", f"  {needed[2]}", sep="\n")
     print(
         "per scan", f"  {inferred(shown[0], 'prediction.json')}", f"  {inferred(shown[0], 'evidence.nii.gz')}", sep="\n"
     )
-
-
-SCAN_HEADS = ("scan", "true group", "class", "probability of HH")
 
 
 def scan_rows(results: Mapping[str, Mapping[str, str]], group_of: Mapping[str, str]) -> list[tuple[Any, ...]]:
@@ -128,6 +119,6 @@ def scan_rows(results: Mapping[str, Mapping[str, str]], group_of: Mapping[str, s
     ]
 
 
-def shortened(rows: Sequence[Mapping[str, str]]) -> list[list[Any]]:
-    """Cells of a CSV, numbers with a point as floats."""
-    return [[float(v) if v.replace(".", "", 1).isdigit() and "." in v else v for v in row.values()] for row in rows]
+def number(cell: str) -> str | float | int:
+    """A cell of a CSV, as a number where it is one."""
+    return int(cell) if cell.isdecimal() else float(cell) if re.fullmatch(r"\d+\.\d+", cell) else cell

@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scripts import page
-from scripts.page import Section
-from scripts.provenance import write_aside
 from scripts.stage.planes import Picture
 
 
@@ -50,28 +48,16 @@ def write_page(path: Path, scan_id: str, simulated: bool, pictures: list[Picture
         pictures: from `Planes`.
         facts: `warnings` (lines), `findings` and `steps`, as in `reconstruct.Maps`, and `software`.
     """
-    words = "Research use only, not for clinical use."
+    words = page.RESEARCH_ONLY
     if simulated:
         words += " Simulated data: every picture and number on this page comes from a digital head, not from a patient."
-    listed = "".join(f"<li>{page.text(line)}</li>" for line in facts["warnings"]) or "<li>none</li>"
-    how = (
-        "Each row: sagittal, coronal and axial plane through the middle of the brain, and the histogram of the mask;"
-        " orange shading is the grey range of the pictures, an orange line the brain mask."
+    titles = [picture.name + (f" ({picture.unit})" if picture.unit else "") for picture in pictures]
+    sources = [page.embedded(draw(picture), ".png") for picture in pictures]
+    page.write_page(
+        path,
+        "reconstruction.html",
+        title=f"{scan_id}: from echoes to maps",
+        note=words,
+        pictures=list(zip(titles, sources, strict=True)),
+        facts=facts,
     )
-    rows = [page.paragraph(how, "caption")]
-    for picture in pictures:
-        title = picture.name + (f" ({picture.unit})" if picture.unit else "")
-        rows.append(f"<h3>{page.text(title)}</h3><figure>{page.image(draw(picture), '.png', title)}</figure>")
-    steps = "".join(
-        f"<h3>{page.text(name)}</h3>{page.key_values(value if isinstance(value, Mapping) else {'value': value})}"
-        for name, value in facts["steps"].items()
-    )
-    sections = [
-        Section("warnings", "Warnings", f"<ul>{listed}</ul>"),
-        Section("pictures", "From echoes to maps", "".join(rows)),
-        Section("findings", "What was found", page.key_values(facts["findings"])),
-        Section("steps", "Steps and their parameters", steps),
-        Section("software", "Software", page.key_values(facts["software"])),
-    ]
-    text = page.page(f"{scan_id}: from echoes to maps", words, sections)
-    write_aside(path, lambda part: Path(part).write_text(text))
