@@ -17,6 +17,7 @@ from scipy.optimize import least_squares
 from scipy.stats import norm
 
 from scripts.cohort import read_participants
+from scripts.drawing import GROUP_STYLE
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.nuclei import MEASURED, NUCLEI
@@ -29,7 +30,7 @@ SLOWEST, FASTEST = 0.005, 0.3
 #: A z-score needs a curve from at least so many healthy controls.
 LEAST_CONTROLS = 12
 BANDS = (5, 25, 75, 95)
-COLOURS = {"HC": "#2b6cb0", "HH": "#c2410c"}
+COLOURS = {group: GROUP_STYLE[group].colour for group in ("HC", "HH")}
 
 
 def iron_curve(age: np.ndarray | float, rise: float, rate: float, start: float) -> np.ndarray | float:

@@ -5,10 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from scripts.drawing import NETWORK_FILLS
 from scripts.networks import NUM_CLASSES, QNet
-
-#: Fill of the kinds of block.
-FILLS = {"input": "#eef1f4", "frozen": "#cfe0f1", "sequence": "#f6d9c4", "head": "#f5e6a9", "output": "#ffffff"}
 
 
 def layer_sizes(network: QNet, size: tuple[int, int]) -> list[tuple[str, tuple[int, ...]]]:
@@ -88,7 +86,7 @@ def block(axes: Axes, left: float, bottom: float, width: float, name: str, shape
             width,
             1.2,
             boxstyle="round,pad=0,rounding_size=0.08",
-            facecolor=FILLS[kind],
+            facecolor=NETWORK_FILLS[kind],
             edgecolor="0.3",
         )
     )

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss
 
 from scripts.drawing import footer, styles_of, titled
 from scripts.figures import INPUTS
@@ -17,13 +19,19 @@ VOTERS = ("ResNet", "ResNetSWA")
 
 
 class Calibration(NamedTuple):
-    """Reliability of probabilities: per non-empty bin the mean probability, the share of HH and the number of cases."""
+    """Reliability: per non-empty bin its place (0..), mean probability, share of HH and number of cases."""
 
+    place: np.ndarray
     mean_probability: np.ndarray
     share_positive: np.ndarray
     count: np.ndarray
     brier: float
     ece: float
+
+
+def bin_of(probabilities: np.ndarray, bins: int) -> np.ndarray:
+    """Which of equally wide bins over 0..1 each probability is in; an edge is of the bin below, as in scikit-learn."""
+    return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probabilities)
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> Calibration:
@@ -34,13 +42,11 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> Cal
         probabilities: `[n]`, 0..1.
         bins: equally wide bins over 0..1.
     """
-    index = np.minimum((probabilities * bins).astype(int), bins - 1)
-    count = np.bincount(index, minlength=bins)
-    filled = count > 0
-    mean = np.bincount(index, probabilities, bins)[filled] / count[filled]
-    share = np.bincount(index, labels, bins)[filled] / count[filled]
-    ece = float(np.average(np.abs(mean - share), weights=count[filled]))
-    return Calibration(mean, share, count[filled], float(np.mean((probabilities - labels) ** 2)), ece)
+    share, mean = calibration_curve(labels, probabilities, pos_label=1, n_bins=bins)
+    place, count = np.unique(bin_of(probabilities, bins), return_counts=True)
+    ece = float(np.average(np.abs(mean - share), weights=count))
+    brier = float(brier_score_loss(labels, probabilities, pos_label=1))
+    return Calibration(place, mean, share, count, brier, ece)
 
 
 def bin_intervals(labels: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray, bins: int) -> np.ndarray:
@@ -50,8 +56,8 @@ def bin_intervals(labels: np.ndarray, probabilities: np.ndarray, clusters: np.nd
         labels, probabilities, bins: see `reliability`.
         clusters: `[n]`, the participant of each case; repeats of a case are of the same participant.
     """
-    index = np.minimum((probabilities * bins).astype(int), bins - 1)
-    return np.array([rate_interval(labels[index == b], clusters[index == b]) for b in np.unique(index)])
+    place = bin_of(probabilities, bins)
+    return np.array([rate_interval(labels[place == b], clusters[place == b]) for b in np.unique(place)])
 
 
 def calibration(table: pd.DataFrame, level: str, simulated: bool, bins: int = 10) -> Figure:
@@ -78,10 +84,10 @@ def calibration(table: pd.DataFrame, level: str, simulated: bool, bins: int = 10
             name = f"{model} (share of votes)" if level == "scan" and model in VOTERS else model
             found = reliability(labels, pooled, bins)
             low, high = bin_intervals(labels, pooled, clusters, bins).T
-            filled = np.unique(np.minimum((pooled * bins).astype(int), bins - 1))
             # NaN where a bin is empty, so that no line pretends to know what lies between its neighbours
-            mean, share = np.full(bins, np.nan), np.full(bins, np.nan)
-            mean[filled], share[filled] = found.mean_probability, found.share_positive
+            mean, share, count = np.full(bins, np.nan), np.full(bins, np.nan), np.zeros(bins)
+            mean[found.place], share[found.place] = found.mean_probability, found.share_positive
+            count[found.place] = found.count
             look = {"color": style.colour, "linestyle": style.line}
             curve.plot(
                 mean,
@@ -94,7 +100,7 @@ def calibration(table: pd.DataFrame, level: str, simulated: bool, bins: int = 10
             # beside each other, so that the bars of several models can be told apart
             shift = 0.006 * (number - (len(chosen.models) - 1) / 2)
             curve.vlines(found.mean_probability + shift, low, high, color=style.colour, linewidth=0.9, alpha=0.6)
-            histogram.hist(pooled, bins, (0, 1), histtype="step", linewidth=1.4, **look)
+            histogram.stairs(count, np.linspace(0, 1, bins + 1), linewidth=1.4, **look)
         curve.set(title=INPUTS[region], ylabel="share that is HH", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         handles = curve.get_legend_handles_labels()
         histogram.legend(*handles, loc="upper center", bbox_to_anchor=(0.5, -0.5), fontsize=8, frameon=False)

@@ -16,10 +16,6 @@ from scripts.provenance import write_aside
 matplotlib.rcParams["text.parse_math"] = False  # a name may hold dollar signs, and nothing here is set as a formula
 
 
-#: What every page, result and picture of a decision says.
-RESEARCH_ONLY = "Research use only, not for clinical use."
-
-
 class Style(NamedTuple):
     """How a model or a group is drawn; everything but the colour tells it apart in grey print."""
 
@@ -45,6 +41,23 @@ FURTHER_STYLES = (
 )
 #: The groups, in the colours of the evidence maps: red speaks for HH, blue for HC.
 GROUP_STYLE = {"HH": Style("#b2182b", "-", "^", ""), "HC": Style("#2166ac", "--", "o", "///")}
+
+#: Drawn on grey maps: the basal ganglia's box or the brain's mask; and strong evidence for each group.
+OUTLINE_COLOUR = "#dd8452"
+EVIDENCE_COLOURS = {"HH": "#ff6b5e", "HC": "#7db8ff"}
+#: Drawn on black: the box, then nuclei one after the other.
+ON_BLACK = ("#ffb000", "#58b5ff", "#7dff8a", "#ff7db8", "#c79bff")
+#: Behind a warning; behind the parts of the network's diagram.
+WARNING_FILL = "#fff3d6"
+NETWORK_FILLS = {
+    "input": "#eef1f4",
+    "frozen": "#cfe0f1",
+    "sequence": "#f6d9c4",
+    "head": "#f5e6a9",
+    "output": "#ffffff",
+}
+#: Maps as they are shown: name, grey range in the map's unit (None: 1st to 99.5th percentile of the slice).
+DISPLAY = (("QSM (ppm)", (-0.1, 0.25)), ("R2* (1/s)", (0, 90)), ("T1W", None))
 
 #: What a figure without images is written as: for the screen, for print, for the page.
 VECTOR = (".png", ".pdf", ".svg")

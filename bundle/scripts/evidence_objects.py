@@ -14,7 +14,7 @@ from pydicom.sr.coding import Code
 from scripts.dicom_geometry import Plane, planes_of, sampled
 from scripts.dicom_identity import claim, decimals
 from scripts.errors import InputError
-from scripts.provenance import write_aside
+from scripts.provenance import RESEARCH_USE, write_aside
 from scripts.structured_report import HEALTHY, HEMOCHROMATOSIS, MANUFACTURER, NO_UNITS, REFERENCE
 
 EVIDENCE = Code("EVIDENCE", "99QNET", "Evidence for HH (positive) or HC (negative)")
@@ -184,7 +184,7 @@ def write_segmentation(
         series_number=9003,
         content_label="EVIDENCE",
         content_description="Strong evidence",
-        series_description=f"{model['name']} strong evidence, research use only",
+        series_description=f"{model['name']} strong evidence, {RESEARCH_USE}",
         **geometry(frames),
         **made_by(model),
     )

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from scripts.auc import bootstrap_aucs, bootstrap_within_folds, clustered_delong, interval, within_folds
-from scripts.drawing import Style, footer, styles_of, titled
+from scripts.drawing import MODEL_STYLE, Style, footer, styles_of, titled
 from scripts.errors import InputError
 from scripts.files.table import numbers_of, read_table
 from scripts.markup import fixed
@@ -325,7 +325,7 @@ def learning_curves(stages: Mapping[str, Sequence[str | os.PathLike]], title: st
         folds = pd.concat([read_curve(path) for path in paths])
         draw_over_folds(loss_axes, folds, "train_loss", "training", color="0.25")
         draw_over_folds(auc_axes, folds, "train_auc", "training (augmented)", color="0.25")
-        held_out = {"color": "#c44e52", "linestyle": "--", "marker": "o", "markersize": 3}
+        held_out = {"color": MODEL_STYLE["Q-Net"].colour, "linestyle": "--", "marker": "o", "markersize": 3}
         draw_over_folds(auc_axes, folds, "val_auc", "held out", **held_out)
         loss_axes.set(title=f"{stage}" + (f", {len(paths)} folds" if len(paths) > 1 else ""), ylabel="training loss")
         auc_axes.set(xlabel="epoch", ylabel="AUC", ylim=(None, 1.02))

@@ -16,7 +16,7 @@ from scripts.failures import called, log_of, why
 from scripts.localise import LEAST_IRON
 from scripts.localiser import Localiser
 from scripts.plausibility import iron_flag, region_flags
-from scripts.provenance import check_output_dir, write_table
+from scripts.provenance import RESEARCH_ONLY, check_output_dir, write_table
 from scripts.transforms import reading
 
 COLUMNS = ("participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "flags", "message")
@@ -52,7 +52,7 @@ def localise_cohort(
         folder / "index.html",
         "localisation.html",
         title="Basal ganglia localisation",
-        note=page.RESEARCH_ONLY,
+        note=RESEARCH_ONLY,
         scans=shown(folder, rows),
         least_confidence=f"{localiser.least_confidence:g}",
         beside=True,

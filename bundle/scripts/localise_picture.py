@@ -10,7 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from scripts.drawing import ON_BLACK
 from scripts.localise import Found
+from scripts.provenance import RESEARCH_USE
 
 #: Drawn as radiologists look: axes to the patient's left, back, head.
 PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))
@@ -59,14 +61,12 @@ def draw(
             )  # fmt: skip
             axes.add_patch(
                 Rectangle(
-                    (edges[a, 0], edges[b, 0]), np.ptp(edges[a]), np.ptp(edges[b]), fill=False, edgecolor="#ffb000"
+                    (edges[a, 0], edges[b, 0]), np.ptp(edges[a]), np.ptp(edges[b]), fill=False, edgecolor=ON_BLACK[0]
                 )
             )
             if outlines is None:
-                axes.plot(dots[:, a], dots[:, b], ".", color="#58b5ff", markersize=1.5)
-            for mask, colour in zip(
-                (outlines or {}).values(), ("#58b5ff", "#7dff8a", "#ff7db8", "#c79bff"), strict=False
-            ):
+                axes.plot(dots[:, a], dots[:, b], ".", color=ON_BLACK[1], markersize=1.5)
+            for mask, colour in zip((outlines or {}).values(), ON_BLACK[1:], strict=False):
                 shown = np.take(nib.orientations.apply_orientation(mask, orientation), middle[axis], axis).T
                 if shown.any():
                     axes.contour(shown.astype(float), [0.5], colors=colour, linewidths=0.8)
@@ -80,7 +80,14 @@ def draw(
     key = (
         "yellow: box; blue: corners of the nuclei's hull" if outlines is None else f"yellow: box; {', '.join(outlines)}"
     )
-    figure.text(0.5, 0.01, f"{key}. R: the patient's right. Research use only.", color="white", fontsize=9, ha="center")
+    figure.text(
+        0.5,
+        0.01,
+        f"{key}. R: the patient's right. {RESEARCH_USE.capitalize()}.",
+        color="white",
+        fontsize=9,
+        ha="center",
+    )
     words = f"{title}: confidence {found.confidence:.2f} ({measures})"
     figure.suptitle(words, color="white", fontsize=11, parse_math=False)  # a name may hold dollar signs
     figure.tight_layout(rect=(0, 0.03, 1, 1))

@@ -11,9 +11,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from scripts.drawing import GROUP_STYLE, RESEARCH_ONLY
+from scripts.drawing import GROUP_STYLE
 from scripts.markup import fixed
-from scripts.provenance import BUNDLE_ROOT, write_aside
+from scripts.provenance import BUNDLE_ROOT, RESEARCH_ONLY, write_aside
 
 TEMPLATES = BUNDLE_ROOT / "scripts" / "reporting" / "templates"
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}

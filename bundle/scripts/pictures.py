@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from scipy import ndimage
 
-from scripts.drawing import save_figure, titled
+from scripts.drawing import DISPLAY, EVIDENCE_COLOURS, OUTLINE_COLOUR, save_figure, titled
 from scripts.files import nifti
 from scripts.t1w_grid import same_grid
 from scripts.transforms import oriented, oriented_box
@@ -81,8 +81,6 @@ def augmentation_samples(
     return save_figure(figure, output)
 
 
-#: Maps as they are shown: name, grey range in the map's unit (None: 1st to 99.5th percentile of the slice).
-DISPLAY = (("QSM (ppm)", (-0.1, 0.25)), ("R2* (1/s)", (0, 90)), ("T1W", None))
 #: Share of a scan's strongest evidence at which its outlines are drawn.
 OUTLINE = 0.5
 
@@ -104,7 +102,7 @@ def example_maps(scans: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
             if "box" in scan:
                 (top, bottom), (left, right) = rows, columns
                 corners = ([left, right, right, left, left], [top, top, bottom, bottom, top])
-                axes.plot(*corners, color="#dd8452", linewidth=1.0)
+                axes.plot(*corners, color=OUTLINE_COLOUR, linewidth=1.0)
         axes_row[0].set_ylabel(name)
     for axes, (label, _) in zip(grid[0], DISPLAY, strict=True):
         axes.set_title(label)
@@ -153,7 +151,10 @@ def draw_evidence(axes: Axes, qsm: np.ndarray, share: np.ndarray) -> AxesImage:
     """
     draw_map(axes, qsm, 0)
     heat = axes.imshow(share, cmap="RdBu_r", vmin=-1, vmax=1, alpha=np.clip(0.7 * np.abs(share), 0, 1))
-    for level, line, colour in ((OUTLINE, "solid", "#ff6b5e"), (-OUTLINE, "dashed", "#7db8ff")):
+    for level, line, colour in (
+        (OUTLINE, "solid", EVIDENCE_COLOURS["HH"]),
+        (-OUTLINE, "dashed", EVIDENCE_COLOURS["HC"]),
+    ):
         if share.min() < level < share.max():
             axes.contour(share, [level], colors=colour, linestyles=line, linewidths=1.2)
     return heat

@@ -21,6 +21,9 @@ from scripts.parts import part_file
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "monai", "captum", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
 
+#: What everything that decides about a scan says of itself.
+RESEARCH_USE = "research use only"
+RESEARCH_ONLY = "Research use only, not for clinical use."
 #: Settings whose value may be a path, and a path may hold a patient's name.
 PLACES = (
     "bundle_root",

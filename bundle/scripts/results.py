@@ -12,7 +12,6 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from scripts.batch import RunFolder, ScanStream, item_files
-from scripts.drawing import RESEARCH_ONLY
 from scripts.errors import InputError
 from scripts.failures import log_of
 from scripts.files.json_file import read_json
@@ -22,6 +21,7 @@ from scripts.plausibility import nuclei_flags
 from scripts.provenance import (
     BUNDLE_ROOT,
     PLACES,
+    RESEARCH_ONLY,
     bundle_version,
     is_place,
     read_record,

@@ -19,8 +19,7 @@ from matplotlib.figure import Figure, SubFigure
 from monai.data import MetaTensor
 
 from scripts import page
-from scripts.drawing import GROUP_STYLE
-from scripts.pictures import DISPLAY
+from scripts.drawing import DISPLAY, GROUP_STYLE, WARNING_FILL
 from scripts.provenance import write_aside
 
 PLOT_HEIGHT = 2.1  # inches
@@ -324,7 +323,7 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     head.text(left, headline, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
     head.text(
         left, note, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
-        bbox={"facecolor": "#fff3d6", "edgecolor": "none", "pad": 4},
+        bbox={"facecolor": WARNING_FILL, "edgecolor": "none", "pad": 4},
     )  # fmt: skip
     for place, column in zip((left, 0.47), columns, strict=True):
         head.text(place, facts, column, fontsize=8, va="top", parse_math=False)

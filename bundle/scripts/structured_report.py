@@ -16,7 +16,7 @@ from scripts.dicom_files import read_dataset
 from scripts.dicom_geometry import Plane, fill_places, nearest_plane, planes_of
 from scripts.dicom_identity import claim, source_of, uids_of
 from scripts.errors import InputError
-from scripts.provenance import sha256, write_aside
+from scripts.provenance import RESEARCH_USE, sha256, write_aside
 
 MANUFACTURER = "Q-Net bundle"
 HEMOCHROMATOSIS = Code("E83.110", "I10C", "Hereditary hemochromatosis")
@@ -149,7 +149,7 @@ def write_structured_report(
         manufacturer=MANUFACTURER,
         is_complete=True,
         is_verified=False,
-        series_description=f"{model['name']} report, research use only",
+        series_description=f"{model['name']} report, {RESEARCH_USE}",
     )
     document.SoftwareVersions = model["version"]
     claim(document, sources)

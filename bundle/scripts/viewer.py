@@ -12,9 +12,10 @@ import numpy as np
 from jinja2.utils import htmlsafe_json_dumps
 
 from scripts import page
+from scripts.drawing import DISPLAY
 from scripts.errors import InputError
 from scripts.files import nifti
-from scripts.pictures import DISPLAY, shown_volume
+from scripts.pictures import shown_volume
 from scripts.provenance import BUNDLE_ROOT
 from scripts.transforms import oriented
 

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from scripts import page
+from scripts.drawing import OUTLINE_COLOUR
+from scripts.provenance import RESEARCH_ONLY
 from scripts.stage.planes import Picture
 
 
@@ -21,13 +23,13 @@ def draw(picture: Picture) -> bytes:
     for n, (ax, plane, aspect) in enumerate(zip(axes, picture.planes, picture.aspects, strict=False)):
         ax.imshow(plane, cmap="gray", vmin=picture.limits[0], vmax=picture.limits[1], aspect=aspect)
         if picture.outlines is not None and picture.outlines[n].any() and not picture.outlines[n].all():
-            ax.contour(picture.outlines[n], [0.5], colors="#dd8452", linewidths=0.8)
+            ax.contour(picture.outlines[n], [0.5], colors=OUTLINE_COLOUR, linewidths=0.8)
         ax.set(xticks=[], yticks=[])
     low, high = np.percentile(picture.values, (0.5, 99.5)) if len(picture.values) else (0, 1)
     axes[3].hist(
         picture.values, bins=80, range=(float(low), float(high) if high > low else float(low) + 1), color="0.4"
     )
-    axes[3].axvspan(*picture.limits, color="#dd8452", alpha=0.12)
+    axes[3].axvspan(*picture.limits, color=OUTLINE_COLOUR, alpha=0.12)
     axes[3].set_xlim(low, high if high > low else low + 1)
     axes[3].set(yticks=[], xlabel=picture.unit)
     axes[3].xaxis.set_major_locator(MaxNLocator(4))
@@ -48,7 +50,7 @@ def write_page(path: Path, scan_id: str, simulated: bool, pictures: list[Picture
         pictures: from `Planes`.
         facts: `warnings` (lines), `findings` and `steps`, as in `reconstruct.Maps`, and `software`.
     """
-    words = page.RESEARCH_ONLY
+    words = RESEARCH_ONLY
     if simulated:
         words += " Simulated data: every picture and number on this page comes from a digital head, not from a patient."
     titles = [picture.name + (f" ({picture.unit})" if picture.unit else "") for picture in pictures]
