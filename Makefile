@@ -7,7 +7,7 @@ TRAIN := configs/train.yaml','configs/small.yaml
 PATHS := --dataset_dir $(DEMO)/cohort --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/training
 export PYTHONWARNINGS := ignore
 
-.PHONY: demo test test-more lint serving-envs release clean
+.PHONY: demo test test-more docs lint serving-envs release figures-in-text clean
 
 $(VENV)/installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -60,7 +60,12 @@ serving-envs: .venv-label/installed .venv-deploy/installed .venv-tracking/instal
 release: $(VENV)/installed-test
 	$(VENV)/bin/python -m release
 
-# the measured numbers of README.md and the model card, from benchmarks/results
+# the documentation site, in site/: open site/index.html. A broken link, a key without its page or a docstring that does not fit
+# its function fails.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+# the measured numbers of README, documentation and model card, from benchmarks/results
 figures-in-text: $(VENV)/installed-test
 	$(VENV)/bin/python benchmarks/in_text.py
 
@@ -69,4 +74,4 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking $(DEMO) dist
+	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking $(DEMO) dist site

@@ -11,6 +11,7 @@ from blobs import BUNDLE, REPOSITORY
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "apps/deploy/README.md")),
     *sorted((BUNDLE / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
 #: Run ids that no page shows, but users may type.
 UNWRITTEN = [

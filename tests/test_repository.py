@@ -82,20 +82,34 @@ def test_a_key_without_a_comment_is_noticed():
     assert keys_without_comment(["# block", "one: 1", "", "two: 2", "three: 3  # note"]) == ["two"]
 
 
-@pytest.mark.parametrize("document", ["README.md", "bundle/docs/README.md", "CONTRIBUTING.md"])
-def test_documents_name_configs_that_exist(document):
-    named = set(re.findall(r"configs/([\w-]+\.\w+)", (REPOSITORY / document).read_text()))
-    assert named
+DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "apps/deploy/README.md")]
+DOCUMENTS += [*(BUNDLE / "docs").rglob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
+
+
+def test_the_readme_is_one_screen_and_its_links_lead_somewhere():
+    text = (REPOSITORY / "README.md").read_text()
+    assert len(text.encode()) <= 6000
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert len(links) > 10
+    assert [link for link in links if not (REPOSITORY / link).is_file()] == []
+
+
+def test_documents_name_configs_that_exist():
+    named = {
+        name for page in DOCUMENTS for name in re.findall(r"(?<!reference/)configs/([\w-]+\.\w+)", page.read_text())
+    }
+    assert len(named) > 10
     assert sorted(name for name in named if not (BUNDLE / "configs" / name).is_file()) == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "bundle/docs/README.md"])
-def test_documents_name_keys_that_exist(document):
+def test_the_model_card_names_keys_that_exist():
     """The first column of a table headed `Key` holds keys of the configs that users start."""
     known = set()
     for name in ("train", "inference", "simulate", "multi_gpu_train", "evaluate", "cross_validation"):
         known |= yaml.safe_load((BUNDLE / "configs" / f"{name}.yaml").read_text()).keys()
-    tables = re.findall(r"^\| Key \|.*\n\|[ :|-]+\n((?:\|.*\n)+)", (REPOSITORY / document).read_text(), re.MULTILINE)
+    tables = re.findall(
+        r"^\| Key \|.*\n\|[ :|-]+\n((?:\|.*\n)+)", (BUNDLE / "docs" / "README.md").read_text(), re.MULTILINE
+    )
     assert tables
     cells = [row.split("|")[1] for table in tables for row in table.splitlines()]
     assert sorted(key for cell in cells for key in re.findall(r"`(\w+)`", cell) if key not in known) == []

@@ -1,7 +1,6 @@
 """What each section of a cross-validation's page says, for `templates/cross_validation.html`."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +19,7 @@ from scripts.outcome import Outcome
 from scripts.pictures import subject_strip
 from scripts.predictions import NO_INPUT, REGIONS
 from scripts.provenance import BUNDLE_ROOT
+from scripts.settings_comments import explanations
 from scripts.statistics import THRESHOLD
 from scripts.subjects import summary as demographic_summary
 from scripts.table_text import design_text
@@ -188,23 +188,12 @@ def strip(outcome: Outcome, scan: Mapping[str, Any], report_dir: str | os.PathLi
 
 def configuration(settings: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     """Every setting of the run with what it does, taken from the comments in the configs."""
-    notes = comments()
+    notes = explanations(*(BUNDLE_ROOT / "configs" / f"{name}.yaml" for name in ("cross_validation", "train")))
     return [
         (key, value, notes.get(key, ""))
         for key, value in settings.items()
         if not key.endswith("_dir") and key != "bundle_root"
     ]
-
-
-def comments() -> dict[str, str]:
-    """Config key -> its comment, from the bundle's YAML files; lines of comment below a key's own go with it."""
-    found: dict[str, str] = {}
-    for name in ("cross_validation.yaml", "train.yaml"):
-        path = BUNDLE_ROOT / "configs" / name
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        for key, first, more in re.findall(r"^(\w+):.*?\s# (.+)\n((?:[ \t]+# .+\n)*)", text, re.MULTILINE):
-            found.setdefault(key, " ".join([first, *re.findall(r"# (.+)", more)]))
-    return found
 
 
 def checklists(outcome: Outcome, measured: Mapping[str, pd.DataFrame]) -> list[tuple[str, list[tuple[str, ...]]]]:
