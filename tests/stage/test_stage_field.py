@@ -1,15 +1,19 @@
 """Background removal and dipole inversion, against the analytic field of spheres and harmonic polynomials."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from raw_head import positions, sphere_field
 
+from scripts.phantom.field import cuboid_response
 from scripts.stage.background import PDF, SHARP, VSHARP
 from scripts.stage.fourier import PaddedFourier, b0_direction
 from scripts.stage.inversion import TKD, IterativeTKD, point_spread, truncated_inverse
 from scripts.stage.spheres import even_harmonics, spherical_mean_kernel
 from scripts.stage.variation import TV, SingleStepTV, masked_gradient, pairs_inside
+from scripts.stage.voxel_dipole import mean_response, voxel_dipole
 
 SHAPE, SPACING = (40, 44, 32), (1.0, 1.0, 1.5)
 UP = (0.0, 0.0, 1.0)
@@ -47,6 +51,41 @@ def test_the_dipole_gives_the_field_of_a_sphere_also_in_oblique_slices(degrees):
     outside = ~ball(8.5)
     assert error(field, volume * field_of((0, 0, 0), 6.0, 1.0, b0), outside) < 0.08
     assert abs(float(field[ball(3.0)].mean())) < 0.01
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 2.0)])
+def test_a_voxels_own_field_is_its_mean_over_each_voxel_around_it(spacing):
+    b0 = np.array([0.3, 0.5, np.sqrt(1 - 0.34)])
+    found = mean_response((3, 2, 2), spacing, b0)
+    points, weights = np.polynomial.legendre.leggauss(6)
+    mean = np.zeros_like(found)
+    for (i, u), (j, v), (k, w) in product(enumerate(points), repeat=3):
+        offsets = [(np.arange(-n, n + 1) + 0.5 * p) * d for n, p, d in zip((3, 2, 2), (u, v, w), spacing, strict=True)]
+        mean += weights[i] * weights[j] * weights[k] / 8 * cuboid_response(tuple(offsets), spacing, b0)
+    mean[3, 2, 2] += 1 / 3  # no point of the sum lies in the middle, where that function takes out the sphere
+    assert np.abs(found - mean).max() < 1e-3
+    assert np.abs(found).max() > 0.05
+
+
+def test_the_dipole_of_voxels_keeps_the_field_of_a_sphere_in_oblique_slices_where_that_in_k_space_rings():
+    b0 = (np.sin(np.deg2rad(25)), 0.0, np.cos(np.deg2rad(25)))
+    fourier = PaddedFourier(SHAPE, SPACING, b0, 40)
+    # The share of each voxel in the sphere, and the mean of the sphere's field over each voxel, by 2 x 2 x 2 points.
+    shape, spacing = tuple(2 * n for n in SHAPE), tuple(d / 2 for d in SPACING)
+    means = [
+        torch.nn.functional.avg_pool3d(torch.from_numpy(v.astype(np.float32))[None, None], 2)[0, 0]
+        for v in (
+            np.sqrt(sum(x**2 for x in positions(shape, spacing))) <= 6.0,
+            sphere_field((0, 0, 0), 6.0, 1.0, b0, shape, spacing),
+        )
+    ]
+    far, deep = ~ball(8.5), ball(4.0)  # away from the voxels that the sphere fills in part
+    found = [
+        fourier.inverse(fourier.forward(means[0]) * dipole) for dipole in (voxel_dipole(fourier), fourier.dipole())
+    ]
+    outside, inside = zip(*((error(field, means[1], far), float(field[deep].std())) for field in found), strict=True)
+    assert outside[0] < 0.015 and inside[0] < 0.005  # within a sphere the field is even
+    assert outside[1] > 2 * outside[0] and inside[1] > 2 * inside[0]
 
 
 def test_the_field_direction_comes_from_the_affine():
@@ -148,12 +187,13 @@ def test_tv_reaches_the_minimum_that_another_solver_finds():
     weight = torch.where(mask, 0.5 + 0.5 * torch.rand(shape, generator=generator), 0.0)
     fourier = PaddedFourier(shape, (1.0, 1.0, 1.0), UP, 6)
     true = torch.where(mask, 0.1 * torch.randn(shape, generator=generator), 0.0)
-    field = fourier.inverse(fourier.forward(true) * fourier.dipole())
+    dipole = voxel_dipole(fourier)
+    field = fourier.inverse(fourier.forward(true) * dipole)
     strength = 5e-4
     edges = [pairs_inside(mask, axis) for axis in range(3)]
 
     def objective(chi: torch.Tensor, smooth: float = 0.0) -> torch.Tensor:
-        misfit = weight * (fourier.inverse(fourier.forward(chi) * fourier.dipole()) - field)
+        misfit = weight * (fourier.inverse(fourier.forward(chi) * dipole) - field)
         gradient = masked_gradient(chi, edges, (1.0, 1.0, 1.0))
         return 0.5 * misfit.square().sum() + strength * (gradient.square().sum(0) + smooth**2).sqrt().sum()
 

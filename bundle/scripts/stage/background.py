@@ -13,6 +13,7 @@ import torch
 from scripts.stage.fourier import PaddedFourier, padded_to, sphere_fits
 from scripts.stage.progress import Progress, ignore_progress
 from scripts.stage.spheres import spherical_mean_kernel
+from scripts.stage.voxel_dipole import voxel_dipole
 
 
 class VSHARP:
@@ -111,7 +112,7 @@ class PDF:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Remove the background; arguments as for `VSHARP`, `weight` (0..1) says how far the field is trusted."""
         fourier = PaddedFourier(field.shape, spacing_mm, b0, self.pad_mm, field.device)
-        dipole = fourier.dipole()
+        dipole = voxel_dipole(fourier)
         field = torch.where(mask, field - field[mask].mean(), 0.0)
         trust = padded_to(torch.where(mask, weight, 0.0).square(), fourier.padded)
         outside = 1.0 - padded_to(mask.float(), fourier.padded)

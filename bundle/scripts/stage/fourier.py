@@ -68,7 +68,10 @@ class PaddedFourier:
         return [f.to(self.device) for f in (fx[:, None, None], fy[None, :, None], fz[None, None, :])]
 
     def dipole(self) -> torch.Tensor:
-        """Unit dipole 1/3 - (k b0)^2 / k^2: field (ppm of B0) of a susceptibility (ppm); 0 at k = 0."""
+        """Unit dipole 1/3 - (k b0)^2 / k^2: field (ppm of B0) of a susceptibility (ppm); 0 at k = 0.
+
+        As published for TKD; for voxels, which have a size, and for oblique slices see `voxel_dipole`.
+        """
         k = self.frequencies()
         squared = sum(f * f for f in k)
         squared[0, 0, 0] = 1.0

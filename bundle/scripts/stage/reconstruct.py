@@ -22,6 +22,7 @@ from scripts.stage.progress import Progress
 from scripts.stage.r2star import ARLO, check_even, noise_level, without_dephasing
 from scripts.stage.raw import RawScan, Volume, load_echoes
 from scripts.stage.t1 import GivenB1, despot1
+from scripts.stage.voxel_dipole import voxel_dipole
 
 #: Voxels kept around the brain when the scan is cut to it.
 _MARGIN = 2
@@ -236,7 +237,7 @@ class Reconstruction:
             if self.background is None:
                 chi = self.inversion(total_field, mask, weight, spacing, b0, r2star, progress)
                 fourier = PaddedFourier(mask.shape, spacing, b0, _MARGIN_MM, mask.device)
-                local = torch.where(mask, fourier.inverse(fourier.forward(chi) * fourier.dipole()), 0.0)
+                local = torch.where(mask, fourier.inverse(fourier.forward(chi) * voxel_dipole(fourier)), 0.0)
                 return Mapped(chi, local, mask, total_field)
             local, known = self.background(total_field, mask, weight, spacing, b0, lambda share: progress(0.4 * share))
             if not known.any():

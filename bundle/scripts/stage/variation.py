@@ -12,6 +12,7 @@ import torch
 from scripts.stage.fourier import PaddedFourier, padded_to, sphere_fits
 from scripts.stage.progress import Progress, ignore_progress
 from scripts.stage.spheres import spherical_mean_kernel
+from scripts.stage.voxel_dipole import voxel_dipole
 
 #: Voxels at a time: they stay in a processor's cache, and are too few for torch to share them among threads, which
 #: would wait for each other after every one of some thirty small sums.
@@ -85,7 +86,7 @@ class TV:
         self, fourier: PaddedFourier, field: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor
     ) -> list[Term]:
         """What the field says."""
-        return [Term(fourier.dipole(), torch.where(mask, field, 0.0), torch.where(mask, weight, 0.0))]
+        return [Term(voxel_dipole(fourier), torch.where(mask, field, 0.0), torch.where(mask, weight, 0.0))]
 
     def minimise(
         self, fourier: PaddedFourier, terms: Sequence[Term], mask: torch.Tensor, progress: Progress
@@ -165,7 +166,7 @@ class SingleStepTV(TV):
         self, fourier: PaddedFourier, field: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor
     ) -> list[Term]:
         """One term a radius."""
-        dipole = fourier.dipole()
+        dipole = voxel_dipole(fourier)
         spectrum = fourier.forward(torch.where(mask, field - field[mask].mean(), 0.0))
         mask_spectrum = fourier.forward(mask.float())
         taken = torch.zeros_like(mask)
