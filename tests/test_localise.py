@@ -122,10 +122,11 @@ def test_the_margin_is_added_in_plane_alone(tools, located):
 
 
 def test_confidence_is_that_of_the_weaker_measure_of_t1w():
-    best = {"t1": 1.0, "tissue": 1.0, "iron": 0.0}
+    best = {"t1": 1.0, "tissue": 1.0, "half": 1.0, "covered": 1.0, "iron": 0.0, "size": 0.9}
     assert sure_of(best) == 1
     assert sure_of(best | {"tissue": 0.0}) == 0
     assert 0 < sure_of(best | {"t1": 0.5}) < 1
+    assert sure_of(best | {"half": 0.1}) == sure_of(best | {"covered": 0.4}) == 0
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------
@@ -245,8 +246,8 @@ def test_noise_is_not_taken_for_a_brain(tools):
 
 
 def test_a_scan_without_a_brain_is_refused(tools):
-    maps = np.zeros((3, 80, 80, 30), np.float32)
-    maps[:, 40:44, 40:44, 10:12] = 1
+    i, j, k = np.indices((80, 80, 30)) - np.array([40, 40, 15])[:, None, None, None]
+    maps = np.stack([abs(i) + abs(j) + abs(k) < 8] * 3).astype(np.float32)
     with refused("scan-7", "no brain"):
         locate(maps, np.diag([2.5, 2.5, 3, 1.0]), *tools, margin_mm=MARGIN_MM, name="scan-7")
 
@@ -399,7 +400,8 @@ def test_a_cohort_that_cannot_be_written_is_localised_all_the_same(tmp_path, mon
 
 
 def test_an_uncertain_scan_is_refused_with_its_confidence(tmp_path, monkeypatch):
-    poor = Found([[4, 60], [4, 60], [4, 20]], 0.31, {"t1": 0.42, "tissue": 0.5, "iron": 0.9}, None, np.zeros((1, 3)))
+    measures = {"t1": 0.42, "tissue": 0.5, "half": 0.4, "covered": 1.0, "iron": 0.9}
+    poor = Found([[4, 60], [4, 60], [4, 20]], 0.31, measures, None, np.zeros((1, 3)))
     monkeypatch.setattr("scripts.localiser.locate", lambda *arguments: poor)
     scan = head(FIRST, skull=True)
     with refused("study.nii.gz", "0.31", "annotate a box"):

@@ -6,11 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from heads import TEMPLATE
+from refusal import refused
 from scipy import ndimage
 
 from scripts import registration
 from scripts.errors import InputError
 from scripts.localise import LEAST_IRON, Found, locate
+from scripts.plausibility import found_flags
 from scripts.template import load_template
 
 DATA = Path(__file__).parent / "data" / "real_head"
@@ -108,7 +110,81 @@ def test_a_noisy_biased_t1w_of_weak_contrast_is_still_found(real, painted, tools
 def test_a_fruit_is_no_brain(tools):
     image = nib.load(DATA / "fruit_T1w.nii.gz")
     t1 = np.asarray(image.dataobj, np.float32)
-    assert confidence(without_iron(t1, np.ones(t1.shape)), image.affine, tools) < LEAST_CONFIDENCE
+    found = locate(without_iron(t1, np.ones(t1.shape)), image.affine, *tools, margin_mm=MARGIN_MM)
+    assert found.confidence == 0 and found.measures["t1"] < 0.3
+
+
+def part_of(maps: np.ndarray, affine: np.ndarray, part: str, found: Found) -> np.ndarray:
+    """Where a part of a head lies, bool `[I, J, K]`."""
+    index = np.indices(maps.shape[1:])
+    x, y, _ = np.tensordot(affine[:3, :3], index, 1) + affine[:3, 3, None, None, None]
+    where = maps[0] != 0
+    left, front = x < x[where].mean(), y > y[where].mean()
+    if part == "hole":
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        middle = np.mean(found.box, axis=1)
+        middle[0] += 22 / spacing[0]
+        return sum((spacing[k] * (index[k] - middle[k])) ** 2 for k in range(3)) < 20**2
+    return {"left": left, "right": ~left, "front": front, "quarter": left & front}[part]
+
+
+@pytest.mark.parametrize("part", ["left", "right", "front", "quarter", "hole"])
+def test_a_head_of_which_much_is_missing_is_not_found_with_confidence(real, painted, young, tools, part):
+    maps = painted * ~part_of(painted, real[1], part, young)
+    assert confidence(maps, real[1], tools) < LEAST_CONFIDENCE
+
+
+@pytest.mark.parametrize("made", ["flat", "noise", "nothing in QSM"])
+def test_a_half_that_shows_nothing_is_no_half(real, painted, young, tools, made):
+    left = part_of(painted, real[1], "left", young) & (painted[2] > 0)
+    maps = painted.copy()
+    if made == "nothing in QSM":
+        maps[0][left] = 0
+    else:
+        maps[2][left] = 100.0 if made == "flat" else np.random.default_rng(4).normal(100, 30, left.sum())
+    assert confidence(maps, real[1], tools) < LEAST_CONFIDENCE
+
+
+def test_a_half_that_was_put_to_the_other_side_is_not_taken_for_it(real, painted, tools):
+    assert confidence(np.roll(painted, painted.shape[1] // 2, axis=1), real[1], tools) < LEAST_CONFIDENCE
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_slab_is_found_as_the_whole_head_is(real, painted, tools, padded):
+    """Cut to 50 mm; also where the rest is there and empty, as of a gradient echo on the grid of an MPRAGE."""
+    low, high = BOX[2][0] - 5, BOX[2][1] + 5
+    maps, affine = painted.copy(), real[1].copy()
+    if padded:
+        maps[:2, ..., :low] = maps[:2, ..., high:] = 0
+    else:
+        maps = np.ascontiguousarray(maps[..., low:high])
+        affine[:3, 3] = (affine @ [0, 0, low, 1])[:3]
+    found = locate(maps, affine, *tools, margin_mm=MARGIN_MM)
+    assert found.confidence >= 0.9
+    assert np.abs(np.array(found.box) - BOX + [[0, 0], [0, 0], [0 if padded else low] * 2]).max() <= 2
+
+
+def test_a_childs_head_is_found_and_said_to_be_small(real, painted, tools):
+    affine = real[1] @ np.diag([0.8, 0.8, 0.8, 1])
+    found = locate(painted, affine, *tools, margin_mm=MARGIN_MM)
+    assert found.confidence >= 0.9
+    assert np.abs(np.array(found.box) - BOX).max() <= 3
+    (flag,) = found_flags(found.measures, LEAST_IRON)
+    assert f"{found.measures['size']:.2f} times the template's length" in flag and "a child's" in flag
+
+
+def test_one_voxel_far_too_bright_changes_nothing(real, painted, young, tools):
+    maps = painted.copy()
+    maps[2][tuple(np.mean(BOX, axis=1).astype(int))] = 1e9
+    found = locate(maps, real[1], *tools, margin_mm=MARGIN_MM)
+    assert found.confidence >= 0.9 and np.abs(np.array(found.box) - BOX).max() <= 2
+
+
+def test_what_is_as_large_as_no_head_is_refused_at_once(tools):
+    ball = sum(axis**2 for axis in np.meshgrid(*[np.linspace(-1, 1, 80)] * 3)) < 0.9
+    t1 = np.random.default_rng(5).normal(100, 5, ball.shape) * ball
+    with refused("no brain found"):
+        locate(without_iron(t1, ball), np.diag([3.5, 3.5, 3.5, 1]), *tools, margin_mm=MARGIN_MM)
 
 
 def test_a_defaced_head_with_unmasked_qsm_gets_its_brain_by_registration(real, tools):

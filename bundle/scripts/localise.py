@@ -24,20 +24,28 @@ from scripts.template import Template
 CHOICES = ("auto", "annotated", "whole", "full")
 #: Beyond these a scan is not one that localisation was tested on: thickest slice, largest pixel, shortest extent, mm.
 THICKEST_MM, LARGEST_PIXEL_MM, SHORTEST_MM = 6.0, 4.0, 40.0
-#: Heads this many times smaller or larger than the template are no adult's, or their voxel size is wrong.
-LARGEST_SCALE = 1.3
+#: Smallest and largest brain, in lengths of the template's, which is larger than most: adults have 0.8 to 1.1 of it, a
+#: child of a year 0.7. Beyond, the voxel size is wrong.
+SCALES = (0.66, 1.3)
 #: How far the nuclei may reach out of the scan, mm.
 LARGEST_CUT_MM = 2.5
 #: Larger than anybody's brain, ml.
 LARGEST_BRAIN_ML = 2200.0
 #: Measures of a good registration: value that gives confidence 0, and value that gives 1. Set on a real head and what
 #: was made of it: T1W of any contrast, noise, bias and cut gives 0.51 to 0.80, FLAIR, flat maps and noise below 0.4.
-CERTAIN = {"t1": (0.35, 0.55), "tissue": (0.35, 0.55)}
+CERTAIN = {"t1": (0.35, 0.55), "tissue": (0.35, 0.55), "half": (0.15, 0.35), "covered": (0.5, 0.75)}
 #: From this correlation on the iron of a scan says where the nuclei are; below it T1W alone does.
 LEAST_IRON = 0.35
 #: How deep below the brain's surface T1W is compared, so that its outline says nothing, and the sizes of structures
 #: that are: between the widths of two Gaussians (mm). Gray and white matter are brighter than TISSUE in the template.
 DEPTH_MM, STRUCTURES_MM, TISSUE = 6.0, (3.0, 12.0), 0.95
+#: T1W shows something where it varies by this share of its median from voxel to voxel; a part of the brain that holds
+#: less than this (ml) says nothing.
+LEAST_CONTRAST, LEAST_PART_ML = 0.005, 5.0
+#: A slice at the end that shows this share of the largest one's area was cut, as by a slab.
+ABRUPT = 0.3
+#: From this coarse score on (a brain has 0.9, an ellipsoid 0.83 at most) a second pose is worth trying.
+BRAINLIKE = 0.85
 
 #: Lattice of the last step: knots every 22 mm; see `splines.refine`.
 SPLINES = {"knots_mm": 22.0, "bending": 0.002, "iterations": 20}
@@ -46,6 +54,8 @@ AROUND_MM = 10.0
 MEASURES = {
     "t1": "likeness of T1W and template inside the brain",
     "tissue": "likeness of gray and white matter in T1W",
+    "half": "likeness of T1W and template in the worse half of the brain",
+    "covered": "share of the brain and of its nuclei that the maps show",
     "iron": "likeness of the iron-rich nuclei",
 }
 
@@ -57,7 +67,8 @@ class Found:
     Attributes:
         box: half-open voxel ranges along the stored axes.
         confidence: 0..1, the weaker of the measures of T1W.
-        measures: what it is made of (`CERTAIN`), and `iron`, the likeness of the iron-rich nuclei; each a correlation.
+        measures: what it is made of (`CERTAIN`); `iron`, the likeness of the iron-rich nuclei; and `size`, the brain's
+            length in the template's. All but `covered` (a share) and `size` are correlations.
         transform: scan to template, LPS mm; None where it was read back without.
         outline_mm: `[N, 3]` corners of the nuclei's hull in the scan, RAS mm.
     """
@@ -117,13 +128,18 @@ def locate(
         InputError: as `check_scan`; no brain, a head of impossible size, nuclei outside the scan.
     """
     check_scan(maps.shape[1:], affine, name)
+    maps, affine, cut = without_empty_ends(maps, affine)
+    if any(cut):
+        check_scan(maps.shape[1:], affine, f"{name} without its empty slices")
     turned, lps, _ = registration.ras(maps, affine)
     scan, moved, measures = pose_of(turned, lps, target, template.spacing_mm, name)
     if sure_of(measures) > 0:  # else the size is no one's
-        check_size(moved, measures["t1"], name)
+        check_size(measures, name)
 
     outline = template.outline_mm @ RAS_LPS
-    part = registration.closer(turned, lps, scan, inverse(moved, moved, outline), AROUND_MM)
+    part = None
+    if sure_of(measures) > 0:  # else finer steps would only cost time
+        part = registration.closer(turned, lps, scan, inverse(moved, moved, outline), AROUND_MM)
     transform: sitk.Transform = moved
     if part is not None:
         transform = refine(part, registration.combined(part), target.combined, moved, **SPLINES)
@@ -133,8 +149,36 @@ def locate(
             measures["iron"] = correlation(part.iron, registration.seen_from(target.iron, part, transform), part.brain)
     places = inverse(transform, moved, outline)
     box = box_around(places @ RAS_LPS, maps.shape[1:], affine, margin_mm, name, sure_of(measures))
+    box = [[low + first, high + first] for (low, high), first in zip(box, cut, strict=True)]
     measures = {key: round(value, 4) for key, value in measures.items()}
     return Found(box, sure_of(measures), measures, transform, places @ RAS_LPS)
+
+
+def without_empty_ends(maps: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """A slab that was put onto a larger grid, without the slices in which a map is empty.
+
+    A brain tapers off, and its empty slices are air. Where what is measured ends abruptly, it was cut there.
+
+    Returns:
+        maps `[3, I, J, K]`, their affine, and how many voxels were taken away in front along each axis.
+    """
+    up = up_axis(affine)
+    areas = (maps != 0).all(0).sum(tuple(axis for axis in range(3) if axis != up))
+    filled = np.flatnonzero(areas)
+    if not len(filled) or len(filled) == len(areas):
+        return maps, affine, [0, 0, 0]
+    low, high = int(filled[0]), int(filled[-1]) + 1
+    low, high = (end if areas[plane] > ABRUPT * areas.max() else rest
+                 for end, plane, rest in ((low, low, 0), (high, high - 1, len(areas))))  # fmt: skip
+    cut = [low if axis == up else 0 for axis in range(3)]
+    moved = affine.copy()
+    moved[:3, 3] = (affine @ [*cut, 1])[:3]
+    return np.ascontiguousarray(np.moveaxis(np.moveaxis(maps, up + 1, 0)[low:high], 0, up + 1)), moved, cut
+
+
+def up_axis(affine: np.ndarray) -> int:
+    """Which stored axis runs along the body."""
+    return int(np.argmax(np.abs(affine[2, :3] / np.linalg.norm(affine[:3, :3], axis=0))))
 
 
 def pose_of(
@@ -148,7 +192,8 @@ def pose_of(
     best = None
     try:
         for scan in registration.scans_on(turned, lps):
-            for pose in registration.search(scan, target, spacing_mm, starts=2):
+            first, *others = registration.search(scan, target, spacing_mm, starts=2)
+            for pose in (first, *(other for other in others if other[7] >= BRAINLIKE)):
                 moved = registration.align(scan, target, registration.affine_transform(pose))
                 better = registration.brain_by_template(scan, target, moved)
                 if better is not scan:
@@ -165,14 +210,16 @@ def pose_of(
     if best is None:
         raise InputError(f"{name}: nothing in it looks like a brain; check the maps, or annotate a box")
     scan, moved, measures = best
-    return scan, moved, {**measures, "iron": 0.0}
+    size = 1 / abs(np.linalg.det(matrix_of(moved)[0])) ** (1 / 3)
+    return scan, moved, {**measures, "iron": 0.0, "size": float(size)}
 
 
-def t1_measures(scan: registration.Scan, target: registration.Target, moved: sitk.Transform) -> dict[str, float]:
-    """How alike T1W and template are inside the brain: `t1`, and `tissue`, the same in gray and white matter alone.
+def t1_measures(scan: registration.Scan, target: registration.Target, moved: sitk.AffineTransform) -> dict[str, float]:
+    """How alike T1W and template are inside the brain, and how much of it is there: the measures of CERTAIN.
 
-    Both are correlations of structures of some millimetres, so receive bias and the brain's outline say nothing; a
-    wrong order of gray and white matter makes `tissue` small or negative, bright fluid makes `t1` negative.
+    `t1`, `tissue` (in gray and white matter alone) and `half` (on the worse side) are correlations of structures of
+    some millimetres, so receive bias and the brain's outline say nothing; a wrong order of gray and white matter makes
+    `tissue` small or negative, bright fluid makes `t1` negative. `covered`: see there.
     """
     seen = registration.seen_from(target.t1, scan, moved)
     brain = registration.seen_from(target.brain, scan, moved) > 0.5
@@ -189,10 +236,56 @@ def t1_measures(scan: registration.Scan, target: registration.Target, moved: sit
         return small - large
 
     ours, theirs = structures(scan.t1), structures(seen)
+    right, front = sides(scan, moved)
     return {
         "t1": correlation(ours, theirs, inner),
         "tissue": correlation(ours, theirs, inner & (seen > TISSUE)),
+        "half": min(correlation(ours, theirs, inner & half) for half in (right, ~right)),
+        "covered": covered(scan, brain, registration.seen_from(target.iron, scan, moved) > 0.3, right, front),
     }
+
+
+def sides(scan: registration.Scan, moved: sitk.AffineTransform) -> tuple[np.ndarray, np.ndarray]:
+    """Which voxels lie to the right of the template's middle, and which in front of it; bool."""
+    matrix, offset = matrix_of(moved)
+    whole = np.eye(4)
+    whole[:3, :3], whole[:3, 3] = matrix, offset
+    x, y, _ = (whole @ scan.affine)[:3]  # LPS
+    index = np.indices(scan.brain.shape, dtype=np.float32)
+    left_mm, back_mm = (np.tensordot(row[:3], index, 1) + row[3] for row in (x, y))
+    return left_mm < 0, -back_mm > registration.BRAIN_CENTRE_MM[1]
+
+
+def covered(
+    scan: registration.Scan, brain: np.ndarray, nuclei: np.ndarray, right: np.ndarray, front: np.ndarray
+) -> float:
+    """The least share that is shown of a quarter of the brain (left or right, front or back) or of a side's nuclei.
+
+    T1W shows what is not the same as all around it; of the nuclei QSM and R2* must be there too. What lies outside of
+    the scan is not missed, so slabs are no damage.
+
+    Args:
+        scan: on the working grid.
+        brain, nuclei: the template's as the scan sees them, bool.
+        right, front: from `sides`.
+    """
+    qsm, r2star, t1 = scan.means
+    mean = ndimage.uniform_filter(t1, 3)
+    varies = np.sqrt(np.maximum(ndimage.uniform_filter(t1**2, 3) - mean**2, 0))
+    shown = varies > LEAST_CONTRAST * np.median(t1[scan.brain])
+    deep = ndimage.binary_erosion(brain, iterations=2, border_value=1)
+    parts = [(deep & (right == a) & (front == b), shown) for a in (False, True) for b in (False, True)]
+    parts += [(nuclei & (right == a), shown & (qsm != 0) & (r2star != 0)) for a in (False, True)]
+    least = [LEAST_PART_ML] * 4 + [1.0] * 2
+    voxel_ml = np.prod(scan.spacing) / 1e3
+    return min(
+        (
+            float(there[part].mean())
+            for (part, there), ml in zip(parts, least, strict=True)
+            if part.sum() * voxel_ml > ml
+        ),
+        default=0.0,
+    )
 
 
 def sure_of(measures: Mapping[str, float]) -> float:
@@ -222,13 +315,14 @@ def matrix_of(affine: sitk.AffineTransform) -> tuple[np.ndarray, np.ndarray]:
     return matrix, np.array(affine.GetTranslation()) + centre - matrix @ centre
 
 
-def check_size(moved: sitk.AffineTransform, likeness: float, name: str) -> None:
-    """Refuse a head that is far smaller or larger than an adult's."""
-    scale = 1 / abs(np.linalg.det(matrix_of(moved)[0])) ** (1 / 3)
-    if not 1 / LARGEST_SCALE < scale < LARGEST_SCALE:
+def check_size(measures: Mapping[str, float], name: str) -> None:
+    """Refuse a brain that is far smaller or larger than anybody's."""
+    smallest, largest = SCALES
+    if not smallest < measures["size"] < largest:
+        said = "smaller than a child's" if measures["size"] <= smallest else "larger than anybody's"
         raise InputError(
-            f"{name}: its brain is {scale:.2f} times an adult's in length (likeness {likeness:.2f}); correct the voxel"
-            " size, or annotate a box"
+            f"{name}: its brain is {said} ({measures['size']:.2f} times the template's length, likeness"
+            f" {measures['t1']:.2f}); correct the voxel size, or annotate a box"
         )
 
 
@@ -254,7 +348,7 @@ def box_around(
     """
     index = np.linalg.solve(affine, np.column_stack([places, np.ones(len(places))]).T)[:3].T
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    up = int(np.argmax(np.abs(affine[2, :3] / spacing)))
+    up = up_axis(affine)
     out = np.maximum(-0.5 - index.min(0), index.max(0) - (np.array(shape) - 0.5)) * spacing
     if out.max() > LARGEST_CUT_MM and confidence < 0.5:
         raise InputError(

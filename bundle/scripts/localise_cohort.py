@@ -15,7 +15,7 @@ from scripts.errors import InputError
 from scripts.failures import called, log_of, why
 from scripts.localise import LEAST_IRON
 from scripts.localiser import Localiser
-from scripts.plausibility import iron_flag, region_flags
+from scripts.plausibility import found_flags, region_flags
 from scripts.provenance import RESEARCH_ONLY, check_output_dir, write_table
 from scripts.transforms import reading
 
@@ -80,7 +80,7 @@ def row_of(folder: Path, scan: Mapping[str, Any], localiser: Localiser, resample
     except Exception as error:
         return {**row, "status": "refused", "message": why(error, log, called({"maps": scan.get("image", [])}))}
     log.unlink(missing_ok=True)  # of an earlier try
-    flags = region_flags(image.numpy(), found.box) + iron_flag(found.measures.get("iron", LEAST_IRON), LEAST_IRON)
+    flags = region_flags(image.numpy(), found.box) + found_flags(found.measures, LEAST_IRON)
     row |= {"confidence": found.confidence, "box": found.box, "flags": "; ".join(flags) or "n/a"}
     if scan.get("box") is not None:
         row["holds_annotation"] = round(share_held(scan["box"], found.box), 3)

@@ -23,7 +23,7 @@ from scripts.localise import LEAST_IRON
 from scripts.localise_picture import draw
 from scripts.localiser import Localiser, is_simulated
 from scripts.nuclei import LABELS, NUCLEI, NucleiReader, data_dictionary
-from scripts.plausibility import iron_flag, region_flags
+from scripts.plausibility import found_flags, region_flags
 from scripts.provenance import bundle_version, check_output_dir, write_aside, write_json, write_table
 from scripts.transforms import reading
 
@@ -118,7 +118,7 @@ def one_scan(
     image = reading(resample_t1w)(dict(scan))["image"]
     maps, affine = image.numpy(), np.asarray(image.affine, float)
     found = localiser(maps, affine, scan["image"][0])
-    for flag in region_flags(maps, found.box) + iron_flag(found.measures.get("iron", LEAST_IRON), LEAST_IRON):
+    for flag in region_flags(maps, found.box) + found_flags(found.measures, LEAST_IRON):
         LOGGER.warning("%s: %s", scan["scan_id"], flag)
     row, labels = reader.measure(maps, affine, found)
     row = {"confidence": found.confidence, **row}

@@ -35,6 +35,8 @@ LIMITS: dict[str, tuple[float, str]] = {
     "region_r2star_least": (8.0, "median; at 1.5 T white matter has 14 1/s"),
     "region_r2star_largest": (50.0, "median; at 7 T white matter has 35 1/s"),
     "region_agreement": (0.0, "correlation of QSM and R2*; iron raises both"),
+    "brain_least_size": (0.78, "of the template's length; it was averaged to a size that most brains do not reach"),
+    "brain_largest_size": (1.15, "of the template's length"),
     "nuclei_sd": (4.0, "standard deviations below the lowest mean of healthy people"),
     "nuclei_factor": (2.5, "times the highest mean of healthy people: above what iron overload was seen to do"),
 }
@@ -235,16 +237,25 @@ def nuclei_flags(nuclei: Sequence[Mapping[str, Any]] | None, curves: Mapping[str
     return flags
 
 
-def iron_flag(iron: float, least: float) -> list[str]:
-    """That the nuclei's iron did not help to find them.
+def found_flags(measures: Mapping[str, float], least_iron: float) -> list[str]:
+    """What is unlikely about a brain in which the basal ganglia were found.
 
     Args:
-        iron: likeness of the iron-rich nuclei and the template, from `localise.Found.measures`.
-        least: from which on it says where they are.
+        measures: `iron` (likeness of the iron-rich nuclei and the template) and `size` (length of the brain in the
+            template's) of `localise.Found.measures`; what is missing says nothing.
+        least_iron: from which on iron says where the nuclei are.
     """
-    if iron >= least:
-        return []
-    return [
-        f"QSM and R2*: the iron-rich nuclei do not stand out (likeness {iron:.2f}), they were found by T1W alone, as in"
-        " young people, or the maps are wrong"
-    ]
+    flags = []
+    if (iron := measures.get("iron", least_iron)) < least_iron:
+        flags.append(
+            f"QSM and R2*: the iron-rich nuclei do not stand out (likeness {iron:.2f}), they were found by T1W alone,"
+            " as in young people, or the maps are wrong"
+        )
+    least, most = limit("brain_least_size"), limit("brain_largest_size")
+    if not least <= (size := measures.get("size", 1.0)) <= most:
+        whose = "a child's" if size < least else "unusually large"
+        flags.append(
+            f"size: the brain is {size:.2f} times the template's length, adults' are {least:g} to {most:g}: {whose}, or"
+            " the voxel size is wrong"
+        )
+    return flags

@@ -34,12 +34,15 @@ THREADS = 2
 COARSE_MM, WORK_MM, FINE_MM = 6.0, 3.0, 1.8
 #: Middle of the brain in the template, MNI mm (RAS), and how the search steps around it.
 BRAIN_CENTRE_MM = np.array([0.0, -18.0, 12.0])
-#: The search takes heads of 1/1.35 to 1.35 times the template's size.
-LARGEST_LOG_SCALE = 0.3
+#: The search takes heads of 0.64 to 1.35 times the template's size; logarithms of its size in theirs.
+LOG_SCALES = (-0.3, 0.45)
 #: How much brighter than white matter the iron-rich nuclei are made in the image that B-splines align.
 IRON_WEIGHT = 1.5
-#: Thickness of scalp and skull, mm, and the least that could be a brain, or what a slab holds of one, ml.
-SCALP_MM, LEAST_BRAIN_ML = 12.0, 150.0
+#: Thickness of scalp and skull, mm; the least that could be a brain, or what a slab holds of one, and the most that
+#: could be a head, ml.
+SCALP_MM, LEAST_BRAIN_ML, LARGEST_HEAD_ML = 12.0, 150.0, 7000.0
+#: T1W is clipped to this many times its 99.9th percentile: single voxels far above say nothing.
+BRIGHTEST = 1.5
 #: A mask of which more than this share lies so far (mm) outside the template's brain is of more than the brain.
 LARGEST_OUTSIDE, RIM_MM = 0.08, 6.0
 
@@ -78,13 +81,26 @@ class Scan:
 
 
 def ras(maps: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bring stored axes next to R, A, S: maps `[C, X, Y, Z]`, their affine (LPS), and the orientation to undo it."""
+    """Bring stored axes next to R, A, S, T1W without outliers.
+
+    Returns:
+        maps `[3, X, Y, Z]`, their affine (LPS), and the orientation to undo it.
+    """
     orientation = nib.io_orientation(affine)
+    maps = [*maps[:2], without_outliers(maps[2])]
     turned = np.stack([nib.orientations.apply_orientation(channel, orientation) for channel in maps])
-    moved = affine @ nib.orientations.inv_ornt_aff(orientation, maps.shape[1:])
+    moved = affine @ nib.orientations.inv_ornt_aff(orientation, maps[0].shape)
     lps = np.eye(4)
     lps[:3, :3], lps[:3, 3] = RAS_LPS @ moved[:3, :3], RAS_LPS @ moved[:3, 3]
     return turned, lps, orientation
+
+
+def without_outliers(t1: np.ndarray) -> np.ndarray:
+    """T1W, no voxel far brighter than nearly all others that are not 0."""
+    flat = t1.ravel()
+    some = flat[:: max(1, flat.size // 500_000)]
+    some = some[some > 0]
+    return np.minimum(t1, BRIGHTEST * np.percentile(some, 99.9)) if some.size else t1
 
 
 def block_mean(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
@@ -185,14 +201,14 @@ def scans_on(maps: np.ndarray, affine: np.ndarray) -> Iterator[Scan]:
     spacing = np.linalg.norm(grid[:3, :3], axis=0)
     means = [block_mean(channel, factors) for channel in maps]
     means[2] = np.maximum(means[2], 0)
-    largest_ml = 0.0
+    sizes_ml = []
     for inside in brain_masks(maps, spacing, factors):
-        ml = inside.sum() * np.prod(spacing) / 1e3
-        largest_ml = max(ml, largest_ml)
-        if ml >= LEAST_BRAIN_ML:
+        sizes_ml.append(inside.sum() * np.prod(spacing) / 1e3)
+        if LEAST_BRAIN_ML <= sizes_ml[-1] <= LARGEST_HEAD_ML:
             yield masked(means, inside, grid)
-    if largest_ml < LEAST_BRAIN_ML:
-        raise InputError(f"no brain found ({largest_ml:.0f} ml); check the maps, or give a box")
+    if not any(LEAST_BRAIN_ML <= ml <= LARGEST_HEAD_ML for ml in sizes_ml):
+        said = f"{max(sizes_ml):.0f} ml" if sizes_ml else "T1W shows nothing"
+        raise InputError(f"no brain found ({said}); check the maps and their voxel size, or give a box")
 
 
 def masked(means: Sequence[np.ndarray], brain: np.ndarray, grid: np.ndarray) -> Scan:
@@ -398,7 +414,7 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
                     for sign in (-1, 1):
                         trial = pose.copy()
                         trial[axis] += sign * sizes[axis]
-                        if abs(trial[6]) <= LARGEST_LOG_SCALE and (new := score(trial, full)) > best + 1e-4:
+                        if LOG_SCALES[0] <= trial[6] <= LOG_SCALES[1] and (new := score(trial, full)) > best + 1e-4:
                             pose, best, better = trial, new, True
         if all(np.abs(pose[:6] - other[:6]).max() > 6 for other in found):
             found.append(np.append(pose, best))

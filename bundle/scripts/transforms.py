@@ -153,7 +153,7 @@ class LocaliseBasalGangliad(MapTransform):
     """Give a scan without annotation its `box` (half-open voxel ranges along the stored axes).
 
     For `localise: auto` alone, and only where the item has none; all else passes unchanged. The image's metadata then
-    hold `box_confidence`, 0..1, and `box_iron`, the likeness of the iron-rich nuclei.
+    hold `box_confidence`, 0..1, and `box_flags`, what is unlikely about the brain (a list of lines as JSON).
 
     Args:
         keys: entries `[3, I, J, K]` (MetaTensor), axes as stored.
@@ -183,7 +183,7 @@ class LocaliseBasalGangliad(MapTransform):
                 found = self.localiser(image.numpy(), np.asarray(image.affine, float), source_names(image, data)[0])
                 data["box"] = found.box
                 image.meta["box_confidence"] = found.confidence
-                image.meta["box_iron"] = found.measures.get("iron", 1.0)
+                image.meta["box_flags"] = json.dumps(plausibility.found_flags(found.measures, LEAST_IRON))
         return data
 
 
@@ -206,7 +206,7 @@ class FlagMapsd(MapTransform):
         for key in self.key_iterator(data):
             image: MetaTensor = data[key]
             flags = plausibility.region_flags(image.numpy(), data.get("box"))
-            flags += plausibility.iron_flag(image.meta.get("box_iron", LEAST_IRON), LEAST_IRON)
+            flags += json.loads(image.meta.get("box_flags", "[]"))
             image.meta["flags"] = json.dumps(flags)
             for flag in flags if self.warn else ():
                 LOGGER.warning("%s: %s", data.get("scan_id", "the scan"), flag)
