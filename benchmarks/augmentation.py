@@ -34,7 +34,7 @@ from monai.transforms import (
 from timing import side_by_side
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
-from scripts.augment import BatchAugment  # noqa: E402
+from scripts.training.augment import BatchAugment  # noqa: E402
 
 BATCH, SIZE = 64, 128
 GOAL_SPEED, GOAL_SHARE = 10.0, 0.10

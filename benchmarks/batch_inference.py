@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from toy import BUNDLE, device_name, write_cohort
 
-from scripts.networks import QNet, save_weights
+from scripts.model.networks import QNet, save_weights
 
 GOAL = 1.1
 SIZE, SLICES, HIDDEN = 32, 8, 16

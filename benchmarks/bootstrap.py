@@ -21,7 +21,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
-from scripts.auc import bootstrap_aucs, bootstrap_weights, delong  # noqa: E402
+from scripts.evaluation.auc import bootstrap_aucs, bootstrap_weights, delong  # noqa: E402
 
 PARTICIPANTS, SLICES, MODELS, SAMPLES, SEED = 99, 16, 3, 200, 0
 ROUNDS = 3

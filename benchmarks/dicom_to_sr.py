@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from toy import BUNDLE, device_name
 
-from scripts.cohort import find_scans
-from scripts.dicom import find_studies
-from scripts.dicom_rules import read_rules
-from scripts.phantom.dicom import write_study
+from scripts.dicom.rules import read_rules
+from scripts.dicom.study import find_studies
+from scripts.maps.bids import find_scans
+from scripts.maps.transforms import oriented_box
 from scripts.provenance import sha256
-from scripts.transforms import oriented_box
+from scripts.simulation.dicom import write_study
 
 GOAL = 10.0
 

@@ -24,8 +24,8 @@ from sklearn.preprocessing import StandardScaler
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 sys.path.insert(0, str(BUNDLE))
-from scripts.auc import delong, interval, within_folds  # noqa: E402
-from scripts.phantom.iron import DRAWS, Latent, draw_latents, log_likelihood_ratio, population_auc  # noqa: E402
+from scripts.evaluation.auc import delong, interval, within_folds  # noqa: E402
+from scripts.simulation.iron import DRAWS, Latent, draw_latents, log_likelihood_ratio, population_auc  # noqa: E402
 
 COHORTS, NEW_SUBJECTS, FOLDS = 100, 4000, 10
 
@@ -38,7 +38,7 @@ def auc(is_hh: np.ndarray, score: np.ndarray) -> float:
 
 
 def reader():
-    """Logistic regression, as in `scripts.phantom.difficulty`."""
+    """Logistic regression, as in `scripts.simulation.difficulty`."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
 
 

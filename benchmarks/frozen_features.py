@@ -17,7 +17,7 @@ import torch
 from ignite.engine import Engine, Events
 from toy import device_name, now, workflow
 
-from scripts.networks import image_level_model, save_weights
+from scripts.model.networks import image_level_model, save_weights
 
 GOAL = 20.0
 ANEW_EVERY = 16  # epochs

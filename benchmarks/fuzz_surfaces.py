@@ -19,26 +19,26 @@ from fuzz_damage import ANY, JSON, NIFTI, SAME, TEXT, Generator, any_of, hidden_
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 sys.path.insert(0, str(BUNDLE))
 
-from scripts.age import read_reference_curves  # noqa: E402
-from scripts.analysis import recorded_as_simulated  # noqa: E402
-from scripts.batch import LOG_COLUMNS, RunFolder  # noqa: E402
-from scripts.cohort import known_ages, labelled_scans  # noqa: E402
-from scripts.failures import Refused  # noqa: E402
-from scripts.figures import read_curve  # noqa: E402
-from scripts.fine_tuning import read_label  # noqa: E402
-from scripts.handlers import Resume  # noqa: E402
-from scripts.inputs import find_input  # noqa: E402
-from scripts.networks import load_weights, write_tensors  # noqa: E402
-from scripts.nuclei import MEASURED, NUCLEI, SIDES  # noqa: E402
-from scripts.nuclei_cohort import read_tsv  # noqa: E402
-from scripts.predictions import PREDICTION_COLUMNS, read_predictions  # noqa: E402
+from scripts.anatomy.template import load_template  # noqa: E402
+from scripts.evaluation.predictions import PREDICTION_COLUMNS, read_predictions  # noqa: E402
+from scripts.inference.batch import LOG_COLUMNS, RunFolder  # noqa: E402
+from scripts.inference.inputs import find_input  # noqa: E402
+from scripts.inference.results import model_info  # noqa: E402
+from scripts.maps.bids import known_ages, labelled_scans  # noqa: E402
+from scripts.maps.transforms import reading  # noqa: E402
+from scripts.model.networks import load_weights, write_tensors  # noqa: E402
+from scripts.nuclei.cohort import read_tsv  # noqa: E402
+from scripts.nuclei.curves import read_reference_curves  # noqa: E402
+from scripts.nuclei.reader import MEASURED, NUCLEI, SIDES  # noqa: E402
 from scripts.provenance import check_trained_with, declared_name, write_json, write_table  # noqa: E402
-from scripts.results import model_info  # noqa: E402
-from scripts.settings import Known  # noqa: E402
-from scripts.stage.raw import load_echoes  # noqa: E402
-from scripts.stage.run import find_scans as find_raw_scans  # noqa: E402
-from scripts.template import load_template  # noqa: E402
-from scripts.transforms import reading  # noqa: E402
+from scripts.reconstruction.raw import load_echoes  # noqa: E402
+from scripts.reconstruction.run import find_scans as find_raw_scans  # noqa: E402
+from scripts.reporting.analysis import recorded_as_simulated  # noqa: E402
+from scripts.reporting.figures import read_curve  # noqa: E402
+from scripts.runs.failures import Refused  # noqa: E402
+from scripts.settings.check import Known  # noqa: E402
+from scripts.training.fine_tuning import read_label  # noqa: E402
+from scripts.training.handlers import Resume  # noqa: E402
 
 RULES = BUNDLE / "configs" / "dicom_series.yaml"
 SHAPE, BOX = (20, 22, 10), [[3, 17], [4, 18], [1, 9]]
@@ -462,7 +462,7 @@ def observe_settings(root: Path) -> Any:
 
 
 def make_dicom(root: Path) -> None:
-    from scripts.phantom.dicom import write_study
+    from scripts.simulation.dicom import write_study
 
     with_files = root.with_name(f"{root.name}-maps")
     make_cohort(with_files)

@@ -25,12 +25,12 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT / "bundle"))
-from scripts.drawing import FigureCanvasAgg  # noqa: E402
-from scripts.figures import roc_models  # noqa: E402
-from scripts.markup import fixed  # noqa: E402
-from scripts.predictions import MODELS, NO_INPUT, read_predictions, regions_of  # noqa: E402
-from scripts.table_text import design_text  # noqa: E402
-from scripts.tables import delong_tests, image_level, scan_level  # noqa: E402
+from scripts.evaluation.predictions import MODELS, NO_INPUT, read_predictions, regions_of  # noqa: E402
+from scripts.reporting.figures import roc_models  # noqa: E402
+from scripts.reporting.markup import fixed  # noqa: E402
+from scripts.reporting.style import FigureCanvasAgg  # noqa: E402
+from scripts.reporting.table_text import design_text  # noqa: E402
+from scripts.reporting.tables import delong_tests, image_level, scan_level  # noqa: E402
 
 TEXTS = ("README.md", "docs/benchmarks/measured.md", "bundle/docs/README.md", "benchmarks/README.md")
 PICTURE = ROOT / "docs" / "pictures" / "cross_validation_roc.png"

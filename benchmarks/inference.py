@@ -24,14 +24,14 @@ import torch
 from monai.bundle import ConfigParser
 from toy import BUNDLE, device_name
 
-from scripts.batch import RunFolder
-from scripts.cohort import find_scans
-from scripts.evidence import Evidence
-from scripts.inference import QNetInferer, Resultd, ToInputGridd
-from scripts.networks import QNet, load_weights
+from scripts.inference.batch import RunFolder
+from scripts.inference.results import model_info, write_scan
+from scripts.maps.bids import find_scans
+from scripts.maps.transforms import preprocessing
+from scripts.model.evidence import Evidence
+from scripts.model.networks import QNet, load_weights
+from scripts.model.outputs import QNetInferer, Resultd, ToInputGridd
 from scripts.provenance import sha256, software
-from scripts.results import model_info, write_scan
-from scripts.transforms import preprocessing
 
 SHAPE, SPACING, BOX = (366, 366, 64), (0.60109, 0.60109, 2.0), [[110, 256], [130, 250], [18, 46]]
 GOAL = 1.5
@@ -115,7 +115,13 @@ def measure(dataset_dir: Path, output: Path, rounds: int, method: str | None) ->
 
 def start_up() -> float:
     """Seconds until Python has imported what inference needs."""
-    words = [sys.executable, "-W", "ignore", "-c", "import scripts.batch, scripts.results, monai.bundle"]
+    words = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        "import scripts.inference.batch, scripts.inference.results, monai.bundle",
+    ]
     start = time.perf_counter()
     subprocess.run(words, cwd=BUNDLE, check=True, capture_output=True)
     return time.perf_counter() - start

@@ -22,8 +22,8 @@ from scipy.special import expit
 from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
-from scripts.auc import Aucs, clustered_delong, compare, delong, holm, interval, within_folds  # noqa: E402
-from scripts.statistics import rate_interval, wilson  # noqa: E402
+from scripts.evaluation.auc import Aucs, clustered_delong, compare, delong, holm, interval, within_folds  # noqa: E402
+from scripts.evaluation.statistics import rate_interval, wilson  # noqa: E402
 
 SUBJECTS, FOLDS, SLICES, MODELS = 100, 10, 16, 4
 #: Distance of the groups, and the shares of a slice's variance: what all models see of a subject, what only one sees
@@ -55,7 +55,7 @@ def cross_validation(rng: np.random.Generator, level_sd: float) -> tuple[np.ndar
 
 
 def aucs_of(label: np.ndarray, fold: np.ndarray, score: np.ndarray) -> dict[str, Aucs]:
-    """AUCs by each test of NAMES, as `scripts.tables` makes them."""
+    """AUCs by each test of NAMES, as `scripts.reporting.tables` makes them."""
     clusters = np.repeat(np.arange(SUBJECTS), SLICES)
     slices = score.reshape(MODELS, 1, -1)
     scans, subjects = score.mean(axis=2)[:, None], np.arange(SUBJECTS)

@@ -34,9 +34,9 @@ import yaml  # noqa: E402
 from blobs import BUNDLE, write_cohort  # noqa: E402
 from raw_head import write_raw  # noqa: E402
 
-from scripts.networks import QNet, save_weights  # noqa: E402
-from scripts.outputs import LOCK  # noqa: E402
-from scripts.parts import PREFIX  # noqa: E402
+from scripts.files.parts import PREFIX  # noqa: E402
+from scripts.model.networks import QNet, save_weights  # noqa: E402
+from scripts.runs.outputs import LOCK  # noqa: E402
 
 NETWORK = {"num_slices": 4, "hidden_size": 8, "cropped_size": [32, 32]}
 TRAINING = NETWORK | {

@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 import yaml
 
-from scripts import registration
-from scripts.phantom import acquisition, anatomy, iron
-from scripts.phantom.subject import STEPS, T1W_SCALE
+from scripts.registration import search as registration
+from scripts.simulation import acquisition, anatomy, iron
+from scripts.simulation.subject import STEPS, T1W_SCALE
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 #: Voxels and their size (mm). Tall enough that the basal ganglia stay in view at every pose.

@@ -23,8 +23,8 @@ sys.path[:0] = [str(HERE.parent / "bundle")]
 
 from tqdm import tqdm  # noqa: E402
 
-from scripts.cohort import find_scans  # noqa: E402
-from scripts.nuclei import LABELS, MEASURED, NUCLEI, SIDES, row_of  # noqa: E402
+from scripts.maps.bids import find_scans  # noqa: E402
+from scripts.nuclei.reader import LABELS, MEASURED, NUCLEI, SIDES, row_of  # noqa: E402
 from scripts.provenance import software, write_aside, write_json  # noqa: E402
 
 RESULTS = HERE / "results"

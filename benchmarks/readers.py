@@ -8,7 +8,7 @@
 AUC of whoever reads their true latent parameters: the luck of that very cohort. `means` trains logistic regression on
 the true nuclei's mean QSM and R2* and age, on nine tenths of a simulated cohort (those that train with fold 0), and
 tests it on all subjects of another: as Q-Net's shipped weights were tested. `spread` fits normal distributions to what
-the readers of `scripts.phantom.difficulty` measured on both cohorts, draws 200 cohorts of the first one's size from
+the readers of `scripts.simulation.difficulty` measured on both cohorts, draws 200 cohorts of the first one's size from
 them, and says where 95 % of the cross-validated AUCs lie: the `targets` of `configs/simulate.yaml`. All write into
 `results/`.
 """
@@ -31,12 +31,12 @@ from sklearn.preprocessing import StandardScaler
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT / "bundle"))
-from scripts.auc import delong, interval  # noqa: E402
-from scripts.cohort import labelled_scans, split  # noqa: E402
-from scripts.phantom.cohort import draw_participants  # noqa: E402
-from scripts.phantom.difficulty import cross_validated_auc, nucleus_mean_features, nucleus_pattern_features  # noqa: E402
-from scripts.phantom.iron import Latent, log_likelihood_ratio, population_auc  # noqa: E402
+from scripts.evaluation.auc import delong, interval  # noqa: E402
+from scripts.maps.bids import labelled_scans, split  # noqa: E402
 from scripts.provenance import cohort_fingerprint  # noqa: E402
+from scripts.simulation.cohort import draw_participants  # noqa: E402
+from scripts.simulation.difficulty import cross_validated_auc, nucleus_mean_features, nucleus_pattern_features  # noqa: E402
+from scripts.simulation.iron import Latent, log_likelihood_ratio, population_auc  # noqa: E402
 
 
 def with_interval(is_hh: np.ndarray, score: np.ndarray) -> dict[str, float]:

@@ -25,8 +25,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from toy import BUNDLE  # noqa: F401  (puts the bundle on the path)
 
-from scripts.networks import image_level_model, resnet
-from scripts.training import AutocastInferer
+from scripts.model.networks import image_level_model, resnet
+from scripts.training.data import AutocastInferer
 
 SIDE = 128
 IMAGES = 256  # of a round: a whole number of every batch below

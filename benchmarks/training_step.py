@@ -28,8 +28,8 @@ from timing import seconds
 from torch.utils.data import DataLoader
 from toy import device_name, now, workflow
 
-from scripts.networks import image_level_model
-from scripts.training import AutocastInferer
+from scripts.model.networks import image_level_model
+from scripts.training.data import AutocastInferer
 
 BATCH = 64
 EPOCH_STEPS = 22  # 88 scans of 16 slices

@@ -22,9 +22,9 @@ from release.exports import differences, export_onnx, export_torchscript
 from release.model_card import model_card
 from release.source import clean_commit, released_version
 from scripts.errors import InputError, report_in_one_line
-from scripts.outputs import check_apart
-from scripts.parts import part_folder
+from scripts.files.parts import part_folder
 from scripts.provenance import check_output_dir, sha256, software, write_json
+from scripts.runs.outputs import check_apart
 
 #: What the model zoo's own releases start with; `--base_url` says otherwise.
 ZOO_STORAGE = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_storage_v1"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scripts.predictions import MODELS, PREDICTION_COLUMNS, REGIONS
-from scripts.statistics import vote
+from scripts.evaluation.predictions import MODELS, PREDICTION_COLUMNS, REGIONS
+from scripts.evaluation.statistics import vote
 
 
 def made_predictions(

@@ -6,7 +6,7 @@ from refusal import refused
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from scripts.auc import (
+from scripts.evaluation.auc import (
     Aucs,
     bootstrap_aucs,
     bootstrap_weights,
@@ -309,7 +309,7 @@ def test_bootstrap_gives_what_scikit_learn_gives_on_the_same_samples():
 def test_bootstrap_in_pieces_gives_the_same(monkeypatch):
     labels, probabilities, clusters = cohort(7)
     whole = bootstrap_aucs(labels, probabilities, clusters, 20, seed=3)
-    monkeypatch.setattr("scripts.auc.CELLS", 3 * (len(labels) + 20))
+    monkeypatch.setattr("scripts.evaluation.auc.CELLS", 3 * (len(labels) + 20))
     np.testing.assert_allclose(bootstrap_aucs(labels, probabilities, clusters, 20, seed=3), whole, rtol=1e-12)
 
 

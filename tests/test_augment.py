@@ -11,8 +11,8 @@ from matplotlib.image import imread
 from monai.data import MetaTensor
 from skimage.transform import AffineTransform, warp
 
-from scripts.augment import BatchAugment, _intensity
-from scripts.pictures import augmentation_samples
+from scripts.reporting.pictures import augmentation_samples
+from scripts.training.augment import BatchAugment, _intensity
 
 STEPS = 5
 NOTHING = dict.fromkeys(

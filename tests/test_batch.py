@@ -18,11 +18,11 @@ from matplotlib.colors import to_hex
 from refusal import refused
 from test_inference import SETTINGS, files, run, table, workflow
 
-from scripts.batch import RunFolder, ScanStream
-from scripts.drawing import GROUP_STYLE
-from scripts.networks import QNet, save_weights
-from scripts.results import model_info, note_on
-from scripts.summary import histogram, write_summary
+from scripts.inference.batch import RunFolder, ScanStream
+from scripts.inference.results import model_info, note_on
+from scripts.inference.summary import histogram, write_summary
+from scripts.model.networks import QNet, save_weights
+from scripts.reporting.style import GROUP_STYLE
 
 FAST = {"outputs": ["json", "evidence"]}
 

@@ -11,7 +11,7 @@ import torch
 from blobs import BUNDLE, REPOSITORY
 from monai.bundle import ConfigWorkflow
 
-from scripts.networks import QNet, load_weights, save_weights
+from scripts.model.networks import QNet, load_weights, save_weights
 
 META = str(BUNDLE / "configs" / "metadata.json")
 TRAIN = str(BUNDLE / "configs" / "train.yaml")

@@ -8,9 +8,9 @@ import nibabel as nib
 import pytest
 import torch
 
-from scripts.cache import CachedScans, fill, scan_key, settings_of
-from scripts.cohort import labelled_scans
-from scripts.transforms import preprocessing
+from scripts.maps.bids import labelled_scans
+from scripts.maps.transforms import preprocessing
+from scripts.training.cache import CachedScans, fill, scan_key, settings_of
 
 
 def transform(**changed):

@@ -12,7 +12,7 @@ import pytest
 from blobs import BOX, write_map
 from refusal import refused
 
-from scripts.cohort import (
+from scripts.maps.bids import (
     MAPS,
     check_grid,
     chosen_scans,

@@ -19,13 +19,13 @@ from blobs import BUNDLE
 from monai.bundle import ConfigWorkflow
 from refusal import refused
 
-from scripts.cohort import labelled_scans, split
-from scripts.collect import roi_rows
-from scripts.crossval import checked_settings, config_files
-from scripts.engines import LocalEngine, engine
-from scripts.folds import Fold, Setup
-from scripts.nuclei import MEASURED, NUCLEI, SIDES
-from scripts.outputs import LOCK
+from scripts.crossvalidation.collect import roi_rows
+from scripts.crossvalidation.engines import LocalEngine, engine
+from scripts.crossvalidation.folds import Fold, Setup
+from scripts.crossvalidation.run import checked_settings, config_files
+from scripts.maps.bids import labelled_scans, split
+from scripts.nuclei.reader import MEASURED, NUCLEI, SIDES
+from scripts.runs.outputs import LOCK
 
 TINY = {
     "num_folds": 3,

@@ -16,9 +16,9 @@ pytest.importorskip("highdicom")
 import pydicom  # noqa: E402
 from dicom_study import NAME, PATIENT_ID, write_series, write_study  # noqa: E402
 
-from scripts.dicom_geometry import planes_of, sampled  # noqa: E402
-from scripts.evidence_objects import write_parametric_map, write_segmentation  # noqa: E402
-from scripts.structured_report import device_uid, read_series, write_structured_report  # noqa: E402
+from scripts.dicom.evidence import write_parametric_map, write_segmentation  # noqa: E402
+from scripts.dicom.geometry import planes_of, sampled  # noqa: E402
+from scripts.dicom.structured_report import device_uid, read_series, write_structured_report  # noqa: E402
 
 MODEL = {"name": "Q-Net", "version": "0.1.0", "sha256": "ab" * 32}
 METHOD = {"method": "occlusion", "name": "occlusion", "says": "what covering a patch does"}

@@ -12,8 +12,8 @@ from refusal import refused
 from scipy.ndimage import uniform_filter
 from torch import Tensor, nn
 
-from scripts.evidence import METHODS, Evidence, smoothed
-from scripts.networks import QNet
+from scripts.model.evidence import METHODS, Evidence, smoothed
+from scripts.model.networks import QNet
 
 SIZE, SLICES = 32, 3
 

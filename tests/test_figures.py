@@ -11,13 +11,13 @@ from refusal import refused
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
-from scripts import figures, gallery
-from scripts.calibration import bin_intervals, calibration, reliability
-from scripts.drawing import MODEL_STYLE, VECTOR, save_figure, styles_of
-from scripts.gallery import CAPTIONS, draw_learning_curves, draw_predictions
-from scripts.predictions import REGIONS, regions_of, scores, without_input_once
-from scripts.subjects import cohort_figure, demographics, summary
-from scripts.tables import delong_tests
+from scripts.evaluation.predictions import REGIONS, regions_of, scores, without_input_once
+from scripts.reporting import figures, gallery
+from scripts.reporting.calibration import bin_intervals, calibration, reliability
+from scripts.reporting.gallery import CAPTIONS, draw_learning_curves, draw_predictions
+from scripts.reporting.style import MODEL_STYLE, VECTOR, save_figure, styles_of
+from scripts.reporting.subjects import cohort_figure, demographics, summary
+from scripts.reporting.tables import delong_tests
 
 BASELINE = "ROI logistic regression"
 

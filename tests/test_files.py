@@ -20,7 +20,7 @@ from scripts.files.schemas import SCHEMAS
 from scripts.files.table import for_spreadsheet, from_spreadsheet, read_table
 from scripts.files.tensors import read_tensors
 from scripts.files.text import read_text
-from scripts.transforms import LoadImageMapsd
+from scripts.maps.transforms import LoadImageMapsd
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 DESCRIPTION = '{"Name": "Köln", "BIDSVersion": "1.10.0"}'

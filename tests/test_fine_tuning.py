@@ -9,9 +9,9 @@ from blobs import BUNDLE, write_labelled_studies
 from monai.bundle import run
 from refusal import refused
 
-from scripts.fine_tuning import labelled_studies
-from scripts.networks import QNet, read_state_dict, save_weights
+from scripts.model.networks import QNet, read_state_dict, save_weights
 from scripts.provenance import sha256
+from scripts.training.fine_tuning import labelled_studies
 
 
 @pytest.fixture

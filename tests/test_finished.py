@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from scripts import finished
 from scripts.errors import InputError
-from scripts.failures import called, log_of, why
-from scripts.finished import Origin, code_of, imported_by, of_scans, settings_of
+from scripts.runs import finished
+from scripts.runs.failures import called, log_of, why
+from scripts.runs.finished import Origin, code_of, imported_by, of_scans, settings_of
 
 
 @pytest.fixture
@@ -69,9 +69,9 @@ def test_changed_code_is_another_however_deep_it_lies(tmp_path: Path, monkeypatc
 
 
 def test_nuclei_depend_on_how_they_are_found() -> None:
-    from scripts.nuclei_cohort import CODE
+    from scripts.nuclei.cohort import CODE
 
-    assert {"scripts.nuclei", "scripts.registration", "scripts.template"} <= imported_by(CODE)
+    assert {"scripts.nuclei.reader", "scripts.registration.search", "scripts.anatomy.template"} <= imported_by(CODE)
 
 
 def test_settings_name_content_and_not_places(source: Path) -> None:
@@ -125,8 +125,8 @@ def test_a_full_disk_says_so_even_where_no_log_can_be_written(tmp_path: Path) ->
 
 
 def test_threads_that_ask_for_the_code_at_the_same_time_all_get_it():
-    alone = code_of("scripts.inference", "scripts.localiser")
+    alone = code_of("scripts.model.outputs", "scripts.localisation.localiser")
     code_of.cache_clear()
     with ThreadPoolExecutor(8) as pool:  # parsing in two threads at a time can end in a SystemError
-        asked = [pool.submit(code_of, "scripts.inference", "scripts.localiser") for _ in range(8)]
+        asked = [pool.submit(code_of, "scripts.model.outputs", "scripts.localisation.localiser") for _ in range(8)]
     assert {future.result() for future in asked} == {alone}

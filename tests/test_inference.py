@@ -19,14 +19,14 @@ from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from refusal import refused
 
-from scripts.batch import ScanStream
-from scripts.cohort import find_scans
-from scripts.evidence import Evidence
-from scripts.inference import QNetInferer, Resultd, input_slices, to_input_grid
-from scripts.networks import QNet, load_weights, save_weights
-from scripts.outputs import LOCK
+from scripts.inference.batch import ScanStream
+from scripts.maps.bids import find_scans
+from scripts.maps.transforms import preprocessing
+from scripts.model.evidence import Evidence
+from scripts.model.networks import QNet, load_weights, save_weights
+from scripts.model.outputs import QNetInferer, Resultd, input_slices, to_input_grid
 from scripts.provenance import check_trained_with
-from scripts.transforms import preprocessing
+from scripts.runs.outputs import LOCK
 
 SETTINGS = {"spatial_size": [32, 32], "num_slices": 4, "hidden_size": 8, "nuclei": "known"}
 

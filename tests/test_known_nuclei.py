@@ -10,11 +10,11 @@ from monai.bundle import ConfigWorkflow
 from refusal import refused
 from scipy.stats import norm
 
-from scripts.age import iron_curve, read_reference_curves
-from scripts.cohort import find_scans
-from scripts.known_nuclei import NUCLEI_TABLE, usual_for_age, with_nuclei
-from scripts.networks import QNet, save_weights
-from scripts.nuclei import MEASURED, NUCLEI, SIDES
+from scripts.maps.bids import find_scans
+from scripts.model.networks import QNet, save_weights
+from scripts.nuclei.curves import iron_curve, read_reference_curves
+from scripts.nuclei.known import NUCLEI_TABLE, usual_for_age, with_nuclei
+from scripts.nuclei.reader import MEASURED, NUCLEI, SIDES
 
 CURVE = {"rise": 0.1, "rate": 0.03, "start": 0.02, "sd": 0.01, "unit": "ppm"}
 

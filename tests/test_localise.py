@@ -15,16 +15,16 @@ from blobs import BUNDLE
 from heads import TEMPLATE, head, held, templates, tight, write_scan
 from refusal import refused
 
-from scripts import registration
-from scripts.cohort import find_scans
-from scripts.inference import used_box
-from scripts.localise import Found, check_scan, locate, sure_of
-from scripts.localise_cohort import localise_cohort
-from scripts.localiser import LOCALISE_DERIVATIVE, Localiser, check_boxes
-from scripts.phantom.anatomy import load_templates
-from scripts.splines import basis, bending_of, refine
-from scripts.template import load_template, make_template
-from scripts.transforms import preprocessing
+from scripts.anatomy.template import load_template, make_template
+from scripts.localisation.cohort import localise_cohort
+from scripts.localisation.localiser import LOCALISE_DERIVATIVE, Localiser, check_boxes
+from scripts.localisation.locate import Found, check_scan, locate, sure_of
+from scripts.maps.bids import find_scans
+from scripts.maps.transforms import preprocessing
+from scripts.model.outputs import used_box
+from scripts.registration import search as registration
+from scripts.registration.splines import basis, bending_of, refine
+from scripts.simulation.anatomy import load_templates
 
 #: Heads of these numbers are not in the benchmark and were not used for tuning.
 FIRST = 70_000
@@ -111,7 +111,7 @@ def test_localisation_gives_the_same_numbers_again(tools, located):
 def test_the_margin_is_added_in_plane_alone(tools, located):
     scan = head(FIRST, skull=True)
     found = located(FIRST, skull=True)
-    from scripts.localise import box_around
+    from scripts.localisation.locate import box_around
 
     wider = np.array(box_around(found.outline_mm, scan.labels.shape, scan.affine, MARGIN_MM + 6, "x", 1.0))
     grown = np.abs(wider - np.array(found.box)) * np.linalg.norm(scan.affine[:3, :3], axis=0)[:, None]
@@ -346,7 +346,7 @@ def test_a_scan_without_annotation_goes_through_and_is_kept(cohort, monkeypatch)
     def never(*arguments, **keywords):
         raise AssertionError("found again, although it was kept")
 
-    monkeypatch.setattr("scripts.localiser.locate", never)
+    monkeypatch.setattr("scripts.localisation.localiser.locate", never)
     again = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "auto", Localiser(TEMPLATE))(scan)["image"]
     assert torch.equal(again.as_tensor(), first.as_tensor())
     # an annotated box goes before a found one, and needs no localiser
@@ -378,8 +378,8 @@ def test_a_kept_box_of_other_settings_is_not_read(cohort, monkeypatch):
         called.append(margin_mm)
         return Found([[0, 8], [0, 8], [0, 8]], 1.0, {"t1": 1.0, "tissue": 1.0, "iron": 1.0}, None, np.zeros((1, 3)))
 
-    monkeypatch.setattr("scripts.localiser.locate", other)
-    monkeypatch.setattr("scripts.localiser.Localiser.keep", lambda *arguments: None)
+    monkeypatch.setattr("scripts.localisation.localiser.locate", other)
+    monkeypatch.setattr("scripts.localisation.localiser.Localiser.keep", lambda *arguments: None)
     scan = head(FIRST, skull=True)
     Localiser(TEMPLATE, margin_mm=9.0)(scan.maps, scan.affine, find_scans(cohort)[0]["image"][0])
     assert called == [9.0]
@@ -387,7 +387,7 @@ def test_a_kept_box_of_other_settings_is_not_read(cohort, monkeypatch):
 
 def test_a_cohort_that_cannot_be_written_is_localised_all_the_same(tmp_path, monkeypatch):
     good = Found([[4, 60], [4, 60], [4, 20]], 0.9, {"t1": 1.0, "tissue": 1.0, "iron": 1.0}, None, np.zeros((1, 3)))
-    monkeypatch.setattr("scripts.localiser.locate", lambda *arguments: good)
+    monkeypatch.setattr("scripts.localisation.localiser.locate", lambda *arguments: good)
     (tmp_path / "derivatives").write_text("a file where the folder should be")
     scan = head(FIRST, skull=True)
     localiser = Localiser(TEMPLATE)
@@ -402,7 +402,7 @@ def test_a_cohort_that_cannot_be_written_is_localised_all_the_same(tmp_path, mon
 def test_an_uncertain_scan_is_refused_with_its_confidence(tmp_path, monkeypatch):
     measures = {"t1": 0.42, "tissue": 0.5, "half": 0.4, "covered": 1.0, "iron": 0.9}
     poor = Found([[4, 60], [4, 60], [4, 20]], 0.31, measures, None, np.zeros((1, 3)))
-    monkeypatch.setattr("scripts.localiser.locate", lambda *arguments: poor)
+    monkeypatch.setattr("scripts.localisation.localiser.locate", lambda *arguments: poor)
     scan = head(FIRST, skull=True)
     with refused("study.nii.gz", "0.31", "annotate a box"):
         Localiser(TEMPLATE)(scan.maps, scan.affine, "study.nii.gz")
@@ -415,7 +415,7 @@ def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_w
 
     box = [[30, 90], [40, 100], [5, 20]]
     good = Found(box, 0.9, {"t1": 1.0, "tissue": 1.0, "iron": 1.0}, None, np.zeros((1, 3)))
-    monkeypatch.setattr("scripts.localiser.locate", lambda *arguments: good)
+    monkeypatch.setattr("scripts.localisation.localiser.locate", lambda *arguments: good)
     scan = head(FIRST, skull=True)
     path = tmp_path / "study.nii.gz"
     nib.save(nib.Nifti1Image(np.moveaxis(scan.maps, 0, 3), scan.affine), path)
@@ -443,7 +443,7 @@ def test_an_unknown_choice_is_refused():
 
 
 def test_making_a_template_that_is_too_large_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("scripts.template.LARGEST_FILE", 1000)
+    monkeypatch.setattr("scripts.anatomy.template.LARGEST_FILE", 1000)
     with refused(tmp_path / "t.nii.gz", "spacing_mm"):
         make_template(tmp_path / "t.nii.gz", 4.0, 50, templates())
     assert not list(tmp_path.iterdir())

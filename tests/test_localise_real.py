@@ -9,11 +9,11 @@ from heads import TEMPLATE
 from refusal import refused
 from scipy import ndimage
 
-from scripts import registration
+from scripts.anatomy.template import load_template
 from scripts.errors import InputError
-from scripts.localise import LEAST_IRON, Found, locate
-from scripts.plausibility import found_flags
-from scripts.template import load_template
+from scripts.localisation.locate import LEAST_IRON, Found, locate
+from scripts.maps.plausibility import found_flags
+from scripts.registration import search as registration
 
 DATA = Path(__file__).parent / "data" / "real_head"
 MARGIN_MM, LEAST_CONFIDENCE = 5.0, 0.5

@@ -10,7 +10,7 @@ from refusal import refused
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scripts.networks import (
+from scripts.model.networks import (
     QNet,
     image_level_model,
     load_embedding,

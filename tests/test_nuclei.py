@@ -12,7 +12,11 @@ from refusal import refused
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from scripts.age import (
+from scripts.crossvalidation.roi_baseline import ROI_MODELS, nucleus_means, roi_baseline_rows, roi_features, roi_models
+from scripts.localisation.localiser import Localiser
+from scripts.maps.bids import find_scans
+from scripts.nuclei.cohort import measure_cohort, read_tsv
+from scripts.nuclei.curves import (
     age_figure,
     age_z_scores,
     fit_curve,
@@ -21,15 +25,11 @@ from scripts.age import (
     read_reference_curves,
     write_reference_curves,
 )
-from scripts.cohort import find_scans
-from scripts.localiser import Localiser
-from scripts.nuclei import LABELS, MEASURED, NUCLEI, SIDES, core_of, data_dictionary, iron_levels, row_of
-from scripts.nuclei_cohort import measure_cohort, read_tsv
-from scripts.phantom import anatomy
-from scripts.phantom.iron import AGE_CURVES
+from scripts.nuclei.reader import LABELS, MEASURED, NUCLEI, SIDES, core_of, data_dictionary, iron_levels, row_of
 from scripts.provenance import write_table
-from scripts.registration import Scan
-from scripts.roi_baseline import ROI_MODELS, nucleus_means, roi_baseline_rows, roi_features, roi_models
+from scripts.registration.search import Scan
+from scripts.simulation import anatomy
+from scripts.simulation.iron import AGE_CURVES
 
 NUMBER = 70_010
 
@@ -90,7 +90,7 @@ def test_the_table_has_a_data_dictionary_and_is_not_made_twice(cohort, monkeypat
     def never(*arguments):
         raise AssertionError("measured again, although it was done")
 
-    monkeypatch.setattr("scripts.nuclei.NucleiReader.measure", never)
+    monkeypatch.setattr("scripts.nuclei.reader.NucleiReader.measure", never)
     measure_cohort(folder, find_scans(cohort), Localiser(TEMPLATE, pictures=False), {})
     assert read_tsv(folder / "nuclei.tsv")[0] == row
 
@@ -312,7 +312,7 @@ def test_the_age_figure_is_drawn_and_says_when_it_is_simulated(tmp_path):
     curves = fit_reference_curves(nuclei, tmp_path, None)
     age_figure(tmp_path / "age", nuclei, tmp_path, curves, age_z_scores(read_tsv(nuclei)[1], 50, curves))
     assert (tmp_path / "age.png").stat().st_size > 20_000
-    from scripts.age import cohort_rows, draw_ages
+    from scripts.nuclei.curves import cohort_rows, draw_ages
 
     figure = draw_ages(cohort_rows(nuclei, tmp_path), curves, None)
     assert "Simulated" in figure.get_suptitle()

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from scripts.errors import InputError
-from scripts.localiser import Localiser
-from scripts.outputs import LOCK, check_apart, claim, release
-from scripts.parts import PREFIX, part_file, remove_leftovers
+from scripts.files.parts import PREFIX, part_file, remove_leftovers
+from scripts.localisation.localiser import Localiser
+from scripts.runs.outputs import LOCK, check_apart, claim, release
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 #: A process that claims a folder, says so, and works until it is killed.
 WORKER = """
 import sys, time
-from scripts.outputs import claim
-from scripts.parts import part_file
+from scripts.runs.outputs import claim
+from scripts.files.parts import part_file
 claim({"output_dir": sys.argv[1]}, {})
 with part_file(sys.argv[1] + "/map.nii.gz") as part:
     print("working", flush=True)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from blobs import BOX, SHAPE
 
-from scripts.architecture import architecture, layer_sizes
-from scripts.cohort import find_scans
-from scripts.networks import QNet
-from scripts.pictures import Explained, evidence_overlays, example_maps, shown_volume, subject_strip
+from scripts.maps.bids import find_scans
+from scripts.model.networks import QNet
+from scripts.reporting.architecture import architecture, layer_sizes
+from scripts.reporting.pictures import Explained, evidence_overlays, example_maps, shown_volume, subject_strip
 
 
 def write_evidence(path, scan, array):

@@ -10,10 +10,10 @@ from blobs import BOX, BUNDLE, write_cohort
 from monai.bundle import ConfigWorkflow
 from refusal import refused
 
-from scripts.age import read_reference_curves
-from scripts.cohort import checked_box, find_scans
-from scripts.plausibility import check_box_size, check_grid_size, check_maps, nuclei_flags, region_flags
-from scripts.transforms import preprocessing
+from scripts.maps.bids import checked_box, find_scans
+from scripts.maps.plausibility import check_box_size, check_grid_size, check_maps, nuclei_flags, region_flags
+from scripts.maps.transforms import preprocessing
+from scripts.nuclei.curves import read_reference_curves
 
 NAMES = ("sub-01_Chimap.nii.gz", "sub-01_R2starmap.nii.gz", "sub-01_T1w.nii.gz")
 

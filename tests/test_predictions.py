@@ -7,7 +7,7 @@ from blobs import REPOSITORY
 from made_predictions import made_predictions
 from refusal import refused
 
-from scripts.predictions import MODELS, PREDICTION_COLUMNS, at_level, read_predictions, scores
+from scripts.evaluation.predictions import MODELS, PREDICTION_COLUMNS, at_level, read_predictions, scores
 from scripts.provenance import write_table
 
 

@@ -19,16 +19,16 @@ from blobs import write_cohort
 from made_predictions import made_predictions
 from refusal import refused
 
-from scripts import page, sections
-from scripts.checklist import ITEMS, fill, filled
-from scripts.drawing import VECTOR, save_figure
-from scripts.figures import roc_models
-from scripts.markup import fixed, html
-from scripts.outcome import by_subject, read_outcome
 from scripts.provenance import cohort_fingerprint, software
-from scripts.report import cross_validation_report, volume_entry
-from scripts.tables import read_tables, write_tables
-from scripts.viewer import packed, slab, viewer
+from scripts.reporting import page, sections
+from scripts.reporting.checklist import ITEMS, fill, filled
+from scripts.reporting.cross_validation import cross_validation_report, volume_entry
+from scripts.reporting.figures import roc_models
+from scripts.reporting.markup import fixed, html
+from scripts.reporting.outcome import by_subject, read_outcome
+from scripts.reporting.style import VECTOR, save_figure
+from scripts.reporting.tables import read_tables, write_tables
+from scripts.reporting.viewer import packed, slab, viewer
 
 SETTINGS = {"num_slices": 4, "hidden_size": 8, "image_epochs": 3, "seed": 0, "imagenet_weights": "none"}
 

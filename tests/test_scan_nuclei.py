@@ -12,11 +12,11 @@ from monai.data import MetaTensor
 from pdf_words import pdf_pages
 from refusal import refused
 
-from scripts.localiser import Localiser
-from scripts.networks import QNet, save_weights
-from scripts.nuclei import MEASURED, NUCLEI, SIDES
-from scripts.phantom.anatomy import LABELS
-from scripts.scan_nuclei import MeasureNucleid, check_atlas
+from scripts.localisation.localiser import Localiser
+from scripts.model.networks import QNet, save_weights
+from scripts.nuclei.reader import MEASURED, NUCLEI, SIDES
+from scripts.nuclei.transform import MeasureNucleid, check_atlas
+from scripts.simulation.anatomy import LABELS
 
 CURVE = {"rise": 0.1, "rate": 0.03, "start": 0.02, "sd": 0.01}
 NUMBER = 70_010  # of the simulated head
@@ -104,7 +104,7 @@ def test_known_measures_nothing():
 def test_bad_choices_are_refused(monkeypatch):
     with refused("nuclei", "sometimes"):
         MeasureNucleid("image", "sometimes", None)
-    monkeypatch.setattr("scripts.scan_nuclei.ATLAS_PACKAGE", "no_such_package")
+    monkeypatch.setattr("scripts.nuclei.transform.ATLAS_PACKAGE", "no_such_package")
     with refused("no_such_package", "pip install"):
         check_atlas("measure")
     check_atlas("auto")

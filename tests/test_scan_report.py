@@ -10,10 +10,10 @@ import torch
 from monai.data import MetaTensor
 from pdf_words import pdf_pages
 
-from scripts.batch import RunFolder
-from scripts.results import write_scan
-from scripts.scan_report import display_maps, pixel_aspect, write_scan_report
-from scripts.transforms import StretchHistogramd
+from scripts.inference.batch import RunFolder
+from scripts.inference.results import write_scan
+from scripts.maps.transforms import StretchHistogramd
+from scripts.reporting.scan import display_maps, pixel_aspect, write_scan_report
 
 SHA = "6c" * 32
 MODEL = {

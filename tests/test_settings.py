@@ -15,9 +15,9 @@ from blobs import BUNDLE
 from refusal import refused
 from typed import typed
 
-from scripts.settings import Known, rules
-from scripts.settings_typed import flags
-from scripts.settings_values import Expression, literal
+from scripts.settings.check import Known, rules
+from scripts.settings.typed import flags
+from scripts.settings.values import Expression, literal
 
 CONFIGS = sorted(
     path.stem for path in (BUNDLE / "configs").glob("*.yaml") if path.stem not in ("allowed", "dicom_series")
@@ -127,7 +127,7 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("analyse", ["--bootstrap_sample", "500"], ["--bootstrap_samples?"]),
         ("reconstruct", ["--inversion#itertions", "3"], ["--inversion#iterations?"]),
         ("reconstruct", ["--inversion#iterations", "3.5"], ["--inversion#iterations 3.5"]),
-        ("reconstruct", ["--inversion#_target_", "scripts.stage.inversion.TKD"], ["takes no radii_mm"]),
+        ("reconstruct", ["--inversion#_target_", "scripts.reconstruction.inversion.TKD"], ["takes no radii_mm"]),
         ("reconstruct", ["--background", "SHARP"], ["--background SHARP", "_target_"]),
         ("reconstruct", ["--echo_times_s", "[0.004,ms]"], ["--echo_times_s"]),
         ("simulate", ["--size", "big"], ["small or paper"]),

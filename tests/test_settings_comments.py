@@ -3,7 +3,7 @@
 import pytest
 from blobs import BUNDLE
 
-from scripts.settings_comments import explanations, read_comments
+from scripts.settings.comments import explanations, read_comments
 
 CONFIG = """\
 # First line.

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
-from scripts.statistics import effective_size, metrics, rate_interval, summarise, vote, wilson
+from scripts.evaluation.statistics import effective_size, metrics, rate_interval, summarise, vote, wilson
 
 
 def predictions(tp: int, fn: int, tn: int, fp: int) -> tuple[list[int], list[float]]:

@@ -13,10 +13,10 @@ from refusal import refused
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from scripts.cohort import MAPS, check_grid
-from scripts.inputs import find_input
-from scripts.t1w_grid import check_quality, register
-from scripts.transforms import LoadImageMapsd
+from scripts.inference.inputs import find_input
+from scripts.maps.bids import MAPS, check_grid
+from scripts.maps.transforms import LoadImageMapsd
+from scripts.registration.t1w_grid import check_quality, register
 
 RULES = BUNDLE / "configs" / "dicom_series.yaml"
 TURN_DEG, SHIFT_MM = (4.0, -3.0, 6.0), (5.0, -7.0, 4.0)
@@ -97,9 +97,9 @@ def _magnitude() -> float:
 
 def test_a_dicom_study_gives_the_same(scan, maps, tmp_path):
     pytest.importorskip("pydicom")
-    from scripts.dicom import find_studies
-    from scripts.dicom_rules import read_rules
-    from scripts.phantom.dicom import write_study
+    from scripts.dicom.rules import read_rules
+    from scripts.dicom.study import find_studies
+    from scripts.simulation.dicom import write_study
 
     volumes, affine = maps
     here, there = [], []

@@ -15,10 +15,10 @@ from refusal import refused
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
-from scripts.auc import clustered_delong, compare, delong, significance, within_folds
-from scripts.markup import fixed
-from scripts.predictions import MODELS, read_predictions, scores
-from scripts.tables import delong_tests, image_level, scan_level, write_tables
+from scripts.evaluation.auc import clustered_delong, compare, delong, significance, within_folds
+from scripts.evaluation.predictions import MODELS, read_predictions, scores
+from scripts.reporting.markup import fixed
+from scripts.reporting.tables import delong_tests, image_level, scan_level, write_tables
 
 AWKWARD = "ROI_means & LR* [50 %] {a} #1 ~ x^2 <b> $c$ p|q \\d"
 

@@ -14,9 +14,9 @@ from blobs import BUNDLE
 from monai.bundle import ConfigWorkflow
 
 from scripts.errors import InputError, input_error_in
-from scripts.networks import read_state_dict
-from scripts.outputs import LOCK
-from scripts.training import cosine_annealing, swa_start_epoch
+from scripts.model.networks import read_state_dict
+from scripts.runs.outputs import LOCK
+from scripts.training.data import cosine_annealing, swa_start_epoch
 
 TINY = {
     "num_folds": 3,

@@ -12,8 +12,8 @@ from monai.bundle import ConfigParser
 from monai.transforms import LoadImage, Orientation
 from refusal import refused
 
-from scripts.cohort import find_scans
-from scripts.transforms import (
+from scripts.maps.bids import find_scans
+from scripts.maps.transforms import (
     CheckMapsd,
     CropBasalGangliad,
     LoadImageMapsd,

@@ -33,7 +33,9 @@ def typed(folder: Path, configs: str, *words: str, key: str | None = None, here:
     """
     overlay = folder / "only_check.yaml"
     look = f"- $typed.seen.append(@{key})\n" if key else ""
-    overlay.write_text(f"+imports: [$import typed]\nonly_check:\n- $scripts.settings.begin()\n{look}finalize: []\n")
+    overlay.write_text(
+        f"+imports: [$import typed]\nonly_check:\n- $scripts.settings.check.begin()\n{look}finalize: []\n"
+    )
     files = [name if "/" in name else str(BUNDLE / "configs" / f"{name}.yaml") for name in configs.split(",")]
     seen.clear()
     path = list(sys.path)

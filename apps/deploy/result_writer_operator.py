@@ -6,9 +6,9 @@ from typing import Any
 from bundle_folder import inference_config
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
-from scripts.age import read_reference_curves
+from scripts.inference.results import model_info, write_scan
+from scripts.nuclei.curves import read_reference_curves
 from scripts.provenance import check_output_dir
-from scripts.results import model_info, write_scan
 
 
 class ResultWriterOperator(Operator):

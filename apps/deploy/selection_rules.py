@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from scripts.dicom_rules import read_rules
-from scripts.dicom_series import MAP_CLASSES
+from scripts.dicom.rules import read_rules
+from scripts.dicom.series import MAP_CLASSES
 
 #: Headers that the selector compares in other ways than by searching a pattern: left to the bundle's reader.
 NOT_SEARCHED = ("ImageType", "SeriesNumber")

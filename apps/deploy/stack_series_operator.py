@@ -8,9 +8,9 @@ import numpy as np
 from monai.deploy.core import Fragment, Image, Operator, OperatorSpec
 from monai.deploy.core.domain.dicom_series_selection import StudySelectedSeries
 
-from scripts.dicom import DicomStudy
+from scripts.dicom.study import DicomStudy
 from scripts.errors import InputError
-from scripts.inputs import DicomScan, find_input
+from scripts.inference.inputs import DicomScan, find_input
 
 
 class StackSeriesOperator(Operator):
@@ -23,7 +23,7 @@ class StackSeriesOperator(Operator):
         study_selected_series_list: what the SDK's selector took; its selections are named after the maps.
     Named outputs:
         image: `Image` `[3, W, H, D]` (float32; QSM in ppm, R2* in 1/s, T1W), with its affine to RAS+ mm.
-        source: the study as an item of the bundle's datalist (`scripts.inputs.DicomScan`).
+        source: the study as an item of the bundle's datalist (`scripts.inference.inputs.DicomScan`).
     """
 
     def __init__(self, fragment: Fragment, *args: Any, input_dir: Path, rules: str | Path, **kwargs: Any) -> None:

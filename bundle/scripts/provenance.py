@@ -15,8 +15,8 @@ import ignite.distributed as idist
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.parts import part_file
 from scripts.files.table import table_text
-from scripts.parts import part_file
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "monai", "captum", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")

@@ -22,7 +22,7 @@ from navigation import fill
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 sys.path.insert(0, str(BUNDLE))
 
-from scripts.settings_comments import Config, Key, explanations, read_comments  # noqa: E402
+from scripts.settings.comments import Config, Key, explanations, read_comments  # noqa: E402
 
 CONFIGS = BUNDLE / "configs"
 FOLDER = "reference/configs/"

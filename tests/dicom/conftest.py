@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from blobs import BOX
 
-from scripts.cohort import find_scans
-from scripts.phantom.dicom import write_study
+from scripts.maps.bids import find_scans
+from scripts.simulation.dicom import write_study
 
 
 @pytest.fixture(scope="session")

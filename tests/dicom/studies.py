@@ -7,8 +7,8 @@ import pydicom
 from blobs import BUNDLE
 from pydicom.dataset import Dataset
 
-from scripts.dicom import DicomStudy, find_studies
-from scripts.dicom_rules import read_rules
+from scripts.dicom.rules import read_rules
+from scripts.dicom.study import DicomStudy, find_studies
 
 RULES = BUNDLE / "configs" / "dicom_series.yaml"
 QSM, R2STAR, T1W = 3, 4, 5  # series numbers of the simulated studies

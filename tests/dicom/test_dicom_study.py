@@ -16,10 +16,10 @@ from pydicom.dataset import Dataset
 from refusal import refused
 from studies import QSM, R2STAR, RULES, T1W, edit, edit_series, files_of, only_study
 
-from scripts.dicom import find_studies
-from scripts.dicom_rules import read_rules
+from scripts.dicom.rules import read_rules
+from scripts.dicom.study import find_studies
 from scripts.errors import InputError
-from scripts.phantom.dicom import write_study
+from scripts.simulation.dicom import write_study
 
 SECRET = re.compile("SIM-|Simulated|Secretname|/")  # patient's id and name in the simulated studies, and any path
 

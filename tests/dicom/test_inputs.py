@@ -16,12 +16,12 @@ from monai.bundle import ConfigWorkflow
 from refusal import refused
 from studies import QSM, RULES, edit, edit_series, files_of
 
-from scripts.batch import RunFolder, ScanStream
-from scripts.cohort import MAPS, find_scans
-from scripts.inputs import find_input, fingerprint
-from scripts.networks import QNet, save_weights
-from scripts.phantom.dicom import stored_maps, write_study
-from scripts.transforms import preprocessing
+from scripts.inference.batch import RunFolder, ScanStream
+from scripts.inference.inputs import find_input, fingerprint
+from scripts.maps.bids import MAPS, find_scans
+from scripts.maps.transforms import preprocessing
+from scripts.model.networks import QNet, save_weights
+from scripts.simulation.dicom import stored_maps, write_study
 
 
 def found(source: object, **settings) -> list:

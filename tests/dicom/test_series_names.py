@@ -8,9 +8,9 @@ import pytest
 from refusal import refused
 from studies import QSM, RULES, T1W, edit_series, files_of, only_study
 
-from scripts.dicom_files import read_headers
-from scripts.dicom_rules import read_rules, words_of
-from scripts.dicom_series import choose_series, group_series
+from scripts.dicom.files import read_headers
+from scripts.dicom.rules import read_rules, words_of
+from scripts.dicom.series import choose_series, group_series
 
 with (Path(__file__).parent / "series_names.tsv").open() as file:
     NAMES = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))

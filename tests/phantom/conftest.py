@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.phantom import cohort
-from scripts.phantom.iron import Latent
+from scripts.simulation import cohort
+from scripts.simulation.iron import Latent
 
 CONFIG = Path(__file__).resolve().parents[2] / "bundle" / "configs" / "simulate.yaml"
 # Coarse, but with the same head, nuclei and faults.

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from scripts.errors import InputError
-from scripts.phantom import cohort
-from scripts.phantom.anatomy import LABELS, NUCLEI
-from scripts.phantom.difficulty import READERS, cross_validated_auc
-from scripts.phantom.subject import BOX_NUCLEI, UNITS
+from scripts.simulation import cohort
+from scripts.simulation.anatomy import LABELS, NUCLEI
+from scripts.simulation.difficulty import READERS, cross_validated_auc
+from scripts.simulation.subject import BOX_NUCLEI, UNITS
 
 
 def read_table(path):

@@ -11,8 +11,8 @@ from blobs import BOX, SHAPE
 from nibabel.nicom.dicomwrappers import wrapper_from_file
 from refusal import refused
 
-from scripts.cohort import MAPS, find_scans
-from scripts.phantom.dicom import STYLES, stored_maps, write_cohort, write_study
+from scripts.maps.bids import MAPS, find_scans
+from scripts.simulation.dicom import STYLES, stored_maps, write_cohort, write_study
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.phantom.field import DipoleField, b0_in_voxel_axes, cuboid_response, harmonics, shim_field
-from scripts.phantom.head import scan_affine
+from scripts.simulation.field import DipoleField, b0_in_voxel_axes, cuboid_response, harmonics, shim_field
+from scripts.simulation.head import scan_affine
 
 
 def share_inside(shape, spacing, inside, parts=5):

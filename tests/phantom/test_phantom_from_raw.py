@@ -5,10 +5,10 @@ import pytest
 from blobs import BUNDLE
 from refusal import refused
 
-from scripts.phantom import anatomy, subject
-from scripts.phantom.anatomy import LABELS, NUCLEI, SIDES
-from scripts.phantom.from_raw import load_chain, scanned_maps
-from scripts.phantom.subject import STEPS, Participant, Protocol
+from scripts.simulation import anatomy, subject
+from scripts.simulation.anatomy import LABELS, NUCLEI, SIDES
+from scripts.simulation.from_raw import load_chain, scanned_maps
+from scripts.simulation.subject import STEPS, Participant, Protocol
 
 SCANNER, RECONSTRUCTION = (BUNDLE / "configs" / f"{name}.yaml" for name in ("simulate_raw", "reconstruct"))
 

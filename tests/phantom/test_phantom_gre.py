@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.phantom.gre import GAMMA_MHZ_PER_T, Sequence, scan, spoiled_gre, transmit_field
-from scripts.phantom.head import AIR_PPM, DigitalHead, Grid, scan_affine
+from scripts.simulation.gre import GAMMA_MHZ_PER_T, Sequence, scan, spoiled_gre, transmit_field
+from scripts.simulation.head import AIR_PPM, DigitalHead, Grid, scan_affine
 
 QUIET = Sequence(
     echo_times_s=(0.005, 0.010, 0.020),
@@ -145,7 +145,7 @@ def test_same_seed_same_signal_and_another_seed_another():
 
 def test_a_slope_inside_a_voxel_weakens_it_as_fine_voxels_do():
     """The sinc of one coarse voxel against the sum over ten fine ones, in a linear field along slices."""
-    from scripts.phantom.gre import _echoes
+    from scripts.simulation.gre import _echoes
 
     n, slope_hz = 6, 25.0  # per coarse voxel
     sums = []

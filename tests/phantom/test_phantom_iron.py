@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from scripts.phantom import anatomy, iron
+from scripts.simulation import anatomy, iron
 
 
 @pytest.mark.parametrize(

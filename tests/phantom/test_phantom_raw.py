@@ -10,8 +10,8 @@ import pytest
 import yaml
 from refusal import refused
 
-from scripts.phantom import raw_cohort
-from scripts.phantom.anatomy import LABELS
+from scripts.simulation import raw_cohort
+from scripts.simulation.anatomy import LABELS
 
 CONFIG = Path(__file__).resolve().parents[2] / "bundle" / "configs" / "simulate_raw.yaml"
 TINY = {"matrix": [36, 44, 30], "spacing_mm": [5.0, 5.0, 5.0], "supersampling": [1, 1, 1]}
@@ -115,7 +115,7 @@ def test_ge_sends_real_and_imaginary(tmp_path):
     pydicom = pytest.importorskip("pydicom")
     import torch
 
-    from scripts.phantom.raw_dicom import write_raw_study
+    from scripts.simulation.raw_dicom import write_raw_study
 
     config = yaml.safe_load(CONFIG.read_text())["sequence"] | {"echo_times_s": [0.005], "flip_angles_deg": [6]}
     signal = torch.polar(torch.rand(1, 1, 6, 7, 4) + 0.1, 6 * torch.rand(1, 1, 6, 7, 4))
@@ -134,10 +134,10 @@ def test_the_reconstruction_reads_the_raw_dicom_as_it_was_scanned(tmp_path, vend
     pytest.importorskip("pydicom")
     import torch
 
-    from scripts.dicom_rules import read_rules
-    from scripts.phantom.raw_dicom import write_raw_study
-    from scripts.stage.dicom import find_dicom
-    from scripts.stage.raw import check_scan, load_echoes
+    from scripts.dicom.rules import read_rules
+    from scripts.reconstruction.dicom import find_dicom
+    from scripts.reconstruction.raw import check_scan, load_echoes
+    from scripts.simulation.raw_dicom import write_raw_study
 
     config = yaml.safe_load(CONFIG.read_text())["sequence"]
     config |= {"echo_times_s": [0.005, 0.01, 0.015], "flip_angles_deg": [6, 24]}

@@ -17,7 +17,7 @@ from conftest import Inferred, copy_bundle, infer
 from environments import environment
 from heads import TEMPLATE, head, write_scan
 
-from scripts.phantom.dicom import stored_maps, write_study
+from scripts.simulation.dicom import stored_maps, write_study
 
 APPLICATION = REPOSITORY / "apps" / "deploy"
 sys.path.insert(0, str(APPLICATION))

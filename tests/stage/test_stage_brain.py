@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from scripts.stage.bet import extract_brain
-from scripts.stage.mask import BrainMask, bounding_box, eroded
+from scripts.reconstruction.bet import extract_brain
+from scripts.reconstruction.mask import BrainMask, bounding_box, eroded
 
 HALF_AXES = np.array([62.0, 78.0, 56.0])
 

@@ -9,10 +9,10 @@ import pytest
 from blobs import BUNDLE
 from refusal import refused
 
-from scripts.dicom_rules import read_rules
+from scripts.dicom.rules import read_rules
 from scripts.errors import InputError
-from scripts.stage.dicom import find_dicom
-from scripts.stage.raw import check_scan, load_echoes
+from scripts.reconstruction.dicom import find_dicom
+from scripts.reconstruction.raw import check_scan, load_echoes
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402

@@ -7,13 +7,13 @@ import pytest
 import torch
 from raw_head import positions, sphere_field
 
-from scripts.phantom.field import cuboid_response
-from scripts.stage.background import PDF, SHARP, VSHARP
-from scripts.stage.fourier import PaddedFourier, b0_direction
-from scripts.stage.inversion import TKD, IterativeTKD, point_spread, truncated_inverse
-from scripts.stage.spheres import even_harmonics, spherical_mean_kernel
-from scripts.stage.variation import TV, SingleStepTV, masked_gradient, pairs_inside
-from scripts.stage.voxel_dipole import mean_response, voxel_dipole
+from scripts.reconstruction.background import PDF, SHARP, VSHARP
+from scripts.reconstruction.fourier import PaddedFourier, b0_direction
+from scripts.reconstruction.inversion import TKD, IterativeTKD, point_spread, truncated_inverse
+from scripts.reconstruction.spheres import even_harmonics, spherical_mean_kernel
+from scripts.reconstruction.variation import TV, SingleStepTV, masked_gradient, pairs_inside
+from scripts.reconstruction.voxel_dipole import mean_response, voxel_dipole
+from scripts.simulation.field import cuboid_response
 
 SHAPE, SPACING = (40, 44, 32), (1.0, 1.0, 1.5)
 UP = (0.0, 0.0, 1.0)

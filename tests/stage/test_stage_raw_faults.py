@@ -5,9 +5,9 @@ import pytest
 from raw_head import affine, echoes
 from refusal import refused
 
-from scripts.stage.checks import check_map
-from scripts.stage.phase import check_not_noise, scale_phase, turn_slices_back
-from scripts.stage.raw import Acquisition, RawScan, Volume, check_scan, load_echoes, normalise
+from scripts.reconstruction.checks import check_map
+from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
+from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_scan, load_echoes, normalise
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from blobs import BUNDLE
 from monai.bundle import ConfigParser
 from refusal import refused
 
-from scripts.stage.bet import BET
-from scripts.stage.checks import doubts_about_brain
-from scripts.stage.extraction import Morphology
-from scripts.stage.raw import Acquisition, RawScan, Volume, check_scan
-from scripts.stage.reconstruct import Maps, Reconstruction
+from scripts.reconstruction.bet import BET
+from scripts.reconstruction.checks import doubts_about_brain
+from scripts.reconstruction.extraction import Morphology
+from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_scan
+from scripts.reconstruction.reconstruct import Maps, Reconstruction
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SPACING = (3.0, 3.0, 3.0)
@@ -71,7 +71,7 @@ def test_the_basal_ganglia_are_brighter_than_white_matter(maps):
 
 def test_two_echoes_are_enough_as_the_scanner_exported_them(tmp_path):
     pytest.importorskip("pydicom")
-    from scripts.stage.run import find_scans, reconstruct
+    from scripts.reconstruction.run import find_scans, reconstruct
 
     rules = str(BUNDLE / "configs" / "dicom_series.yaml")
     scans = find_scans(str(DATA / "philips_enhanced"), None, None, "sub-01", None, None, None, None, rules)
@@ -130,7 +130,7 @@ def test_a_mask_that_reaches_the_faces_where_air_should_be_is_doubted():
 
 
 def test_voxels_with_one_echo_alone_have_no_slope():
-    from scripts.stage.unwrap import Line
+    from scripts.reconstruction.unwrap import Line
 
     line = Line((3,), torch.device("cpu"))
     for time, weights in ((0.005, [1.0, 1.0, 0.0]), (0.010, [1.0, 1e-9, 0.0])):

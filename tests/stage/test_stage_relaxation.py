@@ -6,8 +6,8 @@ import pytest
 import torch
 from refusal import refused
 
-from scripts.stage.r2star import ARLO, WeightedFit, noise_level, without_dephasing
-from scripts.stage.t1 import GivenB1, UniformReferenceB1, despot1
+from scripts.reconstruction.r2star import ARLO, WeightedFit, noise_level, without_dephasing
+from scripts.reconstruction.t1 import GivenB1, UniformReferenceB1, despot1
 
 TIMES = [0.005, 0.010, 0.015, 0.020, 0.025, 0.030]
 REPETITION = 0.036

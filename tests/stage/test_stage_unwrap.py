@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.stage.combine import CombinedField, phase_to_ppm
-from scripts.stage.mask import phase_roughness, without_islands
-from scripts.stage.phase import scale_phase
-from scripts.stage.unwrap import EchoToEcho, PerEcho, wrap
+from scripts.reconstruction.combine import CombinedField, phase_to_ppm
+from scripts.reconstruction.mask import phase_roughness, without_islands
+from scripts.reconstruction.phase import scale_phase
+from scripts.reconstruction.unwrap import EchoToEcho, PerEcho, wrap
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "romeo_small"
 TIMES = [0.005, 0.010, 0.015, 0.020]

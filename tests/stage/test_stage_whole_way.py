@@ -15,8 +15,8 @@ from monai.bundle import ConfigWorkflow
 from raw_head import SHAPE, TIMES, affine, echoes, save, true_maps, write_raw
 from refusal import refused
 
-from scripts.outputs import LOCK
-from scripts.stage.bids import find_raw
+from scripts.reconstruction.bids import find_raw
+from scripts.runs.outputs import LOCK
 
 #: The toy head is coarse and small: what is published in mm and voxels is scaled to it.
 TOY = {"mask::island_size": 200, "mask::erosion_mm": 2.0, "inversion::radii_mm": [8, 4]}
@@ -184,8 +184,8 @@ def test_raw_dicom_becomes_maps_and_a_prediction(tmp_path):
     pytest.importorskip("pydicom")
     import torch
 
-    from scripts.phantom.raw_cohort import make_sequence
-    from scripts.phantom.raw_dicom import write_raw_study
+    from scripts.simulation.raw_cohort import make_sequence
+    from scripts.simulation.raw_dicom import write_raw_study
 
     signal = torch.from_numpy(echoes(24, np.random.default_rng(0))[None, :3]).to(torch.complex64)
     config = yaml.safe_load((BUNDLE / "configs" / "simulate_raw.yaml").read_text())["sequence"]

@@ -1,0 +1,94 @@
+"""Many folds' results as one predictions table, with the ROI baseline trained and tested on the same folds."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from scripts.crossvalidation.folds import HARMLESS, Fold, Setup
+from scripts.crossvalidation.roi_baseline import roi_baseline_rows, roi_features
+from scripts.errors import InputError
+from scripts.evaluation.predictions import PREDICTION_COLUMNS
+from scripts.files.json_file import read_json
+from scripts.files.table import table_text
+from scripts.maps.bids import split
+from scripts.provenance import sha256, write_aside, write_json
+
+
+def collect(
+    setup: Setup,
+    folds: Sequence[Fold],
+    scans: list[dict[str, Any]],
+    nuclei_table: str | os.PathLike,
+    roi_sides: str,
+) -> None:
+    """Join the folds' predictions into one table, `predictions.csv`, and their records into `predictions.json`.
+
+    Args:
+        setup, folds: of the run.
+        scans: from `scripts.maps.bids.labelled_scans`.
+        nuclei_table: `nuclei.tsv` of configs/nuclei.yaml; where it exists, the ROI baseline joins the models.
+        roi_sides: see `scripts.crossvalidation.roi_baseline.roi_features`.
+
+    Raises:
+        InputError: two folds were made with different settings, software or data.
+    """
+    output_dir = Path(setup.output_dir)
+    cure = "delete that fold's folder and run again"
+    records = {fold: read_json(setup.folder(fold) / "evaluation.json", "evaluation", cure) for fold in folds}
+    first_fold, first = next(iter(records.items()))
+    may_differ = {*HARMLESS, "seed", "spatial_size", "embedding_weights", "weights", "models"}
+    for fold, record in records.items():
+        for part, same in (("settings", first["settings"]), ("software", first["software"]), ("input", first["input"])):
+            for key in {**same, **record[part]}:
+                if key not in may_differ and same.get(key) != record[part].get(key):
+                    raise InputError(
+                        f"{setup.folder(fold)}: was made with {key} {record[part].get(key)!r}, {first_fold.name} with"
+                        f" {same.get(key)!r}; delete the folds of one of them and run again"
+                    )
+    lines: list[str] = []
+    for fold in folds:
+        table = (setup.folder(fold) / "predictions.csv").read_text().splitlines()
+        lines += table if not lines else table[1:]
+    baseline = None
+    if Path(nuclei_table).exists():
+        baseline = sha256(nuclei_table)
+        lines += csv_lines(roi_rows(setup, folds, scans, nuclei_table, roi_sides))
+    else:
+        print(f"no ROI baseline: there is no {nuclei_table}; run configs/nuclei.yaml on the cohort, then this again")
+    write_aside(output_dir / "predictions.csv", lambda part: Path(part).write_text("\n".join(lines) + "\n"))
+    write_json(
+        output_dir / "predictions.json",
+        {
+            "software": first["software"],
+            "settings": {k: v for k, v in first["settings"].items() if k not in may_differ},
+            "seed": setup.seed,
+            "input": first["input"],
+            "nuclei_table_sha256": baseline,
+            "folds": [{**asdict(fold), "weights": record["weights"]} for fold, record in records.items()],
+        },
+    )
+    print(f"\n{output_dir / 'predictions.csv'}: {len(lines) - 1} predictions of {len(folds)} folds")
+
+
+def roi_rows(
+    setup: Setup, folds: Sequence[Fold], scans: list[dict[str, Any]], nuclei_table: str | os.PathLike, roi_sides: str
+) -> list[dict[str, Any]]:
+    """Scan-level rows of the ROI baseline for every fold, see `scripts.crossvalidation.roi_baseline`.
+
+    The nuclei do not depend on the input region; each region gets the same rows, so that every table shows them.
+    """
+    features = roi_features(nuclei_table, Path(setup.settings["dataset_dir"]) / "participants.tsv", roi_sides)
+    rows = []
+    for fold in folds:
+        seed = setup.seed + fold.repeat
+        train, test = split(scans, setup.num_folds, fold.fold, seed)
+        names = [{scan["participant_id"] for scan in side} for side in (train, test)]
+        rows += roi_baseline_rows(features, *names, asdict(fold), seed)
+    return rows
+
+
+def csv_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Rows of the predictions table as lines of CSV, without the header."""
+    return table_text(PREDICTION_COLUMNS, rows, tabs=False, head=False).splitlines()

@@ -1,0 +1,186 @@
+"""The hand-crafted approach that the paper argues against: nucleus means and age into logistic regression or an SVM.
+
+(Paper, Discussion.) Nothing is learned from held-out participants: scaling, the SVM's regularisation-free calibration
+(Platt, 1999) and the fit all happen inside the training fold.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from scripts.errors import InputError
+from scripts.evaluation.predictions import ROI_MODELS
+from scripts.maps.bids import GROUPS, read_participants
+from scripts.nuclei.cohort import read_tsv
+from scripts.nuclei.reader import MEASURED, NUCLEI, SIDES
+
+#: How the two sides of a nucleus become features: one mean, or both.
+SIDE_CHOICES = ("mean", "both")
+#: Folds of the calibration inside the training fold.
+CALIBRATION_FOLDS = 5
+
+
+def roi_features(
+    nuclei_table: str | os.PathLike, participants_table: str | os.PathLike, sides: str = "mean"
+) -> list[dict[str, Any]]:
+    """Features of every scan: mean QSM (ppm) and R2* (1/s) of each nucleus, and age (years).
+
+    Args:
+        nuclei_table: `nuclei.tsv` of configs/nuclei.yaml.
+        participants_table: `participants.tsv` with `age` and `group`.
+        sides: `mean` averages left and right (as the paper's ROI studies do, 9 features), `both` keeps them apart (17).
+
+    Returns:
+        One dictionary a scan: `participant_id`, `scan_id`, `label` (0 HC, 1 HH), `features` (float64 `[F]`), `names`.
+
+    Raises:
+        InputError: a table is missing or damaged; a participant without a row, a usable age or a known group; a scan
+            whose nuclei could not be measured.
+    """
+    if sides not in SIDE_CHOICES:
+        raise InputError(f"roi_sides {sides!r} is unknown; use {' or '.join(SIDE_CHOICES)}")
+    people = read_participants(participants_table, ["participant_id", "age", "group"])
+    scans = []
+    for row in read_tsv(nuclei_table):
+        who = row["participant_id"]
+        if who not in people:
+            raise InputError(f"{participants_table}: no row for {who!r}, who is in {nuclei_table}; add it")
+        group = people[who]["group"]
+        if group not in GROUPS:
+            raise InputError(f"{participants_table}: group {group!r} of {who!r} is unknown; use HH or HC")
+        features = nucleus_means(row, sides, nuclei_table) | {"age": age_of(people[who], participants_table)}
+        missing = [name for name, value in features.items() if not np.isfinite(value)]
+        if missing:
+            raise InputError(
+                f"{nuclei_table}: {row['scan_id']} has no {missing[0]}, it was not localised; annotate or leave it out"
+            )
+        scans.append(
+            {
+                "participant_id": who,
+                "scan_id": row["scan_id"],
+                "label": GROUPS[group],
+                "features": np.array(list(features.values())),
+                "names": list(features),
+            }
+        )
+    return scans
+
+
+def nucleus_means(row: Mapping[str, Any], sides: str, where: str | os.PathLike) -> dict[str, float]:
+    """Mean of each map in each nucleus of one scan, by feature name.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    means = {}
+    for suffix in MEASURED:
+        for nucleus in NUCLEI:
+            try:
+                values = {side: float(row[f"{suffix}_{side}_{nucleus}_mean"]) for side in SIDES}
+            except KeyError as error:
+                raise InputError(f"{where}: no column {error}; run configs/nuclei.yaml again") from error
+            if sides == "mean":
+                means[f"{suffix}_{nucleus}"] = (values["left"] + values["right"]) / 2
+            else:
+                means |= {f"{suffix}_{side}_{nucleus}": value for side, value in values.items()}
+    return means
+
+
+def age_of(person: Mapping[str, str], table: str | os.PathLike) -> float:
+    """Age in years of a row of participants.tsv.
+
+    Raises:
+        InputError: it is no number of years.
+    """
+    try:
+        age = float(person["age"])
+    except (TypeError, ValueError):
+        age = float("nan")
+    if not 0 <= age <= 120:
+        raise InputError(
+            f"{table}: age {person['age']!r} of {person['participant_id']!r} is no number of years; correct it"
+        )
+    return age
+
+
+def roi_models(seed: int) -> dict[str, Pipeline | CalibratedClassifierCV]:
+    """Untrained models by their names in the predictions table.
+
+    Logistic regression and SVM (radial basis functions) with scikit-learn's defaults, features standardised on what
+    the model is fitted with. The SVM's distances become probabilities by Platt's sigmoid, fitted by cross-validation
+    within the training fold.
+    """
+    svm = make_pipeline(StandardScaler(), SVC())
+    inner = StratifiedKFold(CALIBRATION_FOLDS, shuffle=True, random_state=seed)
+    models = (
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        CalibratedClassifierCV(svm, method="sigmoid", cv=inner, ensemble=False),
+    )
+    return dict(zip(ROI_MODELS, models, strict=True))
+
+
+def roi_baseline_rows(
+    features: Sequence[Mapping[str, Any]],
+    train: Collection[str],
+    test: Collection[str],
+    where: Mapping[str, Any],
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Train on one fold's training participants, predict its held-out ones.
+
+    Args:
+        features: from `roi_features`.
+        train, test: participant ids on either side of the split.
+        where: `repeat`, `fold` and `region` of the rows (the features know no region: give each region its rows).
+        seed: of the calibration's inner folds.
+
+    Returns:
+        Rows of the predictions table, scan level (`slice` empty), models ROI_MODELS, in the order of `features`.
+
+    Raises:
+        InputError: a participant on both sides or without features; too few training participants of a class.
+    """
+    train, test = set(train), set(test)
+    both = sorted(train & test)
+    if both:
+        raise InputError(f"ROI baseline: {both[0]!r} is in training and in test; split by participant")
+    missing = sorted((train | test) - {scan["participant_id"] for scan in features})
+    if missing:
+        raise InputError(f"ROI baseline: no nuclei of {missing[0]!r}; run configs/nuclei.yaml on the whole cohort")
+    fitted = [scan for scan in features if scan["participant_id"] in train]
+    tested = [scan for scan in features if scan["participant_id"] in test]
+    labels = np.array([scan["label"] for scan in fitted])
+    fewest = int(np.bincount(labels, minlength=2).min()) if len(labels) else 0
+    if fewest < CALIBRATION_FOLDS:
+        raise InputError(
+            f"ROI baseline: {fewest} training scans in the smaller class, at least {CALIBRATION_FOLDS} are due;"
+            " take fewer folds or a larger cohort"
+        )
+    known = np.stack([scan["features"] for scan in fitted])
+    unknown = np.stack([scan["features"] for scan in tested]) if tested else np.empty((0, known.shape[1]))
+    rows = []
+    for name, model in roi_models(seed).items():
+        model.fit(known, labels)
+        probabilities = model.predict_proba(unknown)[:, 1] if len(unknown) else []
+        for scan, probability in zip(tested, probabilities, strict=True):
+            rows.append(
+                {
+                    **where,
+                    "model": name,
+                    "participant_id": scan["participant_id"],
+                    "slice": "",
+                    "label": scan["label"],
+                    "probability_HH": float(probability),
+                }
+            )
+    return rows

@@ -1,0 +1,323 @@
+"""Cross-validation by subject: which folds there are, how each is trained and tested, and how a run goes on.
+
+A fold is `train.yaml` with `evaluate.yaml` and `cross_validation_fold.yaml` on top, for one input region, repeat and
+held-out fold. It trains stage 1 once, which serves ResNet, ResNetSWA and Q-Net. It is finished when its
+`evaluation.json` is there.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+from tqdm import tqdm
+
+from scripts.crossvalidation.collect import collect
+from scripts.crossvalidation.engines import Engine
+from scripts.crossvalidation.folds import HARMLESS, MANAGED, Fold, Setup
+from scripts.errors import InputError, input_error_in
+from scripts.files.json_file import read_json
+from scripts.maps.bids import labelled_scans, split
+from scripts.provenance import (
+    bundle_version,
+    check_output_dir,
+    write_json,
+)
+from scripts.runs.finished import code_of, of_scans, settings_of
+from scripts.runs.outputs import release
+from scripts.settings.check import Known, is_ours, overlay_values
+from scripts.settings.values import literal
+
+#: Folds that other code trained are not gone on with.
+CODE = (
+    "scripts.training.data",
+    "scripts.training.handlers",
+    "scripts.maps.transforms",
+    "scripts.localisation.localiser",
+    "scripts.evaluation.predict",
+)
+#: Bytes of checkpoints and weights that a fold holds while it runs.
+FOLD_BYTES = 500e6
+
+
+def run_folds(
+    bundle_root: str | os.PathLike,
+    dataset_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    cache_dir: str | os.PathLike,
+    regions: Sequence[str],
+    num_repeats: int,
+    training: Mapping[str, Any],
+    overlays: Sequence[str],
+    engine: Engine,
+    keep_weights: bool,
+    nuclei_table: str | os.PathLike,
+    roi_sides: str,
+    tracking: Mapping[str, Any] | None = None,
+) -> None:
+    """Train and test all folds that are not finished, then write the predictions table of all.
+
+    Args:
+        bundle_root: holds configs/.
+        dataset_dir: the cohort.
+        output_dir: gets `folds/`, `evidence/`, `cross_validation.json` (what this run is), and at the end
+            `predictions.csv` with its record `predictions.json`.
+        cache_dir: gets the preprocessed scans.
+        regions: `full`, `cropped` or both.
+        num_repeats: how many cross-validations, each with another seed.
+        training: values of train.yaml's keys for every fold.
+        overlays: config files between train.yaml and evaluate.yaml.
+        engine: runs the folds, see `scripts.crossvalidation.engines`.
+        keep_weights: whether a finished fold keeps its weights.
+        nuclei_table, roi_sides: of the ROI baseline, see `scripts.crossvalidation.collect`.
+        tracking: MONAI's arguments for experiment tracking; each fold is a run of its own.
+
+    Raises:
+        InputError: a key that does not exist, a cohort that cannot be split or has two scans of one participant, an
+            output folder of another run, or what a fold raises.
+    """
+    if num_repeats < 1 or not regions or set(regions) - {"full", "cropped"} or len(set(regions)) < len(regions):
+        raise InputError(f"regions {regions}, num_repeats {num_repeats}: take full, cropped or both; repeats from 1 on")
+    files = config_files(bundle_root, overlays)
+    training = checked_settings(files, training)
+    config = merged_config(files, training)
+    setup = Setup(
+        files,
+        {**training, "bundle_root": str(bundle_root), "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir)},
+        str(output_dir),
+        config["num_folds"],
+        config["seed"],
+        keep_weights,
+        dict(tracking or {}),
+    )
+    scans = labelled_scans(dataset_dir, config["resample_t1w"])
+    check_one_scan_each(scans)
+    for repeat in range(num_repeats):
+        split(scans, config["num_folds"], 0, config["seed"] + repeat)
+    check_same_run(Path(output_dir), config, scans)
+
+    # repeat by repeat and both inputs side by side, so that a run that is stopped early can be looked at
+    folds = [
+        Fold(region, repeat, fold)
+        for repeat in range(num_repeats)
+        for fold in range(config["num_folds"])
+        for region in regions
+    ]
+    open_folds = [fold for fold in folds if not setup.finished(fold)]
+    for fold in folds:
+        if fold not in open_folds:
+            tidy(setup, fold)  # a run may have been killed before it did
+    if open_folds:
+        check_output_dir(output_dir, FOLD_BYTES * (len(open_folds) if keep_weights else 4))
+        for region in {fold.region: None for fold in open_folds}:
+            fold_workflow(setup, Fold(region, 0, 0), "cpu", "fill_cache").run()
+        fold_workflow(setup, open_folds[0], "cpu", "draw_augmentation").run()
+        if "tracking_uri" in setup.tracking:  # folds that begin together would all want to make the store
+            import mlflow
+
+            mlflow.MlflowClient(setup.tracking["tracking_uri"]).search_experiments()
+        with Progress(setup, folds, config["image_epochs"] + config["scan_epochs"]) as progress:
+            engine.run(run_fold, [(setup, fold) for fold in open_folds], progress.update)
+    collect(setup, folds, scans, nuclei_table, roi_sides)
+
+
+def check_one_scan_each(scans: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a cohort in which a participant was scanned more than once: tables have one row a participant.
+
+    Raises:
+        InputError: names the first.
+    """
+    seen: dict[str, str] = {}
+    for scan in scans:
+        first = seen.setdefault(scan["participant_id"], scan["scan_id"])
+        if first != scan["scan_id"]:
+            raise InputError(
+                f"{scan['participant_id']}: has two scans, {first} and {scan['scan_id']}; a cross-validation tests each"
+                " participant once, so keep one"
+            )
+
+
+def config_files(bundle_root: str | os.PathLike, overlays: Sequence[str]) -> tuple[str, ...]:
+    """The config files of a fold. An overlay's path counts from here or from the bundle.
+
+    Raises:
+        InputError: an overlay that is in neither place.
+    """
+    root = Path(bundle_root)
+    found = []
+    for overlay in overlays:
+        places = [place for place in (Path(overlay), root / overlay) if place.is_file()]
+        if not places:
+            raise InputError(f"{overlay}: no such overlay; give a path from here or from the bundle's folder")
+        found.append(str(places[0]))
+    own = [str(root / "configs" / f"{name}.yaml") for name in ("train", "evaluate", "cross_validation_fold")]
+    return (own[0], *found, *own[1:])
+
+
+def checked_settings(files: Sequence[str], training: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that the user sets for every fold, in overlays and in `training`, read as what each key wants.
+
+    Raises:
+        InputError: a key that does not exist or that the cross-validation sets, or a value that it cannot have.
+    """
+    known = Known([path for path in files if is_ours(path)])
+    config = ConfigParser.load_config_files(list(files))
+    values: dict[str, Any] = {}
+    for path in files:
+        if path not in known.files:
+            values |= overlay_values(path, known, config)
+    every = Known(files)
+    for key, value in training.items():
+        if key in MANAGED:
+            raise InputError(f"training sets {key!r}, which the cross-validation sets for each fold; leave it out")
+        values[key] = every.checked(key.replace("::", "#").split("#"), value, f"--training#{key}")
+    return values
+
+
+def merged_config(files: Sequence[str], training: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a fold as it stands in the files, with the user's values in place."""
+    parser = ConfigParser(ConfigParser.load_config_files(list(files)))
+    parser.update(dict(training))
+    return parser.config
+
+
+def check_same_run(output_dir: Path, config: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> None:
+    """Write down what this run is; refuse an output folder that holds another run's folds.
+
+    Raises:
+        InputError: names the first setting, scan or code that differs.
+    """
+    run = {
+        "version": bundle_version(),
+        "code": code_of(*CODE),
+        "input": of_scans(scans),
+        "training": {key: settings_of(value) for key, value in sorted(config.items()) if key not in HARMLESS},
+    }
+    path = output_dir / "cross_validation.json"
+    if path.exists():
+        before = all_that_decides(read_json(path, "cross-validation", "use another --output_dir"))
+        now = all_that_decides(json.loads(json.dumps(run)))
+        for key in {**before, **now}:
+            if before.get(key) != now.get(key):
+                raise InputError(
+                    f"{output_dir}: holds a cross-validation with {key} {before.get(key)!r:.80}, not"
+                    f" {now.get(key)!r:.80}; go on with its settings, or use another --output_dir"
+                )
+    else:
+        check_output_dir(output_dir, FOLD_BYTES)
+        write_json(path, run)
+
+
+def all_that_decides(run: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is, on one level, each entry named as a message names it."""
+    return {**run["input"], **run["training"], "bundle version": run["version"], "code": run["code"]}
+
+
+def fold_workflow(setup: Setup, fold: Fold, device: str, run_id: str) -> ConfigWorkflow:
+    """The workflow of one fold, ready to run."""
+    workflow = ConfigWorkflow(
+        config_file=list(setup.config_files),
+        logging_file=False,
+        run_id=run_id,
+        **setup.keys(fold, device),
+        **({**literal(setup.tracking), "run_name": fold.name} if setup.tracking and run_id == "train_and_test" else {}),
+    )
+    workflow.initialize()
+    return workflow
+
+
+def run_fold(job: tuple[Setup, Fold], device: str) -> None:
+    """Train and test one fold; what it prints goes into `log.txt` in its folder.
+
+    Raises:
+        InputError: as training and evaluation do, with the fold's name in front.
+    """
+    setup, fold = job
+    folder = setup.folder(fold)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with printing_to(folder / "log.txt"):
+            fold_workflow(setup, fold, device, "train_and_test").run()
+    except Exception as error:
+        bad_input = input_error_in(error)
+        if bad_input is None:
+            raise
+        raise InputError(f"{fold.name}: {bad_input}") from error
+    finally:
+        release(folder)
+        release(folder / "models")
+    tidy(setup, fold)
+
+
+def tidy(setup: Setup, fold: Fold) -> None:
+    """Remove what a finished fold needs no more: its checkpoints, and its weights unless they are kept."""
+    folder = setup.folder(fold)
+    used = [folder / f"{stage}_level_checkpoint.pt" for stage in ("image", "scan")]
+    if not setup.keep_weights:
+        stems = ("resnet", "resnet_swa", "model")
+        used += [folder / "models" / f"{stem}{ending}" for stem in stems for ending in (".pt", ".json")]
+    for path in used:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not there, or somebody else's file is in it
+        (folder / "models").rmdir()
+
+
+@contextlib.contextmanager
+def printing_to(path: Path) -> Iterator[None]:
+    """Standard output and errors of this process go to a file meanwhile."""
+    with path.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        yield
+
+
+class Progress:
+    """One bar for all folds, in epochs, read from the learning curves that they write."""
+
+    def __init__(self, setup: Setup, folds: Sequence[Fold], epochs: int) -> None:
+        self.setup = setup
+        self.folds = folds
+        self.epochs = epochs
+
+    def __enter__(self) -> "Progress":
+        before = sum(self.epochs_of(fold) for fold in self.folds)
+        self.bar = tqdm(total=self.epochs * len(self.folds), initial=before, desc="training", unit="epoch")
+        self.update()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def epochs_of(self, fold: Fold) -> int:
+        if self.setup.finished(fold):
+            return self.epochs
+        curves = [self.setup.folder(fold) / f"{stage}_level.csv" for stage in ("image", "scan")]
+        return sum(max(0, len(path.read_text().splitlines()) - 1) for path in curves if path.exists())
+
+    def update(self) -> None:
+        """Look at the learning curves and move the bar."""
+        self.bar.n = sum(self.epochs_of(fold) for fold in self.folds)
+        done = sum(self.setup.finished(fold) for fold in self.folds)
+        self.bar.set_postfix_str(f"{done} of {len(self.folds)} folds done")
+
+
+def analyse(bundle_root: str | os.PathLike, output_dir: str | os.PathLike, keys: Mapping[str, Any]) -> None:
+    """Run `analyse.yaml` on the predictions of a cross-validation.
+
+    Args:
+        bundle_root: holds configs/.
+        output_dir: of the cross-validation.
+        keys: values of analyse.yaml's keys.
+
+    Raises:
+        InputError: a key that analyse.yaml does not have, or see `scripts.reporting.analysis.analyse`.
+    """
+    path = str(Path(bundle_root) / "configs" / "analyse.yaml")
+    known = Known([path])
+    keys = {key: known.checked([key], value, f"--analysis#{key}") for key, value in keys.items()}
+    folder = Path(output_dir)
+    given = {"bundle_root": str(bundle_root), "predictions": folder / "predictions.csv", "output_dir": folder, **keys}
+    workflow = ConfigWorkflow(config_file=path, logging_file=False, **literal(given))
+    workflow.initialize()
+    workflow.run()

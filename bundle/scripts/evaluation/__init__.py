@@ -1,0 +1,1 @@
+"""Predictions of held-out scans and what they are worth."""

@@ -1,0 +1,227 @@
+"""What a user wants classified, whatever it comes as: a BIDS folder, DICOM studies, three NIfTI files, or one of 4D."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scripts.errors import InputError
+from scripts.files.nifti import ENDINGS, read_header
+from scripts.maps.bids import MAPS, check_grid, check_names, chosen_scans
+from scripts.provenance import PLACES, cohort_fingerprint, settings, sha256, software
+
+if TYPE_CHECKING:
+    from scripts.dicom.study import DicomStudy
+
+KINDS = (
+    "a BIDS folder, a DICOM study's folder or one that holds several, three NIfTI files (QSM,R2*,T1W), or one 4D NIfTI"
+)
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+#: A file named by BIDS entities; other names may hold anybody's name and are not passed on.
+_BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[a-z]+-[A-Za-z0-9]+)*)(?:_[A-Za-z0-9]+)?")
+
+
+class DicomScan(Mapping):
+    """One study as an item of a datalist: `participant_id`, `scan_id`, `image` (the study) and, if given, `box`.
+
+    `dicom` (map -> files of its series), `age` (years, where told) and, where identifiers are asked for, `patient` can
+    be asked for too; they are read from the files only then, so that thousands of studies cost nothing until their
+    turn comes.
+    """
+
+    def __init__(self, study: "DicomStudy", box: Any, include_identifiers: bool) -> None:
+        self.include_identifiers = include_identifiers
+        self.values_now = {"participant_id": study.name, "scan_id": study.name, "image": study}
+        if box is not None:
+            self.values_now["box"] = box
+
+    def __getitem__(self, key: str) -> Any:
+        study = self.values_now["image"]
+        if key == "dicom":
+            return study.series_files
+        if key == "patient" and self.include_identifiers:
+            return study.patient()
+        if key == "age" and (age := study.age()) is not None:
+            # above 89 years an age tells people apart, so it counts as an identifier
+            return age if self.include_identifiers else min(age, 90.0)
+        return self.values_now[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_now)
+
+    def __len__(self) -> int:
+        return len(self.values_now)
+
+
+def find_input(
+    source: str | os.PathLike | Sequence[str],
+    participants: str | os.PathLike | None = None,
+    *,
+    box: Sequence[Sequence[int]] | None = None,
+    dicom_rules: str | os.PathLike,
+    include_identifiers: bool = False,
+    resample_t1w: str = "refuse",
+) -> list[Mapping[str, Any]]:
+    """The scans of an input of any kind, as items for the preprocessing.
+
+    Args:
+        source: KINDS; three files as a list, or as text with commas between them.
+        participants: a table that names whom to take of a BIDS folder; None takes all.
+        box: basal ganglia box of the only scan: half-open voxel ranges along the axes of the array (for DICOM columns,
+            rows, slices in rising order along their normal). None: that of the BIDS folder, if any.
+        dicom_rules: `configs/dicom_series.yaml`, or a site's own.
+        include_identifiers: results and messages may name patients.
+        resample_t1w: see `scripts.maps.bids.check_grid`.
+
+    Returns:
+        one mapping a scan: `participant_id`, `scan_id`, `image` (paths, or a study to be loaded), and `box` if there
+        is one; for DICOM see `DicomScan`.
+
+    Raises:
+        InputError: nothing there, nothing known, or several scans for one box.
+    """
+    paths = _as_paths(source)
+    if len(paths) > 1:
+        scans: list[Mapping[str, Any]] = [_nifti_item(paths, resample_t1w)]
+    elif not paths[0].exists():
+        raise InputError(f"{paths[0]}: no such file or folder; give --input {KINDS}")
+    elif paths[0].is_file():
+        scans = [_nifti_item(paths, resample_t1w)]
+    elif any(paths[0].glob("sub-*/anat")) or any(paths[0].glob("sub-*/ses-*/anat")):
+        scans = chosen_scans(paths[0], participants, incomplete_too=True)
+        participants = None
+    else:
+        scans = _studies(paths[0], dicom_rules, include_identifiers)
+    if participants is not None:
+        raise InputError("participants: names scans of a BIDS folder only; leave it out for other input")
+    return scans if box is None else _with_box(scans, box)
+
+
+def _as_paths(source: str | os.PathLike | Sequence[str]) -> list[Path]:
+    """One folder or file, or three files."""
+    if isinstance(source, (str, os.PathLike)):
+        text = os.fspath(source)
+        parts = [text] if os.path.exists(text) else [part.strip() for part in text.split(",")]
+    else:
+        parts = [str(part) for part in source]
+    if len(parts) not in (1, len(MAPS)) or not all(parts):
+        raise InputError(f"input: {len(parts)} paths given; give {KINDS}")
+    return [Path(part).expanduser() for part in parts]
+
+
+def _nifti_item(paths: Sequence[Path], resample_t1w: str) -> dict[str, Any]:
+    """Three 3D files or one 4D file as an item, checked by their headers."""
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; give --input {KINDS}")
+        if not path.name.endswith(ENDINGS):
+            if path.name.lower().endswith(_ARCHIVES):
+                raise InputError(f"{path}: is an archive, and archives are not unpacked; unpack it and give its folder")
+            raise InputError(f"{path}: is no NIfTI file; give --input {KINDS}")
+    if len(paths) > 1:
+        check_names(paths)
+        check_grid([str(path) for path in paths], resample_t1w)
+    else:
+        shape = read_header(paths[0]).shape
+        if len(shape) != 4 or shape[3] != len(MAPS):
+            raise InputError(
+                f"{paths[0]}: has shape {shape} where one 4D file holds {', '.join(MAPS)} along its last axis; stack"
+                " them, or give three files with commas between"
+            )
+    named = _BIDS_NAME.fullmatch(paths[0].name.removesuffix(".gz").removesuffix(".nii"))
+    participant_id, scan_id = (named[1], named[1] + named[2]) if named else ("scan", "scan")
+    return {"participant_id": participant_id, "scan_id": scan_id, "image": [str(path) for path in paths]}
+
+
+def _studies(folder: Path, dicom_rules: str | os.PathLike, include_identifiers: bool) -> list[Mapping[str, Any]]:
+    """The DICOM studies below a folder as items."""
+    try:
+        from scripts.dicom.rules import read_rules
+        from scripts.dicom.study import find_studies
+    except ImportError as error:
+        raise InputError(f"DICOM needs the package {error.name}; install the extra 'dicom'") from error
+    studies = find_studies(folder, read_rules(dicom_rules), include_identifiers=include_identifiers)
+    if not studies:
+        # The folder's own name stays out: it was typed by the user, but it ends up in logs and may name a patient.
+        raise InputError(f"input: the folder holds neither sub-*/anat (BIDS) nor any DICOM file; give --input {KINDS}")
+    return [DicomScan(study, None, include_identifiers) for study in studies]
+
+
+def _with_box(scans: Sequence[Mapping[str, Any]], box: Sequence[Sequence[int]]) -> list[Mapping[str, Any]]:
+    """The only scan with its box."""
+    if len(scans) != 1:
+        raise InputError(f"box: is of one scan, but the input holds {len(scans)}; leave it out, or give one scan")
+    try:
+        shaped = [[int(low), int(high)] for low, high in box]
+        right = len(shaped) == 3 and all(low < high for low, high in shaped) and shaped == [list(pair) for pair in box]
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise InputError(f"box: {box!r} is no box; give three rising pairs of voxel indices [[i0,i1],[j0,j1],[k0,k1]]")
+    (scan,) = scans
+    if isinstance(scan, DicomScan):
+        return [DicomScan(scan["image"], shaped, scan.include_identifiers)]
+    return [{**scan, "box": shaped}]
+
+
+def fingerprint(
+    source: str | os.PathLike | Sequence[str], scans: Sequence[Mapping[str, Any]]
+) -> dict[str, str | int | bool]:
+    """What identifies an input in a result's provenance, without the name of a patient, file or folder of DICOM.
+
+    Args:
+        source: as given to `find_input`.
+        scans: what it returned.
+    """
+    if isinstance(scans[0], DicomScan):
+        digest = hashlib.sha256()
+        for scan in scans:
+            sizes = [os.path.getsize(path) for path in scan["image"].files] if len(scans) == 1 else []
+            digest.update(f"{scan['scan_id']} {len(scan['image'].files)} {sizes}\n".encode())
+        return {"kind": "dicom", "studies": len(scans), "sha256": digest.hexdigest()}
+    paths = _as_paths(source)
+    if len(paths) == 1 and paths[0].is_dir():
+        return {"kind": "bids", **cohort_fingerprint(paths[0])}
+    digest = hashlib.sha256("".join(sha256(path) for path in paths).encode())
+    return {"kind": "nifti", "maps": len(MAPS), "sha256": digest.hexdigest()}
+
+
+def record(
+    weights: Sequence[str],
+    source: str | os.PathLike | Sequence[str],
+    scans: Sequence[Mapping[str, Any]],
+    resolved: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that made a result (as `scripts.provenance.record`), of an input of any kind.
+
+    Args:
+        weights: files whose SHA-256 is recorded.
+        source, scans: see `fingerprint`.
+        resolved: see `scripts.provenance.settings`. For DICOM the paths among them are left out, for folders are often
+            called like patients, unless identifiers are asked for.
+    """
+    kept = settings(resolved, places=True)
+    if isinstance(scans[0], DicomScan):
+        if not scans[0].include_identifiers:
+            kept = {key: value for key, value in kept.items() if key not in PLACES}
+        kept["dicom_rules_sha256"] = rules_sha256(resolved["dicom_rules"])
+    return {
+        "software": software(),
+        "settings": kept,
+        "weights": {Path(path).name: sha256(path) for path in weights},
+        "input": fingerprint(source, scans),
+    }
+
+
+def rules_sha256(dicom_rules: str | os.PathLike) -> str:
+    """SHA-256 of the rules for DICOM: results of other rules are other results.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    try:
+        return sha256(dicom_rules)
+    except OSError as error:
+        raise InputError(f"{dicom_rules}: cannot be read ({error.strerror}); give --dicom_rules a YAML file") from error

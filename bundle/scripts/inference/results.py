@@ -1,0 +1,319 @@
+"""What is written of each scan, and the tables and the page of a whole batch."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+
+from scripts.errors import InputError
+from scripts.files.json_file import read_json
+from scripts.inference.batch import RunFolder, ScanStream, item_files
+from scripts.inference.summary import write_summary
+from scripts.maps.plausibility import nuclei_flags
+from scripts.model.outputs import save_nifti
+from scripts.nuclei.known import bands, usual_for_age
+from scripts.provenance import (
+    BUNDLE_ROOT,
+    PLACES,
+    RESEARCH_ONLY,
+    bundle_version,
+    is_place,
+    read_record,
+    sha256,
+    write_aside,
+    write_json,
+    write_table,
+)
+from scripts.reporting.scan import write_scan_report
+from scripts.runs.failures import log_of
+
+#: What a scan can get, and the ending of each file. The last three only where the scan came as DICOM.
+OUTPUTS = {
+    "json": ("prediction.json",),
+    "evidence": ("evidence.nii.gz",),
+    "report": ("report.html", "report.pdf"),
+    "sr": ("sr.dcm",),
+    "parametric_map": ("evidence_map.dcm",),
+    "segmentation": ("evidence_seg.dcm",),
+}
+DICOM_OUTPUTS = ("sr", "parametric_map", "segmentation")
+COLUMNS = ("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message", "flags")
+
+
+def check_outputs(outputs: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of output a config asks for, checked.
+
+    Raises:
+        InputError: an unknown kind, or no `json`, which marks a scan as done.
+    """
+    outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    for name in outputs:
+        if name not in OUTPUTS:
+            raise InputError(f"outputs: {name!r} is unknown; use some of {', '.join(OUTPUTS)}")
+    if "json" not in outputs:
+        raise InputError("outputs: json is missing; it marks a scan as done, so keep it in the list")
+    return outputs
+
+
+def without_places(record: dict[str, Any], include_identifiers: bool) -> dict[str, Any]:
+    """A provenance record whose paths are left out, unless identifiers are asked for."""
+    if include_identifiers:
+        return record
+    kept = {key: value for key, value in record["settings"].items() if key not in PLACES and not is_place(value)}
+    return {**record, "settings": kept}
+
+
+def model_info(weights: str | os.PathLike) -> dict[str, Any]:
+    """What is known of a model: name, version, SHA-256 of its weights, what it was trained on, how well it did.
+
+    Returns:
+        `name`, `version`, `sha256`, `trained_on` (None: no record beside the weights), `simulated` (None: unknown),
+        and `performance`, measure -> value: of `performance` in the record beside the weights, or of metadata.json for
+        the weights that the bundle ships; empty where nothing was measured.
+    """
+    digest = sha256(weights)
+    record = read_record(Path(weights).with_suffix(".json"))
+    if record and digest not in record.get("weights", {}).values():
+        record = {}  # of other weights
+    trained = record.get("input", {})
+    performance = record.get("performance", {})
+    shipped = read_record(BUNDLE_ROOT / "models" / "model.json").get("weights", {}).values()
+    if not performance and digest in shipped:
+        performance = read_json(BUNDLE_ROOT / "configs" / "metadata.json", "metadata")["eval_metrics"]
+    return {
+        "name": "Q-Net",
+        "version": bundle_version(),
+        "sha256": digest,
+        "trained_on": trained.get("name"),
+        "simulated": trained.get("simulated"),
+        "performance": performance,
+    }
+
+
+def note_on(model: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    """The warning that stands on everything a model made of an input, told by the run's provenance."""
+    note = RESEARCH_ONLY
+    if model["simulated"]:
+        note += " The weights are trained on a simulated cohort: expect nothing of them on real scans."
+    if provenance["input"].get("simulated"):
+        note += " The scans are simulated."
+    return note
+
+
+def input_hashes(item: Mapping[str, Any]) -> dict[str, str]:
+    """Map -> SHA-256 over the bytes of its files in their order."""
+    hashes = {}
+    for name, paths in item_files(item).items():
+        digest = hashlib.sha256()
+        for path in paths:
+            digest.update(Path(path).read_bytes())
+        hashes[name] = digest.hexdigest()
+    return hashes
+
+
+class ResultWriter:
+    """Write each scan's files as it is done, in a thread beside the network; the batch's table and page at the end.
+
+    Args:
+        run: the output folder.
+        dataset: the stream of scans.
+        model: from `model_info`.
+        include_identifiers: whether JSON and report name the patient as DICOM does; the DICOM outputs always do.
+        segment_fraction: evidence from this fraction of the scan's strongest on is segmented (DICOM Segmentation).
+        curves: of healthy controls against age, from `scripts.nuclei.curves.read_reference_curves`, if there are any.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        dataset: ScanStream,
+        model: Mapping[str, Any],
+        include_identifiers: bool = False,
+        segment_fraction: float = 0.5,
+        curves: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.run = run
+        self.dataset = dataset
+        self.model = model
+        self.include_identifiers = include_identifiers
+        self.segment_fraction = segment_fraction
+        self.curves = curves
+        self.written = 0
+        self.thread: ThreadPoolExecutor | None = None
+        self.pending: list[Future] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.hand_over)
+        engine.add_event_handler(Events.COMPLETED, self.wait)
+
+    def hand_over(self, engine: Engine) -> None:
+        """Let the thread write what the engine has just made; at most one scan waits, so memory stays flat."""
+        self.wait()
+        self.thread = self.thread or ThreadPoolExecutor(1, thread_name_prefix="write")
+        if not engine.state.output:  # this scan failed
+            return
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self.pending.append(self.thread.submit(self.write, self.dataset.by_scan[batch["scan_id"]], output))
+
+    def wait(self) -> None:
+        """Wait for the thread, and raise what went wrong in it."""
+        while self.pending:
+            self.pending.pop(0).result()
+
+    def write(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+        """Write one scan's files, the JSON last; a scan that cannot be written as asked is noted as failed."""
+        try:
+            made = write_scan(
+                item, output, self.run, self.model, self.include_identifiers, self.segment_fraction, self.curves
+            )
+        except Exception as error:
+            self.run.fail(item, error)
+            return
+        self.written += 1
+        log_of(self.run.path, item["scan_id"]).unlink(missing_ok=True)  # of an earlier try
+        self.run.done(item, "ok", probability_HH=made["probability_HH"], **{"class": made["class"]})
+
+    def finish(self) -> None:
+        """Once all processes are done: `predictions.csv` and `summary.html`, by the first of them.
+
+        Raises:
+            InputError: some scans failed; the table says which and why.
+        """
+        self.wait()
+        if self.thread is not None:
+            self.thread.shutdown()
+        if self.run.bar is not None:
+            self.run.bar.close()
+        self.run.resumed = int(idist.all_reduce(self.run.resumed))  # also waits for all processes
+        if idist.get_rank() == 0:
+            try:
+                finish_batch(self.run, self.dataset.data, self.model)
+            except OSError as error:
+                raise InputError(
+                    f"{self.run.path}: predictions.csv cannot be written ({error.strerror}); free some space or correct"
+                    " the permissions, and give the same command again"
+                ) from error
+
+
+def write_scan(
+    item: Mapping[str, Any],
+    output: Mapping[str, Any],
+    run: RunFolder,
+    model: Mapping[str, Any],
+    include_identifiers: bool,
+    segment_fraction: float,
+    curves: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the files of one scan that the run asks for, and return the content of its JSON.
+
+    Args:
+        item: what the scan was read from: `participant_id`, `scan_id`, and optionally `dicom` (map -> files of the
+            series), `patient` (what DICOM says of the person), `age` and `nuclei` (see `scripts.nuclei.known`).
+        output: `result`, `pred` (evidence on the input's grid), `evidence` (the same on the network's), `image`.
+        run, model, include_identifiers, segment_fraction, curves: see `ResultWriter`.
+    """
+    stem = run.stem(item)
+    outputs = [name for name in run.outputs if item.get("dicom") or name not in DICOM_OUTPUTS]
+    path = {ending: Path(f"{stem}_{ending}") for name in outputs for ending in OUTPUTS[name]}
+    made = {"participant_id": item["participant_id"], "scan_id": item["scan_id"]}
+    if include_identifiers and item.get("patient"):
+        made["patient"] = item["patient"]
+    made |= {**output["result"], **{key: item[key] for key in ("age", "nuclei") if key in item}}
+    if (scores := usual_for_age(made.get("nuclei"), made.get("age"), curves)) is not None:
+        made["age_z_scores"] = scores
+    made["flags"] = [*made.get("flags", ()), *nuclei_flags(made.get("nuclei"), curves)]
+    made |= {
+        "note": note_on(model, run.provenance),
+        "input": input_hashes(item),
+        "run": {
+            "settings_sha256": run.settings_sha256,
+            "basis": run.basis(item),
+            "files": sorted(p.name for p in path.values()),
+        },
+        "provenance": run.provenance,
+    }
+    if "evidence" in outputs:
+        write_evidence(path["evidence.nii.gz"], output["pred"])
+    if "report" in outputs:
+        write_scan_report(
+            path["report.html"], path["report.pdf"], made, output["image"], output["evidence"], model,
+            made.get("nuclei"), made.get("age"), bands(curves) if curves else None,
+        )  # fmt: skip
+    if item.get("dicom"):
+        write_dicom(path, item, made, output["pred"], model, segment_fraction)
+    write_json(path["prediction.json"], made)
+    return made
+
+
+def write_evidence(path: str | os.PathLike, evidence: MetaTensor) -> None:
+    """The evidence volume `[1, I, J, K]` as NIfTI on the input's grid."""
+    write_aside(path, lambda part: save_nifti(evidence, part))
+
+
+def write_dicom(
+    path: Mapping[str, Path],
+    item: Mapping[str, Any],
+    made: Mapping[str, Any],
+    evidence: MetaTensor,
+    model: Mapping[str, Any],
+    segment_fraction: float,
+) -> None:
+    """The DICOM objects of one scan that `path` has a place for; they share a study with the source series."""
+    from scripts.dicom import evidence as evidence_objects  # highdicom is needed for DICOM alone
+    from scripts.dicom import structured_report
+
+    series = structured_report.read_series(item["dicom"])
+    if "evidence_map.dcm" in path:
+        evidence_objects.write_parametric_map(path["evidence_map.dcm"], evidence, series, model, made["evidence"])
+    if "evidence_seg.dcm" in path:
+        evidence_objects.write_segmentation(
+            path["evidence_seg.dcm"], evidence, series, model, segment_fraction, made["evidence"]
+        )
+    if "sr.dcm" in path:
+        structured_report.write_structured_report(path["sr.dcm"], made, evidence, series, model, made.get("nuclei"))
+
+
+def finish_batch(run: RunFolder, items: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> None:
+    """Write `predictions.csv` and `summary.html`.
+
+    The table has a row a scan (empty `slice`), a row a slice, and a row for each scan that failed. Rows come
+    from the scans' JSONs one by one, so memory does not grow with the batch.
+
+    Raises:
+        InputError: some scans failed.
+    """
+    why = run.failures()
+    failed: dict[str, str] = {}
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for item in items:
+            who = {"participant_id": item["participant_id"], "scan_id": item["scan_id"]}
+            try:
+                found = run.prediction(item)
+            except InputError as error:
+                found, why[item["scan_id"]] = None, str(error)
+            if found is None:
+                failed[item["scan_id"]] = why.get(item["scan_id"], "was not reached; run the same command again")
+                yield {**who, "status": "failed", "message": failed[item["scan_id"]]}
+                continue
+            flags = "; ".join(found.get("flags", ()))
+            scan = {"probability_HH": found["probability_HH"], "class": found["class"], "flags": flags}
+            yield {**who, "status": "ok", **scan}
+            yield from ({**who, "status": "ok", **row} for row in found["slices"])
+
+    table = run.path / "predictions.csv"
+    write_table(table, COLUMNS, rows())
+    write_summary(run.path / "summary.html", table, run, model, note_on(model, run.provenance))
+    run.clear_log()
+    print(f"{len(items) - len(failed)} of {len(items)} scans done, see {run.path / 'summary.html'}")
+    if failed:
+        first = next(iter(failed.values()))
+        raise InputError(
+            f"{len(failed)} of {len(items)} scans failed, the others are done; {table} says why (first: {first})"
+        )

@@ -1,0 +1,101 @@
+"""One page about a batch of scans: how many, how the probabilities spread, what failed, how fast it went."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from scripts.files.table import read_table
+from scripts.inference.batch import RunFolder
+from scripts.reporting import page
+from scripts.reporting.style import GROUP_STYLE
+
+BINS = 20
+
+
+def scan_rows(table: str | os.PathLike) -> Iterator[dict[str, str]]:
+    """The rows of `predictions.csv` that are of scans, one by one."""
+    rows = read_table(table, ["scan_id", "status", "slice"], cure="run inference.yaml again")
+    yield from (row for row in rows if not row["slice"])
+
+
+def histogram(probabilities: Sequence[float], threshold: float | None) -> Figure:
+    """Number of scans by probability of HH, in the groups' colours on either side of the threshold."""
+    figure = Figure(figsize=(7, 2.4), layout="constrained")
+    axes = figure.subplots()
+    counts, edges = np.histogram(probabilities, BINS, (0, 1))
+    sides = [None if threshold is None else "HH" if low >= threshold else "HC" for low in edges[:-1]]
+    colours = [GROUP_STYLE[side].colour if side else "0.6" for side in sides]
+    bars = axes.bar(edges[:-1], counts, width=0.94 / BINS, align="edge", color=colours)
+    axes.bar_label(bars, [count or "" for count in counts], fontsize=8)
+    axes.margins(y=0.15)
+    axes.set(xlim=(-0.005, 1.005), xlabel="P(HH)", ylabel="scans")
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def write_summary(
+    path: str | os.PathLike, table: str | os.PathLike, run: RunFolder, model: Mapping[str, Any], note: str
+) -> None:
+    """Write the batch's page beside its table, aside then renamed. It is computed from the table alone.
+
+    Args:
+        path: the HTML file; links to the scans' reports are relative to it.
+        table: `predictions.csv`.
+        run: the output folder: its settings, when it started, and how many scans were done before.
+        model: from `scripts.inference.results.model_info`.
+        note: the warning on top.
+    """
+    rows = list(scan_rows(table))
+    done = [row for row in rows if row["status"] == "ok"]
+    classes = Counter({"HH": 0, "HC": 0, "failed": len(rows) - len(done)}) + Counter(row["class"] for row in done)
+    seconds, fresh = time.perf_counter() - run.started, len(done) - run.resumed
+    processes = f"{idist.get_world_size()} process{'es' if idist.get_world_size() > 1 else ''}"
+    resumed = f"; {run.resumed} were done by an earlier run" if run.resumed else ""
+    drawn, picture = histogram([float(row["probability_HH"]) for row in done], run.settings.get("threshold")), BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "qnet"}):
+        drawn.savefig(picture, format="svg", metadata={"Date": None})
+    page.write_page(
+        path,
+        "batch.html",
+        title=f"Q-Net: {len(rows)} scan{'' if len(rows) == 1 else 's'}",
+        note=note,
+        total=len(rows),
+        classes={name: classes[name] for name in ("HH", "HC", "failed")},
+        flagged=sum(bool(row.get("flags")) for row in rows),
+        histogram=page.embedded(picture.getvalue(), ".svg"),
+        speed=f"{fresh} scan{'' if fresh == 1 else 's'} in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {processes})"
+        f"{resumed}.",
+        numbers=Path(table).name,
+        failed=[(row["scan_id"], row["message"]) for row in rows if row["status"] != "ok"],
+        scans=[scan_line(row, run.path) for row in done],
+        weights=f"{model['name']} {model['version']}, weights sha256 {model['sha256']}",
+    )
+
+
+def scan_line(row: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """A scan's row of the page, with its files in `folder`, reports first, by what their names end in."""
+    start = f"{row['scan_id']}_"
+    endings = [
+        path.name.removeprefix(start)
+        for path in (folder / row["participant_id"]).glob("*_*")
+        if path.name.startswith(start)
+    ]
+    endings.sort(key=lambda ending: (not ending.startswith("report"), ending))
+    return {
+        "name": row["scan_id"],
+        "class": row["class"],
+        "probability": float(row["probability_HH"]),
+        "files": [(ending, f"{row['participant_id']}/{start}{ending}") for ending in endings],
+        "flags": [flag for flag in (row.get("flags") or "").split("; ") if flag],
+    }

@@ -1,0 +1,1 @@
+"""Where the basal ganglia are in a scan that nobody annotated."""

@@ -1,0 +1,115 @@
+"""All scans of a cohort localised, with a table and a page of pictures to look at before anything is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from scripts.errors import InputError
+from scripts.localisation.localiser import Localiser
+from scripts.localisation.locate import LEAST_IRON
+from scripts.maps.plausibility import found_flags, region_flags
+from scripts.maps.transforms import reading
+from scripts.provenance import RESEARCH_ONLY, check_output_dir, write_table
+from scripts.reporting import page
+from scripts.runs.failures import called, log_of, why
+
+COLUMNS = ("participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "flags", "message")
+
+
+def localise_cohort(
+    output_dir: str | os.PathLike,
+    scans: Sequence[Mapping[str, Any]],
+    localiser: Localiser,
+    annotated_too: bool,
+    resample_t1w: str = "refuse",
+) -> None:
+    """Localise scans into `output_dir`: boxes and pictures (see `Localiser`), `localise.tsv`, `index.html`.
+
+    Args:
+        output_dir: the derivative's root.
+        scans: from `scripts.maps.bids.chosen_scans`.
+        localiser: keeps what it finds in `output_dir`.
+        annotated_too: also scans that have a box.
+        resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
+
+    Raises:
+        InputError: some scans were refused; the table says which and why.
+    """
+    folder = check_output_dir(output_dir, 1e6 * len(scans))
+    wanted = [scan for scan in scans if annotated_too or scan.get("box") is None]
+    if not wanted:
+        raise InputError("every scan has an annotated box; use --annotated_too true to find boxes all the same")
+    localiser.ready()
+    rows = [row_of(folder, scan, localiser, resample_t1w) for scan in tqdm(wanted, desc="localisation", unit="scan")]
+    write_table(folder / "localise.tsv", COLUMNS, rows)
+    page.write_page(
+        folder / "index.html",
+        "localisation.html",
+        title="Basal ganglia localisation",
+        note=RESEARCH_ONLY,
+        scans=shown(folder, rows),
+        least_confidence=f"{localiser.least_confidence:g}",
+        beside=True,
+    )
+    bad = [row for row in rows if row["status"] != "ok"]
+    print(f"{len(rows) - len(bad)} of {len(rows)} scans localised; look at {folder / 'index.html'}")
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(rows)} scans were refused, the others are done; {folder / 'localise.tsv'} says why"
+            f" (first: {bad[0]['message']})"
+        )
+
+
+def row_of(folder: Path, scan: Mapping[str, Any], localiser: Localiser, resample_t1w: str) -> dict[str, Any]:
+    """Localise one scan: a row of the table, and `picture` where there is one."""
+    log = log_of(folder, scan["scan_id"])
+    row: dict[str, Any] = {"participant_id": scan["participant_id"], "scan_id": scan["scan_id"], "status": "ok"}
+    try:
+        if "refused" in scan:
+            raise InputError(scan["refused"])
+        stem = localiser.where(scan["image"][0])[1]
+        row["picture"] = Path(f"{stem}_desc-basalganglia_box.png")
+        image = reading(resample_t1w)(dict(scan))["image"]
+        found = localiser(image.numpy(), np.asarray(image.affine, float), scan["image"][0])
+    except Exception as error:
+        return {**row, "status": "refused", "message": why(error, log, called({"maps": scan.get("image", [])}))}
+    log.unlink(missing_ok=True)  # of an earlier try
+    flags = region_flags(image.numpy(), found.box) + found_flags(found.measures, LEAST_IRON)
+    row |= {"confidence": found.confidence, "box": found.box, "flags": "; ".join(flags) or "n/a"}
+    if scan.get("box") is not None:
+        row["holds_annotation"] = round(share_held(scan["box"], found.box), 3)
+    return row
+
+
+def share_held(annotated: Sequence[Sequence[int]], found: Sequence[Sequence[int]]) -> float:
+    """Share of the annotated box that lies in the found one, 0..1."""
+    common = [min(b, d) - max(a, c) for (a, b), (c, d) in zip(annotated, found, strict=True)]
+    return float(np.prod(np.maximum(common, 0)) / np.prod([b - a for a, b in annotated]))
+
+
+def shown(folder: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What the page says of each scan: refused ones first, then the least certain.
+
+    Args:
+        folder: of the page, which links to the pictures.
+        rows: from `row_of`.
+    """
+    scans = []
+    for row in sorted(rows, key=lambda row: row.get("confidence", -1.0)):
+        if row["status"] != "ok":
+            heading, words = f"{row['scan_id']}: refused", row["message"]
+        else:
+            held = row.get("holds_annotation")
+            beside = "" if held is None else f", holds {100 * held:.0f} % of the annotated box"
+            heading = f"{row['scan_id']}: confidence {row['confidence']:.2f}{beside}"
+            words = "" if row["flags"] == "n/a" else row["flags"]
+        there = "picture" in row and row["picture"].exists()
+        picture = os.path.relpath(row["picture"], folder) if there else ""
+        scans.append({"name": row["scan_id"], "heading": heading, "words": words, "picture": picture})
+    return scans

@@ -1,0 +1,1 @@
+"""A cohort on disk and its scans' way to the network's input."""

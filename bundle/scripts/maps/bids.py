@@ -1,0 +1,384 @@
+"""A BIDS folder as a list of scans: which files belong together, who they are of, and how subjects split in folds."""
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import StratifiedKFold
+
+from scripts.errors import InputError
+from scripts.files.json_file import read_json
+from scripts.files.nifti import ENDINGS, read_header
+from scripts.files.table import read_table
+from scripts.provenance import sha256, write_table
+
+#: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
+MAPS = ("Chimap", "R2starmap", "T1w")
+#: What may be done with a T1W on another grid than QSM and R2*: nothing, or a rigid registration (`t1w_grid.py`).
+RESAMPLE_T1W = ("refuse", "rigid")
+#: Class index of each value of `group` in participants.tsv; HH is the positive class (paper, Results).
+GROUPS = {"HC": 0, "HH": 1}
+#: What dataset_description.json of the folders that the bundle writes says.
+BIDS_VERSION = "1.10.0"
+#: Axes of one image may be this far from perpendicular (headers are rounded), degrees.
+LARGEST_SHEAR_DEG = 1.0
+#: Smallest and largest side of a voxel that a scan of a head can have, mm.
+VOXEL_MM = (0.05, 30.0)
+#: BIDS entities that the maps of one scan share, and what differs where they do not.
+SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes", "part": "parts of an image"}
+#: Where the basal ganglia boxes of a cohort lie, below its root.
+BOX_DERIVATIVE = Path("derivatives") / "basalganglia"
+
+
+def find_scans(dataset_dir: str | Path, incomplete_too: bool = False) -> list[dict[str, Any]]:
+    """List the scans of a BIDS folder, in order of their names. Labels are not needed.
+
+    Args:
+        incomplete_too: a scan that cannot be used is listed too, with `refused`, the reason, instead of its files, so
+            that it does not stop the others; otherwise it raises.
+        dataset_dir: folder with `sub-*/[ses-*/]anat/*_Chimap.nii[.gz]`, `*_R2starmap`, `*_T1w`, and
+            optionally `derivatives/basalganglia/.../*_desc-basalganglia_box.json`.
+
+    Returns:
+        One dictionary a scan: `participant_id`, `scan_id` (the file name's BIDS entities),
+        `image` (three paths, in the order of MAPS) and, where annotated, `box`
+        (half-open voxel ranges `[[i0, i1], [j0, j1], [k0, k1]]` along the stored array's axes).
+
+    Raises:
+        InputError: no such folder, no scan, a map missing or there twice, maps whose names do not belong together, a
+            file of another format, a bad box file.
+
+    Hidden files (`.name`; macOS leaves `._name` beside each file on shared disks) are passed over.
+    """
+    root = Path(dataset_dir)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give --dataset_dir a BIDS folder")
+    folders = sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")])
+    if not folders:
+        raise InputError(f"{root}: holds no sub-*/anat folder; lay the scans out as BIDS (docs/README.md, Data)")
+    scans: list[dict[str, Any]] = []
+    for folder in folders:
+        try:
+            scans.append(_scan_of(root, folder, {scan["scan_id"] for scan in scans}))
+        except InputError as error:
+            if not incomplete_too:
+                raise
+            names = folder.relative_to(root).parts[:-1]
+            scan_id = "_".join(names)
+            while any(scan["scan_id"] == scan_id for scan in scans):
+                scan_id += "_again"
+            message = str(error).replace(f"{root}{os.sep}", "")
+            scans.append({"participant_id": names[0], "scan_id": scan_id, "refused": message})
+    return scans
+
+
+def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> dict[str, Any]:
+    """The scan of one anat folder; `taken` are the names of those before it."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is a file where a folder with the maps must be; move it away")
+    paths = [_one_map(folder, suffix) for suffix in MAPS]
+    check_names(paths, folder.relative_to(root))
+    scan_id = paths[0].name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap")
+    scan = {
+        "participant_id": folder.relative_to(root).parts[0],
+        "scan_id": scan_id,
+        "image": [str(p) for p in paths],
+    }
+    if scan_id in taken:
+        raise InputError(f"{paths[0]}: another scan has this name too; put sub-, and ses- if any, into the file names")
+    box_file = root / BOX_DERIVATIVE / folder.relative_to(root) / f"{scan_id}_desc-basalganglia_box.json"
+    if os.path.lexists(box_file):
+        scan["box"] = read_box(box_file)
+    elif other := sorted(p for p in box_file.parent.glob("*_desc-basalganglia_box.json") if p.name[0] != "."):
+        raise InputError(f"{other[0]}: is a box of no scan there; call it {box_file.name}, or move it away")
+    return scan
+
+
+def _one_map(folder: Path, suffix: str) -> Path:
+    """The single NIfTI file of a map in one anat folder."""
+    named = sorted(p for p in folder.glob(f"*_{suffix}.*") if p.suffix != ".json" and not p.name.startswith("."))
+    found = [p for p in named if p.name.endswith(ENDINGS)]
+    if not found and named:
+        raise InputError(f"{named[0]}: not a .nii or .nii.gz file; convert it to NIfTI")
+    if not found:
+        raise InputError(f"{folder}: no *_{suffix}.nii.gz; Q-Net needs the maps {', '.join(MAPS)} of every scan")
+    if len(found) > 1:
+        raise InputError(f"{folder}: {len(found)} files end in _{suffix} ({found[0].name}, {found[1].name}); keep one")
+    return found[0]
+
+
+def entities(name: str) -> dict[str, str]:
+    """BIDS entities of a file or folder name: `sub-01_run-2_T1w.nii.gz` -> `{"sub": "01", "run": "2"}`.
+
+    Whole numbers lose their leading zeros where BIDS counts (`run-01` is `run-1`), but labels such as `sub-01` do not.
+    """
+    pairs = dict(re.findall(r"(?:^|[_/])([a-zA-Z]+)-([a-zA-Z0-9]+)", name))
+    return {k: v.lstrip("0") or "0" if k in ("run", "echo") and v.isdigit() else v for k, v in pairs.items()}
+
+
+def check_names(paths: Sequence[Path], folder: Path | None = None, shared: Sequence[str] = tuple(SHARED)) -> None:
+    """Check that the names of a scan's files belong together, as far as they say anything.
+
+    Args:
+        paths: the files.
+        folder: where they lie below the cohort's root (`sub-01/ses-1/anat`), if in one.
+        shared: keys of SHARED that must agree.
+
+    Raises:
+        InputError: two names, or a name and its folder, differ in one of them.
+    """
+    known = {} if folder is None else {key: (value, folder) for key, value in entities(folder.as_posix()).items()}
+    session = known.get("ses", ("none", None))[0]
+    for path in paths:
+        # a file without a session is of its folder's, or of none
+        for key, value in ({"ses": session} | entities(path.name)).items():
+            if key not in shared:
+                continue
+            other, where = known.setdefault(key, (value, path.name))
+            if other != value:
+                raise InputError(
+                    f"{path}: is {key}-{value} but lies with {key}-{other} ({where}); files of different {SHARED[key]}"
+                    " are no scan, so put each where it belongs"
+                )
+
+
+def read_box(path: str | Path) -> list[list[int]]:
+    """Read a basal ganglia box.
+
+    Returns:
+        Half-open voxel ranges `[[i0, i1], [j0, j1], [k0, k1]]` along the stored array's axes.
+
+    Raises:
+        InputError: not JSON, or `Box` is not three rising pairs of whole numbers.
+    """
+    return checked_box(read_json(path, "box", 'write {"Box": [[i0,i1],[j0,j1],[k0,k1]]}')["Box"], path)
+
+
+def checked_box(box: Any, path: str | Path) -> list[list[int]]:
+    """A basal ganglia box of the form that `read_box` returns, from the file `path`.
+
+    Raises:
+        InputError: not three rising pairs of whole numbers.
+    """
+    try:
+        shaped = [[int(low), int(high)] for low, high in box]
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{path}: not a basal ganglia box; write {{'Box': [[i0,i1],[j0,j1],[k0,k1]]}}") from error
+    numbers = [value for pair in box for value in pair]
+    whole = not any(isinstance(value, bool) for value in numbers) and shaped == [list(pair) for pair in box]
+    if len(shaped) != 3 or any(low >= high for low, high in shaped) or not whole:
+        raise InputError(f"{path}: Box is {box}; give three rising pairs of whole voxel indices")
+    return shaped
+
+
+def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read a participants table (tab-separated): participant_id -> row.
+
+    Raises:
+        InputError: no such file, a table that `read_table` refuses, one of `columns` missing, or a participant with
+            two rows.
+
+    Participants may be written with or without `sub-`; the ids that are returned have it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; it lists {' and '.join(columns)} of every subject, tab-separated")
+    participants: dict[str, dict[str, str]] = {}
+    for row in read_table(path, columns):
+        name = row["participant_id"]
+        name = name if name.startswith("sub-") else f"sub-{name}"
+        if name in participants:
+            raise InputError(f"{path}: participant {name!r} has more than one row; keep one")
+        participants[name] = {**row, "participant_id": name}
+    return participants
+
+
+def known_ages(table: Path) -> dict[str, float]:
+    """Participant -> age in years, of those whose age is given; none without a table or a column `age`.
+
+    Raises:
+        InputError: as `read_participants`, or an age that is no number of years (`89+` is 89, as BIDS writes it).
+    """
+    if not os.path.lexists(table):
+        return {}
+    ages = {}
+    for name, person in read_participants(table, ["participant_id"]).items():
+        word = person.get("age", "")
+        if word.lower() in ("", "n/a", "na", "nan"):
+            continue
+        found = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)\+?", word)
+        if found is None or float(found[1]) > 120:
+            raise InputError(f"{table}: the age of {name!r} is {word!r}; write years, 0 to 120, or n/a")
+        ages[name] = float(found[1])
+    return ages
+
+
+def chosen_scans(
+    dataset_dir: str | Path, participants: str | Path | None, incomplete_too: bool = False
+) -> list[dict[str, Any]]:
+    """`find_scans`, but only of the participants that a table names; None takes all.
+
+    Raises:
+        InputError: as `find_scans` and `read_participants`, or a participant without a scan.
+    """
+    scans = find_scans(dataset_dir, incomplete_too)
+    if participants is None:
+        return scans
+    wanted = read_participants(participants, ["participant_id"])
+    if not wanted:
+        raise InputError(f"{participants}: names nobody; add a row a participant, or leave it out to take everybody")
+    missing = wanted.keys() - {scan["participant_id"] for scan in scans}
+    if missing:
+        raise InputError(f"{participants}: {sorted(missing)[0]!r} has no scan in {dataset_dir}; correct the table")
+    return [scan for scan in scans if scan["participant_id"] in wanted]
+
+
+def write_participants(path: str | Path, scans: list[dict[str, Any]]) -> None:
+    """Write the participants of some scans and their groups as a table: those that training held out, for
+    `inference.yaml`'s `participants`, and those that it saw, for `nuclei.yaml`'s `training_participants`."""
+    names = {index: name for name, index in GROUPS.items()}
+    rows = sorted({(scan["participant_id"], names[scan["label"]]) for scan in scans})
+    write_table(path, ["participant_id", "group"], [{"participant_id": name, "group": group} for name, group in rows])
+
+
+def labelled_scans(dataset_dir: str | Path, resample_t1w: str = "refuse") -> list[dict[str, Any]]:
+    """The scans of a cohort with `label` (0 HC, 1 HH), checked before any work starts.
+
+    Every map's header is read, so a wrong grid is found in seconds and not after hours. `resample_t1w`: see
+    `check_grid`.
+
+    Raises:
+        InputError: as `find_scans`, `read_participants`, `check_grid` and `check_no_copies`; a scan without a row or
+            a row without a scan; a group that is not HH or HC; only one class in the cohort.
+    """
+    scans = find_scans(dataset_dir)
+    table = Path(dataset_dir) / "participants.tsv"
+    participants = read_participants(table, ["participant_id", "group"])
+    with_scans = {scan["participant_id"] for scan in scans}
+    for participant_id, row in participants.items():
+        if participant_id not in with_scans:
+            raise InputError(f"{table}: {participant_id!r} has no scan; remove the row or add {participant_id}/anat")
+        if row["group"] not in GROUPS:
+            raise InputError(f"{table}: group {row['group']!r} of {participant_id!r} is unknown; use HH or HC")
+    for scan in scans:
+        if scan["participant_id"] not in participants:
+            raise InputError(f"{table}: no row for {scan['participant_id']!r}, which has scans; add it")
+        scan["label"] = GROUPS[participants[scan["participant_id"]]["group"]]
+        check_grid(scan["image"], resample_t1w)
+    check_no_copies(scans)
+    labels = {scan["label"] for scan in scans}
+    if len(labels) < 2:
+        only = next(name for name, index in GROUPS.items() if index in labels)
+        raise InputError(f"{table}: every subject is {only}; a classifier needs both HH and HC")
+    return scans
+
+
+def check_no_copies(scans: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse two participants with one and the same map: a copy in a training fold tells of its twin in the test fold.
+
+    Only files of one length are compared, so a cohort costs a look at each. A copy that was compressed or saved again
+    has another length and is not noticed.
+
+    Raises:
+        InputError: names both.
+    """
+    by_size: dict[int, list[Mapping[str, Any]]] = {}
+    for scan in scans:
+        by_size.setdefault(os.path.getsize(scan["image"][0]), []).append(scan)
+    for alike in (group for group in by_size.values() if len(group) > 1):
+        first: dict[str, Mapping[str, Any]] = {}
+        for scan in alike:
+            other = first.setdefault(sha256(scan["image"][0]), scan)
+            if other["participant_id"] != scan["participant_id"]:
+                raise InputError(
+                    f"{scan['image'][0]}: is a copy of the {MAPS[0]} of {other['participant_id']!r}; each participant"
+                    " needs maps of their own, so correct or remove one of the two"
+                )
+
+
+def check_grid(paths: list[str], resample_t1w: str = "refuse") -> None:
+    """Check from the headers alone that three maps are 3D and lie on one grid.
+
+    Args:
+        paths: of QSM, R2* and T1W.
+        resample_t1w: one of RESAMPLE_T1W; `rigid` lets the T1W lie on another grid, since it will be registered.
+
+    Raises:
+        InputError: a file that is no readable NIfTI, is not 3D, or lies on another grid than the first map.
+    """
+    if resample_t1w not in RESAMPLE_T1W:
+        raise InputError(f"resample_t1w is {resample_t1w!r}; use {' or '.join(RESAMPLE_T1W)}")
+    first = None
+    for number, path in enumerate(paths):
+        header = read_header(path)
+        twice = next((other for other in paths[:number] if os.path.samefile(path, other)), None)
+        if twice is not None:
+            raise InputError(f"{path}: is given for two of the maps {', '.join(MAPS)}; give each map its own file")
+        shape, affine = header.shape, header.affine
+        if len(shape) != 3:
+            raise InputError(f"{path}: has shape {shape} where one 3D map is due; split it into one file a map")
+        check_affine(affine, path)
+        t1w = number == MAPS.index("T1w")
+        cure = "resample it to that grid" + (", or let --resample_t1w rigid do it" if t1w else "")
+        if first is None:
+            first = (path, shape, affine)
+        elif t1w and resample_t1w == "rigid":
+            continue
+        elif shape != first[1]:
+            raise InputError(f"{path}: its grid {shape} is not that of {first[0]} {first[1]}; {cure}")
+        elif not np.allclose(affine, first[2], atol=1e-3):
+            raise InputError(f"{path}: its orientation or position is not that of {first[0]}; {cure}")
+
+
+def check_affine(affine: np.ndarray, name: str) -> None:
+    """Check that an affine (`[4, 4]`, voxel to world, mm) is a rotation and a voxel size: not flat, sheared, or in m.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise InputError(f"{name}: its affine is not a valid orientation; export it again")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing.min() < VOXEL_MM[0] or spacing.max() > VOXEL_MM[1]:
+        raise InputError(
+            f"{name}: voxels of {' x '.join(f'{v:.3g}' for v in spacing)} mm are none of a head; correct the voxel size"
+        )
+    axes = affine[:3, :3] / spacing
+    off = np.rad2deg(np.arcsin(min(np.abs(axes.T @ axes - np.eye(3)).max(), 1.0)))
+    if off > LARGEST_SHEAR_DEG:
+        raise InputError(f"{name}: its axes are {off:.1f} degrees from being perpendicular; resample it to a grid")
+
+
+def split(
+    scans: list[dict[str, Any]], num_folds: int, fold: int, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Split a cohort by subject, stratified by group (paper, Training Procedure: 10 folds).
+
+    Args:
+        scans: from `labelled_scans`.
+        num_folds: how many folds, at least 2.
+        fold: which one is held out, 0 to num_folds - 1.
+        seed: decides which subjects share a fold.
+
+    Returns:
+        Training scans and held-out scans. All scans of one subject are on one side.
+
+    Raises:
+        InputError: fewer than num_folds subjects in a class, or a fold that does not exist.
+    """
+    if num_folds < 2 or not 0 <= fold < num_folds:
+        raise InputError(f"fold {fold} of {num_folds} cannot be; take at least 2 folds, and count fold from 0")
+    label_of = {scan["participant_id"]: scan["label"] for scan in scans}
+    subjects = np.array(sorted(label_of))
+    labels = np.array([label_of[name] for name in subjects])
+    fewest = int(np.bincount(labels, minlength=len(GROUPS)).min())
+    if fewest < num_folds:
+        raise InputError(f"the smaller class has {fewest} subjects, too few for {num_folds} folds; lower --num_folds")
+    folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(subjects, labels)
+    held_out = set(subjects[list(folds)[fold][1]])
+    train = [scan for scan in scans if scan["participant_id"] not in held_out]
+    test = [scan for scan in scans if scan["participant_id"] in held_out]
+    return train, test

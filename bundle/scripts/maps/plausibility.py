@@ -1,0 +1,261 @@
+"""What QSM, R2* and T1W of a head cannot be, and what they hardly are, each with its physical reason.
+
+What cannot be is refused before any work (`check_grid_size`, `check_maps`). What is only unlikely is told as a flag,
+one line of text, in results, tables and pages (`region_flags`, `nuclei_flags`). Training, inference, localisation and
+nuclei all read their maps through these checks. All limits stand in LIMITS.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from scripts.errors import InputError
+
+#: name -> limit, and why. QSM in ppm, R2* in 1/s. "Region" is the basal ganglia's box.
+LIMITS: dict[str, tuple[float, str]] = {
+    # refused
+    "smallest_voxel_mm": (0.1, "no scanner images a living head finer"),
+    "largest_voxel_mm": (20.0, "the basal ganglia are 4 cm high: a slice more and they are not seen"),
+    "largest_extent_mm": (1000.0, "no head coil is longer"),
+    "smallest_box_mm": (10.0, "in-plane; caudate and putamen of one side alone are wider"),
+    "outlier_ratio": (1000.0, "no tissue is so many times brighter than all but a thousandth of the others"),
+    "qsm_largest_median": (1.0, "tissue lies within 0.3 ppm of water; above, the unit is ppb, Hz or rad"),
+    "qsm_least_spread": (0.003, "gray and white matter alone differ by 0.03 ppm; below, the unit is not ppm"),
+    "r2star_least_median": (1.0, "tissue loses its signal in less than a second; below, the unit is 1/ms, or T2* in s"),
+    "r2star_largest_median": (500.0, "signal that is gone in 2 ms is not imaged; above, this is another image"),
+    "same_image": (0.9999, "two contrasts of one head differ in noise at least"),
+    # flagged
+    "region_qsm_shift": (0.1, "referenced to cerebrospinal fluid or the brain, the region's median is within 0.05 ppm"),
+    "region_qsm_least_spread": (0.05, "5th to 95th percentile; veins, fibres and nuclei of a young adult span 0.1 ppm"),
+    "region_qsm_largest_spread": (0.8, "5th to 95th percentile; nuclei rich in iron reach 0.4 ppm"),
+    "region_r2star_least": (8.0, "median; at 1.5 T white matter has 14 1/s"),
+    "region_r2star_largest": (50.0, "median; at 7 T white matter has 35 1/s"),
+    "region_agreement": (0.0, "correlation of QSM and R2*; iron raises both"),
+    "brain_least_size": (0.78, "of the template's length; it was averaged to a size that most brains do not reach"),
+    "brain_largest_size": (1.15, "of the template's length"),
+    "nuclei_sd": (4.0, "standard deviations below the lowest mean of healthy people"),
+    "nuclei_factor": (2.5, "times the highest mean of healthy people: above what iron overload was seen to do"),
+}
+#: Voxels that percentiles and correlations are taken of, at most: every so many-th of a larger map.
+SAMPLE = 200_000
+
+
+def limit(name: str) -> float:
+    """The value of a limit."""
+    return LIMITS[name][0]
+
+
+def check_grid_size(shape: Sequence[int], affine: np.ndarray, name: str) -> None:
+    """Refuse voxels and images that no head was ever scanned with.
+
+    Args:
+        shape: voxels along the stored axes.
+        affine: `[4, 4]` voxel to world, mm.
+        name: the file, for the message.
+
+    Raises:
+        InputError: voxels or extent beyond LIMITS.
+    """
+    spacing = np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0)
+    words = " x ".join(f"{v:.3g}" for v in spacing)
+    if spacing.min() < limit("smallest_voxel_mm") or spacing.max() > limit("largest_voxel_mm"):
+        raise InputError(f"{name}: voxels of {words} mm are no head scan's; correct the voxel size or its unit (mm)")
+    extent = spacing * shape
+    if extent.max() > limit("largest_extent_mm"):
+        raise InputError(f"{name}: covers {extent.max():.0f} mm with voxels of {words} mm; correct the voxel size")
+
+
+def check_box_size(ranges: Sequence[Sequence[int]], affine: np.ndarray, name: str) -> None:
+    """Refuse a box in which the basal ganglia have no room.
+
+    Args:
+        ranges: half-open voxel ranges along H, W and S of an oriented scan.
+        affine: its affine, mm.
+        name: the scan, for the message.
+
+    Raises:
+        InputError: in-plane smaller than in LIMITS.
+    """
+    spacing = np.linalg.norm(np.asarray(affine, float)[:3, :3], axis=0)
+    height, width = ((high - low) * mm for (low, high), mm in zip(ranges[:2], spacing[:2], strict=True))
+    if min(height, width) < limit("smallest_box_mm"):
+        raise InputError(
+            f"{name}: the basal ganglia box is {width:.3g} x {height:.3g} mm, and they are larger than"
+            f" {limit('smallest_box_mm'):g} mm; correct the box"
+        )
+
+
+def sampled(channel: np.ndarray) -> np.ndarray:
+    """Values of a map that are not exactly 0 (masked out), at most about SAMPLE of them."""
+    flat = channel.ravel()
+    flat = flat[:: max(1, flat.size // SAMPLE)]
+    return flat[flat != 0]
+
+
+def check_maps(maps: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse maps that cannot be what they are given for. They must be finite and not constant.
+
+    Args:
+        maps: `[3, I, J, K]`: QSM, R2*, T1W.
+        names: of their files, for the message.
+
+    Raises:
+        InputError: see LIMITS; QSM without a negative value; the same image twice.
+    """
+    (qsm, r2star, t1w), (qsm_name, r2star_name, t1w_name) = maps, names
+    values = [sampled(channel) for channel in maps]
+    for suffix, channel, some, name in zip(("Chimap", "R2starmap", "T1w"), maps, values, names, strict=True):
+        most, usual = float(np.abs(channel).max()), float(np.percentile(np.abs(some), 99.9)) if some.size else 0.0
+        if usual > 0 and most > limit("outlier_ratio") * usual:
+            raise InputError(
+                f"{name}: the {suffix} reaches {most:.3g}, but nearly all of it is below {usual:.3g}; remove the"
+                " outlying voxels, or export it again"
+            )
+    if values[0].size:
+        median, spread = float(np.median(np.abs(values[0]))), float(np.percentile(np.abs(values[0]), 99))
+        if qsm.min() >= 0:
+            raise InputError(
+                f"{qsm_name}: the Chimap has no negative value, which QSM of every brain has; it was clipped or"
+                " shifted, or signed data was declared unsigned, or it is another map; export it again"
+            )
+        if median > limit("qsm_largest_median"):
+            raise InputError(
+                f"{qsm_name}: the Chimap seems to be in ppb (half of it is beyond {median:.3g}); divide it by 1000 to"
+                " have ppm"
+            )
+        if spread < limit("qsm_least_spread"):
+            raise InputError(
+                f"{qsm_name}: the Chimap lies within {spread:.2g} ppm, less than any brain's; its unit is not ppm, so"
+                " convert it"
+            )
+    if r2star.max() <= 0:
+        raise InputError(f"{r2star_name}: the R2starmap has no positive value; R2* is in 1/s")
+    if t1w.max() <= 0:
+        raise InputError(f"{t1w_name}: the T1w has no positive value, so it is no MR image; export it again")
+    median = float(np.median(values[1])) if values[1].size else limit("r2star_least_median")
+    if median < limit("r2star_least_median"):
+        raise InputError(
+            f"{r2star_name}: the R2starmap seems to be in 1/ms, or T2* in s (median {median:.2g}); give R2* in 1/s"
+        )
+    if median > limit("r2star_largest_median"):
+        raise InputError(
+            f"{r2star_name}: a median of {median:.0f} 1/s is no brain's R2*; it may be the T1w or another image, so"
+            " give R2* in 1/s"
+        )
+    check_different(maps, names)
+
+
+def check_different(maps: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse two maps that are one image, whatever its scale."""
+    step = max(1, maps[0].size // SAMPLE)
+    flat = [channel.ravel()[::step].astype(np.float64) for channel in maps]
+    for (a, first), (b, second) in itertools.combinations(zip(flat, ("Chimap", "R2starmap", "T1w"), strict=True), 2):
+        where = (a != 0) & (b != 0)
+        x, y = a[where], b[where]
+        if len(x) < 2 or min(x.std(), y.std()) == 0:
+            continue
+        if abs(np.corrcoef(x, y)[0, 1]) > limit("same_image"):
+            raise InputError(f"{names[0]}: its {first} and {second} are the same image; export both again")
+
+
+def region_flags(maps: np.ndarray, box: Sequence[Sequence[int]] | None) -> list[str]:
+    """What is unlikely about the maps in the basal ganglia's region.
+
+    Args:
+        maps: `[3, I, J, K]`: QSM (ppm), R2* (1/s), T1W.
+        box: half-open voxel ranges; None takes all.
+
+    Returns:
+        One line a finding, without semicolons; none for the maps of most people.
+    """
+    part = maps if box is None else maps[(slice(None), *(slice(low, high) for low, high in box))]
+    where = (part[0] != 0) & (part[1] != 0)
+    if where.sum() < 100:
+        return ["QSM and R2*: hardly anything was measured in the basal ganglia's box"]
+    qsm, r2star = (channel[where].astype(np.float64) for channel in part[:2])
+    low, middle, high = np.percentile(qsm, (5, 50, 95))
+    flags = []
+    if abs(middle) > limit("region_qsm_shift"):
+        flags.append(
+            f"QSM: median {middle:+.2f} ppm around the basal ganglia, usual is within"
+            f" {limit('region_qsm_shift'):g}: shifted, or of another reference?"
+        )
+    least, most = limit("region_qsm_least_spread"), limit("region_qsm_largest_spread")
+    if not least <= high - low <= most:
+        flags.append(
+            f"QSM: spans {high - low:.2g} ppm around the basal ganglia, usual is {least:g} to {most:g}:"
+            f" {'scaled, or hardly any iron' if high - low < least else 'scaled, or not in ppm'}?"
+        )
+    median, least, most = float(np.median(r2star)), limit("region_r2star_least"), limit("region_r2star_largest")
+    if not least <= median <= most:
+        flags.append(
+            f"R2*: median {median:.3g} 1/s around the basal ganglia, usual is {least:g} to {most:g}:"
+            " not in 1/s, or T2*, or another image?"
+        )
+    if min(qsm.std(), r2star.std()) > 0:
+        agreement = float(np.corrcoef(np.clip(qsm, low, high), np.clip(r2star, *np.percentile(r2star, (5, 95))))[0, 1])
+        if agreement < limit("region_agreement"):
+            flags.append(
+                f"QSM and R2*: one falls where the other rises (correlation {agreement:.2f}), though iron raises both:"
+                " sign of QSM, T2* for R2*, or maps of different scans?"
+            )
+    return flags
+
+
+def nuclei_flags(nuclei: Sequence[Mapping[str, Any]] | None, curves: Mapping[str, Any] | None) -> list[str]:
+    """What is unlikely about nuclei, against the whole range of healthy people's reference curves.
+
+    Args:
+        nuclei: rows of `scripts.nuclei.known.rows_of`.
+        curves: from `scripts.nuclei.curves.read_reference_curves`.
+
+    Returns:
+        One line for each map and nucleus beyond the range that iron can explain at any age.
+    """
+    if not nuclei or curves is None:
+        return []
+    flags = []
+    for suffix, name in (("Chimap", "QSM"), ("R2starmap", "R2*")):
+        for nucleus, curve in curves["Curves"][suffix].items():
+            values = [row[suffix] for row in nuclei if row["nucleus"] == nucleus and suffix in row]
+            if not values:
+                continue
+            ages = np.linspace(*curves["AgeRange"], 20)
+            means = curve["rise"] * (1 - np.exp(-curve["rate"] * ages)) + curve["start"]
+            low = float(means.min()) - limit("nuclei_sd") * curve["sd"]
+            high = limit("nuclei_factor") * float(means.max()) + limit("nuclei_sd") * curve["sd"]
+            value = float(np.mean(values))
+            if not low <= value <= high:
+                flags.append(
+                    f"{name}: {value:.3g} {curve['unit']} in the {nucleus}, expected {low:.2g} to {high:.2g} at any"
+                    " age: check unit and map"
+                )
+    return flags
+
+
+def found_flags(measures: Mapping[str, float], least_iron: float) -> list[str]:
+    """What is unlikely about a brain in which the basal ganglia were found.
+
+    Args:
+        measures: `iron` (likeness of the iron-rich nuclei and the template) and `size` (length of the brain in the
+            template's) of `localise.Found.measures`; what is missing says nothing.
+        least_iron: from which on iron says where the nuclei are.
+    """
+    flags = []
+    if (iron := measures.get("iron", least_iron)) < least_iron:
+        flags.append(
+            f"QSM and R2*: the iron-rich nuclei do not stand out (likeness {iron:.2f}), they were found by T1W alone,"
+            " as in young people, or the maps are wrong"
+        )
+    least, most = limit("brain_least_size"), limit("brain_largest_size")
+    if not least <= (size := measures.get("size", 1.0)) <= most:
+        whose = "a child's" if size < least else "unusually large"
+        flags.append(
+            f"size: the brain is {size:.2f} times the template's length, adults' are {least:g} to {most:g}: {whose}, or"
+            " the voxel size is wrong"
+        )
+    return flags

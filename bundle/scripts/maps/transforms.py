@@ -1,0 +1,400 @@
+"""From three maps on disk to the network's input `[3, H, W, S]`.
+
+Channels are QSM, R2*, T1W; H runs from anterior to posterior, W from right to left, S from foot to head, so a slice
+drawn row by row looks as radiologists expect. Everything here is deterministic and done once a scan; what is random is
+in `augment.py`.
+"""
+
+import json
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection, PathLike
+from monai.data import MetaTensor, NibabelReader
+from monai.data.utils import correct_nifti_header_if_necessary
+from monai.transforms import (
+    Compose,
+    Crop,
+    InvertibleTransform,
+    LoadImage,
+    MapTransform,
+    Orientationd,
+    Resized,
+    Transform,
+)
+
+from scripts.errors import InputError, input_error_in, reason
+from scripts.files import nifti
+from scripts.localisation.localiser import Localiser
+from scripts.localisation.locate import CHOICES, LEAST_IRON
+from scripts.maps import plausibility
+from scripts.maps.bids import MAPS, RESAMPLE_T1W, check_affine, check_grid
+from scripts.registration.t1w_grid import register, same_grid
+
+LOGGER = logging.getLogger(__name__)
+#: Orientation of a scan in memory: H to posterior, W to the patient's left, S to superior (nibabel's axis codes).
+AXCODES = "PLS"
+
+
+class CheckedReader(NibabelReader):
+    """MONAI's reader of NIfTI files, over our own: sizes, completeness and orientation are checked."""
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> nib.Nifti1Image:
+        self.filenames = (data,) if isinstance(data, (str, bytes)) or not isinstance(data, Sequence) else data
+        (path,) = self.filenames
+        return correct_nifti_header_if_necessary(nifti.read(path))
+
+
+class LoadImageMapsd(MapTransform):
+    """Load `[QSM, R2*, T1W]` given as three 3D NIfTI files, as one 4D file whose last axis holds the three, or as a
+    DICOM study (`scripts.dicom.study.DicomStudy`).
+
+    The item's value becomes a MetaTensor `[3, I, J, K]` (float32, axes as stored). With `resample_t1w: rigid` a T1W on
+    another grid is registered to R2*, and the metadata hold `t1w_registration` (JSON, see `registration.t1w_grid`).
+
+    Raises:
+        InputError: a file that `scripts.files.nifti` refuses, or on another grid than its fellows; a study that is
+            refused.
+    """
+
+    def __init__(self, keys: KeysCollection, resample_t1w: str = "refuse", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if resample_t1w not in RESAMPLE_T1W:
+            raise InputError(f"resample_t1w is {resample_t1w!r}; use {' or '.join(RESAMPLE_T1W)}")
+        self.resample_t1w = resample_t1w
+        self.load = LoadImage(reader=CheckedReader(), image_only=True, ensure_channel_first=True)
+        self.load.readers = self.load.readers[-1:]  # MONAI would try its others on a file that ours refuses
+        logging.getLogger("LoadImage").setLevel(logging.WARNING)  # it would log whole paths, which may name patients
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            if hasattr(data[key], "load"):  # a study loads itself, so that only DICOM needs pydicom
+                data[key] = data[key].load(self.resample_t1w)
+                continue
+            paths = (
+                [data[key]] if isinstance(data[key], (str, bytes)) or not isinstance(data[key], Sequence) else data[key]
+            )
+            paths = [str(path) for path in paths]
+            if len(paths) > 1:
+                check_grid(paths, self.resample_t1w)
+            with ThreadPoolExecutor(len(paths)) as pool:  # decompression, most of the time, runs side by side
+                data[key] = self.stacked(list(pool.map(self.load_one, paths)), paths)
+            check_affine(np.asarray(data[key].affine), paths[0])
+        return data
+
+    @staticmethod
+    def stacked(maps: list[MetaTensor], paths: list[str]) -> MetaTensor:
+        """Maps `[C, I, J, K]` as one; a T1W on another grid is registered, and the metadata say how well."""
+        if len(maps) < len(MAPS) or same_grid(maps[0].shape, maps[0].affine, maps[2].shape, maps[2].affine):
+            return torch.cat(maps)
+        qsm, r2star, t1w = (image[0].numpy() for image in maps)
+        found = register(
+            t1w, np.asarray(maps[2].affine, float), qsm, r2star, np.asarray(maps[0].affine, float), paths[2]
+        )
+        stack = torch.cat([*maps[:2], torch.from_numpy(found.t1w)[None]])
+        stack.meta["t1w_registration"] = json.dumps(found.quality)
+        return stack
+
+    def load_one(self, path: str) -> MetaTensor:
+        """One file as `[C, I, J, K]`."""
+        nifti.check_ending(path)
+        try:
+            return self.load(path)
+        except Exception as error:
+            if (bad_input := input_error_in(error)) is not None:  # MONAI wraps what its readers raise
+                raise bad_input from error
+            raise InputError(f"{path}: cannot be read ({reason(error)}); export or copy it again") from error
+
+
+class CheckMapsd(MapTransform):
+    """Refuse a stack of maps that the network would misread. Passes good data through unchanged.
+
+    Raises:
+        InputError: not `[3, I, J, K]`, a non-finite or constant map, or an impossible one (`plausibility`).
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            image = data[key]
+            names = source_names(image, data)
+            if image.ndim != 4 or image.shape[0] != len(MAPS):
+                raise InputError(
+                    f"{names[0]}: has shape {tuple(image.shape)} where three 3D maps are due;"
+                    f" give {', '.join(MAPS)} as three files or stacked along the last axis of one"
+                )
+            for channel, suffix, name in zip(image, MAPS, names, strict=True):
+                low, high = (float(v) for v in torch.aminmax(torch.as_tensor(channel)))
+                if not np.isfinite([low, high]).all():
+                    raise InputError(
+                        f"{name}: the {suffix} holds NaN or infinite values; set them to 0 outside the brain"
+                    )
+                if low == high:
+                    raise InputError(f"{name}: the {suffix} is {low:g} everywhere; export it again")
+            plausibility.check_grid_size(image.shape[1:], np.asarray(image.affine, float), names[0])
+            plausibility.check_maps(torch.as_tensor(image).numpy(), names)
+        return dict(data)
+
+
+def source_names(image: torch.Tensor, data: Mapping[Hashable, Any]) -> list[str]:
+    """A name for each channel to put in messages: its file, or the scan's id where there is no file."""
+    path = image.meta.get("filename_or_obj", "") if isinstance(image, MetaTensor) else ""
+    name = str(path or data.get("scan_id", "the scan"))
+    return [name.replace(f"_{MAPS[0]}.", f"_{suffix}.") for suffix in MAPS]
+
+
+class LocaliseBasalGangliad(MapTransform):
+    """Give a scan without annotation its `box` (half-open voxel ranges along the stored axes).
+
+    For `localise: auto` alone, and only where the item has none; all else passes unchanged. The image's metadata then
+    hold `box_confidence`, 0..1, and `box_flags`, what is unlikely about the brain (a list of lines as JSON).
+
+    Args:
+        keys: entries `[3, I, J, K]` (MetaTensor), axes as stored.
+        localise: one of CHOICES.
+        localiser: finds the box.
+
+    Raises:
+        InputError: an unknown choice; as `Localiser`.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, localise: str, localiser: Localiser | None, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if localise not in CHOICES:
+            raise InputError(f"localise {localise!r} is unknown; use {', '.join(CHOICES)}")
+        if localise == "auto" and localiser is None:
+            raise InputError("localise is auto, but nothing finds boxes; give a localiser, or use annotated")
+        self.localise = localise
+        self.localiser = localiser
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image: MetaTensor = data[key]
+            if self.localise == "auto" and data.get("box") is None:
+                found = self.localiser(image.numpy(), np.asarray(image.affine, float), source_names(image, data)[0])
+                data["box"] = found.box
+                image.meta["box_confidence"] = found.confidence
+                image.meta["box_flags"] = json.dumps(plausibility.found_flags(found.measures, LEAST_IRON))
+        return data
+
+
+class FlagMapsd(MapTransform):
+    """Say what is unlikely about a scan's maps (`scripts.maps.plausibility`); the image passes unchanged.
+
+    Its metadata get `flags`: a list of lines as JSON, because metadata are stacked and taken apart on their way.
+
+    Args:
+        keys: entries `[3, I, J, K]` (MetaTensor), axes as stored, localised as far as they will be.
+        warn: also log each flag, with the scan's name: where nobody writes them down.
+    """
+
+    def __init__(self, keys: KeysCollection, warn: bool = False, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.warn = warn
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image: MetaTensor = data[key]
+            flags = plausibility.region_flags(image.numpy(), data.get("box"))
+            flags += json.loads(image.meta.get("box_flags", "[]"))
+            image.meta["flags"] = json.dumps(flags)
+            for flag in flags if self.warn else ():
+                LOGGER.warning("%s: %s", data.get("scan_id", "the scan"), flag)
+        return data
+
+
+class CropBasalGangliad(MapTransform, InvertibleTransform):
+    """Keep the axial slices that hold the basal ganglia and, for `cropped`, their box (paper, Data Preparation).
+
+    Reads the item's `box`: half-open voxel ranges along the axes of the file as stored, whatever its orientation.
+
+    Args:
+        keys: which entries to crop, each a MetaTensor `[C, H, W, S]` oriented as AXCODES.
+        region: `full` keeps whole slices, `cropped` keeps the in-plane box.
+        localise: `whole` (or `full`) takes the whole volume as it is, for scans cut to the basal ganglia; all else
+            needs a box, annotated or found by LocaliseBasalGangliad.
+
+    The metadata then say where the box came from: `box_source` is `annotated`, `found` or `whole`.
+
+    Raises:
+        InputError: no box, a box outside the image, or fewer than two slices.
+    """
+
+    def __init__(self, keys: KeysCollection, region: str, localise: str, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if region not in ("full", "cropped"):
+            raise InputError(f"region {region!r} is unknown; use full or cropped")
+        if localise not in CHOICES:
+            raise InputError(f"localise {localise!r} is unknown; use {', '.join(CHOICES)}")
+        self.region = region
+        self.localise = localise
+        self.cropper = Crop()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image = data[key]
+            name = source_names(image, data)[0]
+            ranges = self.ranges(image, data.get("box"), name)
+            if ranges[2][1] - ranges[2][0] < 2:
+                raise InputError(
+                    f"{name}: only {ranges[2][1] - ranges[2][0]} basal ganglia slice; Q-Net reads at least 2"
+                )
+            cropped = self.cropper(image, slices=tuple(slice(low, high) for low, high in ranges))
+            if self.localise in ("whole", "full"):
+                cropped.meta["box_source"] = "whole"
+            else:
+                cropped.meta["box_source"] = "found" if "box_confidence" in image.meta else "annotated"
+            data[key] = cropped
+        return data
+
+    def ranges(self, image: MetaTensor, box: Sequence[Sequence[int]] | None, name: str) -> list[list[int]]:
+        """Half-open index ranges of the crop along H, W and S of an oriented image."""
+        shape = list(image.shape[1:])
+        if self.localise in ("whole", "full"):
+            return [[0, size] for size in shape]
+        if box is None:
+            raise InputError(
+                f"{name}: no basal ganglia box; add derivatives/basalganglia/.../*_desc-basalganglia_box.json,"
+                " or use --localise auto to find it, or --localise whole for a scan cut to them"
+            )
+        ranges = oriented_box(box, np.asarray(image.meta["original_affine"]), np.asarray(image.affine))
+        if any(low < 0 or high > size for (low, high), size in zip(ranges, shape, strict=True)):
+            raise InputError(
+                f"{name}: the basal ganglia box {[list(r) for r in box]} reaches outside the image; correct it"
+            )
+        plausibility.check_box_size(ranges, np.asarray(image.affine), name)
+        if self.region == "full":
+            ranges[:2] = [[0, shape[0]], [0, shape[1]]]
+        return ranges
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            data[key] = self.cropper.inverse(data[key])
+        return data
+
+
+def oriented_box(box: Sequence[Sequence[int]], stored_affine: np.ndarray, affine: np.ndarray) -> list[list[int]]:
+    """Voxel ranges of a box after the array's axes were permuted and flipped.
+
+    Args:
+        box: half-open ranges along the stored axes.
+        stored_affine, affine: `[4, 4]` voxel-to-world of the stored and of the oriented array.
+    """
+    corners = np.array([[low - 0.5, high - 0.5] for low, high in box])
+    world = stored_affine @ np.vstack([corners, np.ones((1, 2))])
+    moved = np.rint(np.linalg.solve(affine, world)[:3] + 0.5).astype(int)
+    return [[int(a), int(b)] for a, b in zip(moved.min(axis=1), moved.max(axis=1), strict=True)]
+
+
+def oriented(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """A NIfTI image with its axes in the order of AXCODES."""
+    wanted = nib.orientations.axcodes2ornt(AXCODES)
+    return image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
+
+
+class StretchHistogramd(MapTransform):
+    """Histogram stretching (paper, Data Augmentation): each slice of each channel to 0..1 between two percentiles.
+
+    Args:
+        keys: entries `[C, H, W, S]`.
+        lower, upper: percentiles (0-100) that become 0 and 1; values beyond are clipped.
+
+    A slice without contrast becomes 0. The metadata get `stretch` `[2, C, S]`: what became 0, and the span to 1.
+    """
+
+    def __init__(self, keys: KeysCollection, lower: float, upper: float, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if not 0 <= lower < upper <= 100:
+            raise InputError(f"stretch percentiles {lower}, {upper} do not rise; give two within 0 to 100")
+        self.quantiles = (lower / 100, upper / 100)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image = data[key]
+            pixels = torch.as_tensor(image).flatten(1, 2)
+            low, high = quantiles(pixels, self.quantiles)[:, :, None, None]  # each [C, 1, 1, S]
+            span = high - low
+            stretched = ((torch.as_tensor(image) - low) / span.clamp_min(1e-12)).clamp(0, 1) * (span > 0)
+            meta = {**image.meta, "stretch": torch.stack([low, span])[:, :, 0, 0]}
+            data[key] = MetaTensor(stretched, meta=meta, applied_operations=image.applied_operations)
+        return data
+
+
+def quantiles(values: torch.Tensor, wanted: Sequence[float]) -> torch.Tensor:
+    """`torch.quantile(values, wanted, dim=1)` of `[C, N, S]`, to the bit, by selection instead of sorting.
+
+    Returns:
+        `[len(wanted), C, S]`.
+    """
+    last = values.shape[1] - 1
+    ranks = torch.tensor(wanted, dtype=values.dtype) * last
+    below, above = ranks.long(), ranks.ceil().long()
+    needed = sorted({*below.tolist(), *above.tolist()})
+    # the pixels of a slice next to each other: selection runs along memory
+    rows = np.ascontiguousarray(values.cpu().numpy().swapaxes(1, 2))
+    chosen = torch.from_numpy(np.partition(rows, needed, axis=-1)[..., needed])
+    at = {rank: chosen[..., number] for number, rank in enumerate(needed)}
+    parts = [torch.lerp(at[int(a)], at[int(b)], r - a) for a, b, r in zip(below, above, ranks, strict=True)]
+    return torch.stack(parts).to(values.device)
+
+
+@cache
+def reading(resample_t1w: str = "refuse") -> Transform:
+    """The first two steps of `preprocessing`, files to checked maps `[3, I, J, K]`; made once, for many scans."""
+    return Compose([LoadImageMapsd(keys="image", resample_t1w=resample_t1w), CheckMapsd(keys="image")])
+
+
+def preprocessing(
+    region: str,
+    spatial_size: Sequence[int],
+    num_slices: int,
+    stretch_percentiles: Sequence[float],
+    localise: str,
+    localiser: Localiser | None = None,
+    resample_t1w: str = "refuse",
+) -> Transform:
+    """The steps from files to network input, as `inference.yaml` also lists them.
+
+    Args:
+        region: `full` or `cropped` (see CropBasalGangliad).
+        spatial_size: H and W of the network's input, pixels.
+        num_slices: S of the network's input; the basal ganglia's slices are resampled evenly to this number.
+        stretch_percentiles: lower and upper percentile of the histogram stretching, 0-100.
+        localise: `auto`, `annotated` or `whole` (see LocaliseBasalGangliad and CropBasalGangliad).
+        localiser: finds the boxes that `auto` lacks; other choices need none.
+        resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
+
+    Returns:
+        A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, ...}`.
+    """
+    return Compose(
+        [
+            LoadImageMapsd(keys="image", resample_t1w=resample_t1w),
+            CheckMapsd(keys="image"),
+            LocaliseBasalGangliad(keys="image", localise=localise, localiser=localiser),
+            FlagMapsd(keys="image", warn=True),
+            Orientationd(keys="image", axcodes=AXCODES, labels=None),
+            CropBasalGangliad(keys="image", region=region, localise=localise),
+            Resized(keys="image", spatial_size=[*spatial_size, num_slices], mode="trilinear"),
+            StretchHistogramd(keys="image", lower=stretch_percentiles[0], upper=stretch_percentiles[1]),
+        ]
+    )
+
+
+def middle_images(item: Mapping[str, Any], steps: Mapping[str, Transform]) -> dict[str, torch.Tensor]:
+    """The middle slice `[3, H, W]` of one scan after each of several preprocessings, by their names."""
+    images = {name: transform(item)["image"].as_tensor() for name, transform in steps.items()}
+    return {name: image[..., image.shape[-1] // 2] for name, image in images.items()}

@@ -1,0 +1,1 @@
+"""The networks, their weights' way in and their outputs' way out."""

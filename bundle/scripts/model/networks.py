@@ -1,0 +1,244 @@
+"""The paper's models: ResNet18 on one slice (stage 1), and Q-Net, a Bi-LSTM over a scan's slices (stage 2)."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.networks.nets import ResNet, resnet18
+from torch import Tensor, nn
+
+from scripts.errors import InputError, reason
+from scripts.files.tensors import read_tensors
+from scripts.provenance import write_aside
+
+#: torchvision's ImageNet weights of ResNet18; the name holds the first digits of the file's SHA-256.
+IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+#: Length of the embedding of one slice: ResNet18's channels after global average pooling.
+EMBEDDING_SIZE = 512
+NUM_CLASSES = 2
+
+
+def resnet(feed_forward: bool) -> ResNet:
+    """MONAI's ResNet18 with torchvision's parameter names, so that torchvision's weights load key for key."""
+    return resnet18(
+        spatial_dims=2,
+        n_input_channels=3,
+        num_classes=NUM_CLASSES,
+        conv1_t_size=7,
+        conv1_t_stride=2,
+        shortcut_type="B",
+        bias_downsample=False,
+        feed_forward=feed_forward,
+    )
+
+
+def image_level_model(imagenet_weights: str, download_dir: str | os.PathLike) -> ResNet:
+    """Stage 1: ResNet18 with an FC layer of two outputs, `[B, 3, H, W] -> logits [B, 2]` (HC, HH).
+
+    Args:
+        imagenet_weights: a file with torchvision's ResNet18 state dict, `download` to fetch it, or `none` to start
+            from random weights. Its FC layer of 1000 classes is left out.
+        download_dir: where `download` puts the file.
+
+    Raises:
+        InputError: the weights cannot be fetched or are not ResNet18's.
+    """
+    network = resnet(feed_forward=True)
+    if imagenet_weights == "none":
+        return network
+    if imagenet_weights == "download":
+        imagenet_weights = download_imagenet_weights(download_dir)
+    state = {k: v for k, v in read_state_dict(imagenet_weights).items() if not k.startswith("fc.")}
+    fresh = network.state_dict()
+    load_state_dict(network, {**state, "fc.weight": fresh["fc.weight"], "fc.bias": fresh["fc.bias"]}, imagenet_weights)
+    return network
+
+
+def download_imagenet_weights(download_dir: str | os.PathLike) -> str:
+    """Fetch torchvision's ResNet18 weights once, check them against the hash in their name, and return the path.
+
+    Raises:
+        InputError: no network, or the file is damaged.
+    """
+    path = Path(download_dir) / Path(IMAGENET_URL).name
+    if path.exists():
+        return str(path)
+    try:
+        write_aside(
+            path,
+            lambda part: torch.hub.download_url_to_file(IMAGENET_URL, part, hash_prefix=path.stem.rsplit("-", 1)[1]),
+        )
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"{IMAGENET_URL}: cannot be fetched ({reason(error)}); put the file at {path},"
+            " or train from random weights with --imagenet_weights none"
+        ) from error
+    return str(path)
+
+
+class ScanLevelModel(nn.Module):
+    """Stage 2 (paper, Scan-Level Model): a one-layer Bi-LSTM and two FC layers, on the embeddings of a scan's slices.
+
+    Args:
+        num_slices: S, fixed because the scan's FC layer reads all outputs side by side.
+        hidden_size: Bi-LSTM units per direction.
+    """
+
+    def __init__(self, num_slices: int, hidden_size: int) -> None:
+        super().__init__()
+        self.num_slices = num_slices
+        self.lstm = nn.LSTM(EMBEDDING_SIZE, hidden_size, batch_first=True, bidirectional=True)
+        self.image_head = nn.Linear(2 * hidden_size, NUM_CLASSES)
+        self.scan_head = nn.Linear(2 * hidden_size * num_slices, NUM_CLASSES)
+
+    def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, S, 512]` -> scan logits `[B, 2]` and image logits `[B, S, 2]`."""
+        start = embeddings.new_zeros(2, embeddings.shape[0], self.lstm.hidden_size)
+        # The functional form of self.lstm with train=True (it has no dropout): cuDNN allows no gradient through an LSTM
+        # in evaluation mode, and the evidence map needs one.
+        outputs, _, _ = torch.lstm(embeddings, [start, start], self.lstm._flat_weights, True, 1, 0.0, True, True, True)
+        return self.scan_head(outputs.flatten(1)), self.image_head(outputs)
+
+
+class QNet(nn.Module):
+    """Q-Net: the frozen embedding of stage 1 and the scan-level model of stage 2.
+
+    `forward` is what serving needs, the scan's logits; the exported methods give the rest.
+
+    Args:
+        num_slices: S, slices a scan.
+        hidden_size: Bi-LSTM units per direction (the paper leaves it open).
+    """
+
+    def __init__(self, num_slices: int = 16, hidden_size: int = 128) -> None:
+        super().__init__()
+        self.embedding = resnet(feed_forward=False).requires_grad_(False)
+        self.sequence = ScanLevelModel(num_slices, hidden_size)
+        self.embedding.eval()
+
+    def train(self, mode: bool = True) -> "QNet":
+        """Set training mode for stage 2 alone: the frozen embedding keeps its batch-norm statistics too."""
+        super().train(mode)
+        self.embedding.eval()
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`[B, 3, H, W, S]` (0..1) -> scan logits `[B, 2]` (HC, HH)."""
+        return self.sequence(self.embed(image))[0]
+
+    @torch.jit.export
+    def embed(self, image: Tensor) -> Tensor:
+        """`[B, 3, H, W, S]` -> embeddings `[B, S, 512]`, each slice on its own."""
+        return self.embedding(slices_of(image)).unflatten(0, (image.shape[0], image.shape[4]))
+
+    @torch.jit.export
+    def image_logits(self, image: Tensor) -> Tensor:
+        """`[B, 3, H, W, S]` -> logits of each slice `[B, S, 2]`."""
+        return self.sequence(self.embed(image))[1]
+
+    @torch.jit.export
+    def class_activation(self, image: Tensor) -> Tensor:
+        """`[B, 3, H, W, S]` -> the class activation map `[B, 1, H, W, S]` of the scan's HH-minus-HC logit.
+
+        As in the paper (Zhou et al., CVPR 2016). Q-Net has no single FC layer after the pooling, so the class weights
+        are the logit's gradient with respect to each slice's embedding (as in Grad-CAM, Selvaraju et al., ICCV 2017,
+        without its ReLU): positive for HH, negative for HC. Its mean over the feature maps' pixels, summed over the
+        slices, is gradient . embedding. It does not agree with what covering a place does to the output: for maps that
+        do, see `scripts.model.evidence`.
+        """
+        maps = self.feature_maps(slices_of(image))
+        shape = (image.shape[0], image.shape[4])
+        embeddings = maps.mean([2, 3]).unflatten(0, shape).detach()
+        grad_enabled = torch.is_grad_enabled()  # switched by hand: TorchScript has no torch.enable_grad
+        torch.set_grad_enabled(True)
+        embeddings.requires_grad_()
+        scan_logits, _ = self.sequence(embeddings)
+        margin = (scan_logits[:, 1] - scan_logits[:, 0]).sum()
+        gradient = torch.autograd.grad([margin], [embeddings])[0]
+        torch.set_grad_enabled(grad_enabled)
+        assert gradient is not None
+        activation = (maps * gradient.flatten(0, 1)[:, :, None, None]).sum(1, keepdim=True)
+        activation = nn.functional.interpolate(activation, [image.shape[2], image.shape[3]], mode="bilinear")
+        return activation.unflatten(0, shape).permute(0, 2, 3, 4, 1)
+
+    def feature_maps(self, slices: Tensor) -> Tensor:
+        """`[N, 3, H, W]` -> the last feature maps before pooling, `[N, 512, H/32, W/32]`."""
+        net = self.embedding
+        x = net.maxpool(net.act(net.bn1(net.conv1(slices))))
+        return net.layer4(net.layer3(net.layer2(net.layer1(x))))
+
+
+def slices_of(image: Tensor) -> Tensor:
+    """`[B, 3, H, W, S]` -> `[B * S, 3, H, W]`, the slices of a scan next to each other."""
+    return image.permute(0, 4, 1, 2, 3).flatten(0, 1)
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Read a file of plain tensors, as float32 where they are floating point. Nothing in the file is executed.
+
+    Raises:
+        InputError: no such file, anything but a state dict, or values that are not finite.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such weights file; train first or give the right path")
+    state = read_tensors(path, "give a state dict, as network.state_dict() has it")
+    named_tensors = isinstance(state, dict) and all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    )
+    if not named_tensors or not state:
+        raise InputError(f"{path}: holds no state dict; save network.state_dict() alone")
+    for name, value in state.items():
+        if not value.isfinite().all():
+            raise InputError(f"{path}: {name!r} holds NaN or infinite values; its training diverged, train again")
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def load_state_dict(network: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
+    """Load weights that must fit exactly.
+
+    Raises:
+        InputError: a parameter is missing, unknown or of another shape; it names the first.
+    """
+    own = network.state_dict()
+    for name in [*own, *state]:
+        if name not in state or name not in own:
+            raise InputError(f"{path}: its weights are of another network ({name!r} is not in both); check the path")
+        if own[name].is_floating_point() != state[name].is_floating_point():
+            raise InputError(f"{path}: {name!r} holds {state[name].dtype}, not {own[name].dtype}; check the path")
+        if own[name].shape != state[name].shape:
+            raise InputError(
+                f"{path}: {name!r} has shape {list(state[name].shape)}, the config's network {list(own[name].shape)};"
+                " use the settings (num_slices, hidden_size) that it was trained with"
+            )
+    network.load_state_dict(state)
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
+    """Load a weights file into a network and return the network, in evaluation mode."""
+    load_state_dict(network, read_state_dict(path), path)
+    return network.eval()
+
+
+def load_embedding(network: QNet, path: str | os.PathLike) -> None:
+    """Give Q-Net the image-level model at `path` as its embedding, without FC layer (paper, Sequential Modeling)."""
+    state = {k: v for k, v in read_state_dict(path).items() if not k.startswith("fc.")}
+    load_state_dict(network.embedding, state, path)
+
+
+def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype) -> None:
+    """Write a network's state dict, floating point values as `dtype`, aside then renamed."""
+    state = {
+        k: v.detach().to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in network.state_dict().items()
+    }
+    write_tensors(path, state)
+
+
+def write_tensors(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """`torch.save`, aside then renamed; the same content gives the same bytes."""
+
+    def write(part: str) -> None:
+        with open(part, "wb") as file:  # given a path, torch would put the temporary name into the file
+            torch.save(content, file)
+
+    write_aside(path, write)

@@ -1,0 +1,1 @@
+"""Iron in the deep gray nuclei: measured, tabled, against age."""

@@ -1,0 +1,163 @@
+"""Nuclei of a whole cohort: `nuclei.tsv` with its data dictionary, label images, and pictures with outlines."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from scripts.errors import InputError
+from scripts.files.json_file import read_json
+from scripts.files.table import numbers_of, read_table
+from scripts.localisation.localiser import Localiser, is_simulated
+from scripts.localisation.locate import LEAST_IRON
+from scripts.localisation.picture import draw
+from scripts.maps.bids import BIDS_VERSION
+from scripts.maps.plausibility import found_flags, region_flags
+from scripts.maps.transforms import reading
+from scripts.nuclei.reader import LABELS, NUCLEI, NucleiReader, data_dictionary
+from scripts.provenance import bundle_version, check_output_dir, write_aside, write_json, write_table
+from scripts.runs.failures import called, log_of, why
+from scripts.runs.finished import Origin, code_of, digest_of, settings_of
+
+LOGGER = logging.getLogger(__name__)
+#: What other code measured is measured again.
+CODE = ("scripts.nuclei.reader", "scripts.localisation.localiser")
+
+
+def measure_cohort(
+    output_dir: str | os.PathLike,
+    scans: Sequence[Mapping[str, Any]],
+    localiser: Localiser,
+    reader_settings: Mapping[str, Any],
+    pictures: bool = True,
+    resample_t1w: str = "refuse",
+) -> None:
+    """Write `nuclei.tsv` (a row a scan), `nuclei.json` (what its columns mean) and each scan's label image.
+
+    A scan that is done is not done again, as long as maps, code and settings stay; a refused one has `n/a` and its
+    reason, and the others go on.
+
+    Args:
+        output_dir: root of the derivative, e.g. `derivatives/nuclei`.
+        scans: from `scripts.maps.bids.chosen_scans`.
+        localiser: finds the basal ganglia.
+        reader_settings: keyword arguments of `NucleiReader` beside template and atlas.
+        pictures: draw box and outlines of every scan.
+        resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
+
+    Raises:
+        InputError: the atlas or the template is missing, or some scans were refused.
+    """
+    folder = check_output_dir(output_dir, 2e6 * len(scans))
+    reader = NucleiReader(localiser.ready()[0], **reader_settings)
+    made_by = {"Code": code_of(*CODE), "Settings": dict(reader_settings), "Version": bundle_version()}
+    decided_by = [settings_of(localiser), dict(reader_settings), reader.template.sha256, reader.atlas.membership]
+    decided_by += [resample_t1w]
+    decided_by = digest_of(decided_by)
+    description = {
+        "Name": "Nuclei of the basal ganglia and thalamus from a registered atlas",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "Q-Net bundle, configs/nuclei.yaml", "Version": bundle_version()}],
+    }
+    write_json(folder / "dataset_description.json", description)
+    rows, said = [], []
+    for scan in tqdm(scans, desc="nuclei", unit="scan"):
+        row = {"participant_id": scan["participant_id"], "scan_id": scan["scan_id"]}
+        said.append({**row, "status": "ok", "message": ""})
+        log = log_of(folder, scan["scan_id"])
+        try:
+            if "refused" in scan:
+                raise InputError(scan["refused"])
+            row |= one_scan(folder, scan, localiser, reader, made_by, decided_by, pictures, resample_t1w)
+            log.unlink(missing_ok=True)  # of an earlier try
+        except Exception as error:
+            said[-1] |= {"status": "failed", "message": why(error, log, called({"maps": scan.get("image", [])}))}
+        rows.append(row)
+    columns = list(data_dictionary())
+    write_table(folder / "nuclei.tsv", columns, rows)
+    write_json(folder / "nuclei.json", {**data_dictionary(), "GeneratedBy": made_by})
+    write_aside(folder / "desc-nuclei_dseg.tsv", lambda part: Path(part).write_text(lookup()))
+    write_table(folder / "scans.tsv", list(said[0]), said)
+    bad = [row for row in said if row["status"] != "ok"]
+    print(f"{len(rows) - len(bad)} of {len(rows)} scans measured; {folder / 'nuclei.tsv'}")
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(rows)} scans were refused; the others are done; {folder / 'scans.tsv'} says why"
+            f" (first: {bad[0]['scan_id']}: {bad[0]['message']})"
+        )
+
+
+def one_scan(
+    folder: Path,
+    scan: Mapping[str, Any],
+    localiser: Localiser,
+    reader: NucleiReader,
+    made_by: Mapping[str, Any],
+    decided_by: str,
+    pictures: bool,
+    resample_t1w: str,
+) -> dict[str, float]:
+    """Measure one scan, or read what was measured before from the same by the same, where all of it is there."""
+    stem = folder / scan["participant_id"] / "anat" / scan["scan_id"]
+    kept = Path(f"{stem}_desc-nuclei_stats.json")
+    origin = Origin({"maps": scan["image"]}, decided_by, CODE)
+    endings = ["dseg.nii.gz", *(["dseg.png"] if pictures else [])]
+    content = read_stats(kept) if all(Path(f"{stem}_desc-nuclei_{ending}").exists() for ending in endings) else {}
+    if origin.made(content.get("Basis")):
+        return {name: float("nan") if value is None else value for name, value in content["Nuclei"].items()}
+    basis = origin.basis()  # before anything is read
+    image = reading(resample_t1w)(dict(scan))["image"]
+    maps, affine = image.numpy(), np.asarray(image.affine, float)
+    found = localiser(maps, affine, scan["image"][0])
+    for flag in region_flags(maps, found.box) + found_flags(found.measures, LEAST_IRON):
+        LOGGER.warning("%s: %s", scan["scan_id"], flag)
+    row, labels = reader.measure(maps, affine, found)
+    row = {"confidence": found.confidence, **row}
+    label_image = nib.Nifti1Image(labels, affine)
+    write_aside(f"{stem}_desc-nuclei_dseg.nii.gz", lambda part: nib.save(label_image, part))
+    if pictures:
+        title = f"{'Simulated. ' if is_simulated(scan['image'][0]) else ''}{scan['scan_id']}"
+        outlines = {name: np.isin(labels, [LABELS[f"{side}_{name}"] for side in ("left", "right")]) for name in NUCLEI}
+        write_aside(f"{stem}_desc-nuclei_dseg.png", lambda part: draw(part, maps, affine, found, title, outlines))
+    values = {n: None if math.isnan(v) else v for n, v in row.items()}
+    write_json(kept, {"GeneratedBy": dict(made_by), "Basis": basis, "Nuclei": values})
+    return row
+
+
+def read_stats(path: Path) -> dict[str, Any]:
+    """What is kept of a measured scan; empty where nothing is or where it is damaged: it is measured again."""
+    try:
+        return read_json(path, "nuclei of a scan")
+    except InputError:
+        return {}
+
+
+def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Rows of `nuclei.tsv`: text in `participant_id` and `scan_id`, numbers elsewhere (NaN for `n/a`).
+
+    Raises:
+        InputError: no such file, not a table of `configs/nuclei.yaml`, or a cell that is no number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run configs/nuclei.yaml on the cohort first")
+    texts, cure = ("participant_id", "scan_id"), "run configs/nuclei.yaml again"
+    numbers = data_dictionary().keys() - texts
+    rows = numbers_of(path, read_table(path, texts, unique=["scan_id"], cure=cure), numbers, cure)
+    if not rows:
+        raise InputError(f"{path}: has no rows; run configs/nuclei.yaml again")
+    return rows
+
+
+def lookup() -> str:
+    """Table of label values, as BIDS has it."""
+    return "index\tname\n" + "".join(f"{value}\t{name}\n" for name, value in LABELS.items())

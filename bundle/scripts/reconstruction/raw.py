@@ -1,0 +1,302 @@
+"""Raw gradient echo data: what belongs together, and echoes as magnitude and phase in radians."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scripts.errors import InputError
+from scripts.files import nifti
+from scripts.reconstruction.checks import check_echoes_differ, check_slices
+from scripts.reconstruction.phase import (
+    Scaled,
+    check_no_gap,
+    check_not_magnitude,
+    scale_phase,
+    thinned,
+    turn_slices_back,
+)
+
+#: Echo times above this are taken for milliseconds: after 0.3 s nothing is left of a gradient echo in the brain.
+_LONGEST_ECHO_TIME_S = 0.3
+_LARGEST_ANISOTROPY = 10.0
+#: A spoiled gradient echo repeats faster than this; more is a time in ms, s.
+_LONGEST_TR_S = 10.0
+#: Voxel sizes of heads, mm.
+_SMALLEST_MM, _LARGEST_MM = 0.1, 10.0
+#: Signal over that of the head's bright parts which no coil gives.
+_BRIGHTEST = 1000.0
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Where one volume `[X, Y, Z]` comes from: a NIfTI file (`index` picks one of a 4D file), or an array in memory."""
+
+    path: str
+    index: int | None = None
+    array: np.ndarray | None = None
+    affine: np.ndarray | None = None
+
+    def header(self) -> tuple[tuple[int, ...], np.ndarray]:
+        """Shape and affine, without reading the voxels.
+
+        Raises:
+            InputError: the file is missing, damaged, or holds several volumes where one is due.
+        """
+        if self.array is not None:
+            return self.array.shape, self.affine
+        image = nifti.read_header(self.path)
+        shape = tuple(image.shape)
+        if self.index is not None:
+            shape = shape[:3]
+        if len(shape) == 4:
+            raise InputError(
+                f"{self.path}: holds {shape[3]} volumes of one echo, as uncombined coils do;"
+                " combine the coils (e.g. on the scanner) and give one volume an echo"
+            )
+        if len(shape) != 3:
+            raise InputError(f"{self.path}: has shape {image.shape} where one 3D volume is due; split it")
+        return shape, image.affine
+
+    def load(self) -> np.ndarray:
+        """The voxels, float32 `[X, Y, Z]`.
+
+        Raises:
+            InputError: the file is damaged or holds NaN or infinite values.
+        """
+        if self.array is not None:
+            return self.array.astype(np.float32)
+        stored = nifti.read(self.path).dataobj
+        voxels = np.asarray(stored if self.index is None else stored[..., self.index], dtype=np.float32)
+        if not np.isfinite(voxels).all():
+            raise InputError(f"{self.path}: holds NaN or infinite values; export it again")
+        return voxels
+
+
+@dataclass
+class Acquisition:
+    """The echoes of one flip angle.
+
+    Attributes:
+        parts: `("mag", "phase")` or `("real", "imag")`.
+        first, second: one volume an echo of the two parts, in the order of echo times.
+        echo_times_s: s.
+        flip_angle_deg: degrees; None if nothing says it.
+        repetition_time_s: s; None if nothing says it.
+        field_strength_t: T; None if nothing says it.
+        phase_units: what the sidecar says of the phase's unit, or "".
+    """
+
+    parts: tuple[str, str]
+    first: list[Volume]
+    second: list[Volume]
+    echo_times_s: list[float]
+    flip_angle_deg: float | None = None
+    repetition_time_s: float | None = None
+    field_strength_t: float | None = None
+    phase_units: str = ""
+
+    def magnitude_of(self, echo: int) -> np.ndarray:
+        """Magnitude of one echo, counted from 0: float32 `[X, Y, Z]`."""
+        first = self.first[echo].load()
+        return first if self.parts[0] == "mag" else np.hypot(first, self.second[echo].load())
+
+
+@dataclass
+class RawScan:
+    """All acquisitions of one scan, by rising flip angle."""
+
+    participant_id: str
+    scan_id: str
+    folder: str
+    acquisitions: list[Acquisition] = field(default_factory=list)
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        """Voxel size."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Voxel to world."""
+        return self.acquisitions[0].first[0].header()[1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along the axes."""
+        return self.acquisitions[0].first[0].header()[0]
+
+
+def check_scan(scan: RawScan) -> None:
+    """Check what headers and sidecars tell, before any voxel is read.
+
+    Raises:
+        InputError: a list of reasons; see the messages.
+    """
+    name = scan.scan_id
+    first = scan.acquisitions[0].first[0]
+    shape, affine = first.header()
+    for acquisition in scan.acquisitions:
+        where = acquisition.first[0].path
+        count = len(acquisition.echo_times_s)
+        if len(acquisition.second) != len(acquisition.first):
+            raise InputError(
+                f"{where}: {len(acquisition.first)} echoes of {acquisition.parts[0]} but {len(acquisition.second)} of"
+                f" {acquisition.parts[1]}; give both parts of every echo"
+            )
+        if count != len(acquisition.first):
+            raise InputError(f"{where}: {len(acquisition.first)} echoes but {count} echo times; give one an echo")
+        if count < 2:
+            raise InputError(
+                f"{where}: one echo only; what grows from echo to echo gives QSM and R2*, so give two echoes or more"
+            )
+        check_echo_times(where, acquisition.echo_times_s)
+        for volume in (*acquisition.first, *acquisition.second):
+            found, other = volume.header()
+            if found != shape:
+                raise InputError(f"{volume.path}: its shape {found} is not {shape} of {first.path}; export both alike")
+            if not np.allclose(other, affine, atol=1e-3):
+                raise InputError(f"{volume.path}: lies elsewhere than {first.path}; export both from one scan")
+        if acquisition.field_strength_t is None:
+            raise InputError(f"{where}: no MagneticFieldStrength in its sidecar; add it (T) or give --field_strength_t")
+        if not 0.1 <= acquisition.field_strength_t <= 20:
+            raise InputError(f"{where}: MagneticFieldStrength {acquisition.field_strength_t:g}; it is in tesla, e.g. 3")
+        for key, value, most, unit in (
+            ("FlipAngle", acquisition.flip_angle_deg, 180, "degrees"),
+            ("RepetitionTimeExcitation", acquisition.repetition_time_s, _LONGEST_TR_S, "seconds"),
+        ):
+            if value is not None and not 0 < value <= most:
+                raise InputError(f"{where}: {key} {value:g} cannot be; it is in {unit}, above 0 and at most {most:g}")
+    if min(shape) < 8:
+        raise InputError(f"{first.path}: its grid {shape} is no 3D scan; QSM needs at least 8 voxels along each axis")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or spacing.min() <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise InputError(f"{first.path}: its affine is no valid orientation; export it again")
+    if spacing.min() < _SMALLEST_MM or spacing.max() > _LARGEST_MM:
+        raise InputError(
+            f"{first.path}: voxels of {' x '.join(f'{d:.4g}' for d in spacing)} mm are none of a head; correct the"
+            " unit of its header (it is mm)"
+        )
+    if spacing.max() > _LARGEST_ANISOTROPY * spacing.min():
+        raise InputError(
+            f"{first.path}: voxels of {' x '.join(f'{d:.3g}' for d in spacing)} mm are too elongated for QSM;"
+            f" use a scan with a ratio of at most {_LARGEST_ANISOTROPY:g}"
+        )
+    if len(scan.acquisitions) > 1:
+        angles = [a.flip_angle_deg for a in scan.acquisitions]
+        if None in angles or len(set(angles)) < len(angles):
+            raise InputError(f"{name}: several acquisitions but flip angles {angles}; give FlipAngle in each sidecar")
+        times = [a.repetition_time_s for a in scan.acquisitions]
+        if None in times or max(times) - min(times) > 1e-4:
+            raise InputError(
+                f"{name}: repetition times {times} s; T1 needs RepetitionTimeExcitation, the same for all flip angles"
+            )
+        if not 0 < times[0] < 1:
+            raise InputError(f"{name}: repetition time {times[0]:g}; it is in seconds, e.g. 0.036")
+
+
+def check_echo_times(where: str, times: Sequence[float]) -> None:
+    """Echo times must rise and be in seconds.
+
+    Raises:
+        InputError: they are not.
+    """
+    listed = ", ".join(f"{t:g}" for t in times)
+    if max(times) > _LONGEST_ECHO_TIME_S:
+        raise InputError(f"{where}: echo times {listed} look like milliseconds; write them in seconds")
+    if min(times) <= 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        raise InputError(f"{where}: echo times {listed} s do not rise; correct EchoTime or the order of the echoes")
+
+
+@dataclass
+class Echoes:
+    """What was read of one acquisition.
+
+    Attributes:
+        magnitude: float32 `[E, X, Y, Z]`, divided by `unit`.
+        phase: rad, -pi..pi, float32 `[E, X, Y, Z]`.
+        unit: 98th percentile of the first echo, in the scanner's unit: results must not depend on that.
+        facts: for sidecars.
+        warnings: one line each.
+    """
+
+    magnitude: np.ndarray
+    phase: np.ndarray
+    unit: float
+    facts: dict[str, Any]
+    warnings: list[str]
+
+
+def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
+    """Read magnitude and phase.
+
+    Args:
+        acquisition: checked with `check_scan`.
+        sign: 1, or -1 to flip the phase.
+
+    Raises:
+        InputError: the voxels cannot be magnitude and phase.
+    """
+    first, second = load_all(acquisition.first), load_all(acquisition.second)
+    where, path = acquisition.first[0].path, acquisition.second[0].path
+    for volumes, file in ((first, where), (second, path)):
+        check_slices(volumes, file)
+        if np.any(volumes):
+            check_echoes_differ(volumes, file)
+    if acquisition.parts == ("real", "imag"):
+        check_no_gap(first, where)
+        check_no_gap(second, path)
+        if not np.any(second):
+            raise InputError(f"{path}: the imaginary part is 0 throughout; export real and imaginary images")
+        scaled = Scaled(np.arctan2(second, first), "angle of real and imaginary part", [])
+        magnitude = np.hypot(first, second)
+    else:
+        magnitude = first
+        check_no_empty_echo(first, acquisition.first, "magnitude")
+        if first.min() < 0:
+            raise InputError(f"{where}: has negative values; a magnitude has none: check the names")
+        if not np.any(second):
+            raise InputError(f"{path}: the phase is 0 throughout; export phase images, or real and imaginary ones")
+        check_no_empty_echo(second[1:], acquisition.second[1:], "phase")  # the first may be what the others refer to
+        scaled = scale_phase(second, acquisition.phase_units, path)
+        check_not_magnitude(second, first, path)
+    if not np.any(magnitude):
+        raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
+    unit, odd = normalise(magnitude)
+    warnings = [*scaled.warnings, *odd, *turn_slices_back(scaled.phase, magnitude)]
+    phase = scaled.phase if sign == 1 else -scaled.phase
+    return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)
+
+
+def check_no_empty_echo(echoes: np.ndarray, volumes: Sequence[Volume], what: str) -> None:
+    """Refuse echoes `[E, X, Y, Z]` of which one is 0 throughout.
+
+    Raises:
+        InputError: names the first of those files.
+    """
+    empty = [volume for echo, volume in zip(echoes, volumes, strict=True) if not np.any(echo)]
+    if empty:
+        raise InputError(f"{empty[0].path}: the {what} of this echo is 0 throughout; export it again")
+
+
+def normalise(magnitude: np.ndarray) -> tuple[float, list[str]]:
+    """Divide a magnitude `[E, X, Y, Z]` by what is bright in its first echo, in place; returns that, and warnings.
+
+    Voxels that are brighter than anything a coil sees are cut down, so that sums of squares stay finite.
+    """
+    first = thinned(magnitude[0])
+    unit = float(np.quantile(first[first > 0], 0.98)) if (first > 0).any() else float(magnitude.max())
+    magnitude /= np.float32(unit)
+    odd = int(np.count_nonzero(magnitude > _BRIGHTEST))
+    if odd:
+        np.minimum(magnitude, _BRIGHTEST, out=magnitude)
+        return unit, [f"{odd} voxels of the magnitude are over {_BRIGHTEST:g} times as bright as the head: cut down."]
+    return unit, []
+
+
+def load_all(volumes: Sequence[Volume]) -> np.ndarray:
+    """The voxels of several volumes of one shape, float32 `[E, X, Y, Z]`; unpacked in two threads."""
+    with ThreadPoolExecutor(2) as pool:
+        return np.stack(list(pool.map(Volume.load, volumes)))

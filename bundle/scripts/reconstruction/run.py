@@ -1,0 +1,223 @@
+"""`configs/reconstruct.yaml` ends here: all scans of a folder, checked first, then one after the other."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.errors import InputError
+from scripts.provenance import check_output_dir, cohort_fingerprint, settings, software, write_table
+from scripts.reconstruction.bids import find_raw, from_files
+from scripts.reconstruction.derivatives import box_of, check_free, finished, write_cohort_files, write_maps
+from scripts.reconstruction.raw import RawScan, Volume, check_scan
+from scripts.reconstruction.reconstruct import Reconstruction
+from scripts.runs.failures import Refused, log_of, why
+from scripts.runs.finished import Origin
+
+#: Maps that other code made are made again.
+CODE = ("scripts.reconstruction.reconstruct", "scripts.reconstruction.derivatives")
+
+
+def find_scans(
+    input_dir: str | None,
+    magnitude: str | Sequence[Any] | None,
+    phase: str | Sequence[Any] | None,
+    participant_id: str,
+    echo_times_s: Sequence[float] | None,
+    flip_angles_deg: Sequence[float] | None,
+    repetition_time_s: float | None,
+    field_strength_t: float | None,
+    dicom_rules: str,
+    series: int | str | Sequence[int | str] | None = None,
+) -> list[RawScan | Refused]:
+    """The scans that the keys name: NIfTI files (`magnitude`, `phase`), or a folder with BIDS or DICOM.
+
+    Of `dicom_rules` (configs/dicom_series.yaml) the limits and the tolerance count; `series` chooses among the scans of
+    a DICOM study.
+
+    Returns:
+        the scans, and `Refused` where something is wrong with what headers and sidecars say of one.
+
+    Raises:
+        InputError: nothing found, or what was found cannot be one scan.
+    """
+    if (magnitude is None) != (phase is None):
+        raise InputError("magnitude: given without phase or the other way round; give both")
+    if magnitude is not None:
+        magnitude, phase = ([files] if isinstance(files, str) else files for files in (magnitude, phase))
+        scans = [
+            from_files(
+                magnitude, phase, participant_id, echo_times_s, flip_angles_deg, repetition_time_s, field_strength_t
+            )
+        ]
+    else:
+        root = Path(input_dir)
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; give --input a BIDS or DICOM folder")
+        scans = find_raw(root) if any(root.glob("sub-*")) else dicom_scans(root, participant_id, dicom_rules, series)
+        for acquisition in (a for scan in scans if isinstance(scan, RawScan) for a in scan.acquisitions):
+            if field_strength_t is not None:
+                acquisition.field_strength_t = field_strength_t
+    return [checked(scan, check_scan) for scan in scans]
+
+
+def checked(scan: RawScan | Refused, check: Callable[[RawScan], None]) -> RawScan | Refused:
+    """The scan, or `Refused` where a check raises."""
+    if isinstance(scan, Refused):
+        return scan
+    try:
+        check(scan)
+    except InputError as error:
+        return Refused(scan.participant_id, scan.scan_id, error)
+    return scan
+
+
+def dicom_scans(
+    root: Path, participant_id: str, dicom_rules: str, series: int | str | Sequence[int | str] | None
+) -> list[RawScan]:
+    """The scan of a DICOM folder.
+
+    Raises:
+        InputError: pydicom is not installed, or see `scripts.reconstruction.dicom.find_dicom`.
+    """
+    try:
+        from scripts.dicom.rules import read_rules
+        from scripts.reconstruction.dicom import find_dicom
+    except ImportError as error:
+        raise InputError(f"reading DICOM needs {error.name}; pip install 'qnet-hemochromatosis[dicom]'") from error
+    return find_dicom(root, participant_id, read_rules(dicom_rules), series)
+
+
+def load_mask(path: str, scan: RawScan) -> np.ndarray:
+    """A given brain mask, bool on the scan's grid.
+
+    Args:
+        path: of a NIfTI file; `{scan}` in it stands for the scan's name.
+
+    Raises:
+        InputError: it cannot be read, is empty, or lies on another grid.
+    """
+    volume = Volume(path.format(scan=scan.scan_id))
+    check_same_grid(volume, scan, "mask")
+    mask = volume.load() > 0.5
+    if not mask.any():
+        raise InputError(f"{volume.path}: the mask is empty; it must be 1 in the brain")
+    return mask
+
+
+def check_same_grid(volume: Volume, scan: RawScan, what: str) -> None:
+    """Refuse a volume on another grid than the scan.
+
+    Raises:
+        InputError: shape or position differ.
+    """
+    shape, affine = volume.header()
+    if shape != scan.shape or not np.allclose(affine, scan.affine, atol=1e-2):
+        raise InputError(
+            f"{volume.path}: the {what} lies on another grid ({shape}) than the scan ({scan.shape});"
+            " resample it to the scan"
+        )
+
+
+def reconstruct(
+    output_dir: str,
+    input_dir: str | None,
+    scans: Sequence[RawScan | Refused],
+    reconstruction: Reconstruction,
+    mask: str | None,
+    resolved: Mapping[str, Any],
+) -> None:
+    """Reconstruct every scan that is not done yet, and write a cohort; a scan that fails does not stop the others.
+
+    Args:
+        output_dir: folder of the maps; also gets `reconstruct.tsv`, a row a scan with what became of it.
+        input_dir: folder of the raw data; None for single files.
+        scans: from `find_scans`.
+        reconstruction: the steps.
+        mask: see `load_mask`; None finds the brain.
+        resolved: the config's resolved content, for the record.
+
+    Raises:
+        InputError: no scan can be worked on, the folder holds maps of other steps, or some scans failed.
+    """
+    root = Path(input_dir) if input_dir is not None else None
+    output = Path(output_dir)
+
+    def check(scan: RawScan) -> None:
+        if mask is not None:
+            check_same_grid(Volume(mask.format(scan=scan.scan_id)), scan, "mask")
+        reconstruction.check(scan)
+        check_free(output, scan)
+
+    scans = [checked(scan, check) for scan in scans]
+    if all(isinstance(scan, Refused) for scan in scans):
+        raise scans[0].error  # nothing was begun
+    steps = reconstruction.steps()
+    good = [scan for scan in scans if isinstance(scan, RawScan)]
+    origins = {scan.scan_id: origin_of(scan, root, mask, steps) for scan in good}
+    done = {scan.scan_id for scan in good if finished(output, scan, steps, origins[scan.scan_id])}
+    todo = [scan for scan in good if scan.scan_id not in done]
+    check_output_dir(output, int(sum(15.0 * np.prod(scan.shape) for scan in todo)))
+    origin = cohort_fingerprint(root) if root is not None else {"name": scans[0].scan_id, "simulated": False}
+    record = {"software": software(), "settings": settings(resolved), "input": origin}
+    rows = []
+    for scan in scans:
+        row = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, "status": "ok", "message": ""}
+        rows.append(row)
+        log = log_of(output, scan.scan_id)
+        try:
+            if isinstance(scan, Refused):
+                raise scan.error
+            if scan.scan_id not in done:
+                one_scan(output, root, scan, reconstruction, mask, record, origins[scan.scan_id])
+            log.unlink(missing_ok=True)
+        except Exception as error:
+            places = {str(root): "input", str(output): "output_dir", str(mask): "brain_mask"}
+            row |= {"status": "failed", "message": why(error, log, places)}
+    bad = [row for row in rows if row["status"] != "ok"]
+    if done:
+        print(f"{len(done)} of {len(scans)} scans were there already")
+    write_cohort_files(output, root, record, {row["participant_id"] for row in rows if row["status"] == "ok"})
+    write_table(output / "reconstruct.tsv", list(rows[0]), rows)
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(rows)} scans failed, the others are done; {output / 'reconstruct.tsv'} says why"
+            f" (first: {bad[0]['scan_id']}: {bad[0]['message']})"
+        )
+
+
+def one_scan(
+    output: Path,
+    root: Path | None,
+    scan: RawScan,
+    reconstruction: Reconstruction,
+    mask: str | None,
+    record: Mapping[str, Any],
+    origin: Origin,
+) -> None:
+    """Reconstruct one scan and write what it became."""
+    basis = origin.basis()  # before anything is read
+    maps = reconstruction(scan, None if mask is None else load_mask(mask, scan))
+    folder = write_maps(output, root, scan, maps, record, basis)
+    for line in maps.warnings:
+        print(f"warning: {scan.scan_id}: {line}")
+    print(f"{scan.scan_id}: {folder}, look at {output / (scan.scan_id + '.html')}")
+
+
+def origin_of(scan: RawScan, root: Path | None, mask: str | None, steps: Mapping[str, Any]) -> Origin:
+    """What a scan's maps depend on: files, what headers and sidecars say of them, mask, box, steps and code."""
+    volumes = [volume for a in scan.acquisitions for volume in (*a.first, *a.second)]
+    files = {"echoes": [volume.path for volume in volumes if volume.array is None]}
+    if mask is not None:
+        files["mask"] = [mask.format(scan=scan.scan_id)]
+    if root is not None:
+        files["box"] = [box_of(root, scan)]
+    said = [
+        {key: value for key, value in vars(acquisition).items() if key not in ("first", "second")}
+        for acquisition in scan.acquisitions
+    ]
+    arrays = [hashlib.sha256(np.ascontiguousarray(v.array)).hexdigest() for v in volumes if v.array is not None]
+    facts = [said, arrays, [volume.index for volume in volumes], scan.affine, dict(steps)]
+    return Origin(files, facts, CODE)

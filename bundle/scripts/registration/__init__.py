@@ -1,0 +1,1 @@
+"""One head laid over another: poses, affine, splines."""

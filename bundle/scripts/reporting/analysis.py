@@ -1,0 +1,55 @@
+"""From a predictions table to the paper's tables and figures: needs neither images nor weights nor a GPU."""
+
+import os
+from pathlib import Path
+
+from scripts.errors import InputError
+from scripts.evaluation.predictions import read_predictions
+from scripts.files.json_file import read_json
+from scripts.provenance import check_output_dir
+from scripts.reporting.gallery import draw_learning_curves, draw_predictions
+from scripts.reporting.tables import write_tables
+
+
+def analyse(
+    predictions: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    folds_dir: str | os.PathLike,
+    simulated: bool | None,
+    bootstrap_samples: int,
+    seed: int,
+) -> None:
+    """Write `tables/` and `figures/` of a cross-validation.
+
+    Args:
+        predictions: the table, see `scripts.evaluation.predictions`.
+        output_dir: gets both folders.
+        folds_dir: where the folds' learning curves may lie; none there, none drawn.
+        simulated: whether the cohort is; None reads it from the record beside the table (`predictions.json`).
+        bootstrap_samples, seed: of the bootstrapped AUCs.
+
+    Raises:
+        InputError: see `read_predictions`; nobody says whether the cohort is simulated; fewer than 100 samples.
+    """
+    if bootstrap_samples < 100:
+        raise InputError(f"bootstrap_samples is {bootstrap_samples}; a box plot needs at least 100; raise it")
+    table = read_predictions(predictions)
+    if simulated is None:
+        simulated = recorded_as_simulated(Path(predictions).with_suffix(".json"))
+    folder = check_output_dir(output_dir, 50e6)
+    tables = write_tables(folder / "tables", table, simulated)
+    draw_predictions(table, folder / "figures", simulated, bootstrap_samples, seed)
+    draw_learning_curves(folds_dir, folder / "figures", simulated)
+    for path in tables:
+        if path.suffix == ".md":
+            print("\n" + path.read_text())
+    print(f"tables: {folder / 'tables'}\nfigures: {folder / 'figures'}")
+
+
+def recorded_as_simulated(record: Path) -> bool:
+    """What the record of a predictions table says of its cohort.
+
+    Raises:
+        InputError: no record, or one that does not say it.
+    """
+    return read_json(record, "predictions record", "give --simulated true or false")["input"]["simulated"]

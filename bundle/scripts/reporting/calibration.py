@@ -1,0 +1,118 @@
+"""How far the probabilities can be taken at their word: calibration curves, Brier score, calibration error."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss
+
+from scripts.evaluation.predictions import regions_of, scores
+from scripts.evaluation.statistics import rate_interval
+from scripts.reporting.figures import INPUTS
+from scripts.reporting.markup import fixed
+from scripts.reporting.style import footer, styles_of, titled
+
+#: Models whose scan-level probability is the share of slices that voted HH.
+VOTERS = ("ResNet", "ResNetSWA")
+
+
+class Calibration(NamedTuple):
+    """Reliability: per non-empty bin its place (0..), mean probability, share of HH and number of cases."""
+
+    place: np.ndarray
+    mean_probability: np.ndarray
+    share_positive: np.ndarray
+    count: np.ndarray
+    brier: float
+    ece: float
+
+
+def bin_of(probabilities: np.ndarray, bins: int) -> np.ndarray:
+    """Which of equally wide bins over 0..1 each probability is in; an edge is of the bin below, as in scikit-learn."""
+    return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probabilities)
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> Calibration:
+    """Brier score, expected calibration error (Naeini et al., AAAI 2015) and the points of a calibration curve.
+
+    Args:
+        labels: `[n]`, 0 or 1.
+        probabilities: `[n]`, 0..1.
+        bins: equally wide bins over 0..1.
+    """
+    share, mean = calibration_curve(labels, probabilities, pos_label=1, n_bins=bins)
+    place, count = np.unique(bin_of(probabilities, bins), return_counts=True)
+    ece = float(np.average(np.abs(mean - share), weights=count))
+    brier = float(brier_score_loss(labels, probabilities, pos_label=1))
+    return Calibration(place, mean, share, count, brier, ece)
+
+
+def bin_intervals(labels: np.ndarray, probabilities: np.ndarray, clusters: np.ndarray, bins: int) -> np.ndarray:
+    """95 % intervals of the share of HH in each non-empty bin, `[bins, 2]`, over participants (Wilson).
+
+    Args:
+        labels, probabilities, bins: see `reliability`.
+        clusters: `[n]`, the participant of each case; repeats of a case are of the same participant.
+    """
+    place = bin_of(probabilities, bins)
+    return np.array([rate_interval(labels[place == b], clusters[place == b]) for b in np.unique(place)])
+
+
+def calibration(table: pd.DataFrame, level: str, simulated: bool, bins: int = 10) -> Figure:
+    """Calibration curves with Brier score and expected calibration error, above the number of cases in each bin.
+
+    The repeats are pooled; bars are 95 % intervals over participants. An empty bin has no point, and no line leads
+    over it. At scan level ResNet and ResNetSWA give the share of slices that voted HH.
+
+    Args:
+        table: from `scripts.evaluation.predictions.read_predictions`.
+        level: `image` or `scan`.
+        simulated: whether the title must say so.
+        bins: equally wide bins over 0..1.
+    """
+    regions, styles = regions_of(table, level), styles_of(table["model"])
+    figure = Figure(figsize=(4.4 * len(regions), 7.2), layout="constrained")
+    grid = figure.subplots(2, len(regions), squeeze=False, sharex=True, height_ratios=(3, 1))
+    for region, (curve, histogram) in zip(regions, grid.T, strict=True):
+        curve.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=(0, (6, 4)), label="perfect")
+        chosen = scores(table, region, level)
+        for number, (model, repeated) in enumerate(zip(chosen.models, chosen.probabilities, strict=True)):
+            pooled, style = repeated.ravel(), styles[model]
+            labels, clusters = (np.tile(values, len(repeated)) for values in (chosen.labels, chosen.clusters))
+            name = f"{model} (share of votes)" if level == "scan" and model in VOTERS else model
+            found = reliability(labels, pooled, bins)
+            low, high = bin_intervals(labels, pooled, clusters, bins).T
+            # NaN where a bin is empty, so that no line pretends to know what lies between its neighbours
+            mean, share, count = np.full(bins, np.nan), np.full(bins, np.nan), np.zeros(bins)
+            mean[found.place], share[found.place] = found.mean_probability, found.share_positive
+            count[found.place] = found.count
+            look = {"color": style.colour, "linestyle": style.line}
+            curve.plot(
+                mean,
+                share,
+                marker=style.marker,
+                markersize=5,
+                label=f"{name}, Brier {fixed(found.brier, 3)}, ECE {fixed(found.ece, 3)}",
+                **look,
+            )
+            # beside each other, so that the bars of several models can be told apart
+            shift = 0.006 * (number - (len(chosen.models) - 1) / 2)
+            curve.vlines(found.mean_probability + shift, low, high, color=style.colour, linewidth=0.9, alpha=0.6)
+            histogram.stairs(count, np.linspace(0, 1, bins + 1), linewidth=1.4, **look)
+        curve.set(title=INPUTS[region], ylabel="share that is HH", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        handles = curve.get_legend_handles_labels()
+        histogram.legend(*handles, loc="upper center", bbox_to_anchor=(0.5, -0.5), fontsize=8, frameon=False)
+        histogram.set(xlabel="probability of HH", ylabel="slices" if level == "image" else "scans")
+        for axes in (curve, histogram):
+            axes.grid(color="0.93")
+            axes.set_axisbelow(True)
+    figure.suptitle(titled(f"Calibration, {level} level", simulated, figure))
+    repeats = table["repeat"].nunique()
+    footer(
+        figure,
+        f"{bins} bins; bars: 95 % intervals over participants; an empty bin has no point"
+        + (f"; counts summed over {repeats} repeats" if repeats > 1 else ""),
+    )
+    return figure

@@ -1,0 +1,124 @@
+"""One page that shows what a training run, its evaluation and an inference run made: pictures, measures and files."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import InputError
+from scripts.files.json_file import read_json
+from scripts.files.table import read_table
+from scripts.maps.bids import find_scans, read_participants
+from scripts.reporting import page
+from scripts.reporting.figures import learning_curves
+from scripts.reporting.gallery import OF_EVIDENCE, STAGES
+from scripts.reporting.pictures import Explained, evidence_overlays, example_maps
+from scripts.reporting.scan import evidence_caption
+from scripts.reporting.style import VECTOR, save_figure, titled
+
+
+def report(
+    report_dir: str | os.PathLike,
+    dataset_dir: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    evaluation_dir: str | os.PathLike,
+    inference_dir: str | os.PathLike,
+    examples: int,
+) -> None:
+    """Draw a run's pictures, put them on one self-contained HTML page with the measures, and print where all is.
+
+    Args:
+        report_dir: gets `index.html` and the pictures.
+        dataset_dir: the cohort, with participants.tsv.
+        output_dir: of training; holds the learning curves and augmented samples.
+        evaluation_dir: of evaluation; holds metrics.csv and roc.svg.
+        inference_dir: of inference; holds predictions.csv.
+        examples: subjects of each group to show.
+
+    Raises:
+        InputError: one of the runs is missing.
+    """
+    folder, training = Path(report_dir), Path(output_dir)
+    evaluation, inference = Path(evaluation_dir), Path(inference_dir)
+    needed = [training / "scan_level.csv", evaluation / "evaluation.json", inference / "predictions.csv"]
+    for path in needed:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; run training, evaluate.yaml and inference.yaml first")
+    record = read_json(evaluation / "evaluation.json", "evaluation", "run evaluate.yaml again")
+    simulated = bool(record["input"].get("simulated"))
+
+    participants = read_participants(Path(dataset_dir) / "participants.tsv", ["participant_id", "group"])
+    group_of = {name: row["group"] for name, row in participants.items()}
+    columns = ["scan_id", "status", "slice", "class", "probability_HH"]
+    rows = read_table(inference / "predictions.csv", columns, cure="run inference.yaml again")
+    results = {r["scan_id"]: r for r in rows if r["status"] == "ok" and not r["slice"]}
+    scans = [scan for scan in find_scans(dataset_dir) if scan["scan_id"] in results]
+    shown = [
+        s for group in ("HH", "HC") for s in [s for s in scans if group_of[s["participant_id"]] == group][:examples]
+    ]
+    if not shown:
+        raise InputError(f"{needed[2]}: names no scan of {dataset_dir}; give the cohort that was inferred")
+
+    def inferred(scan: Mapping[str, Any], ending: str) -> Path:
+        return inference / scan["participant_id"] / f"{scan['scan_id']}_{ending}"
+
+    pairs = {f"{group_of[s['participant_id']]}, {s['scan_id']}": s for s in (shown[0], shown[-1])}
+    curves = {title: [training / name] for name, title in STAGES.items() if (training / name).exists()}
+    region = record["settings"]["region"]
+    explained = [
+        Explained(
+            s,
+            inferred(s, "evidence.nii.gz"),
+            group_of[s["participant_id"]],
+            results[s["scan_id"]]["class"],
+            float(results[s["scan_id"]]["probability_HH"]),
+        )
+        for s in shown
+    ]
+    maps = example_maps(pairs, titled("One subject of each group", simulated))
+    went = learning_curves(curves, titled("Learning curves", simulated))
+    method = read_json(inferred(shown[0], "prediction.json"), "prediction", "run inference.yaml again").get("evidence")
+    name = method["name"] if method else "method not recorded"
+    evidence = evidence_overlays(explained, region, simulated, name)
+    pictures = {
+        "subjects": save_figure(maps, folder / "example_maps")[0],
+        "augmentation": training / "augmentation_samples.png",
+        "curves": save_figure(went, folder / "learning_curves", VECTOR)[-1],
+        "roc": evaluation / "roc.svg",
+        "evidence": save_figure(evidence, folder / "evidence")[0],
+    }
+    metrics = read_table(evaluation / "metrics.csv", [], cure="run evaluate.yaml again")
+    path = folder / "index.html"
+    page.write_page(
+        path,
+        "training.html",
+        title=f"Q-Net on a {'simulated cohort' if simulated else 'cohort'}",
+        note=page.note(simulated),
+        pictures=pictures,
+        of_evidence=f"{evidence_caption(method)} Outlined where it is strong: solid for HH, dashed for HC."
+        f" {OF_EVIDENCE}",
+        measures=(list(metrics[0]), [[number(cell) for cell in row.values()] for row in metrics]),
+        scans=scan_rows(results, group_of),
+        record=record,
+    )
+
+    print(f"\nSee {path}")
+    print("pictures", *(f"  {picture}" for picture in pictures.values()), sep="\n")
+    print("tables", f"  {evaluation / 'metrics.md'}", f"  {evaluation / 'predictions.csv'}", f"  {needed[2]}", sep="\n")
+    print(
+        "per scan", f"  {inferred(shown[0], 'prediction.json')}", f"  {inferred(shown[0], 'evidence.nii.gz')}", sep="\n"
+    )
+
+
+def scan_rows(results: Mapping[str, Mapping[str, str]], group_of: Mapping[str, str]) -> list[tuple[Any, ...]]:
+    """A scan's true group beside what was predicted."""
+    return [
+        (name, group_of[row["participant_id"]], row["class"], float(row["probability_HH"]))
+        for name, row in results.items()
+    ]
+
+
+def number(cell: str) -> str | float | int:
+    """A cell of a CSV, as a number where it is one."""
+    return int(cell) if cell.isdecimal() else float(cell) if re.fullmatch(r"\d+\.\d+", cell) else cell

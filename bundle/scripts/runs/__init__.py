@@ -1,0 +1,1 @@
+"""What every long command does: claim its folder, go on where it stopped, note failures."""

@@ -1,0 +1,109 @@
+"""One scan's failure as one line of a table: why, without anybody's name, while the other scans go on."""
+
+import errno
+import os
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.errors import input_error_in, reason
+from scripts.files.parts import part_file
+
+#: What the system says of disks and folders, and what to do.
+_SYSTEM = {
+    errno.ENOSPC: "the disk is full; free some space and give the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and give the same command again",
+    errno.EACCES: "no permission to read or write there; correct the permissions",
+    errno.EPERM: "no permission to read or write there; correct the permissions",
+    errno.EROFS: "the disk cannot be written; choose another output folder",
+    errno.EEXIST: "a file lies where a folder must be made; move it away or choose another output folder",
+    errno.ENOTDIR: "a file lies where a folder must be; move it away or choose another output folder",
+    errno.EISDIR: "a folder lies where a file must be; move it away or choose another output folder",
+    errno.ENAMETOOLONG: "a name is too long for this disk; shorten it",
+    errno.EIO: "the disk cannot be read or written (input/output error); check the disk",
+    errno.ESTALE: "the disk is gone (stale file handle); mount it again",
+}
+#: A file that BIDS entities name; other names may hold anybody's.
+_BIDS = re.compile(r"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*(?:_[A-Za-z0-9]+)?(?:\.[A-Za-z0-9.]+)?")
+_PATH = re.compile(r"(?<![\w./<])(?:~|\.{1,2})?/(?:[^\s'\",;:()]+/)*[^\s'\",;:()]+")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A scan that cannot be worked on, in the place where it would be.
+
+    Attributes:
+        participant_id, scan_id: which.
+        error: why.
+    """
+
+    participant_id: str
+    scan_id: str
+    error: Exception
+
+
+def why(error: BaseException, log: str | os.PathLike, places: Mapping[str, str] | None = None) -> str:
+    """The reason of a scan's failure, in one line for its row. What nobody expected leaves its traceback in a file.
+
+    Args:
+        error: what was raised.
+        log: file for the traceback of an unexpected error, beside the table.
+        places: paths that the message may hold -> what to call them instead.
+    """
+    known = input_error_in(error)
+    if known is not None:
+        return without_paths(str(known), places or {})
+    system = next((e for e in chain(error) if isinstance(e, OSError) and e.errno in _SYSTEM), None)
+    if system is not None:
+        return _SYSTEM[system.errno]
+    if any(isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" for e in chain(error)):
+        return "not enough memory for this scan; close other programs, or use a machine with more"
+    kind = type(error).__name__
+    try:
+        with part_file(log) as part:
+            Path(part).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError as problem:
+        return f"unexpected {kind}, and its log could not be written ({reason(problem).split(':')[0]}); report it"
+    return f"unexpected {kind}; {Path(log).name} says where: please report it"
+
+
+def chain(error: BaseException | None) -> list[BaseException]:
+    """An error and those that it was raised from."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def without_paths(message: str, places: Mapping[str, str]) -> str:
+    """A message on one line whose paths are replaced: the given ones by what they are called, others by their last
+    part where BIDS named it, else by `...`."""
+    for place in sorted(places, key=len, reverse=True):
+        if place.strip("./"):
+            message = re.sub(rf"(?<![\w./]){re.escape(place)}(?![\w])", lambda _, name=places[place]: name, message)
+    message = _PATH.sub(lambda found: bids_name(found[0]), message)
+    return " ".join(message.split())
+
+
+def called(files: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Paths of a scan's files -> what its row calls them: the file's name where BIDS made it, else the map's."""
+    found = {}
+    for name, paths in files.items():
+        for path in map(str, paths):
+            kept = bids_name(path)
+            found[path] = name if kept == "..." else kept
+    return found
+
+
+def bids_name(path: str) -> str:
+    """The last part of a path if BIDS names it, else `...`."""
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    return name if _BIDS.fullmatch(name) else "..."
+
+
+def log_of(folder: str | os.PathLike, scan_id: str) -> Path:
+    """Where the traceback of a scan goes: beside the tables, whatever the scan is called."""
+    return Path(folder) / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', scan_id).lstrip('.') or 'scan'}_error.log"

