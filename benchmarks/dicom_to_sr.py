@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from toy import BUNDLE, device_name
 
+from scripts.anatomy.axes import oriented_box
 from scripts.dicom.rules import read_rules
 from scripts.dicom.study import find_studies
+from scripts.files.writing import sha256
 from scripts.maps.bids import find_scans
-from scripts.maps.transforms import oriented_box
-from scripts.provenance import sha256
 from scripts.simulation.dicom import write_study
 
 GOAL = 10.0

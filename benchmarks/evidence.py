@@ -34,11 +34,12 @@ sys.path[:0] = [str(HERE.parent / "bundle")]
 
 from tqdm import tqdm  # noqa: E402
 
+from scripts.files.writing import sha256, write_aside, write_json  # noqa: E402
 from scripts.maps.bids import find_scans  # noqa: E402
-from scripts.maps.transforms import preprocessing  # noqa: E402
 from scripts.model.evidence import Evidence, margin, slice_means, smoothed  # noqa: E402
 from scripts.model.networks import QNet, load_weights, slices_of  # noqa: E402
-from scripts.provenance import read_record, sha256, software, write_aside, write_json  # noqa: E402
+from scripts.provenance import read_record, software  # noqa: E402
+from scripts.training.preprocessing import preprocessing  # noqa: E402
 
 RESULTS, WEIGHTS = HERE / "results", HERE.parent / "bundle" / "models" / "model.pt"
 DOCUMENTATION = HERE.parent / "bundle" / "docs" / "evidence.md"

@@ -32,7 +32,8 @@ from fuzz_surfaces import SURFACES, Surface  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from scripts.errors import InputError, input_error_in  # noqa: E402
-from scripts.provenance import software, write_json  # noqa: E402
+from scripts.files.writing import write_json  # noqa: E402
+from scripts.provenance import software  # noqa: E402
 
 CLASSES = ("as meant", "clear line", "needless", "unclear line", "silently wrong", "traceback")
 #: Ends that are right.

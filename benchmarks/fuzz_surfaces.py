@@ -19,18 +19,22 @@ from fuzz_damage import ANY, JSON, NIFTI, SAME, TEXT, Generator, any_of, hidden_
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 sys.path.insert(0, str(BUNDLE))
 
+from scripts.anatomy.atlas import NUCLEI, SIDES  # noqa: E402
 from scripts.anatomy.template import load_template  # noqa: E402
 from scripts.evaluation.predictions import PREDICTION_COLUMNS, read_predictions  # noqa: E402
+from scripts.files.writing import write_json, write_table  # noqa: E402
 from scripts.inference.batch import LOG_COLUMNS, RunFolder  # noqa: E402
 from scripts.inference.inputs import find_input  # noqa: E402
 from scripts.inference.results import model_info  # noqa: E402
 from scripts.maps.bids import known_ages, labelled_scans  # noqa: E402
 from scripts.maps.transforms import reading  # noqa: E402
 from scripts.model.networks import load_weights, write_tensors  # noqa: E402
-from scripts.nuclei.cohort import read_tsv  # noqa: E402
 from scripts.nuclei.curves import read_reference_curves  # noqa: E402
-from scripts.nuclei.reader import MEASURED, NUCLEI, SIDES  # noqa: E402
-from scripts.provenance import check_trained_with, declared_name, write_json, write_table  # noqa: E402
+from scripts.nuclei.table import (  # noqa: E402
+    MEASURED,  # noqa: E402
+    read_tsv,  # noqa: E402
+)
+from scripts.provenance import check_trained_with, declared_name  # noqa: E402
 from scripts.reconstruction.raw import load_echoes  # noqa: E402
 from scripts.reconstruction.run import find_scans as find_raw_scans  # noqa: E402
 from scripts.reporting.analysis import recorded_as_simulated  # noqa: E402

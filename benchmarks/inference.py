@@ -24,14 +24,15 @@ import torch
 from monai.bundle import ConfigParser
 from toy import BUNDLE, device_name
 
+from scripts.files.writing import sha256
 from scripts.inference.batch import RunFolder
 from scripts.inference.results import model_info, write_scan
 from scripts.maps.bids import find_scans
-from scripts.maps.transforms import preprocessing
 from scripts.model.evidence import Evidence
 from scripts.model.networks import QNet, load_weights
 from scripts.model.outputs import QNetInferer, Resultd, ToInputGridd
-from scripts.provenance import sha256, software
+from scripts.provenance import software
+from scripts.training.preprocessing import preprocessing
 
 SHAPE, SPACING, BOX = (366, 366, 64), (0.60109, 0.60109, 2.0), [[110, 256], [130, 250], [18, 46]]
 GOAL = 1.5

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "stage"), str(REPOSITORY / "bundle")]
+sys.path[:0] = [str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "reconstruction"), str(REPOSITORY / "bundle")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

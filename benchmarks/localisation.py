@@ -23,14 +23,15 @@ import yaml  # noqa: E402
 from moved_heads import BUNDLE, moved_head, whole_head  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from scripts.anatomy.atlas import LABELS  # noqa: E402
 from scripts.anatomy.template import load_template  # noqa: E402
 from scripts.errors import InputError  # noqa: E402
+from scripts.files.writing import write_aside, write_json  # noqa: E402
 from scripts.localisation.localiser import CODE  # noqa: E402
 from scripts.localisation.locate import locate  # noqa: E402
-from scripts.provenance import software, write_aside, write_json  # noqa: E402
+from scripts.provenance import software  # noqa: E402
 from scripts.registration import search as registration  # noqa: E402
 from scripts.runs.finished import code_of  # noqa: E402
-from scripts.simulation.anatomy import LABELS  # noqa: E402
 
 FIRST = 100_000
 SETTINGS = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())

@@ -12,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import yaml
 
+from scripts.anatomy import atlas
 from scripts.registration import search as registration
-from scripts.simulation import acquisition, anatomy, iron
+from scripts.simulation import acquisition, iron, poses
 from scripts.simulation.subject import STEPS, T1W_SCALE
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
@@ -34,7 +35,7 @@ class MovedHead:
     Attributes:
         maps: float32 `[3, I, J, K]`: QSM (ppm), R2* (1/s), T1W; axes as stored.
         affine: `[4, 4]` voxel to world, mm.
-        labels: uint8 `[I, J, K]`, values of `anatomy.LABELS`.
+        labels: uint8 `[I, J, K]`, values of `atlas.LABELS`.
         how: pose and storage in words and numbers.
     """
 
@@ -46,7 +47,7 @@ class MovedHead:
 
 def moved_head(
     number: int,
-    templates: anatomy.Templates,
+    templates: atlas.Templates,
     grid: str = "small",
     *,
     turn_deg: float = LARGEST_TURN_DEG,
@@ -60,7 +61,7 @@ def moved_head(
 
     Args:
         number: seed of everything.
-        templates: of the whole head, `anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)`.
+        templates: of the whole head, `atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)`.
         grid: key of GRIDS.
         turn_deg, shift_mm, tilt_deg: largest turn about and shift along each axis, and largest tilt of the slices.
         skull: whether T1W shows the skull; None lets the number decide.
@@ -71,30 +72,30 @@ def moved_head(
     size, spacing = GRIDS[grid]
     size = matrix or size
     rng = np.random.default_rng(np.random.SeedSequence([number, 77]))
-    drawn = anatomy.draw_pose(rng, np.array(size) * spacing, **settings["anatomy"])
+    drawn = poses.draw_pose(rng, np.array(size) * spacing, **settings["anatomy"])
     turns, shift = rng.uniform(-turn_deg, turn_deg, 3), rng.uniform(-shift_mm, shift_mm, 3)
-    pose = anatomy.Pose(registration.turns(turns), drawn.scale, shift, drawn.warp_mm)
-    coordinates = anatomy.template_coordinates(size, spacing, pose)
-    sampled = anatomy.sample(templates, coordinates)
+    pose = poses.Pose(registration.turns(turns), drawn.scale, shift, drawn.warp_mm)
+    coordinates = poses.template_coordinates(size, spacing, pose)
+    sampled = poses.sample(templates, coordinates)
     xyz = coordinates.numpy()
-    labels = anatomy.label_map(sampled, xyz[0])
+    labels = poses.label_map(sampled, xyz[0])
 
-    where = np.nonzero(sum(sampled[name] for name in anatomy.NUCLEI) > 0)
+    where = np.nonzero(sum(sampled[name] for name in atlas.NUCLEI) > 0)
     texture = acquisition.smooth_field(rng, size, spacing, settings["texture"]["length_mm"])[where]
     latents = {name: iron.Latent(**values) for name, values in settings["latents"].items()}
     group, age = ("HH", "HC")[number % 2], float(rng.uniform(20, 85))
     values = dict(zip(latents, iron.draw_latents(rng, [group], latents)[0].tolist(), strict=True))
-    here = {name: sampled[name][where] for name in anatomy.NUCLEI}
+    here = {name: sampled[name][where] for name in atlas.NUCLEI}
     maps = iron.iron_maps(
         age, values, bool(rng.integers(2)), texture * settings["texture"]["sd"], here,
         xyz[(slice(None), *where)], templates,
     )  # fmt: skip
     nuclei_iron = np.zeros(size, np.float32)
-    nuclei_iron[where] = sum(maps[name] * here[name] for name in anatomy.NUCLEI)
+    nuclei_iron[where] = sum(maps[name] * here[name] for name in atlas.NUCLEI)
 
     scanner = acquisition.draw_scanner(rng, **settings["scanner"])
     points, area = acquisition.draw_veins(rng, scanner.veins)
-    veins = acquisition.vein_fraction(anatomy.scanner_coordinates(points, pose), area, size, spacing)
+    veins = acquisition.vein_fraction(poses.scanner_coordinates(points, pose), area, size, spacing)
     shell = tuple(np.array(settings["shell_mm"]) * rng.uniform(0.8, 1.2, 3))
     clean = acquisition.tissue_maps(sampled, nuclei_iron, veins, shell)
     scanned = acquisition.acquire(rng, clean, sampled["outside_mm"], spacing, scanner)
@@ -124,6 +125,6 @@ def moved_head(
     return MovedHead(np.stack(stored[:3]), affine, stored[3], how)
 
 
-def whole_head() -> anatomy.Templates:
+def whole_head() -> atlas.Templates:
     """The phantom's templates from the neck to above the vertex."""
-    return anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
+    return atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)

@@ -23,9 +23,12 @@ sys.path[:0] = [str(HERE.parent / "bundle")]
 
 from tqdm import tqdm  # noqa: E402
 
+from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES  # noqa: E402
+from scripts.files.writing import write_aside, write_json  # noqa: E402
 from scripts.maps.bids import find_scans  # noqa: E402
-from scripts.nuclei.reader import LABELS, MEASURED, NUCLEI, SIDES, row_of  # noqa: E402
-from scripts.provenance import software, write_aside, write_json  # noqa: E402
+from scripts.nuclei.reader import row_of  # noqa: E402
+from scripts.nuclei.table import MEASURED  # noqa: E402
+from scripts.provenance import software  # noqa: E402
 
 RESULTS = HERE / "results"
 LEAST_DICE, MOST_PERCENT = 0.75, 5.0

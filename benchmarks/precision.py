@@ -22,10 +22,10 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from toy import BUNDLE, device_name
 from tqdm import tqdm
 
+from scripts.files.writing import sha256
 from scripts.maps.bids import find_scans
-from scripts.maps.transforms import preprocessing
 from scripts.model.networks import QNet, load_weights, slices_of
-from scripts.provenance import sha256
+from scripts.training.preprocessing import preprocessing
 
 LARGEST_CHANGE = 0.002
 CALIBRATION = 12  # scans

@@ -25,17 +25,18 @@ from map_quality import nucleus_means, susceptibility_measures  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 from skimage.restoration import unwrap_phase  # noqa: E402
 
-from scripts.provenance import BUNDLE_ROOT, software, write_json  # noqa: E402
+from scripts.anatomy.atlas import LABELS  # noqa: E402
+from scripts.files.writing import write_json  # noqa: E402
+from scripts.provenance import BUNDLE_ROOT, software  # noqa: E402
 from scripts.reconstruction.combine import GAMMA_MHZ_PER_T  # noqa: E402
 from scripts.reconstruction.fourier import PaddedFourier, b0_direction  # noqa: E402
-from scripts.reconstruction.inversion import TKD
+from scripts.reconstruction.inversion import TKD  # noqa: E402
 from scripts.reconstruction.mask import bounding_box  # noqa: E402
 from scripts.reconstruction.r2star import ARLO, WeightedFit, noise_level  # noqa: E402
 from scripts.reconstruction.raw import RawScan, load_echoes  # noqa: E402
 from scripts.reconstruction.reconstruct import Reconstruction  # noqa: E402
 from scripts.reconstruction.run import find_scans  # noqa: E402
 from scripts.reconstruction.variation import TV  # noqa: E402
-from scripts.simulation.anatomy import LABELS  # noqa: E402
 
 RULES = str(BUNDLE_ROOT / "configs" / "dicom_series.yaml")
 #: Zeros around the field for TKD, mm.

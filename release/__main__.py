@@ -23,7 +23,8 @@ from release.model_card import model_card
 from release.source import clean_commit, released_version
 from scripts.errors import InputError, report_in_one_line
 from scripts.files.parts import part_folder
-from scripts.provenance import check_output_dir, sha256, software, write_json
+from scripts.files.writing import check_output_dir, sha256, write_json
+from scripts.provenance import software
 from scripts.runs.outputs import check_apart
 
 #: What the model zoo's own releases start with; `--base_url` says otherwise.

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from release.source import git
-from scripts.provenance import sha256, write_aside
+from scripts.files.writing import sha256, write_aside
 
 #: Every member's time: the earliest that a zip can hold.
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)

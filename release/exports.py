@@ -16,9 +16,9 @@ from monai.bundle import ConfigParser
 
 from release.archive import TIMESTAMP
 from scripts.errors import InputError, reason
+from scripts.files.writing import write_aside
 from scripts.model.evidence import input_x_gradient
 from scripts.model.networks import load_weights
-from scripts.provenance import write_aside
 
 #: Largest difference of a logit, or of the evidence as a share of its largest value, that float32 arithmetic explains.
 TOLERANCE = 1e-4

@@ -11,7 +11,7 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 
 from moved_heads import MovedHead, moved_head, whole_head  # noqa: E402
 
-from scripts.simulation.anatomy import LABELS, Templates  # noqa: E402
+from scripts.anatomy.atlas import LABELS, Templates
 
 #: The template that the bundle carries.
 TEMPLATE = str(BUNDLE / "models" / "template.nii.gz")

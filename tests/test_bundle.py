@@ -92,7 +92,7 @@ def test_inference_runs_from_the_bundle_and_from_the_repository(folder, shared_c
 def test_shipped_weights_are_what_their_record_says():
     model = BUNDLE / "models" / "model.pt"
     record = json.loads((BUNDLE / "models" / "model.json").read_text())
-    from scripts.provenance import sha256
+    from scripts.files.writing import sha256
 
     assert model.stat().st_size < 25e6
     assert record["weights"]["model.pt"] == sha256(model)

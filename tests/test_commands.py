@@ -16,17 +16,17 @@ from commands import OTHERS, Place, bundle_commands, configs, run_ids, written
 from refusal import refused
 from typed import typed
 
-sys.path.insert(0, str(Path(__file__).parent / "stage"))
+sys.path.insert(0, str(Path(__file__).parent / "reconstruction"))
 
 from raw_head import write_raw  # noqa: E402
 
 COMMANDS = bundle_commands()
 #: Run ids that need what only MONAI Label makes, or that only a cross-validation runs: their tests are elsewhere.
 ELSEWHERE = {
-    "fine_tune": "tests/test_fine_tuning.py",
-    "fill_cache": "tests/test_crossval.py",
-    "draw_augmentation": "tests/test_crossval.py",
-    "train_and_test": "tests/test_crossval.py",
+    "fine_tune": "tests/training/test_fine_tuning.py",
+    "fill_cache": "tests/crossvalidation/test_crossval.py",
+    "draw_augmentation": "tests/crossvalidation/test_crossval.py",
+    "train_and_test": "tests/crossvalidation/test_crossval.py",
 }
 #: Parts of run ids, and what MONAI runs itself.
 PARTS = {"imports", "prepare", "checks", "check_scans", "stage_1", "stage_2", "finalize"}

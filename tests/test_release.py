@@ -22,9 +22,9 @@ from jsonschema import Draft202012Validator
 from monai.bundle import ConfigWorkflow, load
 from refusal import refused
 
+from scripts.files.writing import sha256
 from scripts.model.evidence import input_x_gradient
 from scripts.model.networks import QNet, load_weights, save_weights
-from scripts.provenance import sha256
 
 sys.path.insert(0, str(REPOSITORY))
 

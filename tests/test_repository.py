@@ -54,6 +54,14 @@ def keys_without_comment(lines: list[str]) -> list[str]:
     return bare
 
 
+def test_rooms_import_only_from_rooms_below_them():
+    checked = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--config", REPOSITORY / "pyproject.toml"],
+        cwd=BUNDLE, env={"PYTHONPATH": "."}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout
+
+
 def test_versions_agree_everywhere():
     released = re.findall(r"^## (\d+\.\d+\.\d+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

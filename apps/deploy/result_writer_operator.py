@@ -6,9 +6,9 @@ from typing import Any
 from bundle_folder import inference_config
 from monai.deploy.core import Fragment, Operator, OperatorSpec
 
+from scripts.files.writing import check_output_dir
 from scripts.inference.results import model_info, write_scan
 from scripts.nuclei.curves import read_reference_curves
-from scripts.provenance import check_output_dir
 
 
 class ResultWriterOperator(Operator):

@@ -21,8 +21,8 @@ from refusal import refused
 from studies import QSM, R2STAR, RULES, T1W, edit, edit_series, files_of, only_study
 
 from scripts.maps.bids import MAPS
-from scripts.maps.transforms import preprocessing
 from scripts.simulation.dicom import stored_maps, write_study
+from scripts.training.preprocessing import preprocessing
 
 STEPS = preprocessing("cropped", [32, 32], 6, [0.5, 99.5], "whole")
 

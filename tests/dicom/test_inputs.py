@@ -19,9 +19,9 @@ from studies import QSM, RULES, edit, edit_series, files_of
 from scripts.inference.batch import RunFolder, ScanStream
 from scripts.inference.inputs import find_input, fingerprint
 from scripts.maps.bids import MAPS, find_scans
-from scripts.maps.transforms import preprocessing
 from scripts.model.networks import QNet, save_weights
 from scripts.simulation.dicom import stored_maps, write_study
+from scripts.training.preprocessing import preprocessing
 
 
 def found(source: object, **settings) -> list:

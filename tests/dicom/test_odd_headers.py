@@ -24,7 +24,8 @@ pytest.importorskip("highdicom")
 from scripts.dicom.evidence import write_parametric_map, write_segmentation  # noqa: E402
 from scripts.dicom.files import read_headers  # noqa: E402
 from scripts.dicom.identity import allowed, discreet  # noqa: E402
-from scripts.dicom.structured_report import read_series, write_structured_report  # noqa: E402
+from scripts.dicom.sources import read_series
+from scripts.dicom.structured_report import write_structured_report
 
 MODEL = {"name": "Q-Net", "version": "0.1.0", "sha256": "ab" * 32}
 METHOD = {"method": "occlusion", "name": "occlusion", "says": "what covering a patch does"}

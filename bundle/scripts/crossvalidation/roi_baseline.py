@@ -21,8 +21,7 @@ from sklearn.svm import SVC
 from scripts.errors import InputError
 from scripts.evaluation.predictions import ROI_MODELS
 from scripts.maps.bids import GROUPS, read_participants
-from scripts.nuclei.cohort import read_tsv
-from scripts.nuclei.reader import MEASURED, NUCLEI, SIDES
+from scripts.nuclei.table import age_of, nucleus_means, read_tsv
 
 #: How the two sides of a nucleus become features: one mean, or both.
 SIDE_CHOICES = ("mean", "both")
@@ -74,43 +73,6 @@ def roi_features(
             }
         )
     return scans
-
-
-def nucleus_means(row: Mapping[str, Any], sides: str, where: str | os.PathLike) -> dict[str, float]:
-    """Mean of each map in each nucleus of one scan, by feature name.
-
-    Raises:
-        InputError: a column is missing.
-    """
-    means = {}
-    for suffix in MEASURED:
-        for nucleus in NUCLEI:
-            try:
-                values = {side: float(row[f"{suffix}_{side}_{nucleus}_mean"]) for side in SIDES}
-            except KeyError as error:
-                raise InputError(f"{where}: no column {error}; run configs/nuclei.yaml again") from error
-            if sides == "mean":
-                means[f"{suffix}_{nucleus}"] = (values["left"] + values["right"]) / 2
-            else:
-                means |= {f"{suffix}_{side}_{nucleus}": value for side, value in values.items()}
-    return means
-
-
-def age_of(person: Mapping[str, str], table: str | os.PathLike) -> float:
-    """Age in years of a row of participants.tsv.
-
-    Raises:
-        InputError: it is no number of years.
-    """
-    try:
-        age = float(person["age"])
-    except (TypeError, ValueError):
-        age = float("nan")
-    if not 0 <= age <= 120:
-        raise InputError(
-            f"{table}: age {person['age']!r} of {person['participant_id']!r} is no number of years; correct it"
-        )
-    return age
 
 
 def roi_models(seed: int) -> dict[str, Pipeline | CalibratedClassifierCV]:

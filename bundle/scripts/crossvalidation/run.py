@@ -20,12 +20,9 @@ from scripts.crossvalidation.engines import Engine
 from scripts.crossvalidation.folds import HARMLESS, MANAGED, Fold, Setup
 from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
+from scripts.files.writing import check_output_dir, write_json
 from scripts.maps.bids import labelled_scans, split
-from scripts.provenance import (
-    bundle_version,
-    check_output_dir,
-    write_json,
-)
+from scripts.provenance import bundle_version
 from scripts.runs.finished import code_of, of_scans, settings_of
 from scripts.runs.outputs import release
 from scripts.settings.check import Known, is_ours, overlay_values
@@ -35,7 +32,7 @@ from scripts.settings.values import literal
 CODE = (
     "scripts.training.data",
     "scripts.training.handlers",
-    "scripts.maps.transforms",
+    "scripts.training.preprocessing",
     "scripts.localisation.localiser",
     "scripts.evaluation.predict",
 )

@@ -11,11 +11,13 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from scripts.anatomy.axes import LPS_RAS
+from scripts.dicom.codes import HEALTHY, HEMOCHROMATOSIS, MANUFACTURER, NO_UNITS, REFERENCE
 from scripts.dicom.geometry import Plane, planes_of, sampled
 from scripts.dicom.identity import claim, decimals
-from scripts.dicom.structured_report import HEALTHY, HEMOCHROMATOSIS, MANUFACTURER, NO_UNITS, REFERENCE
 from scripts.errors import InputError
-from scripts.provenance import RESEARCH_USE, write_aside
+from scripts.files.writing import write_aside
+from scripts.provenance import RESEARCH_USE
 
 EVIDENCE = Code("EVIDENCE", "99QNET", "Evidence for HH (positive) or HC (negative)")
 #: Segments: label, sign of the evidence, what it speaks for, CIELab-like display colour (RGB, 0-255).
@@ -44,7 +46,7 @@ def source_images(frames: Sequence[Plane]) -> list[Dataset]:
 
 def geometry(frames: Sequence[Plane]) -> dict[str, Any]:
     """Positions, orientation and spacing of the frames, as highdicom takes them."""
-    affines = [np.diag([-1.0, -1.0, 1.0, 1.0]) @ frame.affine for frame in frames]  # back to DICOM's axes
+    affines = [LPS_RAS @ frame.affine[:3] for frame in frames]  # back to DICOM's axes
     spacing = np.linalg.norm(affines[0][:3, :2], axis=0)
     normal = affines[0][:3, 2]
     gaps = np.diff([affine[:3, 3] @ normal for affine in affines])
@@ -88,7 +90,7 @@ def write_parametric_map(
     Args:
         path: the file; written aside, then renamed.
         evidence: `[1, I, J, K]` with the affine of its grid.
-        series: from `scripts.dicom.structured_report.read_series`.
+        series: from `scripts.dicom.sources.read_series`.
         model: `name`, `version`, `sha256`.
         method: what made the evidence: `name` and what it `says` (`scripts.model.evidence.Evidence.describe`).
 

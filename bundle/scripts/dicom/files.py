@@ -31,7 +31,7 @@ from scripts.dicom.frames import TIMING_TAGS, Frame
 from scripts.dicom.identity import NAMING_TAGS, SERIES_TAGS, STUDY_TAGS, UIDS, discreet, text, uids_of
 from scripts.dicom.rules import HEADERS, Rules
 from scripts.errors import InputError
-from scripts.provenance import sha256
+from scripts.files.writing import sha256
 
 LOGGER = logging.getLogger(__name__)
 #: Who the patient is. All files of a study must agree on them.

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom.dataset import Dataset
 
+from scripts.anatomy.axes import LPS_RAS
 from scripts.dicom.frames import Frame
 from scripts.dicom.identity import decimals
-
-#: DICOM's patient axes run to left and posterior, the affines of this bundle to right and anterior.
-TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,8 @@ def plane_affine(frame: Frame) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = along_row * frame.spacing[0], along_column * frame.spacing[1]
     affine[:3, 2], affine[:3, 3] = np.cross(along_row, along_column), frame.position
-    return TO_RAS @ affine
+    affine[:3] = LPS_RAS @ affine[:3]
+    return affine
 
 
 def sampled(volume: np.ndarray, affine: np.ndarray, plane: Plane) -> np.ndarray:

@@ -9,8 +9,8 @@ from pydicom.uid import UID
 from scripts.dicom.files import MAP_CLASSES, PATIENT_TAGS, Header
 from scripts.dicom.rules import Rule, Rules
 from scripts.errors import InputError
+from scripts.files.writing import sha256
 from scripts.maps.bids import MAPS
-from scripts.provenance import sha256
 
 LOGGER = logging.getLogger(__name__)
 #: Images of these modalities are no maps, whatever kind of object they are in.

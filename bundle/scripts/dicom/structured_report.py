@@ -12,15 +12,12 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from scripts.dicom.files import read_dataset
-from scripts.dicom.geometry import Plane, fill_places, nearest_plane, planes_of
-from scripts.dicom.identity import claim, source_of, uids_of
-from scripts.errors import InputError
-from scripts.provenance import RESEARCH_USE, sha256, write_aside
+from scripts.dicom.codes import HEALTHY, HEMOCHROMATOSIS, MANUFACTURER, NO_UNITS, REFERENCE
+from scripts.dicom.geometry import Plane, nearest_plane, planes_of
+from scripts.dicom.identity import claim
+from scripts.files.writing import write_aside
+from scripts.provenance import RESEARCH_USE
 
-MANUFACTURER = "Q-Net bundle"
-HEMOCHROMATOSIS = Code("E83.110", "I10C", "Hereditary hemochromatosis")
-HEALTHY = Code("HC", "99QNET", "Healthy control")
 PROBABILITY = Code("PROBHH", "99QNET", "Probability of hereditary hemochromatosis")
 CLASSIFICATION = Code("CLASS", "99QNET", "Class given by the network")
 #: Column of a nuclei table -> what was measured, its UCUM unit, and how the column sums up the nucleus.
@@ -29,8 +26,6 @@ QUANTITIES = {
     "R2starmap": (codes.DCM.R2Star, Code("/s", "UCUM", "/s"), codes.SCT.Mean),
     "volume_mm3": (codes.SCT.Volume, codes.UCUM.CubicMillimeter, None),
 }
-#: The series whose images the slices and the evidence refer to.
-REFERENCE = "T1w"
 NUCLEI = {
     "caudate": Code("11000004", "SCT", "Caudate nucleus"),
     "putamen": Code("89278009", "SCT", "Putamen"),
@@ -39,39 +34,6 @@ NUCLEI = {
     "substantia_nigra": Code("70007007", "SCT", "Substantia nigra"),
 }
 SIDES = {"left": codes.SCT.Left, "right": codes.SCT.Right}
-NO_UNITS = Code("1", "UCUM", "no units")
-
-
-def read_series(files: Mapping[str, Sequence[str | os.PathLike]]) -> dict[str, list[Dataset]]:
-    """Read what output objects refer to of the source series: clean, whatever their headers hold.
-
-    Args:
-        files: map (`Chimap`, `R2starmap`, `T1w`) -> the DICOM files of its series.
-
-    Returns:
-        map -> datasets from `scripts.dicom.identity.source_of`, in the order of the files.
-
-    Raises:
-        InputError: a file that is no DICOM, or series of more than one patient or study.
-    """
-    series = {}
-    for name, paths in files.items():
-        series[name] = []
-        for number, path in enumerate(paths, 1):
-            where = f"file {number} of the {name} series"  # not its path, which may hold a patient's name
-            dataset = read_dataset(str(path), where, pixels=False)
-            try:
-                series[name].append(source_of(dataset, uids_of(dataset, lambda path=path: sha256(path))))
-            except Exception as error:  # values that pydicom parses late
-                raise InputError(f"{where}: is damaged ({type(error).__name__}); export or send it again") from error
-        fill_places(series[name])
-    for keyword, said in (
-        ("PatientID", lambda source: source.identity["PatientID"]),
-        ("StudyInstanceUID", lambda source: source.StudyInstanceUID),
-    ):
-        if len({said(source) for sources in series.values() for source in sources}) > 1:
-            raise InputError(f"the series differ in {keyword}; a report is of one patient and one study")
-    return series
 
 
 def device_uid(model: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from scripts.anatomy.axes import LPS_RAS
 from scripts.dicom.files import Header, read_dataset
 from scripts.dicom.frames import ACQUISITION_TAGS, Frame
 from scripts.dicom.identity import text
@@ -18,8 +19,6 @@ from scripts.dicom.pixels import check_pixels, decode
 from scripts.dicom.rules import Rule, Rules
 from scripts.dicom.scaling import scaled
 from scripts.errors import InputError
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,8 @@ def _geometry(frames: Sequence[Frame], tolerance_mm: float) -> tuple[list[int], 
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = along_row * first.spacing[0], along_column * first.spacing[1]
     affine[:3, 2], affine[:3, 3] = line, sorted_positions[0]
-    return order, _LPS_TO_RAS @ affine
+    affine[:3] = LPS_RAS @ affine[:3]
+    return order, affine
 
 
 def _check_one_acquisition(

@@ -6,21 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from monai.transforms import Compose, Transform
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from scripts.evaluation.predictions import LEVELS, PREDICTION_COLUMNS, read_predictions
-from scripts.evaluation.statistics import summarise, vote
+from scripts.evaluation.predictions import PREDICTION_COLUMNS
+from scripts.evaluation.statistics import vote
+from scripts.files.writing import write_aside, write_json, write_table
 from scripts.model.evidence import Evidence
 from scripts.model.networks import QNet, load_weights, resnet, slices_of
 from scripts.model.outputs import QNetInferer, Resultd, ToInputGridd, save_nifti
-from scripts.provenance import write_aside, write_json, write_table
-from scripts.reporting.figures import roc_models
-from scripts.reporting.markup import fixed, markdown_table
-from scripts.reporting.style import VECTOR, save_figure
 
 
 def load_models(ckpt_dir: str | os.PathLike, network: QNet, swa: bool) -> dict[str, Callable]:
@@ -86,28 +82,6 @@ def write_predictions(
     return rows
 
 
-def evaluate(
-    output_dir: str | os.PathLike,
-    scans: Dataset,
-    models: Mapping[str, torch.nn.Module],
-    device: torch.device,
-    where: Mapping[str, Any],
-    record: Mapping[str, Any],
-) -> None:
-    """Evaluate the held-out scans: `write_predictions`, then `metrics.csv`, `metrics.md` and `roc` (PNG, PDF, SVG)."""
-    folder = Path(output_dir)
-    rows = write_predictions(folder, scans, models, device, where, record)
-    summary = summarise(rows)
-    write_table(folder / "metrics.csv", list(summary[0]), summary)
-    simulated = bool(record["input"]["simulated"])
-    text = metrics_markdown(summary, simulated)
-    write_aside(folder / "metrics.md", lambda part: Path(part).write_text(text))
-    panels = [(where["region"], level) for level in LEVELS]
-    figure = roc_models(read_predictions(folder / "predictions.csv"), panels, simulated)
-    save_figure(figure, folder / "roc", VECTOR)
-    print(text)
-
-
 def write_evidence(
     output_dir: str | os.PathLike,
     scans: Sequence[Mapping[str, Any]],
@@ -135,24 +109,3 @@ def write_evidence(
             output = QNetInferer(method)(item["image"][None].to(device), network)
             made = to_result({**item, "pred": {key: value[0].cpu() for key, value in output.items()}})
             write_aside(f"{stem}_{name}.nii.gz", partial(save_nifti, made["pred"]))
-
-
-def metrics_markdown(summary: Sequence[Mapping[str, Any]], simulated: bool) -> str:
-    """The measures as a Markdown table, counts beside rates; it says when the cohort is simulated."""
-    heads = ["level", "model", "accuracy", "sensitivity", "specificity", "F1 (weighted)", "AUC"]
-    rows = []
-    for row in summary:
-        positives, negatives = row["tp"] + row["fn"], row["tn"] + row["fp"]
-        rows.append(
-            [
-                row["level"],
-                row["model"],
-                f"{fixed(row['accuracy'], 3)} ({row['tp'] + row['tn']}/{positives + negatives})",
-                f"{fixed(row['sensitivity'], 3)} ({row['tp']}/{positives})",
-                f"{fixed(row['specificity'], 3)} ({row['tn']}/{negatives})",
-                fixed(row["f1"], 3),
-                fixed(row["auc"], 3),
-            ]
-        )
-    words = f"Held-out scans{' of a simulated cohort' if simulated else ''}; HH is the positive class."
-    return f"{words}\n\n{markdown_table(pd.DataFrame(rows, columns=heads))}\n"

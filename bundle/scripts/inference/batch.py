@@ -24,8 +24,8 @@ from tqdm import tqdm
 from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
 from scripts.files.table import read_table, table_text
+from scripts.files.writing import write_json
 from scripts.maps.bids import MAPS
-from scripts.provenance import write_json
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin
 
@@ -33,7 +33,7 @@ from scripts.runs.finished import Origin
 SAFE_NAME = re.compile(r"[^\W_][^\x00-\x1f\x7f/\\:*?\"<>|]*")
 #: Results that other code made are made again.
 CODE = (
-    "scripts.maps.transforms",
+    "scripts.training.preprocessing",
     "scripts.model.outputs",
     "scripts.model.networks",
     "scripts.nuclei.transform",

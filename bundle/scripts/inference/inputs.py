@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.errors import InputError
 from scripts.files.nifti import ENDINGS, read_header
+from scripts.files.writing import sha256
 from scripts.maps.bids import MAPS, check_grid, check_names, chosen_scans
-from scripts.provenance import PLACES, cohort_fingerprint, settings, sha256, software
+from scripts.provenance import PLACES, cohort_fingerprint, settings, software
 
 if TYPE_CHECKING:
     from scripts.dicom.study import DicomStudy

@@ -13,23 +13,13 @@ from monai.data import MetaTensor
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.writing import sha256, write_aside, write_json, write_table
 from scripts.inference.batch import RunFolder, ScanStream, item_files
 from scripts.inference.summary import write_summary
 from scripts.maps.plausibility import nuclei_flags
 from scripts.model.outputs import save_nifti
-from scripts.nuclei.known import bands, usual_for_age
-from scripts.provenance import (
-    BUNDLE_ROOT,
-    PLACES,
-    RESEARCH_ONLY,
-    bundle_version,
-    is_place,
-    read_record,
-    sha256,
-    write_aside,
-    write_json,
-    write_table,
-)
+from scripts.nuclei.curves import bands, usual_for_age
+from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_version, is_place, read_record
 from scripts.reporting.scan import write_scan_report
 from scripts.runs.failures import log_of
 
@@ -266,9 +256,9 @@ def write_dicom(
 ) -> None:
     """The DICOM objects of one scan that `path` has a place for; they share a study with the source series."""
     from scripts.dicom import evidence as evidence_objects  # highdicom is needed for DICOM alone
-    from scripts.dicom import structured_report
+    from scripts.dicom import sources, structured_report
 
-    series = structured_report.read_series(item["dicom"])
+    series = sources.read_series(item["dicom"])
     if "evidence_map.dcm" in path:
         evidence_objects.write_parametric_map(path["evidence_map.dcm"], evidence, series, model, made["evidence"])
     if "evidence_seg.dcm" in path:

@@ -11,11 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.errors import InputError
+from scripts.files.writing import check_output_dir, write_table
 from scripts.localisation.localiser import Localiser
-from scripts.localisation.locate import LEAST_IRON
-from scripts.maps.plausibility import found_flags, region_flags
+from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
 from scripts.maps.transforms import reading
-from scripts.provenance import RESEARCH_ONLY, check_output_dir, write_table
+from scripts.provenance import RESEARCH_ONLY
 from scripts.reporting import page
 from scripts.runs.failures import called, log_of, why
 

@@ -17,10 +17,11 @@ from scripts.anatomy.template import Template, load_template
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.parts import remove_leftovers
+from scripts.files.writing import write_aside, write_json
 from scripts.localisation.locate import Found, check_scan, locate, weakest
 from scripts.localisation.picture import draw
 from scripts.maps.bids import BIDS_VERSION
-from scripts.provenance import bundle_version, simulated, write_aside, write_json
+from scripts.provenance import bundle_version, simulated
 from scripts.registration import search as registration
 from scripts.runs.finished import code_of
 

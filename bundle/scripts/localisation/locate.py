@@ -13,15 +13,14 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from scripts.anatomy.axes import LPS_RAS
 from scripts.anatomy.template import Template
 from scripts.errors import InputError
 from scripts.maps.bids import check_affine
+from scripts.maps.plausibility import LEAST_IRON
 from scripts.registration import search as registration
-from scripts.registration.search import RAS_LPS
 from scripts.registration.splines import refine
 
-#: How boxes can be had; `full` is another word for `whole`.
-CHOICES = ("auto", "annotated", "whole", "full")
 #: Beyond these a scan is not one that localisation was tested on: thickest slice, largest pixel, shortest extent, mm.
 THICKEST_MM, LARGEST_PIXEL_MM, SHORTEST_MM = 6.0, 4.0, 40.0
 #: Smallest and largest brain, in lengths of the template's, which is larger than most: adults have 0.8 to 1.1 of it, a
@@ -34,8 +33,6 @@ LARGEST_BRAIN_ML = 2200.0
 #: Measures of a good registration: value that gives confidence 0, and value that gives 1. Set on a real head and what
 #: was made of it: T1W of any contrast, noise, bias and cut gives 0.51 to 0.80, FLAIR, flat maps and noise below 0.4.
 CERTAIN = {"t1": (0.35, 0.55), "tissue": (0.35, 0.55), "half": (0.15, 0.35), "covered": (0.5, 0.75)}
-#: From this correlation on the iron of a scan says where the nuclei are; below it T1W alone does.
-LEAST_IRON = 0.35
 #: How deep below the brain's surface T1W is compared, so that its outline says nothing, and the sizes of structures
 #: that are: between the widths of two Gaussians (mm). Gray and white matter are brighter than TISSUE in the template.
 DEPTH_MM, STRUCTURES_MM, TISSUE = 6.0, (3.0, 12.0), 0.95
@@ -136,7 +133,7 @@ def locate(
     if sure_of(measures) > 0:  # else the size is no one's
         check_size(measures, name)
 
-    outline = template.outline_mm @ RAS_LPS
+    outline = template.outline_mm @ LPS_RAS
     part = None
     if sure_of(measures) > 0:  # else finer steps would only cost time
         part = registration.closer(turned, lps, scan, inverse(moved, moved, outline), AROUND_MM)
@@ -148,10 +145,10 @@ def locate(
             transform = refine(part, part.t1, target.t1, moved, **SPLINES)
             measures["iron"] = correlation(part.iron, registration.seen_from(target.iron, part, transform), part.brain)
     places = inverse(transform, moved, outline)
-    box = box_around(places @ RAS_LPS, maps.shape[1:], affine, margin_mm, name, sure_of(measures))
+    box = box_around(places @ LPS_RAS, maps.shape[1:], affine, margin_mm, name, sure_of(measures))
     box = [[low + first, high + first] for (low, high), first in zip(box, cut, strict=True)]
     measures = {key: round(value, 4) for key, value in measures.items()}
-    return Found(box, sure_of(measures), measures, transform, places @ RAS_LPS)
+    return Found(box, sure_of(measures), measures, transform, places @ LPS_RAS)
 
 
 def without_empty_ends(maps: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:

@@ -13,7 +13,7 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, read_header
 from scripts.files.table import read_table
-from scripts.provenance import sha256, write_table
+from scripts.files.writing import sha256, write_table
 
 #: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
 MAPS = ("Chimap", "R2starmap", "T1w")

@@ -15,6 +15,9 @@ import numpy as np
 
 from scripts.errors import InputError
 
+#: From this correlation on the iron of a scan says where the nuclei are; below it T1W alone does.
+LEAST_IRON = 0.35
+
 #: name -> limit, and why. QSM in ppm, R2* in 1/s. "Region" is the basal ganglia's box.
 LIMITS: dict[str, tuple[float, str]] = {
     # refused
@@ -210,7 +213,7 @@ def nuclei_flags(nuclei: Sequence[Mapping[str, Any]] | None, curves: Mapping[str
     """What is unlikely about nuclei, against the whole range of healthy people's reference curves.
 
     Args:
-        nuclei: rows of `scripts.nuclei.known.rows_of`.
+        nuclei: rows of `scripts.nuclei.table.rows_of`.
         curves: from `scripts.nuclei.curves.read_reference_curves`.
 
     Returns:

@@ -24,22 +24,20 @@ from monai.transforms import (
     InvertibleTransform,
     LoadImage,
     MapTransform,
-    Orientationd,
-    Resized,
     Transform,
 )
 
+from scripts.anatomy.axes import oriented_box
 from scripts.errors import InputError, input_error_in, reason
 from scripts.files import nifti
-from scripts.localisation.localiser import Localiser
-from scripts.localisation.locate import CHOICES, LEAST_IRON
 from scripts.maps import plausibility
 from scripts.maps.bids import MAPS, RESAMPLE_T1W, check_affine, check_grid
 from scripts.registration.t1w_grid import register, same_grid
 
+#: How boxes can be had; `full` is another word for `whole`.
+CHOICES = ("auto", "annotated", "whole", "full")
+
 LOGGER = logging.getLogger(__name__)
-#: Orientation of a scan in memory: H to posterior, W to the patient's left, S to superior (nibabel's axis codes).
-AXCODES = "PLS"
 
 
 class CheckedReader(NibabelReader):
@@ -149,44 +147,6 @@ def source_names(image: torch.Tensor, data: Mapping[Hashable, Any]) -> list[str]
     return [name.replace(f"_{MAPS[0]}.", f"_{suffix}.") for suffix in MAPS]
 
 
-class LocaliseBasalGangliad(MapTransform):
-    """Give a scan without annotation its `box` (half-open voxel ranges along the stored axes).
-
-    For `localise: auto` alone, and only where the item has none; all else passes unchanged. The image's metadata then
-    hold `box_confidence`, 0..1, and `box_flags`, what is unlikely about the brain (a list of lines as JSON).
-
-    Args:
-        keys: entries `[3, I, J, K]` (MetaTensor), axes as stored.
-        localise: one of CHOICES.
-        localiser: finds the box.
-
-    Raises:
-        InputError: an unknown choice; as `Localiser`.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, localise: str, localiser: Localiser | None, allow_missing_keys: bool = False
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        if localise not in CHOICES:
-            raise InputError(f"localise {localise!r} is unknown; use {', '.join(CHOICES)}")
-        if localise == "auto" and localiser is None:
-            raise InputError("localise is auto, but nothing finds boxes; give a localiser, or use annotated")
-        self.localise = localise
-        self.localiser = localiser
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        data = dict(data)
-        for key in self.key_iterator(data):
-            image: MetaTensor = data[key]
-            if self.localise == "auto" and data.get("box") is None:
-                found = self.localiser(image.numpy(), np.asarray(image.affine, float), source_names(image, data)[0])
-                data["box"] = found.box
-                image.meta["box_confidence"] = found.confidence
-                image.meta["box_flags"] = json.dumps(plausibility.found_flags(found.measures, LEAST_IRON))
-        return data
-
-
 class FlagMapsd(MapTransform):
     """Say what is unlikely about a scan's maps (`scripts.maps.plausibility`); the image passes unchanged.
 
@@ -285,25 +245,6 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
         return data
 
 
-def oriented_box(box: Sequence[Sequence[int]], stored_affine: np.ndarray, affine: np.ndarray) -> list[list[int]]:
-    """Voxel ranges of a box after the array's axes were permuted and flipped.
-
-    Args:
-        box: half-open ranges along the stored axes.
-        stored_affine, affine: `[4, 4]` voxel-to-world of the stored and of the oriented array.
-    """
-    corners = np.array([[low - 0.5, high - 0.5] for low, high in box])
-    world = stored_affine @ np.vstack([corners, np.ones((1, 2))])
-    moved = np.rint(np.linalg.solve(affine, world)[:3] + 0.5).astype(int)
-    return [[int(a), int(b)] for a, b in zip(moved.min(axis=1), moved.max(axis=1), strict=True)]
-
-
-def oriented(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """A NIfTI image with its axes in the order of AXCODES."""
-    wanted = nib.orientations.axcodes2ornt(AXCODES)
-    return image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
-
-
 class StretchHistogramd(MapTransform):
     """Histogram stretching (paper, Data Augmentation): each slice of each channel to 0..1 between two percentiles.
 
@@ -355,46 +296,3 @@ def quantiles(values: torch.Tensor, wanted: Sequence[float]) -> torch.Tensor:
 def reading(resample_t1w: str = "refuse") -> Transform:
     """The first two steps of `preprocessing`, files to checked maps `[3, I, J, K]`; made once, for many scans."""
     return Compose([LoadImageMapsd(keys="image", resample_t1w=resample_t1w), CheckMapsd(keys="image")])
-
-
-def preprocessing(
-    region: str,
-    spatial_size: Sequence[int],
-    num_slices: int,
-    stretch_percentiles: Sequence[float],
-    localise: str,
-    localiser: Localiser | None = None,
-    resample_t1w: str = "refuse",
-) -> Transform:
-    """The steps from files to network input, as `inference.yaml` also lists them.
-
-    Args:
-        region: `full` or `cropped` (see CropBasalGangliad).
-        spatial_size: H and W of the network's input, pixels.
-        num_slices: S of the network's input; the basal ganglia's slices are resampled evenly to this number.
-        stretch_percentiles: lower and upper percentile of the histogram stretching, 0-100.
-        localise: `auto`, `annotated` or `whole` (see LocaliseBasalGangliad and CropBasalGangliad).
-        localiser: finds the boxes that `auto` lacks; other choices need none.
-        resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
-
-    Returns:
-        A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, ...}`.
-    """
-    return Compose(
-        [
-            LoadImageMapsd(keys="image", resample_t1w=resample_t1w),
-            CheckMapsd(keys="image"),
-            LocaliseBasalGangliad(keys="image", localise=localise, localiser=localiser),
-            FlagMapsd(keys="image", warn=True),
-            Orientationd(keys="image", axcodes=AXCODES, labels=None),
-            CropBasalGangliad(keys="image", region=region, localise=localise),
-            Resized(keys="image", spatial_size=[*spatial_size, num_slices], mode="trilinear"),
-            StretchHistogramd(keys="image", lower=stretch_percentiles[0], upper=stretch_percentiles[1]),
-        ]
-    )
-
-
-def middle_images(item: Mapping[str, Any], steps: Mapping[str, Transform]) -> dict[str, torch.Tensor]:
-    """The middle slice `[3, H, W]` of one scan after each of several preprocessings, by their names."""
-    images = {name: transform(item)["image"].as_tensor() for name, transform in steps.items()}
-    return {name: image[..., image.shape[-1] // 2] for name, image in images.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from scripts.errors import InputError, reason
 from scripts.files.tensors import read_tensors
-from scripts.provenance import write_aside
+from scripts.files.writing import write_aside
 
 #: torchvision's ImageNet weights of ResNet18; the name holds the first digits of the file's SHA-256.
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"

@@ -13,23 +13,24 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from scripts.anatomy.atlas import LABELS, NUCLEI
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
-from scripts.files.table import numbers_of, read_table
+from scripts.files.writing import check_output_dir, write_aside, write_json, write_table
 from scripts.localisation.localiser import Localiser, is_simulated
-from scripts.localisation.locate import LEAST_IRON
 from scripts.localisation.picture import draw
 from scripts.maps.bids import BIDS_VERSION
-from scripts.maps.plausibility import found_flags, region_flags
+from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
 from scripts.maps.transforms import reading
-from scripts.nuclei.reader import LABELS, NUCLEI, NucleiReader, data_dictionary
-from scripts.provenance import bundle_version, check_output_dir, write_aside, write_json, write_table
+from scripts.nuclei.reader import NucleiReader
+from scripts.nuclei.table import data_dictionary, lookup
+from scripts.provenance import bundle_version
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin, code_of, digest_of, settings_of
 
 LOGGER = logging.getLogger(__name__)
 #: What other code measured is measured again.
-CODE = ("scripts.nuclei.reader", "scripts.localisation.localiser")
+CODE = ("scripts.nuclei.reader", "scripts.localisation.locate", "scripts.anatomy.template")
 
 
 def measure_cohort(
@@ -139,25 +140,3 @@ def read_stats(path: Path) -> dict[str, Any]:
         return read_json(path, "nuclei of a scan")
     except InputError:
         return {}
-
-
-def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Rows of `nuclei.tsv`: text in `participant_id` and `scan_id`, numbers elsewhere (NaN for `n/a`).
-
-    Raises:
-        InputError: no such file, not a table of `configs/nuclei.yaml`, or a cell that is no number.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; run configs/nuclei.yaml on the cohort first")
-    texts, cure = ("participant_id", "scan_id"), "run configs/nuclei.yaml again"
-    numbers = data_dictionary().keys() - texts
-    rows = numbers_of(path, read_table(path, texts, unique=["scan_id"], cure=cure), numbers, cure)
-    if not rows:
-        raise InputError(f"{path}: has no rows; run configs/nuclei.yaml again")
-    return rows
-
-
-def lookup() -> str:
-    """Table of label values, as BIDS has it."""
-    return "index\tname\n" + "".join(f"{value}\t{name}\n" for name, value in LABELS.items())

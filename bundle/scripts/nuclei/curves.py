@@ -7,6 +7,7 @@ knows nothing about them.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,21 +17,19 @@ import numpy as np
 from scipy.optimize import least_squares
 from scipy.stats import norm
 
-from scripts.crossvalidation.roi_baseline import age_of, nucleus_means
+from scripts.anatomy.atlas import NUCLEI, SIDES
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.writing import sha256, write_json
 from scripts.maps.bids import read_participants
-from scripts.nuclei.cohort import read_tsv
-from scripts.nuclei.reader import MEASURED, NUCLEI
-from scripts.provenance import bundle_version, cohort_fingerprint, sha256, write_aside, write_json
-from scripts.reporting.style import GROUP_STYLE
+from scripts.nuclei.table import MEASURED, age_of, nucleus_means, read_tsv
+from scripts.provenance import bundle_version, cohort_fingerprint
 
 #: Rates of the fit, 1/year: a curve that still rises at 100 years, and one that is done in childhood.
 SLOWEST, FASTEST = 0.005, 0.3
 #: A z-score needs a curve from at least so many healthy controls.
 LEAST_CONTROLS = 12
 BANDS = (5, 25, 75, 95)
-COLOURS = {group: GROUP_STYLE[group].colour for group in ("HC", "HH")}
 
 
 def iron_curve(age: np.ndarray | float, rise: float, rate: float, start: float) -> np.ndarray | float:
@@ -236,70 +235,40 @@ def age_z_scores(nuclei_row: Mapping[str, Any], age: float, curves: Mapping[str,
     return {"age": float(age), "extrapolated": not low <= age <= high, "nuclei": scores}
 
 
-def age_figure(
-    path: str | os.PathLike,
-    nuclei_table: str | os.PathLike,
-    dataset_dir: str | os.PathLike,
-    curves: str | os.PathLike | Mapping[str, Any],
-    subject: Mapping[str, Any] | None = None,
-) -> None:
-    """Each nucleus against age: both groups, the controls' curve, and bands of its 5, 25, 75 and 95 percentiles.
+def usual_for_age(
+    nuclei: Sequence[Mapping[str, Any]] | None, age: float | None, curves: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """How far nuclei lie from those of healthy controls of the same age; None where something for it is not known.
 
     Args:
-        path: without ending; gets `.png` and `.pdf`.
-        nuclei_table: `nuclei.tsv`.
-        dataset_dir: the cohort.
-        curves: from `fit_reference_curves`, or the path of what was written.
-        subject: what `age_z_scores` gave for one subject, to be marked.
+        nuclei: from `rows_of`.
+        age: years.
+        curves: from `scripts.nuclei.curves.read_reference_curves`.
+
+    Returns:
+        see `scripts.nuclei.curves.age_z_scores`; also `simulated`: whether those controls are.
     """
-    content = curves if isinstance(curves, Mapping) else read_reference_curves(curves)
-    if content is None:
-        raise InputError(f"{curves}: no such file; run reference_curves of configs/nuclei.yaml first")
-    rows = cohort_rows(nuclei_table, dataset_dir)
-    figure = draw_ages(rows, content, subject)
-    for ending in (".png", ".pdf"):
-        write_aside(f"{path}{ending}", lambda part: figure.savefig(part, dpi=150))
+    if not nuclei or age is None or curves is None:
+        return None
+    means = {
+        f"{suffix}_{row['side']}_{row['nucleus']}_mean": row[suffix]
+        for row in nuclei
+        for suffix in MEASURED
+        if suffix in row
+    }
+    names = [f"{suffix}_{side}_{nucleus}_mean" for suffix in MEASURED for side in SIDES for nucleus in NUCLEI]
+    scores = age_z_scores({name: means.get(name, math.nan) for name in names}, age, curves)
+    return {**scores, "simulated": bool(curves.get("Input", {}).get("simulated"))}
 
 
-def draw_ages(rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any], subject: Mapping[str, Any] | None) -> Any:
-    """The figure of `age_figure`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = {"Chimap": "QSM (ppm)", "R2starmap": "R2* (1/s)"}
-    figure = Figure(figsize=(12, 6.2))
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(MEASURED), len(NUCLEI), sharex=True)
-    shown = [row["age"] for row in rows]
-    ages = np.linspace(min(shown), max(shown), 120)
-    for line, suffix in zip(grid, MEASURED, strict=True):
-        for axes, nucleus in zip(line, NUCLEI, strict=True):
-            curve = content["Curves"][suffix][nucleus]
-            middle = iron_curve(ages, curve["rise"], curve["rate"], curve["start"])
-            for band in ((BANDS[0], BANDS[3]), (BANDS[1], BANDS[2])):
-                low, high = (middle + curve["sd"] * norm.ppf(p / 100) for p in band)
-                axes.fill_between(ages, low, high, color=COLOURS["HC"], alpha=0.13, linewidth=0)
-            axes.plot(ages, middle, color=COLOURS["HC"], linewidth=1.5)
-            for group, colour in COLOURS.items():
-                points = [(row["age"], row["means"][f"{suffix}_{nucleus}"]) for row in rows if row["group"] == group]
-                if points:
-                    axes.scatter(*zip(*points, strict=True), s=12, color=colour, label=group, linewidths=0)
-            for mark in (subject or {}).get("nuclei", []):
-                if (mark["map"], mark["nucleus"]) == (suffix, nucleus):
-                    axes.plot(subject["age"], mark["value"], "*", color="black", markersize=11)
-                    axes.set_title(f"z {mark['z']:+.1f}", loc="right", fontsize=9)
-            axes.set_title(nucleus, loc="left", fontsize=10)
-            axes.grid(alpha=0.2)
-        line[0].set_ylabel(names[suffix])
-    for axes in grid[-1]:
-        axes.set_xlabel("age (years)")
-    grid[0][0].legend(frameon=False, fontsize=8)
-    simulated = "Simulated cohort. " if content["Input"].get("simulated") else ""
-    fitted = max(curve["controls"] for curve in content["Curves"]["Chimap"].values())
-    figure.suptitle(
-        f"{simulated}Nuclei against age; line and bands: fitted to {fitted} healthy controls, 5 to 95 and 25 to 75"
-        " percentiles",
-        fontsize=11,
-    )
-    figure.tight_layout()
-    return figure
+def bands(curves: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Nucleus -> `age`, and `mean` and `sd` of QSM in healthy controls at it."""
+    ages = np.linspace(*curves["AgeRange"], 50)
+    return {
+        nucleus: {
+            "age": ages.tolist(),
+            "mean": np.asarray(iron_curve(ages, curve["rise"], curve["rate"], curve["start"])).tolist(),
+            "sd": [curve["sd"]] * len(ages),
+        }
+        for nucleus, curve in curves["Curves"]["Chimap"].items()
+    }

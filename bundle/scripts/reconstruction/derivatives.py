@@ -12,8 +12,9 @@ import numpy as np
 
 from scripts.errors import InputError
 from scripts.files.parts import part_file, part_folder
+from scripts.files.writing import write_json
 from scripts.maps.bids import BIDS_VERSION, BOX_DERIVATIVE
-from scripts.provenance import bundle_version, declared_name, write_json
+from scripts.provenance import bundle_version, declared_name
 from scripts.reconstruction.quality import write_page
 from scripts.reconstruction.raw import RawScan
 from scripts.reconstruction.reconstruct import Maps

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from scripts.errors import InputError
-from scripts.provenance import check_output_dir, cohort_fingerprint, settings, software, write_table
+from scripts.files.writing import check_output_dir, write_table
+from scripts.provenance import cohort_fingerprint, settings, software
 from scripts.reconstruction.bids import find_raw, from_files
 from scripts.reconstruction.derivatives import box_of, check_free, finished, write_cohort_files, write_maps
 from scripts.reconstruction.raw import RawScan, Volume, check_scan

@@ -24,11 +24,10 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from scripts.anatomy.axes import LPS_RAS
 from scripts.anatomy.template import Template, iron_of
 from scripts.errors import InputError
 
-#: From nibabel's RAS to ITK's LPS and back.
-RAS_LPS = np.diag([-1.0, -1.0, 1.0])
 #: Always this many, so that sums are added in the same order, and results are the same, on every machine.
 THREADS = 2
 COARSE_MM, WORK_MM, FINE_MM = 6.0, 3.0, 1.8
@@ -91,7 +90,7 @@ def ras(maps: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     turned = np.stack([nib.orientations.apply_orientation(channel, orientation) for channel in maps])
     moved = affine @ nib.orientations.inv_ornt_aff(orientation, maps[0].shape)
     lps = np.eye(4)
-    lps[:3, :3], lps[:3, 3] = RAS_LPS @ moved[:3, :3], RAS_LPS @ moved[:3, 3]
+    lps[:3, :3], lps[:3, 3] = LPS_RAS @ moved[:3, :3], LPS_RAS @ moved[:3, 3]
     return turned, lps, orientation
 
 
@@ -311,7 +310,7 @@ def target_of(template: Template, iron: np.ndarray | None = None) -> Target:
     iron = iron_of(template) if iron is None else iron
     affine = np.diag([template.spacing_mm] * 3 + [1.0])
     affine[:3, 3] = template.origin_mm
-    affine[:3] = RAS_LPS @ affine[:3]
+    affine[:3] = LPS_RAS @ affine[:3]
     smooth = ndimage.gaussian_filter(t1, COARSE_MM / 2 / template.spacing_mm)
     return Target(
         sitk_image(t1, affine),
@@ -365,8 +364,8 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
     values = block_mean(scan.t1[crop], factors)[inside]
     index = np.argwhere(inside)
     affine = coarser(scan.affine, factors)
-    points = (index @ affine[:3, :3].T + affine[:3, 3]) @ RAS_LPS
-    middle = ((np.argwhere(scan.brain).mean(0) @ scan.affine[:3, :3].T) + scan.affine[:3, 3]) @ RAS_LPS
+    points = (index @ affine[:3, :3].T + affine[:3, 3]) @ LPS_RAS
+    middle = ((np.argwhere(scan.brain).mean(0) @ scan.affine[:3, :3].T) + scan.affine[:3, 3]) @ LPS_RAS
     size = np.array(target.coarse.shape)
     strides = np.array([size[1] * size[2], size[2], 1], np.int32)
     flat = target.coarse.ravel()
@@ -431,8 +430,8 @@ def affine_transform(pose: np.ndarray) -> sitk.AffineTransform:
     middle = pose[8:11]
     shift = BRAIN_CENTRE_MM + pose[3:6] - matrix @ middle
     transform = sitk.AffineTransform(3)
-    transform.SetMatrix((RAS_LPS @ matrix @ RAS_LPS).ravel().tolist())
-    transform.SetTranslation((RAS_LPS @ shift).tolist())
+    transform.SetMatrix((LPS_RAS @ matrix @ LPS_RAS).ravel().tolist())
+    transform.SetTranslation((LPS_RAS @ shift).tolist())
     return transform
 
 

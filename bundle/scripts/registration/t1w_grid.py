@@ -13,8 +13,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from scripts.anatomy.axes import LPS_RAS
 from scripts.errors import InputError
-from scripts.registration.search import RAS_LPS, block_mean, blocks, coarser, method, sitk_image
+from scripts.registration.search import block_mean, blocks, coarser, method, sitk_image
 
 #: Voxels of the images that are compared, mm.
 WORK_MM = 2.5
@@ -164,7 +165,7 @@ def check_quality(quality: Mapping[str, float], name: str) -> None:
 def _lps(affine: np.ndarray) -> np.ndarray:
     """An affine to RAS as one to LPS."""
     moved = np.array(affine, np.float64)
-    moved[:3] = RAS_LPS @ moved[:3]
+    moved[:3] = LPS_RAS @ moved[:3]
     return moved
 
 

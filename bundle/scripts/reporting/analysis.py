@@ -6,7 +6,7 @@ from pathlib import Path
 from scripts.errors import InputError
 from scripts.evaluation.predictions import read_predictions
 from scripts.files.json_file import read_json
-from scripts.provenance import check_output_dir
+from scripts.files.writing import check_output_dir
 from scripts.reporting.gallery import draw_learning_curves, draw_predictions
 from scripts.reporting.tables import write_tables
 

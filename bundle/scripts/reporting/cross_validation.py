@@ -9,8 +9,9 @@ from tqdm import tqdm
 from scripts.errors import InputError
 from scripts.evaluation.predictions import at_level
 from scripts.evaluation.statistics import THRESHOLD
+from scripts.files.writing import write_aside
 from scripts.model.evidence import METHODS
-from scripts.provenance import cohort_fingerprint, write_aside
+from scripts.provenance import cohort_fingerprint
 from scripts.reporting import page, sections
 from scripts.reporting.architecture import architecture
 from scripts.reporting.outcome import Outcome, read_outcome

@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from scripts.provenance import BUNDLE_ROOT, RESEARCH_ONLY, write_aside
+from scripts.files.writing import write_aside
+from scripts.provenance import BUNDLE_ROOT, RESEARCH_ONLY
 from scripts.reporting.markup import fixed
 from scripts.reporting.style import GROUP_STYLE
 

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from scipy import ndimage
 
+from scripts.anatomy.axes import oriented, oriented_box
 from scripts.files import nifti
-from scripts.maps.transforms import oriented, oriented_box
 from scripts.registration.t1w_grid import same_grid
 from scripts.reporting.style import DISPLAY, EVIDENCE_COLOURS, OUTLINE_COLOUR, save_figure, titled
 

@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure, SubFigure
 from monai.data import MetaTensor
 
-from scripts.provenance import write_aside
+from scripts.files.writing import write_aside
 from scripts.reporting import page
 from scripts.reporting.style import DISPLAY, GROUP_STYLE, WARNING_FILL
 

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scripts.provenance import write_aside
+from scripts.files.writing import write_aside
 
 matplotlib.rcParams["text.parse_math"] = False  # a name may hold dollar signs, and nothing here is set as a formula
 

@@ -15,7 +15,8 @@ from scripts.evaluation.auc import Aucs, clustered_delong, compare, delong, holm
 from scripts.evaluation.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
 from scripts.evaluation.statistics import THRESHOLD, metrics, rate_interval
 from scripts.files.table import for_spreadsheet, numbers_of, read_table
-from scripts.provenance import BUNDLE_ROOT, software, write_aside, write_json
+from scripts.files.writing import write_aside, write_json
+from scripts.provenance import BUNDLE_ROOT, software
 from scripts.reporting.markup import latex, markdown
 from scripts.reporting.table_text import (
     TEST_COLUMNS,

@@ -11,9 +11,9 @@ import nibabel as nib
 import numpy as np
 from jinja2.utils import htmlsafe_json_dumps
 
+from scripts.anatomy.axes import oriented
 from scripts.errors import InputError
 from scripts.files import nifti
-from scripts.maps.transforms import oriented
 from scripts.provenance import BUNDLE_ROOT
 from scripts.reporting import page
 from scripts.reporting.pictures import shown_volume

@@ -18,7 +18,7 @@ import scipy.fft
 import torch
 from scipy import ndimage
 
-from scripts.simulation.anatomy import NUCLEI
+from scripts.anatomy.atlas import NUCLEI
 
 PPM_PER_IRON = 0.0089
 R2STAR_PER_IRON = 2.7
@@ -167,7 +167,7 @@ def tissue_maps(
     """Noise-free maps.
 
     Args:
-        sampled: template values, each ``[H, W, S]`` (``anatomy.sample``).
+        sampled: template values, each ``[H, W, S]`` (``poses.sample``).
         nuclei_iron: iron summed over the nuclei, each weighted with its membership, mg / 100 g, ``[H, W, S]``.
         veins: share of vein, ``[H, W, S]``.
         shell_mm: thickness of the fluid, the skull and the scalp around the brain, mm.

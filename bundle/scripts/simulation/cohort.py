@@ -16,12 +16,13 @@ import torch
 from scipy.stats import truncnorm
 from tqdm import tqdm
 
+from scripts.anatomy import atlas
+from scripts.anatomy.atlas import LABELS
 from scripts.errors import InputError
 from scripts.maps.bids import BIDS_VERSION
 from scripts.provenance import bundle_version
 from scripts.runs.orphans import end_with_parent
-from scripts.simulation import anatomy, difficulty
-from scripts.simulation.anatomy import LABELS
+from scripts.simulation import difficulty
 from scripts.simulation.folder import KILLED, Build, begin, keep, write_table
 from scripts.simulation.iron import Latent, draw_latents
 from scripts.simulation.subject import Participant, Protocol, image_maps, write_json, write_subject
@@ -111,7 +112,7 @@ def draw_participants(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(root: Path, protocol: Protocol, templates: anatomy.Templates, image: Callable) -> None:
+def _start_worker(root: Path, protocol: Protocol, templates: atlas.Templates, image: Callable) -> None:
     end_with_parent()
     # Subjects run in parallel, so each must keep to one core; it also keeps the arithmetic the same everywhere.
     torch.set_num_threads(1)
@@ -134,11 +135,11 @@ def _write_subjects(
     ``chain`` is None, or a ``from_raw.Chain`` that scans and reconstructs.
     """
     if chain is None:
-        image, templates = image_maps, anatomy.load_templates()
+        image, templates = image_maps, atlas.load_templates()
     else:
         from scripts.simulation.from_raw import scanned_maps
 
-        image, templates = partial(scanned_maps, chain=chain), anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
+        image, templates = partial(scanned_maps, chain=chain), atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)
         # The bars of each step of each subject would drown the one that counts subjects; workers inherit this.
         os.environ["TQDM_DISABLE"] = "1"
     pool = ProcessPoolExecutor(
@@ -235,7 +236,7 @@ def simulate(
         ages: ``age_range``, ``age_mean``, ``age_sd`` of :func:`draw_participants`.
         latents: per latent ``mean``, ``sd`` and ``effect`` (see ``iron.Latent``).
         texture: ``sd`` (relative) and ``length_mm`` of the random fluctuation of iron.
-        anatomy: arguments of ``anatomy.draw_pose``.
+        anatomy: arguments of ``poses.draw_pose``.
         shell_mm: thickness of fluid, skull and scalp, mm.
         box_margin_mm: lowest and highest in-plane margin of the box, mm.
         scanner: arguments of ``acquisition.draw_scanner``.

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from scripts.errors import InputError
 from scripts.files import nifti
 from scripts.files.parts import part_folder
+from scripts.files.writing import check_output_dir
 from scripts.maps.bids import MAPS, check_grid, chosen_scans, known_ages
-from scripts.provenance import check_output_dir
 from scripts.simulation import dicom_headers as headers
 from scripts.simulation.vendors import STYLES, Stored, store
 

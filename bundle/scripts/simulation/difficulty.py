@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from scripts.simulation.anatomy import NUCLEI, SIDES
+from scripts.anatomy.atlas import NUCLEI, SIDES
 from scripts.simulation.iron import Latent, log_likelihood_ratio, population_auc
 
 MAPS = ("Chimap", "R2starmap")

@@ -14,9 +14,9 @@ import numpy as np
 import yaml
 from monai.bundle import ConfigParser
 
+from scripts.anatomy import atlas
 from scripts.errors import InputError, reason
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume
-from scripts.simulation import anatomy
 from scripts.simulation.gre import Sequence, field_model, scan
 from scripts.simulation.head import Grid, build_head
 from scripts.simulation.raw import stored_phase, true_labels
@@ -86,7 +86,7 @@ def load_chain(scanner: str | Path, reconstruction: str | Path, supersampling: l
 
 
 def scanned_maps(
-    participant: Participant, protocol: Protocol, templates: anatomy.Templates, chain: Chain
+    participant: Participant, protocol: Protocol, templates: atlas.Templates, chain: Chain
 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[list[int]]]:
     """Scan a participant and reconstruct the maps; arguments and result as of ``subject.image_maps``.
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from scripts.simulation import acquisition, anatomy, iron
-from scripts.simulation.anatomy import NUCLEI, Templates
+from scripts.anatomy.atlas import NUCLEI, Templates
+from scripts.simulation import acquisition, iron, poses
 from scripts.simulation.subject import Head, Participant
 
 # Susceptibility relative to water, ppm.
@@ -165,7 +165,7 @@ def template_head(
     spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0), shell_mm: tuple[float, ...] = (2.5, 6.0, 6.0)
 ) -> Head:
     """The template itself: neither turned, scaled nor deformed, evenly filled nuclei, large veins only."""
-    pose = anatomy.Pose(np.eye(3), np.ones(3), np.zeros(3), np.zeros((3, 3, 3, 3), np.float32))
+    pose = poses.Pose(np.eye(3), np.ones(3), np.zeros(3), np.zeros((3, 3, 3, 3), np.float32))
     points, area = acquisition.draw_veins(np.random.default_rng(0), 0)
     return Head(pose, None, np.zeros((2, 2, 2), np.float32), True, points, area, tuple(shell_mm))
 
@@ -218,7 +218,7 @@ def build_head(
     to_template = head.pose.rotation / head.pose.scale[:, None]
     linear = torch.from_numpy((to_template @ affine[:3, :3]).astype(np.float32))
     world = torch.from_numpy(affine[:3, :3].astype(np.float32))
-    origin = np.array(anatomy.SLAB_CENTRE_MM) + to_template @ (affine[:3, 3] - head.pose.shift_mm)
+    origin = np.array(poses.SLAB_CENTRE_MM) + to_template @ (affine[:3, 3] - head.pose.shift_mm)
     j, k = (torch.arange(n, dtype=torch.float32) for n in shape[1:])
     inside_scan = tuple(slice(a, b) for a, b in target[1:])
     iron_voxels: list[tuple[np.ndarray, ...]] = []
@@ -235,7 +235,7 @@ def build_head(
 
         scanner_mm = positions(world, affine[:3, 3])
         xyz = positions(linear, origin) + _stretched(head.pose.warp_mm, scanner_mm, extent)
-        sampled = anatomy.sample(templates, xyz)
+        sampled = poses.sample(templates, xyz)
         below = xyz[2].numpy() < templates.origin[2]
         # The templates end at the neck: what lies below is no brain.
         sampled["outside_mm"] = np.where(below, np.maximum(sampled["outside_mm"], 20.0), sampled["outside_mm"])
@@ -273,7 +273,7 @@ def build_head(
 
 def _veins(head: Head, grid: Grid) -> np.ndarray:
     """Share of vein in each fine voxel."""
-    points = anatomy.scanner_coordinates(head.vein_points_mm, head.pose)
+    points = poses.scanner_coordinates(head.vein_points_mm, head.pose)
     affine = grid.fine_affine
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     middle = affine[:3, 3] + affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2.0)

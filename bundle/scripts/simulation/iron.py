@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
+from scripts.anatomy.atlas import NUCLEI, Templates
 from scripts.errors import InputError
-from scripts.simulation.anatomy import NUCLEI, Templates, nucleus_coordinates
+from scripts.simulation.poses import nucleus_coordinates
 
 # (limit, rate per year, iron at birth): iron = limit * (1 - exp(-rate * age)) + birth, mg / 100 g.
 # Hallgren and Sourander 1958. They give no curve for the thalamus: 4.76 is their adult mean.
@@ -50,7 +51,7 @@ def iron_at_age(nucleus: str, age: float) -> float:
     """Mean iron of a nucleus, mg / 100 g fresh tissue, at ``age`` in years (Hallgren and Sourander 1958).
 
     Raises:
-        KeyError: the nucleus is none of ``anatomy.NUCLEI``.
+        KeyError: the nucleus is none of ``atlas.NUCLEI``.
     """
     limit, rate, birth = AGE_CURVES[nucleus]
     return float(limit * (1.0 - np.exp(-rate * age)) + birth)

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from scripts.simulation.anatomy import LABELS, NUCLEI
+from scripts.anatomy.atlas import LABELS, NUCLEI
 from scripts.simulation.gre import GAMMA_MHZ_PER_T, RawScan, Sequence, voxel_mean
 from scripts.simulation.head import DigitalHead
 from scripts.simulation.subject import write_json
@@ -105,7 +105,7 @@ def write_raw(root: Path, name: str, scan: RawScan, sequence: Sequence, affine: 
 
 
 def true_labels(head: DigitalHead) -> np.ndarray:
-    """True nuclei on the scan's grid, uint8 ``[H, W, S]`` with the values of ``anatomy.LABELS``."""
+    """True nuclei on the scan's grid, uint8 ``[H, W, S]`` with the values of ``atlas.LABELS``."""
     factors = tuple(head.grid.supersampling)
     membership = voxel_mean(head.nuclei, factors).numpy()
     labels = (membership.argmax(0) + 1).astype(np.uint8)

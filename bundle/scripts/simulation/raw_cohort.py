@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from scripts.anatomy import atlas
 from scripts.errors import InputError
 from scripts.maps.bids import BIDS_VERSION
 from scripts.provenance import bundle_version
 from scripts.runs.orphans import end_with_parent
-from scripts.simulation import acquisition, anatomy
+from scripts.simulation import acquisition, poses
 from scripts.simulation.folder import KILLED, Build, begin, keep, write_table
 from scripts.simulation.gre import Sequence, field_model, scan
 from scripts.simulation.head import Grid, build_head, even_iron, scan_affine
@@ -95,12 +96,12 @@ def draw_digital_head(
     Args:
         rng: source of random numbers.
         grid: the scan.
-        pose: arguments of ``anatomy.draw_pose``; all 0 gives the template itself.
+        pose: arguments of ``poses.draw_pose``; all 0 gives the template itself.
         shell_mm: thickness of fluid, skull and scalp.
         small_veins: veins beside the large ones that everybody has.
     """
     extent = np.array([192.0, 224.0, 176.0])
-    drawn = anatomy.draw_pose(rng, extent, **pose)
+    drawn = poses.draw_pose(rng, extent, **pose)
     # A deformation of standard deviation 0 is 0 divided by nothing.
     points, area = acquisition.draw_veins(rng, small_veins)
     return Head(drawn, None, np.zeros((2, 2, 2), np.float32), True, points, area, tuple(shell_mm)), tuple(extent / 2)
@@ -208,7 +209,7 @@ def simulate_raw(
             "phase_scale": phase_scale,
             "dicom": dicom,
         }
-        shared["templates"] = anatomy.load_templates(anatomy.WHOLE_Z_RANGE_MM)
+        shared["templates"] = atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)
         jobs = [job for job in enumerate(zip(names, ages, strict=True)) if build.done(job[1][0]) is None]
         if min(num_workers, len(jobs)) <= 1:
             _start_worker(**shared)

@@ -12,8 +12,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from scripts.simulation import acquisition, anatomy, iron
-from scripts.simulation.anatomy import LABELS, NUCLEI, SIDES
+from scripts.anatomy import atlas
+from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES
+from scripts.simulation import acquisition, iron, poses
 
 UNITS = {"Chimap": "ppm", "R2starmap": "1/s", "T1w": "arbitrary"}
 DESCRIPTIONS = {
@@ -51,7 +52,7 @@ class Protocol:
         matrix: voxels along the three array axes (left-right, back-front, foot-head).
         spacing_mm: voxel size along them.
         seed: seed of the cohort.
-        anatomy: arguments of ``anatomy.draw_pose``.
+        anatomy: arguments of ``poses.draw_pose``.
         scanner: arguments of ``acquisition.draw_scanner``.
         texture_sd: standard deviation of the random relative fluctuation of iron inside nuclei.
         texture_mm: its length, mm.
@@ -91,7 +92,7 @@ class Head:
         shell_mm: thickness of fluid, skull and scalp.
     """
 
-    pose: anatomy.Pose
+    pose: poses.Pose
     scanner: acquisition.Scanner
     texture: np.ndarray
     more_on_left: bool
@@ -102,7 +103,7 @@ class Head:
 
 def draw_head(rng: np.random.Generator, protocol: Protocol) -> Head:
     """Draw a participant's head and the faults of the scan."""
-    pose = anatomy.draw_pose(rng, np.array(protocol.matrix) * protocol.spacing_mm, **protocol.anatomy)
+    pose = poses.draw_pose(rng, np.array(protocol.matrix) * protocol.spacing_mm, **protocol.anatomy)
     scanner = acquisition.draw_scanner(rng, **protocol.scanner)
     texture = acquisition.smooth_field(rng, protocol.matrix, protocol.spacing_mm, protocol.texture_mm)
     more_on_left = bool(rng.integers(2))
@@ -117,21 +118,21 @@ def random_numbers(participant: Participant, protocol: Protocol) -> np.random.Ge
 
 
 def image_maps(
-    participant: Participant, protocol: Protocol, templates: anatomy.Templates
+    participant: Participant, protocol: Protocol, templates: atlas.Templates
 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[list[int]]]:
     """Simulate one scan.
 
     Returns:
         the maps by suffix as stored (int16 ``[H, W, S]``, in units of ``STEPS``), the true nuclei (uint8, values of
-        ``anatomy.LABELS``), and the basal ganglia box.
+        ``atlas.LABELS``), and the basal ganglia box.
     """
     rng = random_numbers(participant, protocol)
     matrix, spacing = protocol.matrix, protocol.spacing_mm
     head = draw_head(rng, protocol)
-    coordinates = anatomy.template_coordinates(matrix, spacing, head.pose)
-    sampled = anatomy.sample(templates, coordinates)
+    coordinates = poses.template_coordinates(matrix, spacing, head.pose)
+    sampled = poses.sample(templates, coordinates)
     xyz = coordinates.numpy()
-    labels = anatomy.label_map(sampled, xyz[0])
+    labels = poses.label_map(sampled, xyz[0])
 
     # Iron only matters where a nucleus is: a hundredth of the scan.
     where = np.nonzero(sum(sampled[name] for name in NUCLEI) > 0)
@@ -148,7 +149,7 @@ def image_maps(
     nuclei_iron = np.zeros(matrix, np.float32)
     nuclei_iron[where] = sum(maps[name] * here[name] for name in NUCLEI)
 
-    points = anatomy.scanner_coordinates(head.vein_points_mm, head.pose)
+    points = poses.scanner_coordinates(head.vein_points_mm, head.pose)
     veins = acquisition.vein_fraction(points, head.vein_area_mm2, matrix, spacing)
     clean = acquisition.tissue_maps(sampled, nuclei_iron, veins, head.shell_mm)
     scanned = acquisition.acquire(rng, clean, sampled["outside_mm"], spacing, head.scanner)
@@ -244,7 +245,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_subject(
-    root: Path, participant: Participant, protocol: Protocol, templates: anatomy.Templates, image: Callable
+    root: Path, participant: Participant, protocol: Protocol, templates: atlas.Templates, image: Callable
 ) -> dict[str, float]:
     """Simulate a participant and write all of their files below ``root``.
 

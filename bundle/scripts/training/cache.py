@@ -17,7 +17,7 @@ class CachedScans(PersistentDataset):
     """A dataset of preprocessed scans, each computed once and then read from `cache_dir`.
 
     A cached scan is found by what made it: the content of its files, its box, every setting of the transform, and the
-    code of `maps.transforms` and all that it imports. A change in any of these makes another entry, never a wrong
+    code of `preprocessing.py` and all that it imports. A change in any of these makes another entry, never a wrong
     hit. What the items say beside the image (label, participant) is not cached.
 
     Args:
@@ -27,7 +27,7 @@ class CachedScans(PersistentDataset):
     """
 
     def __init__(self, data: Sequence[Mapping[str, Any]], transform: Compose, cache_dir: str | os.PathLike) -> None:
-        made_by = digest_of([settings_of(transform), code_of("scripts.maps.transforms")])
+        made_by = digest_of([settings_of(transform), code_of("scripts.training.preprocessing")])
         super().__init__(data, transform, cache_dir, hash_func=partial(scan_key, made_by))
 
     def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:

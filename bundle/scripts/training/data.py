@@ -22,7 +22,7 @@ Batch = dict[str, Tensor]
 CODE = (
     "scripts.training.data",
     "scripts.training.handlers",
-    "scripts.maps.transforms",
+    "scripts.training.preprocessing",
     "scripts.localisation.localiser",
     "scripts.maps.bids",
 )

@@ -8,8 +8,9 @@ from typing import Any
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.writing import sha256, write_json
 from scripts.maps.bids import GROUPS, checked_box
-from scripts.provenance import record, sha256, write_json
+from scripts.provenance import record
 
 
 def labelled_studies(items: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:

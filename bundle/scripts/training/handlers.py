@@ -16,8 +16,8 @@ from tqdm import tqdm
 from scripts.errors import InputError
 from scripts.files.table import read_table
 from scripts.files.tensors import read_tensors
+from scripts.files.writing import write_table
 from scripts.model.networks import save_weights, write_tensors
-from scripts.provenance import write_table
 from scripts.training.augment import BatchAugment
 
 

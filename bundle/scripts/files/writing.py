@@ -1,0 +1,66 @@
+"""Writing aside, then renaming: a reader never sees half a file."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import InputError
+from scripts.files.parts import part_file
+from scripts.files.table import table_text
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_aside(path: str | os.PathLike, write: Callable[[str], None]) -> None:
+    """Let `write(temporary_path)` make a file, then rename it to `path`: a reader never sees half a file.
+
+    The temporary name keeps the full suffix, since writers choose the format by it.
+    """
+    with part_file(path) as part:
+        write(part)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write JSON (indented, keys in the given order), aside then renamed."""
+    write_aside(path, lambda part: Path(part).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"))
+
+
+def write_table(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table with a header, aside then renamed: a TSV where the name ends so, else a CSV (see `table_text`)."""
+    text = table_text(columns, rows, tabs=str(path).endswith(".tsv"))
+    write_aside(path, lambda part: Path(part).write_text(text, encoding="utf-8", newline=""))
+
+
+def check_output_dir(path: str | os.PathLike, needed_bytes: int) -> Path:
+    """Make an output folder and make sure that results will fit, before any work starts.
+
+    Args:
+        path: the folder; it is made if missing.
+        needed_bytes: what the run will write at most.
+
+    Raises:
+        InputError: the folder cannot be made or written, or its disk has too little space.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: cannot write there ({error.strerror}); choose another output folder") from error
+    free = shutil.disk_usage(path).free
+    if free < needed_bytes:
+        raise InputError(
+            f"{path}: {needed_bytes / 1e6:.0f} MB needed but {free / 1e6:.0f} MB free;"
+            " free some space or choose another output folder"
+        )
+    return path

@@ -1,0 +1,113 @@
+"""The table of nuclei: a row a scan, a column a measure."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES
+from scripts.errors import InputError
+from scripts.files.table import numbers_of, read_table
+
+#: Where configs/nuclei.yaml writes its table, below a BIDS folder.
+NUCLEI_TABLE = Path("derivatives") / "nuclei" / "nuclei.tsv"
+
+PERCENTILES = (5, 25, 50, 75, 95)
+#: What is measured, by the map's BIDS suffix: channel and unit.
+MEASURED = {"Chimap": (0, "ppm"), "R2starmap": (1, "1/s")}
+
+
+def data_dictionary() -> dict[str, Mapping[str, Any]]:
+    """What the columns of `nuclei.tsv` mean, as BIDS has it."""
+    words = {"mean": "Mean", "sd": "Standard deviation"} | {f"p{p:02d}": f"{p}th percentile" for p in PERCENTILES}
+    columns: dict[str, Mapping[str, Any]] = {
+        "participant_id": {"Description": "Participant"},
+        "scan_id": {"Description": "Scan: the BIDS entities of its maps"},
+        "confidence": {"Description": "Confidence of the localisation, 0 to 1; n/a where it was refused"},
+    }
+    for name in LABELS:
+        columns[f"{name}_volume"] = {"Description": f"Volume of the {name.replace('_', ' ')}", "Units": "mL"}
+    for suffix, (_, unit) in MEASURED.items():
+        for name in LABELS:
+            for key, word in words.items():
+                text = f"{word} of {suffix} in the {name.replace('_', ' ')}"
+                columns[f"{suffix}_{name}_{key}"] = {"Description": text, "Units": unit}
+    return columns
+
+
+def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Rows of `nuclei.tsv`: text in `participant_id` and `scan_id`, numbers elsewhere (NaN for `n/a`).
+
+    Raises:
+        InputError: no such file, not a table of `configs/nuclei.yaml`, or a cell that is no number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run configs/nuclei.yaml on the cohort first")
+    texts, cure = ("participant_id", "scan_id"), "run configs/nuclei.yaml again"
+    numbers = data_dictionary().keys() - texts
+    rows = numbers_of(path, read_table(path, texts, unique=["scan_id"], cure=cure), numbers, cure)
+    if not rows:
+        raise InputError(f"{path}: has no rows; run configs/nuclei.yaml again")
+    return rows
+
+
+def lookup() -> str:
+    """Table of label values, as BIDS has it."""
+    return "index\tname\n" + "".join(f"{value}\t{name}\n" for name, value in LABELS.items())
+
+
+def nucleus_means(row: Mapping[str, Any], sides: str, where: str | os.PathLike) -> dict[str, float]:
+    """Mean of each map in each nucleus of one scan, by feature name.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    means = {}
+    for suffix in MEASURED:
+        for nucleus in NUCLEI:
+            try:
+                values = {side: float(row[f"{suffix}_{side}_{nucleus}_mean"]) for side in SIDES}
+            except KeyError as error:
+                raise InputError(f"{where}: no column {error}; run configs/nuclei.yaml again") from error
+            if sides == "mean":
+                means[f"{suffix}_{nucleus}"] = (values["left"] + values["right"]) / 2
+            else:
+                means |= {f"{suffix}_{side}_{nucleus}": value for side, value in values.items()}
+    return means
+
+
+def age_of(person: Mapping[str, str], table: str | os.PathLike) -> float:
+    """Age in years of a row of participants.tsv.
+
+    Raises:
+        InputError: it is no number of years.
+    """
+    try:
+        age = float(person["age"])
+    except (TypeError, ValueError):
+        age = float("nan")
+    if not 0 <= age <= 120:
+        raise InputError(
+            f"{table}: age {person['age']!r} of {person['participant_id']!r} is no number of years; correct it"
+        )
+    return age
+
+
+def rows_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row of `nuclei.tsv` as one row a nucleus and side, without what was not measured.
+
+    Returns:
+        rows with `nucleus`, `side`, and as far as measured `volume_mm3` and the means `Chimap` (ppm) and `R2starmap`
+        (1/s).
+    """
+    rows = []
+    for nucleus in NUCLEI:
+        for side in SIDES:
+            values = {suffix: row.get(f"{suffix}_{side}_{nucleus}_mean", math.nan) for suffix in MEASURED}
+            values["volume_mm3"] = 1000 * row.get(f"{side}_{nucleus}_volume", math.nan)
+            rows.append({"nucleus": nucleus, "side": side} | {k: v for k, v in values.items() if math.isfinite(v)})
+    return [values for values in rows if len(values) > 2]

@@ -1,0 +1,61 @@
+"""What held-out predictions give: table, figures."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from scripts.evaluation.predict import write_predictions
+from scripts.evaluation.predictions import LEVELS, read_predictions
+from scripts.evaluation.statistics import summarise
+from scripts.files.writing import write_aside, write_table
+from scripts.reporting.figures import roc_models
+from scripts.reporting.markup import fixed, markdown_table
+from scripts.reporting.style import VECTOR, save_figure
+
+
+def evaluate(
+    output_dir: str | os.PathLike,
+    scans: Dataset,
+    models: Mapping[str, torch.nn.Module],
+    device: torch.device,
+    where: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> None:
+    """Evaluate the held-out scans: `write_predictions`, then `metrics.csv`, `metrics.md` and `roc` (PNG, PDF, SVG)."""
+    folder = Path(output_dir)
+    rows = write_predictions(folder, scans, models, device, where, record)
+    summary = summarise(rows)
+    write_table(folder / "metrics.csv", list(summary[0]), summary)
+    simulated = bool(record["input"]["simulated"])
+    text = metrics_markdown(summary, simulated)
+    write_aside(folder / "metrics.md", lambda part: Path(part).write_text(text))
+    panels = [(where["region"], level) for level in LEVELS]
+    figure = roc_models(read_predictions(folder / "predictions.csv"), panels, simulated)
+    save_figure(figure, folder / "roc", VECTOR)
+    print(text)
+
+
+def metrics_markdown(summary: Sequence[Mapping[str, Any]], simulated: bool) -> str:
+    """The measures as a Markdown table, counts beside rates; it says when the cohort is simulated."""
+    heads = ["level", "model", "accuracy", "sensitivity", "specificity", "F1 (weighted)", "AUC"]
+    rows = []
+    for row in summary:
+        positives, negatives = row["tp"] + row["fn"], row["tn"] + row["fp"]
+        rows.append(
+            [
+                row["level"],
+                row["model"],
+                f"{fixed(row['accuracy'], 3)} ({row['tp'] + row['tn']}/{positives + negatives})",
+                f"{fixed(row['sensitivity'], 3)} ({row['tp']}/{positives})",
+                f"{fixed(row['specificity'], 3)} ({row['tn']}/{negatives})",
+                fixed(row["f1"], 3),
+                fixed(row["auc"], 3),
+            ]
+        )
+    words = f"Held-out scans{' of a simulated cohort' if simulated else ''}; HH is the positive class."
+    return f"{words}\n\n{markdown_table(pd.DataFrame(rows, columns=heads))}\n"

@@ -1,0 +1,55 @@
+"""A cohort's scans to the network's input, before augmentation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.transforms import Compose, Orientationd, Resized, Transform
+
+from scripts.anatomy.axes import AXCODES
+from scripts.localisation.localiser import Localiser
+from scripts.localisation.transform import LocaliseBasalGangliad
+from scripts.maps.transforms import CheckMapsd, CropBasalGangliad, FlagMapsd, LoadImageMapsd, StretchHistogramd
+
+
+def preprocessing(
+    region: str,
+    spatial_size: Sequence[int],
+    num_slices: int,
+    stretch_percentiles: Sequence[float],
+    localise: str,
+    localiser: Localiser | None = None,
+    resample_t1w: str = "refuse",
+) -> Transform:
+    """The steps from files to network input, as `inference.yaml` also lists them.
+
+    Args:
+        region: `full` or `cropped` (see CropBasalGangliad).
+        spatial_size: H and W of the network's input, pixels.
+        num_slices: S of the network's input; the basal ganglia's slices are resampled evenly to this number.
+        stretch_percentiles: lower and upper percentile of the histogram stretching, 0-100.
+        localise: `auto`, `annotated` or `whole` (see LocaliseBasalGangliad and CropBasalGangliad).
+        localiser: finds the boxes that `auto` lacks; other choices need none.
+        resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
+
+    Returns:
+        A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, ...}`.
+    """
+    return Compose(
+        [
+            LoadImageMapsd(keys="image", resample_t1w=resample_t1w),
+            CheckMapsd(keys="image"),
+            LocaliseBasalGangliad(keys="image", localise=localise, localiser=localiser),
+            FlagMapsd(keys="image", warn=True),
+            Orientationd(keys="image", axcodes=AXCODES, labels=None),
+            CropBasalGangliad(keys="image", region=region, localise=localise),
+            Resized(keys="image", spatial_size=[*spatial_size, num_slices], mode="trilinear"),
+            StretchHistogramd(keys="image", lower=stretch_percentiles[0], upper=stretch_percentiles[1]),
+        ]
+    )
+
+
+def middle_images(item: Mapping[str, Any], steps: Mapping[str, Transform]) -> dict[str, torch.Tensor]:
+    """The middle slice `[3, H, W]` of one scan after each of several preprocessings, by their names."""
+    images = {name: transform(item)["image"].as_tensor() for name, transform in steps.items()}
+    return {name: image[..., image.shape[-1] // 2] for name, image in images.items()}

@@ -1,0 +1,433 @@
+"""A BIDS folder becomes a list of scans, or one line that says what is wrong with it; subjects split in folds."""
+
+import gzip
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from blobs import BOX, write_map
+from refusal import refused
+
+from scripts.files.writing import check_output_dir
+from scripts.maps.bids import (
+    MAPS,
+    check_grid,
+    chosen_scans,
+    find_scans,
+    labelled_scans,
+    read_box,
+    read_participants,
+    split,
+    write_participants,
+)
+
+
+def map_file(cohort: Path, suffix: str) -> Path:
+    return cohort / "sub-01" / "anat" / f"sub-01_{suffix}.nii.gz"
+
+
+def box_file(cohort: Path) -> Path:
+    return cohort / "derivatives/basalganglia/sub-01/anat/sub-01_desc-basalganglia_box.json"
+
+
+def edit_table(cohort: Path, old: str, new: str) -> None:
+    table = cohort / "participants.tsv"
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new))
+
+
+def test_scans_are_found_in_order_with_maps_and_box(shared_cohort):
+    scans = find_scans(shared_cohort)
+    assert [scan["participant_id"] for scan in scans] == [f"sub-{n:02d}" for n in range(1, 13)]
+    folder = shared_cohort / "sub-01" / "anat"
+    assert scans[0] == {
+        "participant_id": "sub-01",
+        "scan_id": "sub-01",
+        "image": [str(folder / f"sub-01_{name}.nii.gz") for name in ("Chimap", "R2starmap", "T1w")],
+        "box": BOX,
+    }
+
+
+def test_sessions_of_a_subject_are_scans_of_their_own(cohort):
+    for session in ("ses-1", "ses-2"):
+        folder = cohort / "sub-01" / session / "anat"
+        shutil.copytree(cohort / "sub-01" / "anat", folder)
+        for path in list(folder.iterdir()):
+            path.rename(folder / path.name.replace("sub-01_", f"sub-01_{session}_"))
+    shutil.rmtree(cohort / "sub-01" / "anat")
+    scans = find_scans(cohort)
+    assert [scan["scan_id"] for scan in scans[:2]] == ["sub-01_ses-1", "sub-01_ses-2"]
+    assert {scan["participant_id"] for scan in scans[:2]} == {"sub-01"}
+
+
+def test_labels_come_from_the_participants_table(shared_cohort):
+    labels = {scan["participant_id"]: scan["label"] for scan in labelled_scans(shared_cohort)}
+    assert labels["sub-01"] == 0 and labels["sub-02"] == 1  # HC, HH in conftest
+    assert Counter(labels.values()) == {0: 6, 1: 6}
+
+
+# --- files that are missing, doubled or of another kind -------------------------------------------
+
+
+def test_a_missing_dataset_folder_is_refused(tmp_path):
+    with refused(tmp_path / "nowhere"):
+        find_scans(tmp_path / "nowhere")
+
+
+def test_a_folder_that_is_not_bids_is_refused(tmp_path):
+    with refused(tmp_path, "anat"):
+        find_scans(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["Chimap", "R2starmap", "T1w"])
+def test_a_missing_map_is_refused(cohort, suffix):
+    map_file(cohort, suffix).unlink()
+    with refused(cohort / "sub-01" / "anat", f"*_{suffix}.nii.gz"):
+        find_scans(cohort)
+
+
+def test_a_map_of_another_format_is_refused(cohort):
+    path = map_file(cohort, "T1w")
+    path.rename(path.with_name("sub-01_T1w.mgz"))
+    with refused(path.with_name("sub-01_T1w.mgz"), "NIfTI"):
+        find_scans(cohort)
+
+
+def test_a_map_that_is_there_twice_is_refused(cohort):
+    shutil.copy(map_file(cohort, "Chimap"), cohort / "sub-01" / "anat" / "sub-01_run-2_Chimap.nii.gz")
+    with refused(cohort / "sub-01" / "anat", "sub-01_Chimap.nii.gz", "sub-01_run-2_Chimap.nii.gz"):
+        find_scans(cohort)
+
+
+def test_two_sessions_with_the_same_file_names_are_refused(cohort):
+    for session in ("ses-1", "ses-2"):  # their results would overwrite each other
+        shutil.copytree(cohort / "sub-01" / "anat", cohort / "sub-01" / session / "anat")
+    shutil.rmtree(cohort / "sub-01" / "anat")
+    with refused(cohort / "sub-01" / "ses-2" / "anat", "sub-01_Chimap"):
+        find_scans(cohort)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not JSON",
+        "[1, 2]",
+        '{"box": [[0, 1], [0, 1], [0, 1]]}',
+        '{"Box": null}',
+        '{"Box": [[0, 4], [0, 4]]}',
+        '{"Box": [[0, 4], [4, 0], [0, 4]]}',
+        '{"Box": [[0, 4, 8], [0, 4, 8], [0, 4, 8]]}',
+        '{"Box": [[0, 4.5], [0, 4], [0, 4]]}',
+        '{"Box": [[0, Infinity], [0, 4], [0, 4]]}',
+        b"\xff\xfe\x00",
+    ],
+)
+def test_a_damaged_box_file_is_refused(cohort, text):
+    path = box_file(cohort)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with refused(path):
+        find_scans(cohort)
+
+
+def test_a_box_of_whole_numbers_written_as_floats_is_read(tmp_path):
+    (tmp_path / "box.json").write_text(json.dumps({"Box": [[0.0, 4.0], [1, 5], [2, 6]]}))
+    assert read_box(tmp_path / "box.json") == [[0, 4], [1, 5], [2, 6]]
+
+
+# --- the participants table -----------------------------------------------------------------------
+
+
+def test_a_missing_table_is_refused(cohort):
+    (cohort / "participants.tsv").unlink()
+    with refused(cohort / "participants.tsv", "group"):
+        labelled_scans(cohort)
+
+
+def test_a_table_without_groups_is_refused(cohort):
+    edit_table(cohort, "group", "diagnosis")
+    with refused(cohort / "participants.tsv", "group"):
+        labelled_scans(cohort)
+
+
+def test_a_table_separated_by_commas_is_refused(cohort):
+    edit_table(cohort, "\t", ",")
+    with refused(cohort / "participants.tsv", "tab-separated"):
+        labelled_scans(cohort)
+
+
+def test_a_table_that_is_not_text_is_refused(cohort):
+    (cohort / "participants.tsv").write_bytes(b"PK\x03\x04\xff\xfe" * 20)  # a spreadsheet under another name
+    with refused(cohort / "participants.tsv", "tab-separated"):
+        labelled_scans(cohort)
+
+
+def test_a_participant_with_two_rows_is_refused(cohort):
+    edit_table(cohort, "sub-02", "sub-01")
+    with refused(cohort / "participants.tsv", "sub-01"):
+        labelled_scans(cohort)
+
+
+def test_a_scan_without_a_row_is_refused(cohort):
+    lines = (cohort / "participants.tsv").read_text().splitlines()
+    (cohort / "participants.tsv").write_text("\n".join(lines[:-1]) + "\n")
+    with refused(cohort / "participants.tsv", "sub-04"):
+        labelled_scans(cohort)
+
+
+def test_a_row_without_a_scan_is_refused(cohort):
+    shutil.rmtree(cohort / "sub-04")
+    with refused(cohort / "participants.tsv", "sub-04"):
+        labelled_scans(cohort)
+
+
+@pytest.mark.parametrize("group", ["patient", "hh", ""])
+def test_an_unknown_group_is_refused(cohort, group):
+    edit_table(cohort, "HH", group)
+    with refused(cohort / "participants.tsv", "HH or HC", "sub-02"):
+        labelled_scans(cohort)
+
+
+@pytest.mark.parametrize(("old", "new"), [("HH", "HC"), ("HC", "HH")])
+def test_a_cohort_of_one_class_is_refused(cohort, old, new):
+    edit_table(cohort, old, new)
+    with refused(cohort / "participants.tsv", new):
+        labelled_scans(cohort)
+
+
+def test_a_row_that_ends_early_is_refused(cohort):
+    edit_table(cohort, "\tHH\n", "\n")
+    with refused(cohort / "participants.tsv", "line 3 has 3 cells"):
+        labelled_scans(cohort)
+
+
+def test_a_table_saved_with_a_byte_order_mark_is_read(cohort):
+    table = cohort / "participants.tsv"
+    table.write_text(table.read_text(), encoding="utf-8-sig")
+    assert len(labelled_scans(cohort)) == 4
+
+
+def test_only_named_participants_are_chosen(shared_cohort, tmp_path):
+    table = tmp_path / "chosen.tsv"
+    table.write_text("participant_id\nsub-03\nsub-11\n")
+    assert [scan["scan_id"] for scan in chosen_scans(shared_cohort, table)] == ["sub-03", "sub-11"]
+    assert len(chosen_scans(shared_cohort, None)) == 12
+
+
+def test_a_choice_of_nobody_is_refused(shared_cohort, tmp_path):
+    table = tmp_path / "chosen.tsv"
+    table.write_text("participant_id\n")
+    with refused(table, "names nobody"):
+        chosen_scans(shared_cohort, table)
+
+
+def test_a_chosen_participant_without_a_scan_is_refused(shared_cohort, tmp_path):
+    table = tmp_path / "chosen.tsv"
+    table.write_text("participant_id\nsub-99\n")
+    with refused(table, "sub-99"):
+        chosen_scans(shared_cohort, table)
+
+
+def test_the_held_out_table_reads_back(shared_cohort, tmp_path):
+    _, held_out = split(labelled_scans(shared_cohort), 3, 0, 0)
+    write_participants(tmp_path / "held_out.tsv", held_out)
+    rows = read_participants(tmp_path / "held_out.tsv", ["participant_id", "group"])
+    assert {name: row["group"] for name, row in rows.items()} == {
+        scan["participant_id"]: ("HC", "HH")[scan["label"]] for scan in held_out
+    }
+
+
+# --- grids, from the headers alone ----------------------------------------------------------------
+
+
+def other_shape(path: Path) -> None:
+    image = nib.load(path)
+    write_map(path, image.get_fdata()[:-1], image.affine)
+
+
+def other_orientation(path: Path) -> None:
+    image = nib.load(path)
+    nib.save(image.as_reoriented(np.array([[0, -1], [1, -1], [2, 1]])), path)
+
+
+def other_position(path: Path) -> None:
+    image = nib.load(path)
+    affine = image.affine.copy()
+    affine[2, 3] += 2
+    write_map(path, image.get_fdata(), affine)
+
+
+def other_voxel_size(path: Path) -> None:
+    image = nib.load(path)
+    write_map(path, image.get_fdata(), image.affine @ np.diag([1.01, 1, 1, 1]))
+
+
+def four_dimensions(path: Path) -> None:
+    image = nib.load(path)
+    write_map(path, np.stack([image.get_fdata()] * 2, -1), image.affine)
+
+
+def two_dimensions(path: Path) -> None:
+    image = nib.load(path)
+    write_map(path, image.get_fdata()[..., 5], image.affine)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def cut_in_the_header(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def no_gzip(path: Path) -> None:
+    path.write_bytes(b"<html>\nSign in to\ndownload</html>" * 30)
+
+
+def damaged_gzip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[12:200] = b"\xff" * 188
+    path.write_bytes(bytes(content))
+
+
+def unknown_data_type(path: Path) -> None:
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[70:72] = (9999).to_bytes(2, "little")  # datatype in the NIfTI-1 header
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+def affine_of_nan(path: Path) -> None:
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[280:284] = np.float32(np.nan).tobytes()  # srow_x[0]
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+def flat_affine(path: Path) -> None:
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[280:296] = b"\0" * 16  # srow_x
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        other_shape,
+        other_orientation,
+        other_position,
+        other_voxel_size,
+        four_dimensions,
+        two_dimensions,
+        empty,
+        cut_in_the_header,
+        no_gzip,
+        damaged_gzip,
+        unknown_data_type,
+        affine_of_nan,
+        flat_affine,
+        Path.unlink,
+    ],
+)
+@pytest.mark.parametrize("suffix", ["Chimap", "T1w"])
+def test_a_map_on_another_grid_or_unreadable_is_refused(cohort, suffix, damage):
+    paths = find_scans(cohort)[0]["image"]
+    damage(map_file(cohort, suffix))
+    with refused(cohort / "sub-01" / "anat"):
+        check_grid(paths)
+
+
+def test_a_header_is_checked_before_training_starts(cohort):
+    four_dimensions(map_file(cohort, "R2starmap"))
+    with refused(map_file(cohort, "R2starmap"), "(40, 44, 14, 2)"):
+        labelled_scans(cohort)
+
+
+def test_one_grid_written_with_rounding_is_accepted(cohort):
+    path = map_file(cohort, "T1w")
+    image = nib.load(path)
+    write_map(path, image.get_fdata(), image.affine + 1e-5)
+    check_grid(find_scans(cohort)[0]["image"])
+
+
+# --- the output folder ----------------------------------------------------------------------------
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with refused(path, "choose another output folder"):
+            check_output_dir(path, 1)
+
+
+def test_a_full_disk_is_refused_before_work_starts(tmp_path):
+    with refused(tmp_path, "MB free"):
+        check_output_dir(tmp_path, 10**20)
+
+
+def test_an_output_folder_is_made_and_left_empty(tmp_path):
+    assert list(check_output_dir(tmp_path / "a" / "b", 1).iterdir()) == []
+
+
+# --- folds ----------------------------------------------------------------------------------------
+
+
+def scans_of(subjects: int, hh: int, sessions: int = 1) -> list[dict]:
+    return [
+        {"participant_id": f"sub-{n:03d}", "scan_id": f"sub-{n:03d}_ses-{s}", "label": int(n < hh)}
+        for n in range(subjects)
+        for s in range(sessions)
+    ]
+
+
+def names(scans: list[dict]) -> set[str]:
+    return {scan["participant_id"] for scan in scans}
+
+
+def test_every_subject_is_held_out_once_and_never_trained_on_then():
+    scans = scans_of(95, 49)  # the paper's cohort
+    held_out = Counter()
+    for fold in range(10):
+        train, test = split(scans, 10, fold, seed=3)
+        assert not names(train) & names(test)
+        assert names(train) | names(test) == names(scans)
+        held_out.update(names(test))
+    assert held_out == Counter(names(scans))
+
+
+def test_folds_are_stratified_by_group():
+    for fold in range(10):
+        test = split(scans_of(95, 49), 10, fold, seed=3)[1]
+        assert sum(scan["label"] for scan in test) in (4, 5)
+        assert sum(1 - scan["label"] for scan in test) in (4, 5)
+
+
+def test_sessions_of_a_subject_stay_together():
+    scans = scans_of(20, 9, sessions=2)
+    train, test = split(scans, 4, 1, seed=0)
+    assert Counter(scan["participant_id"] for scan in test) == dict.fromkeys(names(test), 2)
+    assert Counter(scan["participant_id"] for scan in train) == dict.fromkeys(names(train), 2)
+
+
+def test_the_seed_decides_the_split_and_the_order_of_files_does_not():
+    scans = scans_of(30, 15)
+    first = split(scans, 5, 0, seed=1)
+    assert split(scans, 5, 0, seed=1) == first
+    assert names(split(scans[::-1], 5, 0, seed=1)[1]) == names(first[1])
+    assert names(split(scans, 5, 0, seed=2)[1]) != names(first[1])
+
+
+@pytest.mark.parametrize(("num_folds", "fold"), [(1, 0), (0, 0), (5, 5), (5, -1), (6, 0)])
+def test_folds_that_cannot_be_are_refused(num_folds, fold):
+    with refused("fold"):
+        split(scans_of(12, 5), num_folds, fold, seed=0)
+
+
+def test_a_copy_of_a_scan_under_another_name_is_refused(cohort):
+    first, third = (cohort / name / "anat" for name in ("sub-01", "sub-03"))
+    for suffix in MAPS:
+        shutil.copy(first / f"sub-01_{suffix}.nii.gz", third / f"sub-03_{suffix}.nii.gz")
+    with refused("sub-03_Chimap.nii.gz", "'sub-01'", "copy"):
+        labelled_scans(cohort)

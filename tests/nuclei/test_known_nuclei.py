@@ -1,0 +1,109 @@
+"""What was measured in the nuclei reaches the results of inference."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from blobs import BUNDLE, write_cohort
+from monai.bundle import ConfigWorkflow
+from refusal import refused
+from scipy.stats import norm
+
+from scripts.anatomy.atlas import NUCLEI, SIDES
+from scripts.maps.bids import find_scans
+from scripts.model.networks import QNet, save_weights
+from scripts.nuclei.curves import iron_curve, read_reference_curves, usual_for_age
+from scripts.nuclei.known import with_nuclei
+from scripts.nuclei.table import MEASURED, NUCLEI_TABLE
+
+CURVE = {"rise": 0.1, "rate": 0.03, "start": 0.02, "sd": 0.01, "unit": "ppm"}
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """Two subjects of 41 and 42 years, the first with measured nuclei; its left thalamus has none."""
+    root = write_cohort(tmp_path / "cohort", 2)
+    columns = ["participant_id", "scan_id"]
+    values = ["sub-01", "sub-01"]
+    for side in SIDES:
+        for nucleus in NUCLEI:
+            absent = (side, nucleus) == ("left", "thalamus")
+            columns += [f"{side}_{nucleus}_volume", *(f"{suffix}_{side}_{nucleus}_mean" for suffix in MEASURED)]
+            values += ["n/a"] * 3 if absent else ["1.5", "0.08", "30"]
+    table = root / NUCLEI_TABLE
+    table.parent.mkdir(parents=True)
+    table.write_text("\t".join(columns) + "\n" + "\t".join(values) + "\n")
+    return root
+
+
+@pytest.fixture
+def curves(tmp_path: Path) -> Path:
+    path = tmp_path / "reference_curves.json"
+    of_maps = {suffix: dict.fromkeys(NUCLEI, {**CURVE, "unit": unit}) for suffix, (_, unit) in MEASURED.items()}
+    content = {"AgeRange": [20, 80], "Curves": of_maps}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_measured_scan_gets_its_nuclei_age_and_z_scores(cohort, curves):
+    first, second = with_nuclei(find_scans(cohort), str(cohort), None)
+    assert "nuclei" not in second and second["age"] == 42
+    assert len(first["nuclei"]) == 7
+    assert first["nuclei"][0] == {
+        "nucleus": NUCLEI[0], "side": "left", "Chimap": 0.08, "R2starmap": 30.0, "volume_mm3": 1500.0,
+    }  # fmt: skip
+    assert first["age"] == 41
+    scores = usual_for_age(first["nuclei"], first["age"], read_reference_curves(curves))
+    (caudate,) = [s for s in scores["nuclei"] if (s["map"], s["nucleus"]) == ("Chimap", "caudate")]
+    expected = (0.08 - iron_curve(41, 0.1, 0.03, 0.02)) / 0.01
+    assert caudate["z"] == pytest.approx(expected)
+    assert caudate["percentile"] == pytest.approx(100 * norm.cdf(expected))
+
+
+def test_without_age_or_curves_nothing_is_said_to_be_usual(cohort, curves):
+    first, _ = with_nuclei(find_scans(cohort), str(cohort), None)
+    assert usual_for_age(first["nuclei"], 41, None) is None
+    assert usual_for_age(first["nuclei"], None, read_reference_curves(curves)) is None
+    assert usual_for_age(None, 41, read_reference_curves(curves)) is None
+
+
+def test_a_folder_without_tables_is_left_as_it_is(cohort):
+    (cohort / NUCLEI_TABLE).unlink()
+    (cohort / "participants.tsv").unlink()
+    scans = find_scans(cohort)
+    assert with_nuclei(scans, str(cohort), None) == scans
+
+
+def test_a_table_that_was_asked_for_must_be_there(cohort, tmp_path):
+    with refused(tmp_path / "nuclei.tsv"):
+        with_nuclei(find_scans(cohort), str(cohort), tmp_path / "nuclei.tsv")
+
+
+def test_inference_writes_nuclei_and_z_scores_into_json_and_report(cohort, curves, tmp_path):
+    torch.manual_seed(0)
+    save_weights(QNet(4, 8), tmp_path / "model.pt", torch.float32)
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "inference.yaml"),
+        logging_file=False,
+        bundle_root=str(BUNDLE),
+        dataset_dir=str(cohort),
+        output_dir=str(tmp_path / "out"),
+        weights=str(tmp_path / "model.pt"),
+        reference_curves=str(curves),
+        outputs=["json", "report"],
+        nuclei="known",
+        device="cpu",
+        spatial_size=[32, 32],
+        num_slices=4,
+        hidden_size=8,
+    )
+    workflow.initialize()
+    workflow.run()
+    made = json.loads((tmp_path / "out" / "sub-01" / "sub-01_prediction.json").read_text())
+    assert made["age"] == 41 and len(made["nuclei"]) == 7 and made["age_z_scores"]["extrapolated"] is False
+    page = (tmp_path / "out" / "sub-01" / "sub-01_report.html").read_text()
+    first = made["age_z_scores"]["nuclei"][0]
+    assert "41 years" in page and f"{first['nucleus']} {first['z']:+.1f}" in page
+    other = json.loads((tmp_path / "out" / "sub-02" / "sub-02_prediction.json").read_text())
+    assert "nuclei" not in other

@@ -1,0 +1,137 @@
+"""Where commands write: apart from their input, one run at a time, nothing of the user's touched."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.errors import InputError
+from scripts.files.parts import PREFIX, part_file, remove_leftovers
+from scripts.localisation.localiser import Localiser
+from scripts.runs.outputs import LOCK, check_apart, claim, release
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
+#: A process that claims a folder, says so, and works until it is killed.
+WORKER = """
+import sys, time
+from scripts.runs.outputs import claim
+from scripts.files.parts import part_file
+claim({"output_dir": sys.argv[1]}, {})
+with part_file(sys.argv[1] + "/map.nii.gz") as part:
+    print("working", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(tmp_path / "out")], cwd=BUNDLE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "working\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("data", "is"),
+        (".", "holds"),
+        ("data/maps", "lies in"),
+        ("data/sub-01/anat", "lies in"),
+        ("data/derivatives", "lies in"),
+        ("data/derivatives/basalganglia/new", "lies in"),
+        ("link", "is"),
+        ("link/maps", "lies in"),
+        ("maps/../data", "is"),
+    ],
+)
+def test_an_output_that_touches_the_input_is_refused(tmp_path: Path, output: str, words: str) -> None:
+    (tmp_path / "data" / "sub-01" / "anat").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    with pytest.raises(InputError, match=rf"^output_dir: .* {words} .*, which input names.*--output_dir"):
+        check_apart({"output_dir": tmp_path / output}, {"input": tmp_path / "data"})
+
+
+@pytest.mark.parametrize("output", ["data2", "out/data", "data/derivatives/localise", "link/derivatives/maps"])
+def test_an_output_apart_from_the_input_is_taken(tmp_path: Path, output: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    check_apart({"output_dir": tmp_path / output, "cache_dir": None}, {"input": tmp_path / "data", "box": None})
+
+
+def test_single_files_are_guarded_too(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.nii", "b.nii", "c.nii")]
+    for path in files:
+        path.touch()
+    with pytest.raises(InputError, match="holds"):
+        check_apart({"output_dir": tmp_path}, {"input": ",".join(map(str, files))})
+    check_apart({"output_dir": tmp_path / "out"}, {"input": [[str(path)] for path in files]})
+
+
+def test_a_second_run_in_one_folder_is_refused_until_the_first_is_gone(
+    tmp_path: Path, worker: subprocess.Popen
+) -> None:
+    with pytest.raises(InputError, match=rf"another run \(process {worker.pid}\) is working"):
+        claim({"output_dir": tmp_path / "out"}, {})
+    assert list((tmp_path / "out").glob(f"{PREFIX}*")), "what a living run is making stays"
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    assert (tmp_path / "out" / LOCK).exists()
+    claim({"output_dir": tmp_path / "out"}, {})
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
+    release(tmp_path / "out")
+
+
+def test_what_a_living_process_makes_is_no_leftover(tmp_path: Path, worker: subprocess.Popen) -> None:
+    assert remove_leftovers(tmp_path) == 0
+    worker.kill()
+    worker.wait()
+    assert remove_leftovers(tmp_path) == 1
+
+
+def test_only_our_own_leftovers_are_removed(tmp_path: Path) -> None:
+    kept = [tmp_path / name for name in (".part-mine.txt", "a.part", ".partition")]
+    for path in kept:
+        path.touch()
+    (tmp_path / "sub-01" / f"{PREFIX}folder").mkdir(parents=True)
+    (tmp_path / "sub-01" / f"{PREFIX}folder" / "map.nii.gz").touch()
+    (tmp_path / f"{PREFIX}link").symlink_to(tmp_path / "a.part")
+    assert remove_leftovers(tmp_path) == 1
+    assert all(path.exists() for path in kept)
+    assert not list((tmp_path / "sub-01").iterdir())
+
+
+def test_files_are_made_with_the_users_umask(tmp_path: Path) -> None:
+    code = "from scripts.provenance import write_json; import sys; write_json(sys.argv[1], {})"
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "sr.json")],
+        cwd=BUNDLE,
+        check=True,
+        preexec_fn=lambda: os.umask(0o077),
+    )
+    assert (tmp_path / "sr.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(ValueError), part_file(path) as part:
+        Path(part).write_text("half")
+        raise ValueError
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"] and path.read_text() == "old"
+
+
+def test_found_boxes_stay_in_the_cohort_whatever_the_folders_above_are_called(tmp_path: Path) -> None:
+    localiser = Localiser(tmp_path / "template.nii.gz")
+    cohort = tmp_path / "sub-study" / "ses-all" / "cohort"
+    root, stem = localiser.where(str(cohort / "sub-01" / "ses-2" / "anat" / "sub-01_ses-2_Chimap.nii.gz"))
+    assert root == cohort / "derivatives" / "localise"
+    assert stem == root / "sub-01" / "ses-2" / "anat" / "sub-01_ses-2"
+    assert localiser.where(str(cohort / "sub-01" / "anat" / "sub-01_Chimap.nii"))[0] == root
+    assert localiser.where(str(tmp_path / "sub-study" / "Chimap.nii.gz")) == (None, None)
