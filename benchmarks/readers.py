@@ -1,4 +1,4 @@
-"""What readers other than the networks reach on the simulated cohorts of the README: an oracle, and nucleus means.
+"""What readers other than the networks reach on the measured simulated cohorts: an oracle, and nucleus means.
 
     python benchmarks/readers.py oracle
     python benchmarks/readers.py means --training COHORT --test COHORT

@@ -140,6 +140,7 @@ class Place:
         heads = names[0] in ("localise", "nuclei")
         fixed = {
             "COHORT": simulated if heads else self.cohort,
+            "MAPS": simulated if heads else self.cohort,
             "OTHER": self.cohort,
             "SCANS": self.cohort,
             "OUT": self.root / "out",

@@ -120,6 +120,8 @@ def _default(key: Key, children: Iterable[Key] = ()) -> str:
     target = next((child.default for child in children if child.name == f"{key.name}#_target_"), "")
     if target:
         return _component(target)
+    if not key.default and not children:
+        return "a list, see the file below"
     value = key.default.strip("\"'")
     if path := re.fullmatch(r"\$@(\w+) \+ '(/[^']*)'?", value):
         return f"<code><em>{_escaped(path[1])}</em>{_escaped(path[2])}</code>"
