@@ -12,6 +12,7 @@ import ignite.distributed as idist
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.nifti import says_simulated
 from scripts.files.writing import sha256, write_json
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
@@ -94,8 +95,9 @@ def declared_name(dataset_dir: str | os.PathLike) -> str:
 
 
 def simulated(dataset_dir: str | os.PathLike) -> bool:
-    """Whether a cohort calls itself simulated in its declared name."""
-    return "simulated" in declared_name(dataset_dir).lower()
+    """Whether a cohort says that it is simulated: in its declared name, or any of its maps does, wherever it went."""
+    maps = Path(dataset_dir).glob("sub-*/**/*.nii*")
+    return "simulated" in declared_name(dataset_dir).lower() or any(map(says_simulated, maps))
 
 
 def cohort_fingerprint(dataset_dir: str | os.PathLike) -> dict[str, str | int | bool]:

@@ -1,8 +1,11 @@
 """`--input` takes whatever a scan comes as and knows which; inference gives the same result for the same maps."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
+import socket
 import sys
 import zipfile
 from pathlib import Path
@@ -21,6 +24,7 @@ from scripts.inference.inputs import find_input, fingerprint
 from scripts.maps.bids import MAPS, find_scans
 from scripts.model.networks import QNet, save_weights
 from scripts.simulation.dicom import stored_maps, write_study
+from scripts.simulation.subject import STEPS, nifti_bytes
 from scripts.training.preprocessing import preprocessing
 
 
@@ -35,6 +39,18 @@ def stacked(scan: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stacked") / "Doe_Jane.nii.gz"
     nib.save(nib.Nifti1Image(np.stack([i.get_fdata(dtype=np.float32) for i in images], -1), images[0].affine), path)
     return path
+
+
+@pytest.fixture
+def tiny_maps(scan: dict, tmp_path: Path) -> list[str]:
+    """The scan's maps as a simulation writes them, called as anybody might call them."""
+    paths = []
+    for path, name in zip(scan["image"], MAPS, strict=True):
+        image = nib.load(path)
+        stored = np.rint(image.get_fdata() / STEPS[name]).astype(np.int16)
+        paths.append(tmp_path / f"{name}.nii.gz")
+        paths[-1].write_bytes(nifti_bytes(stored, image.affine, STEPS[name]))
+    return [str(path) for path in paths]
 
 
 # --- kinds ----------------------------------------------------------------------------------------
@@ -53,6 +69,23 @@ def test_every_kind_is_known_for_what_it_is(scan, shared_cohort, template, stack
     assert item.get("patient") is None and item.get("box") is None
     (item,) = found(template, include_identifiers=True)
     assert item.get("patient")["PatientID"] == "SIM-sub-01"
+
+
+def test_pipes_and_sockets_beside_dicom_files_are_passed_over_and_counted(template, tmp_path, caplog):
+    study = shutil.copytree(template, tmp_path / "in" / "study")
+    os.mkfifo(study / "IM0001")
+    with contextlib.chdir(study), socket.socket(socket.AF_UNIX) as listening:  # a path to a socket must be short
+        listening.bind("IM0002")
+        (item,) = found(tmp_path / "in")
+    assert item["image"].load().shape[0] == len(MAPS)
+    assert "2 pipes, sockets or devices" in caplog.text
+
+
+def test_what_was_simulated_says_so_as_single_files_and_as_dicom_too(scan, tiny_maps, tmp_path):
+    study = write_study(tmp_path / "in" / "study", tiny_maps, "sub-01", extras=False)
+    for source in (",".join(tiny_maps), study):
+        assert fingerprint(source, found(source))["simulated"] is True
+    assert fingerprint(",".join(scan["image"]), found(",".join(scan["image"])))["simulated"] is False
 
 
 def test_a_folder_of_studies_costs_nothing_until_one_is_read(template, scan, tmp_path):

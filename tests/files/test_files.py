@@ -11,8 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from blobs import BUNDLE
 from refusal import refused
 
+from scripts.dicom.rules import read_rules
 from scripts.errors import InputError
 from scripts.files import limits, nifti
 from scripts.files.json_file import read_json
@@ -20,19 +22,32 @@ from scripts.files.schemas import SCHEMAS
 from scripts.files.table import for_spreadsheet, from_spreadsheet, read_table
 from scripts.files.tensors import read_tensors
 from scripts.files.text import read_text
+from scripts.files.writing import sha256
+from scripts.inference.inputs import find_input
 from scripts.maps.transforms import LoadImageMapsd
+from scripts.runs.finished import content_of_file
 
+RULES = BUNDLE / "configs" / "dicom_series.yaml"
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 DESCRIPTION = '{"Name": "Köln", "BIDSVersion": "1.10.0"}'
 
 
 @pytest.mark.parametrize(
-    ("name", "read"), [("a.nii.gz", nifti.read_header), ("a.nii", nifti.read), ("a.tsv", read_text)]
+    ("name", "read"),
+    [
+        ("a.nii.gz", nifti.read_header),
+        ("a.nii", nifti.read),
+        ("a.tsv", read_text),
+        ("rules.yaml", read_rules),
+        ("model.pt", sha256),
+        ("SCANS", lambda path: find_input(path, dicom_rules=RULES)),
+    ],
 )
 def test_a_pipe_is_refused_and_not_waited_for(name, read, tmp_path):
     os.mkfifo(tmp_path / name)
     with refused(tmp_path / name, "pipe"):
         read(tmp_path / name)
+    assert content_of_file(tmp_path / name) is None  # as of any file that cannot be read
 
 
 def saved(path: Path, array: np.ndarray, affine: np.ndarray | None = AFFINE) -> Path:

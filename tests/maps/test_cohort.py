@@ -18,6 +18,7 @@ from scripts.maps.bids import (
     check_grid,
     chosen_scans,
     find_scans,
+    known_ages,
     labelled_scans,
     read_box,
     read_participants,
@@ -425,9 +426,44 @@ def test_folds_that_cannot_be_are_refused(num_folds, fold):
         split(scans_of(12, 5), num_folds, fold, seed=0)
 
 
-def test_a_copy_of_a_scan_under_another_name_is_refused(cohort):
-    first, third = (cohort / name / "anat" for name in ("sub-01", "sub-03"))
-    for suffix in MAPS:
-        shutil.copy(first / f"sub-01_{suffix}.nii.gz", third / f"sub-03_{suffix}.nii.gz")
-    with refused("sub-03_Chimap.nii.gz", "'sub-01'", "copy"):
+def packed_again(source: Path, target: Path) -> None:
+    target.write_bytes(gzip.compress(gzip.decompress(source.read_bytes()), 1))
+
+
+def saved_again(source: Path, target: Path) -> None:
+    image = nib.load(source)
+    nib.save(nib.Nifti1Image(image.get_fdata(), image.affine), target)
+
+
+@pytest.mark.parametrize("suffix", MAPS)
+@pytest.mark.parametrize("copy", [shutil.copy, packed_again, saved_again])
+def test_a_copy_of_a_map_under_another_name_is_refused_however_it_was_saved(cohort, copy, suffix):
+    copy(cohort / f"sub-01/anat/sub-01_{suffix}.nii.gz", cohort / f"sub-03/anat/sub-03_{suffix}.nii.gz")
+    with refused(f"sub-03_{suffix}.nii.gz", "'sub-01'", "copy"):
+        labelled_scans(cohort)
+
+
+def test_maps_that_begin_alike_are_no_copies(cohort):
+    for name in ("sub-01", "sub-03"):
+        path = cohort / f"{name}/anat/{name}_T1w.nii.gz"
+        image = nib.load(path)
+        voxels = image.get_fdata(dtype=np.float32)
+        voxels[..., :4] = 7
+        nib.save(nib.Nifti1Image(voxels, image.affine), path)
+    assert len(labelled_scans(cohort)) == 4
+
+
+@pytest.mark.parametrize("name", ["Age", "age_years", "Alter", "age (y)", "agee"])
+def test_a_column_called_nearly_as_one_that_is_read_is_named_in_one_line(cohort, name, caplog):
+    table = cohort / "participants.tsv"
+    edit_table(cohort, "\tage", f"\t{name}")
+    assert known_ages(table) == {}
+    assert caplog.messages == [
+        f"participants.tsv: column {name!r} is not read; ages in years are read from a column 'age'"
+    ]
+
+
+def test_a_needed_column_called_otherwise_is_named(cohort):
+    edit_table(cohort, "group", "Diagnosis")
+    with refused("no column 'group'", "has 'Diagnosis'"):
         labelled_scans(cohort)

@@ -1,16 +1,21 @@
 """Where commands write: apart from their input, one run at a time, nothing of the user's touched."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from scripts.errors import InputError
 from scripts.files.parts import PREFIX, part_file, remove_leftovers
-from scripts.localisation.localiser import Localiser
+from scripts.localisation.localiser import Localiser, check_template
+from scripts.localisation.locate import Found
+from scripts.maps.bids import find_scans
+from scripts.runs.former import say_former
 from scripts.runs.outputs import LOCK, check_apart, claim, release
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
@@ -135,3 +140,39 @@ def test_found_boxes_stay_in_the_cohort_whatever_the_folders_above_are_called(tm
     assert stem == root / "sub-01" / "ses-2" / "anat" / "sub-01_ses-2"
     assert localiser.where(str(cohort / "sub-01" / "anat" / "sub-01_Chimap.nii"))[0] == root
     assert localiser.where(str(tmp_path / "sub-study" / "Chimap.nii.gz")) == (None, None)
+
+
+@pytest.mark.parametrize("place", ["", "sub-01/anat", "derivatives/basalganglia"])
+def test_found_boxes_are_not_kept_among_maps_and_drawn_boxes(cohort: Path, place: str) -> None:
+    localiser = Localiser(cohort / "none.nii.gz", cache_dir=cohort / place)
+    with pytest.raises(InputError, match=r"^localise_dir: .*; give --localise_dir a folder apart"):
+        check_template("auto", localiser, find_scans(cohort))
+
+
+def test_a_drawn_box_is_not_replaced_by_a_found_one(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = shutil.copytree(cohort / "derivatives" / "basalganglia", tmp_path / "kept")
+    drawn = kept / "sub-01" / "anat" / "sub-01_desc-basalganglia_box.json"
+    before = drawn.read_bytes()
+    found = Found([[4, 20], [4, 20], [4, 10]], 0.9, {"t1": 1.0, "tissue": 1.0, "iron": 1.0}, None, np.zeros((1, 3)))
+    monkeypatch.setattr("scripts.localisation.localiser.locate", lambda *arguments: found)
+    name = find_scans(cohort)[0]["image"][0]
+    localiser = Localiser(BUNDLE / "models" / "template.nii.gz", cache_dir=kept)
+    with pytest.raises(InputError, match=r"not found by this bundle, so it is not replaced; .*--localise_dir"):
+        localiser(np.ones((3, 80, 88, 40), np.float32), np.diag([2.0, 2.0, 3.0, 1.0]), name)
+    assert drawn.read_bytes() == before
+
+
+def test_results_of_scans_that_are_gone_stay_and_one_line_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("sub-01", "sub-02", "sub-03"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}_prediction.json").write_text("{}")
+    assert say_former(tmp_path, "_prediction.json", ["sub-01", "sub-02", "sub-03"], "predictions.csv") == 0
+    assert caplog.messages == []
+    assert say_former(tmp_path, "_prediction.json", ["sub-01"], "predictions.csv") == 2
+    (line,) = caplog.messages
+    assert line.startswith("2 results in output_dir of scans that this input does not hold; they stay, ")
+    assert len(list(tmp_path.glob("*/*.json"))) == 3

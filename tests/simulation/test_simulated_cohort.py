@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from scripts.anatomy.atlas import LABELS, NUCLEI
 from scripts.errors import InputError
+from scripts.provenance import simulated
 from scripts.simulation import cohort
 from scripts.simulation.difficulty import READERS, cross_validated_auc
 from scripts.simulation.subject import BOX_NUCLEI, UNITS
@@ -43,6 +45,18 @@ def test_bids_names_units_and_settings(tiny_cohort):
             assert sidecar["Units"] == units
             assert sidecar["Simulated"] is True
     assert not tiny_cohort.with_name(tiny_cohort.name + ".part").exists()
+
+
+def test_maps_say_that_they_are_simulated_wherever_they_are_copied(tiny_cohort, tmp_path):
+    assert simulated(tiny_cohort)
+    alone = tmp_path / "sub-7" / "anat" / "sub-7_T1w.nii.gz"
+    alone.parent.mkdir(parents=True)
+    shutil.copy(tiny_cohort / "sub-001" / "anat" / "sub-001_T1w.nii.gz", alone)
+    assert simulated(tmp_path)
+    nib.save(nib.Nifti1Image(nib.load(alone).get_fdata(), np.eye(4)), alone)
+    assert not simulated(tmp_path)
+    shutil.copy(tiny_cohort / "sub-001" / "anat" / "sub-001_T1w.json", alone.with_name("sub-7_T1w.json"))
+    assert simulated(tmp_path)
 
 
 def test_values_are_those_of_heads(tiny_cohort):

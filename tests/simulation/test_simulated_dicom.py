@@ -117,6 +117,13 @@ def test_a_cohort_becomes_a_study_a_scan_and_a_second_run_keeps_them(cohort, tmp
     before = digests(tmp_path / "studies")
     write_cohort(cohort, None, tmp_path / "studies", **settings)
     assert digests(tmp_path / "studies") == before
+    with refused("sub-01", "not made of these maps with these settings"):
+        write_cohort(cohort, None, tmp_path / "studies", **{**settings, "layout": "classic"})
+    with refused("sub-02", "not made of these maps with these settings"):
+        (tmp_path / "real" / "sub-02").mkdir(parents=True)  # somebody's study
+        write_cohort(cohort, None, tmp_path / "real", **settings)
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["sub-02"]
+    assert digests(tmp_path / "studies") == before
 
 
 @pytest.mark.parametrize("key", ["style", "layout", "transfer_syntax"])

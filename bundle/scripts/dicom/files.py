@@ -35,6 +35,8 @@ from scripts.files.writing import sha256
 
 LOGGER = logging.getLogger(__name__)
 #: Who the patient is. All files of a study must agree on them.
+#: What names the programs that made an image.
+SOFTWARE = "SoftwareVersions"
 PATIENT_TAGS = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 #: Kinds of objects that can hold a map. A secondary capture (screenshot) cannot, whatever it is called.
 MAP_CLASSES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, ParametricMapStorage)
@@ -74,7 +76,7 @@ def folders_with_files(root: Path) -> Iterator[tuple[str, list[str]]]:
 
     Hidden ones are left out. A link is followed only if it is to a file below `root`.
     """
-    outside = 0
+    outside = others = 0
     pending = [str(root)]
     real_root = os.path.realpath(root)
     while pending:
@@ -97,11 +99,15 @@ def folders_with_files(root: Path) -> Iterator[tuple[str, list[str]]]:
                 below.append(entry.path)
             elif entry.is_file():
                 files.append(entry.path)
+            else:
+                others += 1
         pending += reversed(below)
         if files:
             yield folder, files
     if outside:
         LOGGER.warning("%d links to folders or out of the input were not followed", outside)
+    if others:
+        LOGGER.warning("%d pipes, sockets or devices in the input were passed over", others)
 
 
 def is_dicom(path: str) -> bool:
@@ -189,6 +195,11 @@ def read_dataset(path: str, where: str, *, pixels: bool, tags: Sequence[str] | N
     except Exception as error:  # pydicom raises many kinds for a damaged file
         raise InputError(f"{where}: is damaged ({type(error).__name__}); export or send it again") from error
     raise InputError(f"{where}: is deflated (transfer syntax {syntax}), which is not read; export it uncompressed")
+
+
+def says_simulated(dataset: Dataset) -> bool:
+    """Whether an image says that a program simulated it: nobody was scanned."""
+    return "simulated" in text(dataset.get(SOFTWARE)).lower()
 
 
 def _of_first_frame(path: str, where: str, uids: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from scripts.errors import InputError, reason
+from scripts.files.text import read_text
 from scripts.maps.bids import MAPS
 
 #: Series headers that a rule may look at. None of them says who the patient is.
@@ -108,10 +109,8 @@ def read_rules(path: str | Path) -> Rules:
         InputError: no such file, not YAML, a key that is missing, unknown or out of range, a pattern that is none.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give --dicom_rules a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(read_text(path, "give --dicom_rules a YAML file in UTF-8"))
+    except yaml.YAMLError as error:
         raise InputError(f"{path}: not YAML ({reason(error)}); see configs/dicom_series.yaml") from error
     top = _keys(path, "it", content, {"series", "one_frame_of_reference", "position_tolerance_mm", "limits"},
                 frozenset({"prefer"}))  # fmt: skip

@@ -21,12 +21,14 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from scripts.dicom.files import (
     PATIENT_TAGS,
+    SOFTWARE,
     Header,
     check_sizes,
     folders_with_files,
     is_dicom,
     read_dataset,
     read_headers,
+    says_simulated,
 )
 from scripts.dicom.identity import STUDY_TAGS, UIDS, text, uids_of
 from scripts.dicom.rules import Rule, Rules
@@ -113,6 +115,14 @@ class DicomStudy:
         if quality is not None:
             meta["t1w_registration"] = json.dumps(quality)
         return MetaTensor(stack, affine=affine, meta=meta)
+
+    def simulated(self) -> bool:
+        """Whether the study's first file says that nobody was scanned."""
+        try:
+            first = next(path for path in self.files if is_dicom(path))
+            return says_simulated(read_dataset(first, self.name, pixels=False, tags=[SOFTWARE]))
+        except (InputError, StopIteration):
+            return False  # what is wrong with it, its own turn will say
 
     def patient(self) -> dict[str, str]:
         """What the study says of the patient, by DICOM keyword; only for results that shall name the patient."""

@@ -43,12 +43,13 @@ def words(size: float) -> str:
     return f"{size / _UNITS[unit]:.3g} {unit}"
 
 
-def check_plain(path: Path) -> None:
-    """Refuse pipes and devices, which would be waited for or read without an end.
+def check_plain(path: str | os.PathLike) -> None:
+    """Refuse pipes, sockets and devices, which would be waited for or read without an end.
 
     Raises:
         InputError: it is one.
     """
+    path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise InputError(f"{path}: is a pipe or device and no file; give a plain file")
 

@@ -1,5 +1,6 @@
 """NIfTI: the header checked before voxels are read, and a compressed stream read to its end and its checksum."""
 
+import json
 import os
 import zlib
 from pathlib import Path
@@ -12,6 +13,8 @@ from scripts.files.limits import check_plain, check_size, words
 
 ENDINGS = (".nii", ".nii.gz")
 _GZIP = b"\x1f\x8b"
+#: What the header of a simulated map says of itself, so that it is known for one wherever it is copied to.
+SIMULATED = "simulated"
 #: Bytes that a file may hold after its voxels. Programs pad, but what goes on for long is another thing.
 _LONGEST_TAIL = 1 << 20
 _CHUNK = 1 << 18
@@ -162,6 +165,40 @@ def _unpacked(path: Path, size: int) -> bytes:
     if length < size:
         raise InputError(f"{path}: has {length} bytes of {size} once unpacked; export or copy it again")
     return b"".join(parts)
+
+
+def says_simulated(path: str | os.PathLike) -> bool:
+    """Whether a map's header (`descrip`) or its sidecar (`Simulated`) says that nobody was scanned; no error if neither
+    can be read, which is for those to say who need the map."""
+    path = Path(path)
+    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    try:
+        if path.is_file() and SIMULATED in str(nib.load(path).header["descrip"]).lower():
+            return True
+        return sidecar.is_file() and json.loads(sidecar.read_text(encoding="utf-8-sig")).get("Simulated") is True
+    except Exception:  # nibabel raises many kinds
+        return False
+
+
+def first_values(path: str | os.PathLike, count: int) -> bytes:
+    """The first voxels that are not zero, `count` of them or fewer, as float32 in the order of the file: they tell maps
+    apart without reading all of them.
+
+    Raises:
+        InputError: as `read_header`, or the file cannot be read so far.
+    """
+    image = read_header(path)
+    try:
+        voxels = nib.load(path, keep_file_open=True).dataobj  # a compressed stream is gone through once
+        found, step = np.empty(0, np.float32), max(1, image.shape[-1] // 16)
+        for start in range(0, image.shape[-1], step):
+            part = np.asarray(voxels[:, :, start : start + step], np.float32).ravel(order="F")
+            found = np.append(found, part[part != 0])[:count]
+            if len(found) == count:
+                break
+    except Exception as error:  # nibabel raises many kinds for a damaged file
+        raise InputError(f"{path}: cannot be read ({reason(error)}); export or copy it again") from error
+    return found.tobytes()
 
 
 def read_voxels(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:

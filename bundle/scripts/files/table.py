@@ -1,6 +1,7 @@
 """Tables: tab-separated as BIDS has it (TSV, without quoting), and comma-separated (CSV)."""
 
 import csv
+import difflib
 import math
 import os
 import re
@@ -98,11 +99,36 @@ def check_head(path: str | os.PathLike, head: Sequence[str], columns: Sequence[s
     missing = [name for name in columns if name not in head]
     if missing:
         other = next((sign for sign in ";,|" if len(head) == 1 and sign in head[0]), None)
-        seems = f"but its columns seem to be separated by {other!r}; save it " if other else ""
+        near = near_column(missing[0], head)
+        if other:
+            seems = f"but its columns seem to be separated by {other!r}; save it "
+        else:
+            seems = f"and has {near!r}, which must be called {missing[0]!r}; save it " if near else ""
         raise InputError(
             f"{path}: no column {' and no column '.join(map(repr, missing))}; it needs {' and '.join(columns)}"
             f", {seems}{separated}"
         )
+
+
+#: Other words for a column, in tables of other programs and countries; the names of ours stand for themselves.
+_OTHER_WORDS = {
+    "age": {"ages", "alter", "edad", "eta", "leeftijd", "wiek"},
+    "group": {"groups", "gruppe", "diagnosis", "diagnose", "dx", "class", "label"},
+    "participant_id": {"participant", "subject", "proband", "id"},
+    "sex": {"gender", "geschlecht", "sexe", "sexo"},
+}
+
+
+def near_column(name: str, head: Collection[str]) -> str | None:
+    """A column called nearly as one that is missing (`Age`, `age_years`, `Alter` for `age`), or None."""
+    wanted = name.replace("_", "")
+    for column in head:
+        words = re.findall(r"[^\W\d_]+", column.casefold())
+        joined = "".join(words)
+        close = difflib.SequenceMatcher(None, joined, wanted).ratio() >= 0.8 and joined[:1] == wanted[:1]
+        if joined == wanted or name in words or close or _OTHER_WORDS.get(name, set()) & {*words, joined}:
+            return column
+    return None
 
 
 def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], tabs: bool, head: bool = True) -> str:

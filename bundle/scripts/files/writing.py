@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError
+from scripts.files.limits import check_plain
 from scripts.files.parts import part_file
 from scripts.files.table import table_text
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, as hex."""
+    """SHA-256 of a file's bytes, as hex.
+
+    Raises:
+        InputError: a pipe or device.
+        OSError: it cannot be read.
+    """
+    check_plain(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
+from scripts.files.limits import check_plain
 from scripts.files.table import read_table, table_text
 from scripts.files.writing import write_json
 from scripts.maps.bids import MAPS
@@ -137,6 +138,8 @@ class RunFolder:
                 to be written.
         """
         record = self.path / "run.json"
+        for path in (path for name in WRITTEN for path in self.path.glob(name)):
+            check_plain(path)
         if os.path.lexists(record):
             saved = read_json(record, "run", "use another --output_dir")["run"]
             changed = [key for key in sorted({*saved, *self.settings}) if saved.get(key) != self.settings.get(key)]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.errors import InputError
-from scripts.files.nifti import ENDINGS, read_header
+from scripts.files.limits import check_plain
+from scripts.files.nifti import ENDINGS, read_header, says_simulated
 from scripts.files.writing import sha256
 from scripts.maps.bids import MAPS, check_grid, check_names, chosen_scans
 from scripts.provenance import PLACES, cohort_fingerprint, settings, software
@@ -84,6 +85,8 @@ def find_input(
         InputError: nothing there, nothing known, or several scans for one box.
     """
     paths = _as_paths(source)
+    for path in paths:
+        check_plain(path)
     if len(paths) > 1:
         scans: list[Mapping[str, Any]] = [_nifti_item(paths, resample_t1w)]
     elif not paths[0].exists():
@@ -181,12 +184,14 @@ def fingerprint(
         for scan in scans:
             sizes = [os.path.getsize(path) for path in scan["image"].files] if len(scans) == 1 else []
             digest.update(f"{scan['scan_id']} {len(scan['image'].files)} {sizes}\n".encode())
-        return {"kind": "dicom", "studies": len(scans), "sha256": digest.hexdigest()}
+        about = {"kind": "dicom", "studies": len(scans), "sha256": digest.hexdigest()}
+        return about | {"simulated": scans[0]["image"].simulated()}
     paths = _as_paths(source)
     if len(paths) == 1 and paths[0].is_dir():
         return {"kind": "bids", **cohort_fingerprint(paths[0])}
     digest = hashlib.sha256("".join(sha256(path) for path in paths).encode())
-    return {"kind": "nifti", "maps": len(MAPS), "sha256": digest.hexdigest()}
+    about = {"kind": "nifti", "maps": len(MAPS), "sha256": digest.hexdigest()}
+    return about | {"simulated": any(map(says_simulated, paths))}
 
 
 def record(

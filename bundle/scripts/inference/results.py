@@ -22,6 +22,7 @@ from scripts.nuclei.curves import bands, usual_for_age
 from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_version, is_place, read_record
 from scripts.reporting.scan import write_scan_report
 from scripts.runs.failures import log_of
+from scripts.runs.former import say_former
 
 #: What a scan can get, and the ending of each file. The last three only where the scan came as DICOM.
 OUTPUTS = {
@@ -301,6 +302,7 @@ def finish_batch(run: RunFolder, items: Sequence[Mapping[str, Any]], model: Mapp
     write_table(table, COLUMNS, rows())
     write_summary(run.path / "summary.html", table, run, model, note_on(model, run.provenance))
     run.clear_log()
+    say_former(run.path, "_prediction.json", {item["scan_id"] for item in items}, table.name)
     print(f"{len(items) - len(failed)} of {len(items)} scans done, see {run.path / 'summary.html'}")
     if failed:
         first = next(iter(failed.values()))

@@ -18,6 +18,7 @@ from scripts.maps.transforms import reading
 from scripts.provenance import RESEARCH_ONLY
 from scripts.reporting import page
 from scripts.runs.failures import called, log_of, why
+from scripts.runs.former import say_former
 
 COLUMNS = ("participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "flags", "message")
 
@@ -57,6 +58,7 @@ def localise_cohort(
         least_confidence=f"{localiser.least_confidence:g}",
         beside=True,
     )
+    say_former(folder, "_desc-basalganglia_box.json", {scan["scan_id"] for scan in scans}, "localise.tsv")
     bad = [row for row in rows if row["status"] != "ok"]
     print(f"{len(rows) - len(bad)} of {len(rows)} scans localised; look at {folder / 'index.html'}")
     if bad:

@@ -16,14 +16,16 @@ import SimpleITK as sitk
 from scripts.anatomy.template import Template, load_template
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.nifti import says_simulated
 from scripts.files.parts import remove_leftovers
 from scripts.files.writing import write_aside, write_json
 from scripts.localisation.locate import Found, check_scan, locate, weakest
 from scripts.localisation.picture import draw
 from scripts.maps.bids import BIDS_VERSION
-from scripts.provenance import bundle_version, simulated
+from scripts.provenance import bundle_version, declared_name
 from scripts.registration import search as registration
 from scripts.runs.finished import code_of
+from scripts.runs.outputs import check_apart
 
 #: Where found boxes are kept, below the cohort's root.
 LOCALISE_DERIVATIVE = Path("derivatives") / "localise"
@@ -149,6 +151,12 @@ class Localiser:
             "OutlineMM": found.outline_mm.round(2).tolist(),
             **made_by,
         }
+        own = Path(f"{stem}_desc-basalganglia_box.json")
+        if drawn_by_hand(own):
+            raise InputError(
+                f"{own}: was not found by this bundle, so it is not replaced; move it away, or set --localise_dir to"
+                " another folder"
+            )
         try:
             describe(root)
             remove_leftovers(stem.parent)  # of a killed run, which may have been another command's
@@ -158,7 +166,7 @@ class Localiser:
                 picture = f"{stem}_desc-basalganglia_box.png"
                 title = f"{'Simulated. ' if is_simulated(name) else ''}{stem.name}"
                 write_aside(picture, lambda part: draw(part, maps, affine, found, title))
-            write_json(f"{stem}_desc-basalganglia_box.json", content)
+            write_json(own, content)
         except OSError as error:
             if not self._warned:
                 self._warned = True
@@ -196,9 +204,10 @@ def describe(root: Path) -> None:
 
 
 def is_simulated(name: str) -> bool:
-    """Whether the cohort that a map's path lies in says that it is simulated."""
+    """Whether a map, or the cohort that its path lies in, says that it is simulated."""
     folders = bids_folders(Path(name))
-    return folders is not None and simulated(Path(name).parents[len(folders)])
+    named = folders is not None and "simulated" in declared_name(Path(name).parents[len(folders)]).lower()
+    return named or says_simulated(name)
 
 
 def fingerprint(maps: np.ndarray, affine: np.ndarray) -> str:
@@ -228,12 +237,38 @@ def read_back(stem: Path, made_by: Mapping[str, Any], picture: bool) -> Found | 
         return None  # missing, or damaged: it is found again
 
 
+def drawn_by_hand(path: Path) -> bool:
+    """Whether a box file is sound, and none of those that this bundle found and kept."""
+    try:
+        return "CodeSha256" not in read_json(path, "box")
+    except InputError:
+        return False
+
+
+def check_place(localiser: Localiser, scans: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to keep found boxes among the maps or the boxes that somebody drew.
+
+    Raises:
+        InputError: as `scripts.runs.outputs.check_apart`.
+    """
+    if localiser.cache_dir is None:
+        return
+    roots = set()
+    for scan in scans:
+        first = scan["image"][0] if isinstance(scan.get("image"), (list, tuple)) else None
+        if first is not None and (folders := bids_folders(Path(first))) is not None:
+            roots.add(str(Path(first).parents[len(folders)]))
+    check_apart({"localise_dir": localiser.cache_dir}, {"dataset_dir or input": sorted(roots)})
+
+
 def check_template(localise: str, localiser: Localiser, scans: Sequence[Mapping[str, Any]]) -> None:
-    """Make sure, before any work starts, that there is a template if a scan will need it.
+    """Make sure, before any work starts, that there is a template if a scan will need it, and a place for boxes.
 
     Raises:
         InputError: there is none.
     """
+    if localise == "auto":
+        check_place(localiser, scans)
     if localise == "auto" and any(scan.get("box") is None and "refused" not in scan for scan in scans):
         localiser.ready()
 

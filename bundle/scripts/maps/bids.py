@@ -1,8 +1,9 @@
 """A BIDS folder as a list of scans: which files belong together, who they are of, and how subjects split in folds."""
 
+import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from sklearn.model_selection import StratifiedKFold
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, read_header
-from scripts.files.table import read_table
-from scripts.files.writing import sha256, write_table
+from scripts.files.table import near_column, read_table
+from scripts.files.writing import write_table
+from scripts.maps.copies import check_no_copies
+
+LOGGER = logging.getLogger(__name__)
 
 #: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
 MAPS = ("Chimap", "R2starmap", "T1w")
@@ -205,7 +209,11 @@ def known_ages(table: Path) -> dict[str, float]:
     if not os.path.lexists(table):
         return {}
     ages = {}
-    for name, person in read_participants(table, ["participant_id"]).items():
+    people = read_participants(table, ["participant_id"])
+    columns = next(iter(people.values()), {})
+    if "age" not in columns and (near := near_column("age", columns)) is not None:
+        LOGGER.warning("%s: column %r is not read; ages in years are read from a column 'age'", table.name, near)
+    for name, person in people.items():
         word = person.get("age", "")
         if word.lower() in ("", "n/a", "na", "nan"):
             continue
@@ -268,35 +276,12 @@ def labelled_scans(dataset_dir: str | Path, resample_t1w: str = "refuse") -> lis
             raise InputError(f"{table}: no row for {scan['participant_id']!r}, which has scans; add it")
         scan["label"] = GROUPS[participants[scan["participant_id"]]["group"]]
         check_grid(scan["image"], resample_t1w)
-    check_no_copies(scans)
+    check_no_copies(scans, MAPS)
     labels = {scan["label"] for scan in scans}
     if len(labels) < 2:
         only = next(name for name, index in GROUPS.items() if index in labels)
         raise InputError(f"{table}: every subject is {only}; a classifier needs both HH and HC")
     return scans
-
-
-def check_no_copies(scans: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse two participants with one and the same map: a copy in a training fold tells of its twin in the test fold.
-
-    Only files of one length are compared, so a cohort costs a look at each. A copy that was compressed or saved again
-    has another length and is not noticed.
-
-    Raises:
-        InputError: names both.
-    """
-    by_size: dict[int, list[Mapping[str, Any]]] = {}
-    for scan in scans:
-        by_size.setdefault(os.path.getsize(scan["image"][0]), []).append(scan)
-    for alike in (group for group in by_size.values() if len(group) > 1):
-        first: dict[str, Mapping[str, Any]] = {}
-        for scan in alike:
-            other = first.setdefault(sha256(scan["image"][0]), scan)
-            if other["participant_id"] != scan["participant_id"]:
-                raise InputError(
-                    f"{scan['image'][0]}: is a copy of the {MAPS[0]} of {other['participant_id']!r}; each participant"
-                    " needs maps of their own, so correct or remove one of the two"
-                )
 
 
 def check_grid(paths: list[str], resample_t1w: str = "refuse") -> None:

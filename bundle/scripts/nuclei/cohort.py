@@ -17,7 +17,7 @@ from scripts.anatomy.atlas import LABELS, NUCLEI
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir, write_aside, write_json, write_table
-from scripts.localisation.localiser import Localiser, is_simulated
+from scripts.localisation.localiser import Localiser, check_place, is_simulated
 from scripts.localisation.picture import draw
 from scripts.maps.bids import BIDS_VERSION
 from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
@@ -27,6 +27,7 @@ from scripts.nuclei.table import data_dictionary, lookup
 from scripts.provenance import bundle_version
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin, code_of, digest_of, settings_of
+from scripts.runs.former import say_former
 
 LOGGER = logging.getLogger(__name__)
 #: What other code measured is measured again.
@@ -57,6 +58,7 @@ def measure_cohort(
     Raises:
         InputError: the atlas or the template is missing, or some scans were refused.
     """
+    check_place(localiser, scans)
     folder = check_output_dir(output_dir, 2e6 * len(scans))
     reader = NucleiReader(localiser.ready()[0], **reader_settings)
     made_by = {"Code": code_of(*CODE), "Settings": dict(reader_settings), "Version": bundle_version()}
@@ -88,6 +90,7 @@ def measure_cohort(
     write_json(folder / "nuclei.json", {**data_dictionary(), "GeneratedBy": made_by})
     write_aside(folder / "desc-nuclei_dseg.tsv", lambda part: Path(part).write_text(lookup()))
     write_table(folder / "scans.tsv", list(said[0]), said)
+    say_former(folder, "_desc-nuclei_stats.json", {scan["scan_id"] for scan in scans}, "nuclei.tsv")
     bad = [row for row in said if row["status"] != "ok"]
     print(f"{len(rows) - len(bad)} of {len(rows)} scans measured; {folder / 'nuclei.tsv'}")
     if bad:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from scripts.errors import InputError
+from scripts.files.nifti import SIMULATED
 from scripts.files.parts import part_file, part_folder
 from scripts.files.writing import write_json
 from scripts.maps.bids import BIDS_VERSION, BOX_DERIVATIVE
@@ -55,13 +56,14 @@ def write_maps(
         The folder of the maps.
     """
     final = output_dir / scan.folder
+    simulated = bool(record["input"].get("simulated"))
     with part_folder(final.parent) as part:
         for suffix, (units, words) in MAPS.items():
             if suffix in maps.volumes:
-                save(part / f"{scan.scan_id}_{suffix}.nii.gz", maps.volumes[suffix], scan.affine)
+                save(part / f"{scan.scan_id}_{suffix}.nii.gz", maps.volumes[suffix], scan.affine, simulated)
                 sidecar = {"Description": words, "Units": units, **sidecar_of(input_dir, scan, maps, record)}
                 write_json(part / f"{scan.scan_id}_{suffix}.json", sidecar)
-        save(part / f"{scan.scan_id}_desc-brain_mask.nii.gz", maps.volumes["mask"], scan.affine)
+        save(part / f"{scan.scan_id}_desc-brain_mask.nii.gz", maps.volumes["mask"], scan.affine, simulated)
         write_json(
             part / f"{scan.scan_id}_desc-brain_mask.json", {"Type": "Brain", "RawSources": sources(input_dir, scan)}
         )
@@ -74,7 +76,6 @@ def write_maps(
         else:
             part.rename(final)
     facts = {"warnings": maps.warnings, "findings": maps.findings, "steps": maps.steps, "software": record["software"]}
-    simulated = bool(record["input"].get("simulated"))
     write_page(output_dir / f"{scan.scan_id}.html", scan.scan_id, simulated, maps.planes.pictures, facts)
     if input_dir is not None and box_of(input_dir, scan).exists():
         copy(box_of(input_dir, scan), box_of(output_dir, scan))
@@ -124,7 +125,7 @@ def marker(output_dir: Path, scan: RawScan) -> Path:
 def read_marker(path: Path) -> dict[str, Any]:
     """Content of a marker; empty where there is none, or another program's."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text()) if path.is_file() else None
     except (OSError, ValueError):
         return {}
     if not isinstance(content, dict) or "Steps" not in content or "Software" not in content:
@@ -163,7 +164,7 @@ def sidecar_of(input_dir: Path | None, scan: RawScan, maps: Maps, record: Mappin
     }
 
 
-def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
+def save(path: Path, volume: np.ndarray, affine: np.ndarray, simulated: bool) -> None:
     """Write a volume as NIfTI: bool as uint8, numbers as int16 with a slope (relative step 3e-5 of the largest)."""
     if volume.dtype == bool:
         image = nib.Nifti1Image(volume.astype(np.uint8), affine)
@@ -175,6 +176,8 @@ def save(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     image.set_qform(affine, 1)
     image.set_sform(affine, 1)
     image.header.set_xyzt_units("mm")
+    if simulated:
+        image.header["descrip"] = SIMULATED
     nib.save(image, path)
 
 

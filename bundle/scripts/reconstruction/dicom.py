@@ -21,6 +21,7 @@ from scripts.dicom.files import (
     is_dicom,
     read_dataset,
     read_headers,
+    says_simulated,
 )
 from scripts.dicom.frames import Frame
 from scripts.dicom.identity import text
@@ -415,4 +416,4 @@ def echo_of(part: str, time_ms: float, frames: Sequence[Frame], rule: Rule, rule
         volume = volume_of(frames, rule, rules)
     except InputError as error:
         raise InputError(f"input, {name}: {error}") from error
-    return Volume(name, array=volume.values, affine=volume.affine)
+    return Volume(name, None, volume.values, volume.affine, any(says_simulated(frame.dataset) for frame in frames))

@@ -38,6 +38,11 @@ class Volume:
     index: int | None = None
     array: np.ndarray | None = None
     affine: np.ndarray | None = None
+    marked: bool = False  # an array whose source says that it is simulated
+
+    def simulated(self) -> bool:
+        """Whether it says that nobody was scanned."""
+        return self.marked if self.array is not None else nifti.says_simulated(self.path)
 
     def header(self) -> tuple[tuple[int, ...], np.ndarray]:
         """Shape and affine, without reading the voxels.

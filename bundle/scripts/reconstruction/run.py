@@ -16,6 +16,7 @@ from scripts.reconstruction.raw import RawScan, Volume, check_scan
 from scripts.reconstruction.reconstruct import Reconstruction
 from scripts.runs.failures import Refused, log_of, why
 from scripts.runs.finished import Origin
+from scripts.runs.former import say_former
 
 #: Maps that other code made are made again.
 CODE = ("scripts.reconstruction.reconstruct", "scripts.reconstruction.derivatives")
@@ -162,6 +163,8 @@ def reconstruct(
     todo = [scan for scan in good if scan.scan_id not in done]
     check_output_dir(output, int(sum(15.0 * np.prod(scan.shape) for scan in todo)))
     origin = cohort_fingerprint(root) if root is not None else {"name": scans[0].scan_id, "simulated": False}
+    volumes = [volume for scan in good for a in scan.acquisitions for volume in (*a.first, *a.second)]
+    origin["simulated"] = bool(origin["simulated"]) or any(volume.simulated() for volume in volumes)
     record = {"software": software(), "settings": settings(resolved), "input": origin}
     rows = []
     for scan in scans:
@@ -182,6 +185,7 @@ def reconstruct(
         print(f"{len(done)} of {len(scans)} scans were there already")
     write_cohort_files(output, root, record, {row["participant_id"] for row in rows if row["status"] == "ok"})
     write_table(output / "reconstruct.tsv", list(rows[0]), rows)
+    say_former(output, "_desc-brain_mask.json", {row["scan_id"] for row in rows}, "reconstruct.tsv")
     if bad:
         raise InputError(
             f"{len(bad)} of {len(rows)} scans failed, the others are done; {output / 'reconstruct.tsv'} says why"

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import os
+import stat
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEUTRAL = (
     "scripts.errors",
     "scripts.files.parts",
-    *(f"scripts.runs.{n}" for n in ("failures", "finished", "orphans", "outputs")),
+    *(f"scripts.runs.{n}" for n in ("failures", "finished", "former", "orphans", "outputs")),
 )
 #: How deep the settings of an object are followed into the objects that it is made of.
 _DEPTH = 10
@@ -99,6 +100,8 @@ def content_of_file(path: str | os.PathLike) -> str | None:
     """SHA-256 of a file's bytes, read once a process as long as size and times stay; None where it cannot be read."""
     try:
         found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            return None
         return _hashed(os.fspath(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     except OSError:
         return None

@@ -299,6 +299,11 @@ def simulate(
         _write_descriptions(part, settings | {"sizes": {size: preset}})
         people = [{k: getattr(p, k) for k in ("participant_id", "age", "sex", "group")} for p in participants]
         write_table(part / "participants.tsv", people)
+        print(
+            f"simulating {len(participants)} subjects with {min(num_workers, len(participants))} processes; the first"
+            " take a minute, since templates are prepared",
+            flush=True,
+        )
         rows = _write_subjects(build, participants, protocol, num_workers, chain)
         if not build.failed:
             truth = part / "derivatives" / "groundtruth"

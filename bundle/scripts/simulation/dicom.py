@@ -4,6 +4,7 @@ Nobody here is real: names and ids are made up from the BIDS ids, and every UID 
 The numbers are stored as vendors do (`vendors.py`), so a reader has to undo slopes, private scaling and slice order.
 """
 
+import os
 import uuid
 from collections.abc import Sequence
 from functools import partial
@@ -18,8 +19,10 @@ from tqdm import tqdm
 from scripts.errors import InputError
 from scripts.files import nifti
 from scripts.files.parts import part_folder
-from scripts.files.writing import check_output_dir
+from scripts.files.writing import check_output_dir, write_json
 from scripts.maps.bids import MAPS, check_grid, chosen_scans, known_ages
+from scripts.provenance import read_record
+from scripts.runs.finished import Origin
 from scripts.simulation import dicom_headers as headers
 from scripts.simulation.vendors import STYLES, Stored, store
 
@@ -30,6 +33,9 @@ TRANSFER_SYNTAXES = {
     "jpegls": JPEGLSLossless,
 }
 LAYOUTS = ("classic", "enhanced")
+#: Of what the studies of an output folder were made; hidden, for it is no part of a study.
+RECORD = ".simulated_studies.json"
+CODE = ("scripts.simulation.dicom",)
 #: Axes of a stored volume: columns to the patient's left, rows to the back, slices to the head.
 _AXCODES = "LPS"
 
@@ -184,7 +190,7 @@ def write_cohort(
     style: str,
     **settings,
 ) -> list[Path]:
-    """Write every chosen scan of a BIDS folder as a study; a study that is there already is left as it is.
+    """Write every chosen scan of a BIDS folder as a study; one that is there already, made of the same, stays.
 
     Args:
         dataset_dir, participants: see `scripts.maps.bids.chosen_scans`.
@@ -197,7 +203,8 @@ def write_cohort(
         the studies' folders.
 
     Raises:
-        InputError: as `chosen_scans` and `write_study`; no box where a slab is asked for.
+        InputError: as `chosen_scans` and `write_study`; no box where a slab is asked for; a study's folder is there
+            and was not made of these maps with these settings.
     """
     if slab not in ("whole", "basalganglia"):
         raise InputError(f"slab {slab!r} is unknown; use whole or basalganglia")
@@ -208,19 +215,24 @@ def write_cohort(
         raise InputError(f"{bare[0]}: has no basal ganglia box; annotate it, or use --slab whole")
     root = check_output_dir(output_dir, sum(Path(path).stat().st_size for scan in scans for path in scan["image"]))
     ages = known_ages(Path(dataset_dir) / "participants.tsv")
-    folders = []
-    for number, scan in enumerate(tqdm(scans, desc="DICOM studies", unit="study")):
-        folder = root / scan["scan_id"]
-        if not folder.exists():
-            write_study(
-                folder,
-                scan["image"],
-                scan["participant_id"],
-                list(STYLES)[number % len(STYLES)] if style == "mixed" else style,
-                scan_id=scan["scan_id"],
-                box=scan["box"] if slab == "basalganglia" else None,
-                age=ages.get(scan["participant_id"]),
-                **settings,
+    made = read_record(root / RECORD)
+    studies = []
+    for number, scan in enumerate(scans):
+        how = settings | {
+            "style": list(STYLES)[number % len(STYLES)] if style == "mixed" else style,
+            "box": scan["box"] if slab == "basalganglia" else None,
+            "age": ages.get(scan["participant_id"]),
+        }
+        folder, origin = root / scan["scan_id"], Origin({"maps": scan["image"]}, [scan["scan_id"], how], CODE)
+        if os.path.lexists(folder) and not origin.made(made.get(scan["scan_id"])):
+            raise InputError(
+                f"{folder}: is there and was not made of these maps with these settings; choose another output folder,"
+                " or move it away"
             )
-        folders.append(folder)
-    return folders
+        studies.append((folder, scan, how, origin))
+    for folder, scan, how, origin in tqdm(studies, desc="DICOM studies", unit="study"):
+        if not folder.exists():
+            made[scan["scan_id"]] = origin.basis()
+            write_json(root / RECORD, made)  # first: a folder without a record would be somebody else's
+            write_study(folder, scan["image"], scan["participant_id"], scan_id=scan["scan_id"], **how)
+    return [folder for folder, *_ in studies]

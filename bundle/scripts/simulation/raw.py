@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from scripts.anatomy.atlas import LABELS, NUCLEI
+from scripts.files.nifti import SIMULATED
 from scripts.simulation.gre import GAMMA_MHZ_PER_T, RawScan, Sequence, voxel_mean
 from scripts.simulation.head import DigitalHead
 from scripts.simulation.subject import write_json
@@ -43,6 +44,7 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, step: float |
     image.set_qform(affine, 1)
     image.set_sform(affine, 1)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = SIMULATED
     image.header.set_slope_inter(step, 0 if step else None)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))

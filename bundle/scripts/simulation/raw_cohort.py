@@ -209,6 +209,7 @@ def simulate_raw(
             "phase_scale": phase_scale,
             "dicom": dicom,
         }
+        print(f"simulating raw data of {len(ages)} subjects; the first takes some minutes", flush=True)
         shared["templates"] = atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)
         jobs = [job for job in enumerate(zip(names, ages, strict=True)) if build.done(job[1][0]) is None]
         if min(num_workers, len(jobs)) <= 1:

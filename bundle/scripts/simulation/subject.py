@@ -14,6 +14,7 @@ import numpy as np
 
 from scripts.anatomy import atlas
 from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES
+from scripts.files.nifti import SIMULATED
 from scripts.simulation import acquisition, iron, poses
 
 UNITS = {"Chimap": "ppm", "R2starmap": "1/s", "T1w": "arbitrary"}
@@ -234,6 +235,7 @@ def nifti_bytes(stored: np.ndarray, affine: np.ndarray, step: float | None) -> b
     image.set_qform(affine, 1)
     image.set_sform(affine, 1)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = SIMULATED
     image.header.set_slope_inter(step, 0 if step else None)
     # Noise hardly compresses: the fastest level costs a few per cent of size.
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
