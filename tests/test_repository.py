@@ -110,6 +110,17 @@ def test_documents_name_configs_that_exist():
     assert sorted(name for name in named if not (BUNDLE / "configs" / name).is_file()) == []
 
 
+def test_documents_name_code_that_exists():
+    paths = {path for page in DOCUMENTS for path in re.findall(r"\bscripts((?:[./][a-z_]\w*)+)", page.read_text())}
+    assert len(paths) > 10
+    for path in paths:
+        first, *rest = re.split(r"[./]", path.strip("./").removesuffix(".py"))
+        place = BUNDLE / "scripts" / first
+        while rest and place.is_dir():
+            place /= rest.pop(0)
+        assert place.is_dir() or place.with_suffix(".py").is_file(), f"scripts{path}"
+
+
 def test_the_model_card_names_keys_that_exist():
     """The first column of a table headed `Key` holds keys of the configs that users start."""
     known = set()

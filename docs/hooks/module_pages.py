@@ -1,6 +1,7 @@
 """The API reference: a page a module of `bundle/scripts`, found in the tree, and what its docstrings say."""
 
 import ast
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from navigation import fill
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "bundle" / "scripts"
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "bundle" / "scripts"
 FOLDER = "reference/api/"
 
 
@@ -40,8 +42,15 @@ def _is_shown(path: Path) -> bool:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """Packages and modules of a package, packages first."""
-    return sorted((path for path in folder.iterdir() if _is_shown(path)), key=lambda path: (path.is_file(), path.name))
+    """Packages and modules of a package; those of `scripts` in the order of the rule on imports, others by name."""
+    found = sorted((path for path in folder.iterdir() if _is_shown(path)), key=lambda path: (path.is_file(), path.name))
+    return sorted(found, key=lambda path: _layers().index(path.stem)) if folder == SCRIPTS else found
+
+
+def _layers() -> list[str]:
+    """Packages and modules of `scripts`, each importing only from those behind it (pyproject.toml)."""
+    (rule,) = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    return [name for layer in rule["layers"] for name in layer.split(" | ")]
 
 
 def _page(path: Path) -> str:
@@ -70,5 +79,6 @@ def _content(path: Path) -> str:
         link = f"{inner.name}/index.md" if inner.is_dir() else f"{inner.stem}.md"
         first = _docstring(inner).split("\n\n")[0].replace("\n", " ").replace("|", r"\|")
         rows.append(f"| [{inner.stem}]({link}) | {first} |")
+    words = "From top to bottom: each imports only from those below it." if path == SCRIPTS else ""
     own = f"::: {_name(path)}\n    options:\n      members: false\n      show_root_toc_entry: false\n"
-    return "\n".join([f"# {_name(path)}", "", own, "| | what it holds |", "| --- | --- |", *rows, ""])
+    return "\n".join([f"# {_name(path)}", "", own, words, "", "| | what it holds |", "| --- | --- |", *rows, ""])
