@@ -19,6 +19,7 @@ from studies import QSM, R2STAR, RULES, T1W, edit, edit_series, files_of, only_s
 from scripts.dicom.rules import read_rules
 from scripts.dicom.study import find_studies
 from scripts.errors import InputError
+from scripts.inference.inputs import find_input
 from scripts.simulation.dicom import write_study
 
 SECRET = re.compile("SIM-|Simulated|Secretname|/")  # patient's id and name in the simulated studies, and any path
@@ -70,15 +71,39 @@ def test_a_map_with_burned_in_annotations_is_refused(study):
         only_study(study).load()
 
 
-def test_no_series_for_a_map_says_what_was_tried_and_what_is_there(study):
+def test_no_series_for_a_map_says_in_words_what_was_looked_for_and_what_is_there(study):
     relabel(study, R2STAR, SeriesDescription="T2Star")
-    with refused_discreetly("no series is the R2starmap", "SeriesDescription ~ 'r2[ _-]?(star", "series 4 'T2Star'"):
+    with refused_discreetly(
+        "no series is the R2starmap", "as an R2* map is; the study holds series", "series 4 'T2Star'"
+    ):
         only_study(study).load()
+
+
+def test_a_series_that_the_user_names_is_taken_whatever_it_is_called(study):
+    relabel(study, T1W, SeriesDescription="Gehirn anatomisch")
+    with refused_discreetly("series 5 'Gehirn anatomisch'", "--series#T1w NUMBER"):
+        only_study(study).load()
+    (item,) = find_input(study, dicom_rules=RULES, series={"T1w": T1W, "Chimap": None})
+    files, rule = item["image"].choose()["T1w"]
+    assert files[0].headers["SeriesNumber"] == str(T1W) and rule.unit == "any"
+    (item,) = find_input(study, dicom_rules=RULES, series={"T1w": 99})
+    with refused_discreetly("holds no series 99", "series 5 'Gehirn anatomisch'"):
+        item["image"].choose()
+
+
+def test_of_two_candidates_the_user_chooses_by_number_and_no_unit_is_guessed(study):
+    relabel(study, T1W, SeriesDescription="QSM second try")
+    (item,) = find_input(study, dicom_rules=RULES, series={"Chimap": QSM, "T1w": T1W})
+    assert item["image"].choose()["Chimap"][0][0].headers["SeriesNumber"] == str(QSM)
+    (item,) = find_input(study, dicom_rules=RULES, series={"Chimap": R2STAR, "T1w": T1W})
+    with refused_discreetly("chosen for the Chimap", "no rule says what its numbers mean"):
+        item["image"].choose()
 
 
 def test_two_series_for_a_map_are_listed(study):
     relabel(study, T1W, SeriesDescription="QSM second try")
-    with refused_discreetly("2 series could be the Chimap (series 3 'STAGE_tra_QSM', series 5 'QSM second try')"):
+    two = "2 series could be the Chimap (series 3 'STAGE_tra_QSM', series 5 'QSM second try')"
+    with refused_discreetly(two, "--series#Chimap NUMBER"):
         only_study(study).load()
 
 

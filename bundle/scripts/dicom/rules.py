@@ -81,17 +81,13 @@ class Rule:
                 return f"{name} {value:g} is not {low:g} to {high:g}"
         return ""
 
-    def __str__(self) -> str:
-        said = [f"{name} ~ {pattern.pattern!r}" for name, pattern in self.where.items()]
-        said += [f"words of {name} ~ {pattern.pattern[5:-3]!r}" for name, pattern in self.words.items()]
-        said += [f"not {name} ~ {pattern.pattern!r}" for name, pattern in self.unless.items()]
-        said += [f"not words of {name} ~ {pattern.pattern[5:-3]!r}" for name, pattern in self.no_words.items()]
-        return " and ".join(said)
-
 
 @dataclass(frozen=True)
 class Rules:
-    """The whole file: rules by map, what is preferred among series that meet them, and what is allowed of a study."""
+    """The whole file: rules by map, what is preferred among series that meet them, and what is allowed of a study.
+
+    `numbers`: map -> number of the series that the user chose for it, whatever the rules would take.
+    """
 
     series: dict[str, tuple[Rule, ...]]
     one_frame_of_reference: bool
@@ -100,6 +96,7 @@ class Rules:
     max_file_bytes: int
     max_study_bytes: int
     prefer: dict[str, tuple[dict[str, re.Pattern], ...]] = field(default_factory=dict)
+    numbers: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_rules(path: str | Path) -> Rules:

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from pydicom.uid import UID
 
 from scripts.dicom.files import MAP_CLASSES, PATIENT_TAGS, Header
-from scripts.dicom.rules import Rule, Rules
+from scripts.dicom.rules import UNITS, Rule, Rules
 from scripts.errors import InputError
 from scripts.files.writing import sha256
 from scripts.maps.bids import MAPS
 
 LOGGER = logging.getLogger(__name__)
+#: How many series a message lists.
+MOST_LISTED = 30
+#: What maps are called by people.
+WORDS = {"Chimap": "a QSM", "R2starmap": "an R2* map", "T1w": "a T1w before contrast agent"}
 #: Images of these modalities are no maps, whatever kind of object they are in.
 OTHER_MODALITIES = ("CT", "PT", "NM", "US", "CR", "DX", "XA", "RF", "MG", "OT", "SC", "SM", "XC", "RTIMAGE", "RTDOSE")
 
@@ -69,8 +73,9 @@ def choose_series(
     chosen: dict[str, tuple[Sequence[Header], Rule]] = {}
     for suffix in MAPS:
         found = []
-        for files in series:
-            rule = _rule_for(name, suffix, files, rules)
+        named = rules.numbers.get(suffix)
+        for files in series if named is None else _numbered(name, suffix, named, series):
+            rule = _rule_for(name, suffix, files, rules) if named is None else _rule_of(name, suffix, files, rules)
             if rule is None:
                 continue
             if files[0].sop_class_uid in MAP_CLASSES:
@@ -82,13 +87,14 @@ def choose_series(
         found = _preferred(name, suffix, found, rules)
         if len(found) > 1:
             labels = ", ".join(files[0].label for files, _ in found)
-            raise InputError(f"{name}: {len(found)} series could be the {suffix} ({labels}); tell them apart in the"
-                             " DICOM rules")  # fmt: skip
+            raise InputError(f"{name}: {len(found)} series could be the {suffix} ({labels}); choose one with"
+                             f" --series#{suffix} NUMBER, or tell them apart in --dicom_rules")  # fmt: skip
         if not found:
-            tried = " or ".join(f"[{rule}]" for rule in rules.series[suffix])
-            there = ", ".join(files[0].label for files in series[:30])
-            raise InputError(f"{name}: no series is the {suffix}; the rules want {tried}, the study holds {there};"
-                             " correct the DICOM rules")  # fmt: skip
+            cure = (
+                "choose one with --series#T1w NUMBER" if suffix == "T1w" else "add its name and unit to --dicom_rules"
+            )
+            raise InputError(f"{name}: no series is the {suffix}, that is, none is called as {WORDS[suffix]} is; the"
+                             f" study holds {_listed(series)}; {cure}")  # fmt: skip
         files, rule = found[0]
         for other, (taken, _) in chosen.items():
             if taken is files:
@@ -96,6 +102,30 @@ def choose_series(
                                  " them apart in the DICOM rules")  # fmt: skip
         chosen[suffix] = (files, rule)
     return chosen
+
+
+def _listed(series: Sequence[Sequence[Header]]) -> str:
+    """What a study holds, in words."""
+    more = f" and {len(series) - MOST_LISTED} more" if len(series) > MOST_LISTED else ""
+    return ", ".join(files[0].label for files in series[:MOST_LISTED]) + more
+
+
+def _numbered(name: str, suffix: str, number: int, series: Sequence[Sequence[Header]]) -> Sequence[Sequence[Header]]:
+    """The series with the number that the user chose for a map."""
+    found = [files for files in series if files[0].headers["SeriesNumber"] == str(number)]
+    if not found:
+        raise InputError(f"{name}: holds no series {number}, which --series#{suffix} names; it holds {_listed(series)};"
+                         " choose one of these")  # fmt: skip
+    return found
+
+
+def _rule_of(name: str, suffix: str, files: Sequence[Header], rules: Rules) -> Rule:
+    """How a series that the user chose is read: by the rule that it meets; a T1W, whose unit says nothing, by any."""
+    called = [rule for rule in rules.series[suffix] if any(rule.is_called(file.headers) for file in files)]
+    if not called and len(UNITS[suffix]) > 1:
+        raise InputError(f"{name}: {files[0].label} was chosen for the {suffix}, but no rule says what its numbers"
+                         " mean; add one to --dicom_rules")  # fmt: skip
+    return (called or rules.series[suffix])[0]
 
 
 def _rule_for(name: str, suffix: str, files: Sequence[Header], rules: Rules) -> Rule | None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def find_input(
     *,
     box: Sequence[Sequence[int]] | None = None,
     dicom_rules: str | os.PathLike,
+    series: Mapping[str, int | None] | None = None,
     include_identifiers: bool = False,
     resample_t1w: str = "refuse",
 ) -> list[Mapping[str, Any]]:
@@ -74,6 +76,7 @@ def find_input(
         box: basal ganglia box of the only scan: half-open voxel ranges along the axes of the array (for DICOM columns,
             rows, slices in rising order along their normal). None: that of the BIDS folder, if any.
         dicom_rules: `configs/dicom_series.yaml`, or a site's own.
+        series: map -> number of its series in every DICOM study; what is missing or None is left to the rules.
         include_identifiers: results and messages may name patients.
         resample_t1w: see `scripts.maps.bids.check_grid`.
 
@@ -97,7 +100,8 @@ def find_input(
         scans = chosen_scans(paths[0], participants, incomplete_too=True)
         participants = None
     else:
-        scans = _studies(paths[0], dicom_rules, include_identifiers)
+        numbers = {suffix: number for suffix, number in (series or {}).items() if number is not None}
+        scans = _studies(paths[0], dicom_rules, numbers, include_identifiers)
     if participants is not None:
         raise InputError("participants: names scans of a BIDS folder only; leave it out for other input")
     return scans if box is None else _with_box(scans, box)
@@ -139,14 +143,17 @@ def _nifti_item(paths: Sequence[Path], resample_t1w: str) -> dict[str, Any]:
     return {"participant_id": participant_id, "scan_id": scan_id, "image": [str(path) for path in paths]}
 
 
-def _studies(folder: Path, dicom_rules: str | os.PathLike, include_identifiers: bool) -> list[Mapping[str, Any]]:
+def _studies(
+    folder: Path, dicom_rules: str | os.PathLike, numbers: Mapping[str, int], include_identifiers: bool
+) -> list[Mapping[str, Any]]:
     """The DICOM studies below a folder as items."""
     try:
         from scripts.dicom.rules import read_rules
         from scripts.dicom.study import find_studies
     except ImportError as error:
         raise InputError(f"DICOM needs the package {error.name}; install the extra 'dicom'") from error
-    studies = find_studies(folder, read_rules(dicom_rules), include_identifiers=include_identifiers)
+    rules = replace(read_rules(dicom_rules), numbers=numbers)
+    studies = find_studies(folder, rules, include_identifiers=include_identifiers)
     if not studies:
         # The folder's own name stays out: it was typed by the user, but it ends up in logs and may name a patient.
         raise InputError(f"input: the folder holds neither sub-*/anat (BIDS) nor any DICOM file; give --input {KINDS}")
