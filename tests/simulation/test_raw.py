@@ -22,7 +22,7 @@ BIDS_NAME = re.compile(r"sub-\d+_acq-[a-z0-9]+_echo-\d+_part-(mag|phase)_MEGRE\.
 @pytest.fixture(scope="module")
 def settings():
     config = yaml.safe_load(CONFIG.read_text())
-    names = ("ages", "seed", "tilt_deg", "sequence", "head", "phase_scale", "dicom")
+    names = ("ages", "seed", "tilt_deg", "slice_gap_mm", "sequence", "head", "phase_scale", "dicom")
     return {name: config[name] for name in names} | {"size": "tiny", "sizes": {"tiny": TINY}, "num_workers": 1}
 
 

@@ -106,15 +106,6 @@ def spoiled_gre(
     return pd * torch.sin(angle) * (1.0 - e1) / (1.0 - torch.cos(angle) * e1)
 
 
-def voxel_mean(fine: torch.Tensor, supersampling: tuple[int, int, int]) -> torch.Tensor:
-    """Mean over each voxel's fine voxels: ``[..., H * a, W * b, S * c]`` to ``[..., H, W, S]``."""
-    if tuple(supersampling) == (1, 1, 1):
-        return fine
-    a, b, c = supersampling
-    h, w, s = (n // f for n, f in zip(fine.shape[-3:], supersampling, strict=True))
-    return fine.reshape(*fine.shape[:-3], h, a, w, b, s, c).mean(dim=(-5, -3, -1))
-
-
 def transmit_field(rng: np.random.Generator, brain: torch.Tensor, affine: np.ndarray, deviation: float) -> torch.Tensor:
     """Smooth transmit field, brightest in the middle of the head as at 3 T: mean 1 in the brain, float32 ``[H, W, S]``.
 
@@ -186,7 +177,6 @@ def scan(rng: np.random.Generator, head: DigitalHead, sequence: Sequence, dipole
         dipole: the grid's field model, if it was made before (it only depends on ``head.grid``).
     """
     grid = head.grid
-    factors = tuple(grid.supersampling)
     dipole = dipole or field_model(grid)
     inside = tuple(slice(a, b) for a, b in grid.target)
 
@@ -197,15 +187,15 @@ def scan(rng: np.random.Generator, head: DigitalHead, sequence: Sequence, dipole
     total *= sequence.hz_per_ppm
     sources = torch.zeros(grid.shape)
     sources[inside] = head.chi[inside] * head.brain
-    local = voxel_mean(dipole(sources).mul_(sequence.hz_per_ppm), factors)
+    local = grid.voxel_mean(dipole(sources).mul_(sequence.hz_per_ppm))
     del sources
 
-    brain = voxel_mean(head.brain.float(), factors) > 0.5
+    brain = grid.voxel_mean(head.brain.float()) > 0.5
     b1 = transmit_field(rng, brain, grid.affine, sequence.b1_deviation)
     receive = receive_sensitivity(rng, grid.matrix, grid.affine, sequence.receive_coils, sequence.receive_phase_rad)
     signal = _echoes(head, total, b1, sequence)
     signal *= receive
-    white = voxel_mean(head.wm, factors) > 0.9
+    white = grid.voxel_mean(head.wm) > 0.9
     noise_sd = float(signal[0, 0].abs()[white].mean()) / sequence.snr if sequence.snr > 0 else 0.0
     for acquisition in signal:
         _move(rng, acquisition, grid.affine, sequence)
@@ -213,7 +203,7 @@ def scan(rng: np.random.Generator, head: DigitalHead, sequence: Sequence, dipole
         parts = torch.view_as_real(signal)
         for image in parts.flatten(0, 1):
             image += noise_sd * torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
-    return RawScan(signal, noise_sd, voxel_mean(total, factors), local, b1, receive)
+    return RawScan(signal, noise_sd, grid.voxel_mean(total), local, b1, receive)
 
 
 def field_model(grid: Grid) -> DipoleField:
@@ -242,7 +232,7 @@ def _echoes(head: DigitalHead, total_hz: torch.Tensor, b1: torch.Tensor, sequenc
             turned = torch.polar(decay.abs(), (sequence.phase_sign * 2 * np.pi * time) * field)
             turned = torch.where(decay < 0, -turned, turned)
             for f, amplitude in enumerate(steady):
-                signal[f, e, start:stop] = voxel_mean(amplitude * turned, (a, b, c))
+                signal[f, e, start:stop] = head.grid.voxel_mean(amplitude * turned)
     return signal
 
 

@@ -71,11 +71,31 @@ class Grid:
         matrix: voxels of the scan.
         affine: voxel to scanner (RAS+, mm), ``[4, 4]``; any rotation.
         supersampling: fine voxels along each side of a voxel.
+        slice_share: how thick a slice is over the distance between slices; the rest is a gap that nobody sees.
     """
 
     matrix: tuple[int, int, int]
     affine: np.ndarray
     supersampling: tuple[int, int, int]
+    slice_share: float = 1.0
+
+    @property
+    def slice_thickness_mm(self) -> float:
+        """Thickness of a slice (third axis) without the gap."""
+        return float(np.linalg.norm(self.affine[:3, 2])) * self.slice_share
+
+    def voxel_mean(self, fine: torch.Tensor) -> torch.Tensor:
+        """Mean over the fine voxels that each voxel sees: ``[..., H * a, W * b, S * c]`` to ``[..., H, W, S]``."""
+        if tuple(self.supersampling) == (1, 1, 1):
+            return fine
+        a, b, c = self.supersampling
+        h, w, s = (n // f for n, f in zip(fine.shape[-3:], self.supersampling, strict=True))
+        apart = fine.reshape(*fine.shape[:-3], h, a, w, b, s, c)
+        if self.slice_share >= 1.0:
+            return apart.mean(dim=(-5, -3, -1))
+        edges = np.clip(np.arange(c + 1) / c - 0.5, -self.slice_share / 2, self.slice_share / 2)
+        weights = torch.from_numpy((np.diff(edges) / self.slice_share).astype(np.float32))
+        return (apart.mean(dim=(-5, -3)) * weights).sum(-1)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

@@ -12,8 +12,8 @@ import torch
 
 from scripts.anatomy.atlas import LABELS, NUCLEI
 from scripts.files.nifti import SIMULATED
-from scripts.simulation.gre import GAMMA_MHZ_PER_T, RawScan, Sequence, voxel_mean
-from scripts.simulation.head import DigitalHead
+from scripts.simulation.gre import GAMMA_MHZ_PER_T, RawScan, Sequence
+from scripts.simulation.head import DigitalHead, Grid
 from scripts.simulation.subject import write_json
 
 # Largest magnitude as stored.
@@ -55,7 +55,7 @@ def echo_name(name: str, flip_deg: float, echo: int, part: str) -> str:
     return f"{name}_acq-fa{flip_deg:02.0f}_echo-{echo}_part-{part}_MEGRE"
 
 
-def write_raw(root: Path, name: str, scan: RawScan, sequence: Sequence, affine: np.ndarray, phase_scale: str) -> None:
+def write_raw(root: Path, name: str, scan: RawScan, sequence: Sequence, grid: Grid, phase_scale: str) -> None:
     """Write magnitude and phase of every echo and flip angle to ``root/name/anat``.
 
     Args:
@@ -63,7 +63,7 @@ def write_raw(root: Path, name: str, scan: RawScan, sequence: Sequence, affine: 
         name: ``sub-XX``.
         scan: from ``gre.scan``.
         sequence: how it was taken.
-        affine: voxel to scanner, mm.
+        grid: the scan's.
         phase_scale: one of ``PHASE_SCALES``.
     """
     folder = root / name / "anat"
@@ -81,13 +81,15 @@ def write_raw(root: Path, name: str, scan: RawScan, sequence: Sequence, affine: 
                 "FlipAngle": flip,
                 "RepetitionTimeExcitation": sequence.repetition_time_s,
                 "RepetitionTime": sequence.repetition_time_s,
-                "MRAcquisitionType": "3D",
+                "MRAcquisitionType": "3D" if grid.slice_share >= 1.0 else "2D",
+                "SliceThickness": round(grid.slice_thickness_mm, 6),
+                "SpacingBetweenSlices": round(float(np.linalg.norm(grid.affine[:3, 2])), 6),
                 "ScanningSequence": "GR",
                 "SequenceVariant": "SP",
             }
             path = folder / echo_name(name, flip, echo, "mag")
             magnitude = np.round(image.abs().numpy() / step).astype(np.int16)
-            write_nifti(path.with_name(path.name + ".nii.gz"), magnitude, affine, step)
+            write_nifti(path.with_name(path.name + ".nii.gz"), magnitude, grid.affine, step)
             write_json(
                 path.with_name(path.name + ".json"),
                 common | {"Units": "arbitrary", "ImageType": ["ORIGINAL", "PRIMARY", "M"]},
@@ -95,7 +97,7 @@ def write_raw(root: Path, name: str, scan: RawScan, sequence: Sequence, affine: 
 
             path = folder / echo_name(name, flip, echo, "phase")
             phase, phase_step = stored_phase(image.angle(), phase_scale)
-            write_nifti(path.with_name(path.name + ".nii.gz"), phase, affine, phase_step)
+            write_nifti(path.with_name(path.name + ".nii.gz"), phase, grid.affine, phase_step)
             sign = "grows" if sequence.phase_sign > 0 else "falls"
             words = f"Wrapped phase; it {sign} with echo time where the field is higher: 2 pi x field (Hz) x EchoTime"
             extra = {
@@ -108,21 +110,19 @@ def write_raw(root: Path, name: str, scan: RawScan, sequence: Sequence, affine: 
 
 def true_labels(head: DigitalHead) -> np.ndarray:
     """True nuclei on the scan's grid, uint8 ``[H, W, S]`` with the values of ``atlas.LABELS``."""
-    factors = tuple(head.grid.supersampling)
-    membership = voxel_mean(head.nuclei, factors).numpy()
+    membership = head.grid.voxel_mean(head.nuclei).numpy()
     labels = (membership.argmax(0) + 1).astype(np.uint8)
-    labels += (voxel_mean(head.left.float(), factors).numpy() <= 0.5).astype(np.uint8) * len(NUCLEI)
+    labels += (head.grid.voxel_mean(head.left.float()).numpy() <= 0.5).astype(np.uint8) * len(NUCLEI)
     labels[membership.max(0) <= 0.5] = 0
     return labels
 
 
 def truth_maps(head: DigitalHead, scan: RawScan) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
     """What only a simulation knows, on the scan's grid: name without subject -> array and sidecar."""
-    factors = tuple(head.grid.supersampling)
     inside = tuple(slice(a, b) for a, b in head.grid.target)
 
     def mean(fine: torch.Tensor) -> np.ndarray:
-        return voxel_mean(fine, factors).numpy()
+        return head.grid.voxel_mean(fine).numpy()
 
     brain = mean(head.brain.float()) > 0.5
     labels = true_labels(head)

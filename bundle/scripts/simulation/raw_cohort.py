@@ -70,11 +70,12 @@ def make_sequence(sequence: dict[str, Any]) -> Sequence:
     return Sequence(**sequence | {"echo_times_s": tuple(times), "flip_angles_deg": tuple(angles)})
 
 
-def make_grid(preset: dict[str, Any], tilt_deg: list[float]) -> Grid:
+def make_grid(preset: dict[str, Any], tilt_deg: list[float], slice_gap_mm: float = 0.0) -> Grid:
     """The grid of one of the ``sizes``.
 
     Raises:
-        InputError: not three whole numbers above 0, or the scan does not hold the basal ganglia.
+        InputError: not three whole numbers above 0, the scan does not hold the basal ganglia, or a gap between slices
+            that the fine grid cannot show.
     """
     matrix, spacing, factors = (tuple(preset[k]) for k in ("matrix", "spacing_mm", "supersampling"))
     for key, values in (("matrix", matrix), ("supersampling", factors)):
@@ -85,7 +86,15 @@ def make_grid(preset: dict[str, Any], tilt_deg: list[float]) -> Grid:
     if any(n * d < 60 for n, d in zip(matrix, spacing, strict=True)):
         raise InputError(f"sizes: matrix x spacing_mm is {[n * d for n, d in zip(matrix, spacing, strict=True)]} mm; "
                          "cover at least 60 mm along each axis")  # fmt: skip
-    return Grid(matrix, scan_affine(matrix, spacing, tuple(tilt_deg)), factors)
+    if not 0 <= slice_gap_mm < spacing[2]:
+        raise InputError(f"slice_gap_mm={slice_gap_mm}; give 0, or less than the {spacing[2]:g} mm between slices")
+    if slice_gap_mm and factors[2] < 3:
+        raise InputError(
+            f"slice_gap_mm={slice_gap_mm} needs 3 or more fine voxels across a slice, not {factors[2]}; raise"
+            " supersampling in sizes"
+        )
+    share = 1.0 - slice_gap_mm / spacing[2]
+    return Grid(matrix, scan_affine(matrix, spacing, tuple(tilt_deg)), factors, share)
 
 
 def draw_digital_head(
@@ -124,13 +133,15 @@ def _work(index: int, name: str, age: float) -> None:
     head, extent = draw_digital_head(rng, w["grid"], **w["head"])
     digital = build_head(even_iron(age), head, w["templates"], w["grid"], extent)
     result = scan(rng, digital, w["sequence"], w["dipole"])
-    write_raw(w["root"], name, result, w["sequence"], w["grid"].affine, w["phase_scale"])
+    write_raw(w["root"], name, result, w["sequence"], w["grid"], w["phase_scale"])
     write_truth(w["root"], name, digital, result)
     if w["dicom"] != "none":
         from scripts.simulation.raw_dicom import write_raw_study  # pydicom is an extra: only who asks needs it
 
         folder = w["root"] / "sourcedata" / name / "dicom"
-        write_raw_study(folder, name, result.signal, w["sequence"], w["grid"].affine, w["dicom"], w["seed"])
+        write_raw_study(
+            folder, name, result.signal, w["sequence"], w["grid"].affine, w["dicom"], w["seed"], w["grid"].slice_share
+        )
     keep(w["root"], name, {})
 
 
@@ -143,6 +154,7 @@ def simulate_raw(
     seed: int,
     num_workers: int,
     tilt_deg: list[float],
+    slice_gap_mm: float,
     sequence: dict[str, Any],
     head: dict[str, Any],
     phase_scale: str,
@@ -161,6 +173,7 @@ def simulate_raw(
         seed: any whole number from 0.
         num_workers: processes.
         tilt_deg: see ``head.scan_affine``.
+        slice_gap_mm: what of the distance between slices is not seen.
         sequence: the fields of ``gre.Sequence``.
         head: arguments of :func:`draw_digital_head`.
         phase_scale: ``rad`` or ``scanner``.
@@ -189,7 +202,7 @@ def simulate_raw(
     if dicom != "none" and importlib.util.find_spec("pydicom") is None:
         raise InputError(f"dicom={dicom} needs pydicom; pip install pydicom, or use --dicom none")
     frozen = make_sequence(sequence)
-    grid = make_grid(sizes[size], tilt_deg)
+    grid = make_grid(sizes[size], tilt_deg, slice_gap_mm)
     images = (2 if dicom == "none" else 4) * len(frozen.echo_times_s) * len(frozen.flip_angles_deg)
     needed = (_BYTES_PER_IMAGE_VOXEL * images + _BYTES_OF_TRUTH) * np.prod(grid.matrix) * len(ages)
     with Build(output_dir, needed, settings | {"sizes": {size: sizes[size]}}, __name__) as build:

@@ -59,7 +59,14 @@ def stored_parts(image: torch.Tensor, vendor: str, largest: float) -> dict[str, 
 
 
 def write_raw_study(
-    folder: Path, name: str, signal: torch.Tensor, sequence: Sequence, affine: np.ndarray, vendor: str, seed: int
+    folder: Path,
+    name: str,
+    signal: torch.Tensor,
+    sequence: Sequence,
+    affine: np.ndarray,
+    vendor: str,
+    seed: int,
+    slice_share: float = 1.0,
 ) -> None:
     """Write all echoes of a scan as one DICOM study.
 
@@ -71,6 +78,7 @@ def write_raw_study(
         affine: voxel to scanner (RAS+, mm).
         vendor: one of ``VENDORS``.
         seed: another seed gives other UIDs.
+        slice_share: thickness of a slice over the distance between slices.
     """
     style = STYLES[vendor]
     study = headers.Study(partial(uid, seed, name, "raw"), name, style)
@@ -93,6 +101,7 @@ def write_raw_study(
                 values = np.ascontiguousarray(nib.orientations.apply_orientation(stored.values, turn))
                 volume = Stored(values, stored.slope, stored.intercept, stored.maps_unit)
                 for file in _images(series[key], volume, part, flip, echo, sequence):
+                    file.SliceThickness = headers.decimal(float(file.SpacingBetweenSlices) * slice_share)
                     counts[key] += 1
                     file.InstanceNumber = counts[key]
                     path = folder / style.file_name.format(series=series[key].number, image=counts[key])
