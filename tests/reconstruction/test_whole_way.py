@@ -276,9 +276,9 @@ def test_magnitude_alone_is_refused(damaged):
     refuse(damaged, "only part-mag")
 
 
-def test_echo_times_that_do_not_rise_are_refused(damaged):
+def test_two_echoes_with_one_echo_time_are_refused(damaged):
     edit(file(damaged, 2, "mag", "json"), EchoTime=0.02)
-    refuse(damaged, "do not rise")
+    refuse(damaged, "not all different")
 
 
 def test_echo_times_in_milliseconds_are_refused(damaged):

@@ -136,7 +136,7 @@ def test_the_reconstruction_reads_the_raw_dicom_as_it_was_scanned(tmp_path, vend
 
     from scripts.dicom.rules import read_rules
     from scripts.reconstruction.dicom import find_dicom
-    from scripts.reconstruction.raw import check_scan, load_echoes
+    from scripts.reconstruction.raw import check_scan, load_echoes, note_on_gaps
     from scripts.simulation.raw_dicom import write_raw_study
 
     config = yaml.safe_load(CONFIG.read_text())["sequence"]
@@ -146,10 +146,14 @@ def test_the_reconstruction_reads_the_raw_dicom_as_it_was_scanned(tmp_path, vend
     # phases over all of the circle, as real ones are: the reader tells phase from magnitude by its range
     magnitude, phase = (torch.rand(shape, generator=generator) for _ in range(2))
     signal = torch.polar(magnitude + 0.1, 6.28 * phase)
-    write_raw_study(tmp_path, "sub-01", signal, raw_cohort.make_sequence(config), np.eye(4), vendor, 0)
+    write_raw_study(tmp_path, "sub-01", signal, raw_cohort.make_sequence(config), np.eye(4), vendor, 0, 0.75)
     (scan,) = find_dicom(tmp_path, "sub-01", read_rules(CONFIG.with_name("dicom_series.yaml")))
     check_scan(scan)
     assert [a.flip_angle_deg for a in scan.acquisitions] == [6, 24]
+    assert np.allclose(scan.spacing_mm, 1.0)  # slices lie where their positions say, however thin they are
+    thickness = scan.acquisitions[0].slice_thickness_mm
+    assert (thickness, note_on_gaps(1.0, 1.0)) == (0.75, [])
+    assert "0.75 mm thick but 1 mm apart" in note_on_gaps(thickness, scan.spacing_mm[2])[0]
     to_scanner = scan.affine @ np.array([0, 0, 0, 1.0])
     for flip, acquisition in enumerate(scan.acquisitions):
         assert acquisition.echo_times_s == pytest.approx([0.005, 0.01, 0.015])
@@ -174,6 +178,8 @@ def test_the_reconstruction_reads_the_raw_dicom_as_it_was_scanned(tmp_path, vend
         ({"seed": -1}, "seed"),
         ({"num_workers": 0}, "num_workers"),
         ({"sizes": {"tiny": TINY | {"supersampling": [1, 1, 0]}}}, "supersampling"),
+        ({"slice_gap_mm": 5.0}, "slice_gap_mm"),
+        ({"slice_gap_mm": 1.0}, "supersampling"),
         ({"sizes": {"tiny": TINY | {"matrix": [8, 8, 8]}}}, "matrix"),
     ],
 )

@@ -12,6 +12,8 @@ from scripts.errors import InputError, reason
 from scripts.files.limits import check_plain, check_size, words
 
 ENDINGS = (".nii", ".nii.gz")
+#: Kinds of numbers that are real: signed, unsigned and floating.
+REAL = "iuf"
 _GZIP = b"\x1f\x8b"
 #: What the header of a simulated map says of itself, so that it is known for one wherever it is copied to.
 SIMULATED = "simulated"
@@ -20,15 +22,19 @@ _LONGEST_TAIL = 1 << 20
 _CHUNK = 1 << 18
 
 
-def read_header(path: str | os.PathLike) -> nib.Nifti1Image:
+def read_header(path: str | os.PathLike, kinds: str = REAL) -> nib.Nifti1Image:
     """An image whose voxels are not read yet, with trailing axes of length 1 taken away: `[x, y, z, 1]` is 3D.
+
+    Args:
+        path: of the file.
+        kinds: kinds of voxels that may be there (numpy's letters): REAL, or with "c" complex ones too.
 
     Returns:
         shape, affine (voxel to world, mm) and header are those of the file, but for such axes. For voxels: `read`.
 
     Raises:
-        InputError: no such file, no NIfTI, more bytes than `largest_file`, voxels that are no real numbers, or a header
-            that knows no orientation.
+        InputError: no such file, no NIfTI, more bytes than `largest_file`, voxels of another kind, or a header that
+            knows no orientation.
     """
     path = Path(path)
     check_ending(path)
@@ -42,7 +48,7 @@ def read_header(path: str | os.PathLike) -> nib.Nifti1Image:
         raise InputError(f"{path}: cannot be read as NIfTI ({reason(error)}); export it again") from error
     if not isinstance(image, nib.Nifti1Image):  # CIFTI has the same ending
         raise InputError(f"{path}: is {type(image).__name__}, not an image of a volume; export it again")
-    return _checked(path, image, shape, dtype, affine)
+    return _checked(path, image, shape, dtype, affine, kinds)
 
 
 def check_ending(path: str | os.PathLike) -> None:
@@ -56,14 +62,17 @@ def check_ending(path: str | os.PathLike) -> None:
 
 
 def _checked(
-    path: Path, image: nib.Nifti1Image, shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray
+    path: Path, image: nib.Nifti1Image, shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, kinds: str
 ) -> nib.Nifti1Image:
     """The image, once its header was found to be sound."""
     if len(shape) < 3 or min(shape) < 1:
         raise InputError(f"{path}: has shape {shape} where a volume is due; export it again")
-    if dtype.kind not in "iuf":
+    if dtype.kind not in kinds:
         what = "complex numbers" if dtype.kind == "c" else "colours"
-        raise InputError(f"{path}: holds {what}, not real ones; save real maps (of raw echoes, magnitude and phase)")
+        raise InputError(
+            f"{path}: holds {what}, not real ones; save real maps (raw echoes may be complex where their names call"
+            " them neither magnitude nor phase)"
+        )
     claimed = " x ".join(str(n) for n in shape)
     # as float32 in memory, or as the file has it, whichever is more
     needed = float(np.prod([float(n) for n in shape])) * max(dtype.itemsize, 4)
@@ -102,7 +111,7 @@ class _Shaped:
         return np.asarray(self)[index]
 
 
-def read(path: str | os.PathLike) -> nib.Nifti1Image:
+def read(path: str | os.PathLike, kinds: str = REAL) -> nib.Nifti1Image:
     """An image with its voxels in memory, as the file stores them; see `read_header`.
 
     Raises:
@@ -110,7 +119,7 @@ def read(path: str | os.PathLike) -> nib.Nifti1Image:
             were written (the checksum of .nii.gz).
     """
     path = Path(path)
-    image = read_header(path)
+    image = read_header(path, kinds)
     proxy = getattr(image.dataobj, "proxy", image.dataobj)
     size = int(proxy.offset) + int(np.prod(proxy.shape, dtype=np.int64)) * proxy.dtype.itemsize
     if proxy.offset < image.header.single_vox_offset:
@@ -119,7 +128,7 @@ def read(path: str | os.PathLike) -> nib.Nifti1Image:
     try:
         content = _unpacked(path, size) if path.name.endswith(".gz") else _plain(path, size)
         image = type(image).from_bytes(content)
-        return _checked(path, image, image.shape, image.get_data_dtype(), image.affine)
+        return _checked(path, image, image.shape, image.get_data_dtype(), image.affine, kinds)
     except InputError:
         raise
     except Exception as error:

@@ -8,14 +8,16 @@ from typing import Any
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
-from scripts.files.nifti import ENDINGS, read_header
+from scripts.files.nifti import ENDINGS, REAL, read_header
 from scripts.maps.bids import check_names
-from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times
+from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times, sorted_by_time
 from scripts.runs.failures import Refused
 
 #: Suffixes of gradient echo images with several echoes.
 SUFFIXES = ("MEGRE", "VFA", "MPM", "T2starw", "GRE")
-PARTS = ("mag", "phase", "real", "imag")
+PARTS = ("mag", "phase", "real", "imag", "complex")
+#: Parts that make complex images together.
+_PAIRS = (("mag", "phase"), ("real", "imag"), ("complex", "complex"))
 #: Entities that tell the files of one scan apart.
 _WITHIN = ("acq", "flip", "echo", "part")
 
@@ -63,7 +65,7 @@ def scan_of(root: Path, folder: Path, name: str, paths: Sequence[Path]) -> RawSc
     acquisitions: dict[tuple, dict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
     for path in paths:
         names, suffix = entities(path)
-        part = names.get("part", "mag")
+        part = names.get("part", "complex" if is_complex(path) else "mag")
         if part not in PARTS:
             raise InputError(f"{path}: part-{part} is unknown; use part-mag and part-phase, or part-real and part-imag")
         if not names["echo"].isdigit():
@@ -77,10 +79,15 @@ def scan_of(root: Path, folder: Path, name: str, paths: Sequence[Path]) -> RawSc
     return scan
 
 
+def is_complex(path: str | Path) -> bool:
+    """Whether a NIfTI file holds complex numbers."""
+    return read_header(path, REAL + "c").get_data_dtype().kind == "c"
+
+
 def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acquisition:
     """One acquisition from its files by part and echo."""
     some = next(iter(next(iter(parts.values())).values()))
-    kinds = next((kinds for kinds in (("mag", "phase"), ("real", "imag")) if all(k in parts for k in kinds)), None)
+    kinds = next((kinds for kinds in _PAIRS if all(k in parts for k in kinds)), None)
     if kinds is None:
         raise InputError(
             f"{some}: only part-{', part-'.join(sorted(parts))} of these echoes; QSM needs part-mag and part-phase,"
@@ -91,6 +98,12 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
         missing = sorted(set(range(1, echoes[-1] + 1)) - set(parts[kind]))
         if missing:
             raise InputError(f"{some}: part-{kind} has no echo-{missing[0]} of {echoes[-1]}; add the missing file")
+    for other, files in parts.items():
+        if more := sorted(set(files) - set(echoes)):
+            raise InputError(
+                f"{files[more[0]]}: echo-{more[0]} has part-{other} alone, others have part-{kinds[0]}; add what is"
+                " missing, or correct its name"
+            )
     sidecars = [sidecar(root, parts[kinds[0]][echo]) for echo in echoes]
     others = [sidecar(root, parts[kinds[1]][echo]) for echo in echoes]
     phase = others[0]
@@ -108,16 +121,20 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
     flip = number(first, "FlipAngle", some)
     if flip is None and (coded := re.fullmatch(r"fa(\d+)", entities(some)[0].get("acq", ""))):
         flip = float(coded[1])
-    return Acquisition(
-        kinds,
-        [Volume(str(parts[kinds[0]][echo])) for echo in echoes],
-        [Volume(str(parts[kinds[1]][echo])) for echo in echoes],
+    whole = kinds[0] == "complex"
+    thickness = number(first, "SliceThickness", some)
+    acquisition = Acquisition(
+        ("real", "imag") if whole else kinds,
+        [Volume(str(parts[kinds[0]][echo]), component="real" if whole else "") for echo in echoes],
+        [Volume(str(parts[kinds[1]][echo]), component="imag" if whole else "") for echo in echoes],
         times,
         flip,
         number(first, "RepetitionTimeExcitation" if "RepetitionTimeExcitation" in first else "RepetitionTime", some),
         number(first, "MagneticFieldStrength", some),
         str(phase.get("Units", "")),
+        thickness,
     )
+    return sorted_by_time(acquisition)
 
 
 def check_sidecars(
@@ -186,7 +203,7 @@ def sidecar(root: Path, path: Path) -> dict[str, Any]:
 
 def from_files(
     magnitude: Sequence[Any],
-    phase: Sequence[Any],
+    phase: Sequence[Any] | None,
     participant_id: str,
     echo_times_s: Sequence[float],
     flip_angles_deg: Sequence[float] | None,
@@ -196,7 +213,8 @@ def from_files(
     """A scan from plain NIfTI files.
 
     Args:
-        magnitude, phase: for each flip angle a 4D file, or a list of 3D files in the order of the echoes.
+        magnitude, phase: for each flip angle a 4D file, or a list of 3D files in the order of `echo_times_s`; without
+            `phase` the files hold complex numbers.
         participant_id: name of the output, `sub-...`.
         echo_times_s: s, the same for all flip angles.
         flip_angles_deg: one a flip angle; may be None for one.
@@ -207,6 +225,13 @@ def from_files(
     """
     if not echo_times_s:
         raise InputError("echo_times_s: not given; plain NIfTI files need --echo_times_s, one an echo, in seconds")
+    if phase is None:
+        for path in (path for files in magnitude for path in ([files] if isinstance(files, str) else files)):
+            if not is_complex(path):
+                raise InputError(f"{path}: holds real numbers, and phase is not given; give --phase too")
+        parts, components, phase = ("real", "imag"), ("real", "imag"), magnitude
+    else:
+        parts, components = ("mag", "phase"), ("", "")
     if len(magnitude) != len(phase):
         raise InputError(f"magnitude: {len(magnitude)} flip angles but {len(phase)} of phase; give both of each")
     angles = list(flip_angles_deg or [None] * len(magnitude))
@@ -216,28 +241,29 @@ def from_files(
         raise InputError(f"participant_id: {participant_id!r} is no BIDS name; write sub- and letters or digits")
     scan = RawScan(participant_id, participant_id, f"{participant_id}/anat")
     for first, second, angle in zip(magnitude, phase, angles, strict=True):
-        scan.acquisitions.append(
-            Acquisition(
-                ("mag", "phase"),
-                volumes(first),
-                volumes(second),
-                [float(t) for t in echo_times_s],
-                angle,
-                repetition_time_s,
-                field_strength_t,
-            )
+        acquisition = Acquisition(
+            parts,
+            volumes(first, components[0]),
+            volumes(second, components[1]),
+            [float(t) for t in echo_times_s],
+            angle,
+            repetition_time_s,
+            field_strength_t,
         )
+        same = len(acquisition.first) == len(acquisition.second) == len(acquisition.echo_times_s)
+        scan.acquisitions.append(sorted_by_time(acquisition) if same else acquisition)  # `check_scan` says what differs
     scan.acquisitions.sort(key=lambda a: a.flip_angle_deg or 0.0)
     return scan
 
 
-def volumes(files: str | Sequence[str]) -> list[Volume]:
-    """The echoes of one 4D file or of several 3D files."""
+def volumes(files: str | Sequence[str], component: str = "") -> list[Volume]:
+    """The echoes of one 4D file or of several 3D files; `component` as in `Volume`."""
     if not isinstance(files, str):
-        return [Volume(str(path)) for path in files]
-    shape = read_header(files).shape
+        return [Volume(str(path), component=component) for path in files]
+    shape = read_header(files, REAL + "c").shape
     if len(shape) > 4:
         raise InputError(
             f"{files}: has {len(shape)} axes, as uncombined coils do; combine the coils and give x, y, z, echo"
         )
-    return [Volume(files, index) for index in range(shape[3])] if len(shape) == 4 else [Volume(files)]
+    indices = range(shape[3]) if len(shape) == 4 else [None]
+    return [Volume(files, index, component=component) for index in indices]

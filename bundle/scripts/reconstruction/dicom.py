@@ -385,6 +385,7 @@ def acquisition_of(candidate: Candidate, rules: Rules) -> Acquisition:
         None if facts.repetition_ms is None else facts.repetition_ms / 1000.0,
         facts.field_t,
         "rad" if radians else "",
+        number(text(frames[pair[0]][0][0].get("SliceThickness", "PixelMeasuresSequence"))),
     )
 
 

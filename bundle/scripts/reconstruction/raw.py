@@ -26,23 +26,39 @@ _LARGEST_ANISOTROPY = 10.0
 _LONGEST_TR_S = 10.0
 #: Voxel sizes of heads, mm.
 _SMALLEST_MM, _LARGEST_MM = 0.1, 10.0
+#: Share of the distance between slices by which their thickness may fall short of it.
+_NO_GAP = 0.03
 #: Signal over that of the head's bright parts which no coil gives.
 _BRIGHTEST = 1000.0
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Where one volume `[X, Y, Z]` comes from: a NIfTI file (`index` picks one of a 4D file), or an array in memory."""
+    """Where one volume `[X, Y, Z]` comes from: a NIfTI file, or an array in memory.
+
+    Attributes:
+        path: of the file, or what messages call the array.
+        index: picks one volume of a 4D file.
+        array, affine: in memory.
+        marked: an array whose source says that it is simulated.
+        component: `real` or `imag` of a file of complex numbers; empty for real ones.
+    """
 
     path: str
     index: int | None = None
     array: np.ndarray | None = None
     affine: np.ndarray | None = None
-    marked: bool = False  # an array whose source says that it is simulated
+    marked: bool = False
+    component: str = ""
 
     def simulated(self) -> bool:
         """Whether it says that nobody was scanned."""
         return self.marked if self.array is not None else nifti.says_simulated(self.path)
+
+    @property
+    def kinds(self) -> str:
+        """Kinds of numbers that the file may hold, see `nifti.read_header`."""
+        return nifti.REAL + ("c" if self.component else "")
 
     def header(self) -> tuple[tuple[int, ...], np.ndarray]:
         """Shape and affine, without reading the voxels.
@@ -52,7 +68,7 @@ class Volume:
         """
         if self.array is not None:
             return self.array.shape, self.affine
-        image = nifti.read_header(self.path)
+        image = nifti.read_header(self.path, self.kinds)
         shape = tuple(image.shape)
         if self.index is not None:
             shape = shape[:3]
@@ -73,8 +89,11 @@ class Volume:
         """
         if self.array is not None:
             return self.array.astype(np.float32)
-        stored = nifti.read(self.path).dataobj
-        voxels = np.asarray(stored if self.index is None else stored[..., self.index], dtype=np.float32)
+        stored = nifti.read(self.path, self.kinds).dataobj
+        voxels = np.asarray(stored if self.index is None else stored[..., self.index])
+        if self.component:
+            voxels = getattr(voxels, self.component)
+        voxels = voxels.astype(np.float32)
         if not np.isfinite(voxels).all():
             raise InputError(f"{self.path}: holds NaN or infinite values; export it again")
         return voxels
@@ -92,6 +111,8 @@ class Acquisition:
         repetition_time_s: s; None if nothing says it.
         field_strength_t: T; None if nothing says it.
         phase_units: what the sidecar says of the phase's unit, or "".
+        slice_thickness_mm: of the slices alone, without the gaps between them; None if nothing says it.
+        notes: what was remarkable when the echoes were found, one line each.
     """
 
     parts: tuple[str, str]
@@ -102,6 +123,8 @@ class Acquisition:
     repetition_time_s: float | None = None
     field_strength_t: float | None = None
     phase_units: str = ""
+    slice_thickness_mm: float | None = None
+    notes: list[str] = field(default_factory=list)
 
     def magnitude_of(self, echo: int) -> np.ndarray:
         """Magnitude of one echo, counted from 0: float32 `[X, Y, Z]`."""
@@ -203,7 +226,7 @@ def check_scan(scan: RawScan) -> None:
 
 
 def check_echo_times(where: str, times: Sequence[float]) -> None:
-    """Echo times must rise and be in seconds.
+    """Echo times must differ, be above 0 and in seconds.
 
     Raises:
         InputError: they are not.
@@ -211,8 +234,33 @@ def check_echo_times(where: str, times: Sequence[float]) -> None:
     listed = ", ".join(f"{t:g}" for t in times)
     if max(times) > _LONGEST_ECHO_TIME_S:
         raise InputError(f"{where}: echo times {listed} look like milliseconds; write them in seconds")
-    if min(times) <= 0 or any(b <= a for a, b in zip(times, times[1:], strict=False)):
-        raise InputError(f"{where}: echo times {listed} s do not rise; correct EchoTime or the order of the echoes")
+    if min(times) <= 0 or len(set(times)) < len(times):
+        raise InputError(f"{where}: echo times {listed} s are not all different and above 0; correct EchoTime")
+
+
+def sorted_by_time(acquisition: Acquisition) -> Acquisition:
+    """The acquisition with its echoes by rising echo time, with a note where they were not.
+
+    Names and lists count echoes as somebody did; only times say which came first.
+    """
+    times = acquisition.echo_times_s
+    order = sorted(range(len(times)), key=times.__getitem__)
+    if order != list(range(len(times))):
+        given = ", ".join(f"{1000 * t:g}" for t in times)
+        acquisition.notes.append(f"The echoes came with echo times {given} ms and were sorted by them.")
+        for name in ("first", "second", "echo_times_s"):
+            setattr(acquisition, name, [getattr(acquisition, name)[n] for n in order])
+    return acquisition
+
+
+def note_on_gaps(slice_thickness_mm: float | None, between_mm: float) -> list[str]:
+    """What is to be said of slices that are thinner than the distance between them (both mm)."""
+    if slice_thickness_mm is None or slice_thickness_mm >= (1 - _NO_GAP) * between_mm:
+        return []
+    return [
+        f"Slices are {slice_thickness_mm:.3g} mm thick but {between_mm:.3g} mm apart: nothing is seen of what lies in"
+        " the gaps, so QSM is less sure; acquire 3D, or slices without gaps."
+    ]
 
 
 @dataclass
@@ -270,7 +318,7 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     if not np.any(magnitude):
         raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
     unit, odd = normalise(magnitude)
-    warnings = [*scaled.warnings, *odd, *turn_slices_back(scaled.phase, magnitude)]
+    warnings = [*acquisition.notes, *scaled.warnings, *odd, *turn_slices_back(scaled.phase, magnitude)]
     phase = scaled.phase if sign == 1 else -scaled.phase
     return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)
 

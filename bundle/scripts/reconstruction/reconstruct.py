@@ -20,7 +20,7 @@ from scripts.reconstruction.phase import check_not_noise
 from scripts.reconstruction.planes import Planes
 from scripts.reconstruction.progress import Progress
 from scripts.reconstruction.r2star import ARLO, check_even, noise_level, without_dephasing
-from scripts.reconstruction.raw import RawScan, Volume, load_echoes
+from scripts.reconstruction.raw import RawScan, Volume, load_echoes, note_on_gaps
 from scripts.reconstruction.t1 import GivenB1, despot1
 from scripts.reconstruction.voxel_dipole import voxel_dipole
 
@@ -152,6 +152,7 @@ class Reconstruction:
             progress(1.0)
         magnitude, phase = (torch.from_numpy(v).to(self.device) for v in (read.magnitude, read.phase))
         findings, warnings, unit = read.facts, read.warnings, read.unit
+        warnings += note_on_gaps(chosen.slice_thickness_mm, float(scan.spacing_mm[2]))
         del read
         with step("brain mask") as progress:
             brain, good, doubts = self.mask(magnitude, phase, times, spacing, given_mask, progress)

@@ -45,8 +45,8 @@ def find_scans(
     Raises:
         InputError: nothing found, or what was found cannot be one scan.
     """
-    if (magnitude is None) != (phase is None):
-        raise InputError("magnitude: given without phase or the other way round; give both")
+    if magnitude is None and phase is not None:
+        raise InputError("phase: given without magnitude; give both")
     if magnitude is not None:
         magnitude, phase = ([files] if isinstance(files, str) else files for files in (magnitude, phase))
         scans = [

@@ -1,0 +1,70 @@
+"""Raw echoes laid out in other ways: named in another order, or as complex numbers."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from raw_head import TIMES, affine, echoes, write_raw
+from refusal import refused
+
+from scripts.reconstruction.bids import find_raw
+from scripts.reconstruction.raw import Acquisition, check_scan, load_echoes
+from scripts.reconstruction.run import find_scans
+
+RULES = str(Path(__file__).parents[2] / "bundle" / "configs" / "dicom_series.yaml")
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    return echoes(24, np.random.default_rng(0))[:3].astype(np.complex64)
+
+
+def read(acquisition: Acquisition) -> np.ndarray:
+    """Complex echoes of about unit brightness."""
+    found = load_echoes(acquisition, 1)
+    return found.magnitude * found.unit * np.exp(1j * found.phase)
+
+
+def test_echoes_are_sorted_by_their_times_whatever_their_names(tmp_path):
+    write_raw(tmp_path, flips=(24,))
+    anat = tmp_path / "sub-01" / "anat"
+    before = read(find_raw(tmp_path)[0].acquisitions[0])
+    for part in ("mag", "phase"):
+        for ending in ("nii.gz", "json"):
+            one, three, aside = (anat / f"sub-01_acq-fa24_echo-{n}_part-{part}_MEGRE.{ending}" for n in (1, 3, 9))
+            one.rename(aside), three.rename(one), aside.rename(three)
+    (scan,) = find_raw(tmp_path)
+    (acquisition,) = scan.acquisitions
+    check_scan(scan)
+    assert acquisition.echo_times_s == list(TIMES)
+    assert "15, 10, 5, 20, 25, 30 ms" in acquisition.notes[0]
+    assert np.array_equal(read(acquisition), before)
+    assert acquisition.notes[0] in load_echoes(acquisition, 1).warnings
+
+
+def test_complex_files_of_a_bids_folder_are_read_as_magnitude_and_phase(image, tmp_path):
+    for echo, (time, volume) in enumerate(zip(TIMES, image, strict=False), 1):
+        path = tmp_path / "sub-01" / "anat" / f"sub-01_echo-{echo}_MEGRE.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(volume, affine()), path)
+        facts = {"EchoTime": time, "MagneticFieldStrength": 3.0, "SliceThickness": 3.0}
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(facts))
+    (scan,) = find_raw(tmp_path)
+    check_scan(scan)
+    assert np.abs(read(scan.acquisitions[0]) - image).max() < 1e-5
+    path.rename(path.with_name("sub-01_echo-3_part-mag_MEGRE.nii.gz"))
+    with refused("sub-01_echo-3", "part-"):
+        raise find_raw(tmp_path)[0].error
+
+
+def test_a_complex_file_by_key_needs_no_phase_and_a_real_one_does(image, tmp_path):
+    path = tmp_path / "echoes.nii.gz"
+    keys = ["sub-01", [0.010, 0.005, 0.015], [24], 0.036, 3.0, RULES]
+    nib.save(nib.Nifti1Image(np.moveaxis(image[[1, 0, 2]], 0, 3), affine()), path)
+    (scan,) = find_scans(None, [str(path)], None, *keys)
+    assert np.abs(read(scan.acquisitions[0]) - image).max() < 1e-5
+    nib.save(nib.Nifti1Image(np.moveaxis(abs(image), 0, 3), affine()), path)
+    with refused("echoes.nii.gz", "--phase"):
+        find_scans(None, [str(path)], None, *keys)
