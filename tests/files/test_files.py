@@ -19,7 +19,7 @@ from scripts.errors import InputError
 from scripts.files import limits, nifti
 from scripts.files.json_file import read_json
 from scripts.files.schemas import SCHEMAS
-from scripts.files.table import for_spreadsheet, from_spreadsheet, read_table
+from scripts.files.table import for_spreadsheet, from_spreadsheet, read_frame, read_table, table_text
 from scripts.files.tensors import read_tensors
 from scripts.files.text import read_text
 from scripts.files.writing import sha256
@@ -128,7 +128,8 @@ def test_a_csv_has_quotes_and_lines_within_cells(tmp_path):
     ("text", "word"),
     [
         ("group\tgroup\nHC\tHH\n", "two columns 'group'"),
-        ("group\tage\nHC\n", "line 2"),
+        ("group\tage\nHC\n", "line 2 has 1 cells"),
+        ("\n\ngroup\tage\nHC\t1\n\nHH\t2\t3\n", "line 6 has 3 cells"),
         ("age\n1\n", "no column 'group'"),
         ("", "no column 'group'"),
         ("group;age\nHC;1\n", "separated by ';'"),
@@ -139,6 +140,22 @@ def test_a_table_that_is_not_what_is_due_is_refused(tmp_path, text, word):
     (tmp_path / "t.tsv").write_text(text)
     with refused(tmp_path / "t.tsv", word):
         read_table(tmp_path / "t.tsv", ["group"], unique=["group"])
+
+
+def test_lines_without_words_are_passed_over_whatever_their_length(tmp_path):
+    (tmp_path / "t.csv").write_text(" ,\n\na,b\n,,,\n1,\n \n")
+    assert read_table(tmp_path / "t.csv", ["a"]) == [{"a": "1", "b": ""}]
+
+
+def test_numbers_of_a_table_are_as_exact_as_they_were_written(tmp_path):
+    values = [*np.random.default_rng(0).random(200), 1e-300, 5e22]
+    (tmp_path / "t.csv").write_text(table_text(["a", "b"], [{"a": v, "b": "x"} for v in [*values, None]], tabs=False))
+    read = read_frame(tmp_path / "t.csv", ["a"], numbers=["a"])
+    np.testing.assert_array_equal(read["a"], [*values, np.nan])
+    for cell in ("1_000", "inf", "nan", "x"):
+        (tmp_path / "t.csv").write_text(f"a\n2\n{cell}\n")
+        with refused("row 3, column 'a'"):
+            read_frame(tmp_path / "t.csv", ["a"], numbers=["a"])
 
 
 def test_the_last_line_of_a_log_may_be_torn(tmp_path):

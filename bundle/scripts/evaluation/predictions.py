@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scripts.errors import InputError
-from scripts.files.table import read_table
+from scripts.files.table import read_frame
 
 #: Columns of the table. label: 0 HC, 1 HH.
 PREDICTION_COLUMNS = ("repeat", "fold", "region", "model", "participant_id", "slice", "label", "probability_HH")
@@ -86,8 +86,8 @@ def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
         InputError: no such file, missing columns, no rows, or rows that contradict each other; see `check_predictions`.
     """
     path = Path(path)
-    rows = read_table(path, PREDICTION_COLUMNS, cure="give the predictions.csv that an evaluation wrote")
-    table = pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS), dtype=str)
+    cure = "give the predictions.csv that an evaluation wrote"
+    table = read_frame(path, PREDICTION_COLUMNS, cure=cure)[list(PREDICTION_COLUMNS)].astype(str)
     if table.empty:
         raise InputError(f"{path}: no rows; run the evaluation again")
     for column in ("region", "model", "participant_id"):

@@ -9,6 +9,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from scripts.errors import InputError, reason
 from scripts.files.text import read_text
 
@@ -16,6 +19,10 @@ from scripts.files.text import read_text
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?inf|nan", re.IGNORECASE)
 Row = dict[str, str]
+#: What parts cells: of a CSV, of a TSV.
+SIGNS = (",", "\t")
+#: Cells that hold nothing.
+MISSING = ("", "n/a")
 
 
 def read_table(
@@ -26,13 +33,27 @@ def read_table(
     cure: str = "correct the table",
     may_end_torn: bool = False,
 ) -> list[Row]:
-    """Rows of a table; commas or tabs by the file's ending (`.csv`, `.tsv`).
+    """Rows of a table, see `read_frame`."""
+    return read_frame(path, columns, unique=unique, cure=cure, may_end_torn=may_end_torn).to_dict("records")
+
+
+def read_frame(
+    path: str | os.PathLike,
+    columns: Sequence[str],
+    *,
+    numbers: Collection[str] = (),
+    unique: Sequence[str] = (),
+    cure: str = "correct the table",
+    may_end_torn: bool = False,
+) -> pd.DataFrame:
+    """A table; commas or tabs by the file's ending (`.csv`, `.tsv`).
 
     Spaces around cells are dropped, empty lines passed over, and quotes that `for_spreadsheet` added taken away.
 
     Args:
         path: the file.
         columns: columns that must be there; others come along.
+        numbers: columns that hold numbers, with NaN for `n/a` and empty cells; all others are text.
         unique: columns whose values together name a row, so they may not come twice.
         cure: end of the message about a table that is refused.
         may_end_torn: the file is a log, and whoever wrote it may have been stopped within the last line: that line is
@@ -40,51 +61,64 @@ def read_table(
 
     Raises:
         InputError: no such file, no text, a column that is missing or there twice, a row of another length than the
-            header, two rows for one thing.
+            header, two rows for one thing, or a number that is none or not finite.
     """
     tabs = str(path).endswith(".tsv")
     separated = "tab-separated" if tabs else "comma-separated"
     text = read_text(path, f"save it as UTF-8, {separated}")
     if may_end_torn and not text.endswith(("\n", "\r")):
         text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
-    # neither str.splitlines nor universal newlines: letters such as U+2028 end no line of a table
-    lines = re.split(r"\r\n|\n|\r", text) if tabs else re.split(r"(?<=\n)|(?<=\r)(?!\n)", text)
-    reader = (
-        csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
-        if tabs
-        else csv.reader(lines, strict=True)
-    )
-    head: list[str] | None = None
-    rows: list[Row] = []
-    seen: dict[tuple[str, ...], int] = {}
+    empty = re.match(rf"(?:[ {SIGNS[tabs]}]*(?:\r\n|\n|\r))*", text)[0]  # the header is the first line with words
     try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            cells = [from_spreadsheet(cell.strip()) for cell in cells]
-            if head is None:
-                head = cells
-                check_head(path, head, columns, separated)
-                continue
-            if len(cells) != len(head):
-                raise InputError(
-                    f"{path}: line {reader.line_num} has {len(cells)} cells where the header has {len(head)}; {cure},"
-                    f" {separated}"
-                )
-            row = dict(zip(head, cells, strict=True))
-            key = tuple(row[name] for name in unique)
-            if unique and key in seen:
-                raise InputError(
-                    f"{path}: {unique[-1]} {row[unique[-1]]!r} has more than one row, in lines {seen[key]} and"
-                    f" {reader.line_num}; keep one"
-                )
-            seen[key] = reader.line_num
-            rows.append(row)
-    except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num} cannot be read ({reason(error)}); {cure}") from error
-    if head is None:
-        check_head(path, [], columns, separated)
-    return rows
+        cells = pd.read_csv(
+            StringIO(text, newline=""),  # U+2028 and its like end no line of a table
+            sep=SIGNS[tabs],
+            quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+            header=None,
+            names=range(1 + max(line.count(SIGNS[tabs]) for line in re.split(r"\r|\n", text))),  # rows of any length
+            skiprows=len(re.findall(r"\r\n|\n|\r", empty)),
+            skip_blank_lines=False,
+            dtype=object,
+            keep_default_na=False,
+            engine="python",  # the other one fills a row that ends early with empty cells
+        )
+    except pd.errors.ParserError as error:
+        raise InputError(f"{path}: {reason(error)}; {cure}, {separated}") from error
+    cells.index += 1 + len(re.findall(r"\r\n|\n|\r", empty))  # lines of a TSV; of a CSV, whose cells have lines, rows
+    lengths = cells.notna().sum(axis="columns")
+    cells = cells.map(lambda cell: from_spreadsheet(cell.strip()), na_action="ignore").astype(object)
+    head = list(cells.iloc[0].dropna()) if len(cells) else []
+    check_head(path, head, columns, separated)
+    cells = cells.iloc[1:]
+    cells = cells[~(cells.isna() | cells.eq("")).all(axis="columns")]
+    line, lengths = "line" if tabs else "row", lengths[cells.index]
+    wrong = lengths[lengths != len(head)]
+    if len(wrong):
+        raise InputError(
+            f"{path}: {line} {wrong.index[0]} has {wrong.iloc[0]} cells where the header has {len(head)}; {cure},"
+            f" {separated}"
+        )
+    cells = cells.iloc[:, : len(head)].set_axis(head, axis="columns")
+    twice = cells.duplicated(list(unique)) if unique else lengths.ne(len(head))
+    if twice.any():
+        place = twice.idxmax()
+        same = cells[list(unique)].eq(cells.loc[place, list(unique)]).all(axis="columns").idxmax()
+        raise InputError(
+            f"{path}: {unique[-1]} {cells.loc[place, unique[-1]]!r} has more than one row, in {line}s {same} and"
+            f" {place}; keep one"
+        )
+    for name in [name for name in head if name in numbers]:
+        values = cells[name].map(_number).astype(float)
+        wrong = cells[name][~np.isfinite(values) & ~cells[name].isin(MISSING)]
+        if len(wrong):
+            raise InputError(f"{path}: {line} {wrong.index[0]}, column {name!r} is no finite number; {cure}")
+        cells[name] = values
+    return cells.reset_index(drop=True)
+
+
+def _number(cell: str) -> float:
+    """A cell as a number, NaN where it is none: what Python alone would take, such as `1_000`, is none."""
+    return float(cell) if _NUMBER.fullmatch(cell) else math.nan
 
 
 def check_head(path: str | os.PathLike, head: Sequence[str], columns: Sequence[str], separated: str) -> None:
@@ -141,45 +175,30 @@ def table_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]], tabs: 
             else CSV.
         head: whether the header comes first.
     """
-    lines = [dict(zip(columns, columns, strict=True))] if head else []
-    text = StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    for row in (*lines, *rows):
-        if tabs:
-            cells = [re.sub(r"[\t\r\n]+", " ", _bids_cell(row.get(name))) for name in columns]
-            text.write("\t".join(str(for_spreadsheet(cell)) for cell in cells) + "\n")
-        else:
-            writer.writerow(["" if (cell := row.get(name)) is None else for_spreadsheet(cell) for name in columns])
-    return text.getvalue()
+    shown = _bids_cell if tabs else _cell
+    cells = [[shown(row.get(name)) for name in columns] for row in rows]
+    return pd.DataFrame(cells, columns=[shown(name) for name in columns], dtype=object).to_csv(
+        sep=SIGNS[tabs],
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        index=False,
+        header=head,
+        lineterminator="\n",
+    )
 
 
-def _bids_cell(value: object) -> str:
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+def _missing(value: object) -> bool:
+    return value is None or value is pd.NA or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _cell(value: object) -> object:
+    return "" if _missing(value) else for_spreadsheet(value)
+
+
+def _bids_cell(value: object) -> object:
+    if _missing(value):
         return "n/a"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def numbers_of(
-    path: str | os.PathLike, rows: Iterable[Mapping[str, str]], columns: Collection[str], cure: str
-) -> list[dict[str, Any]]:
-    """Rows with the cells of some columns as numbers, NaN for `n/a` and empty cells; the others stay text.
-
-    Raises:
-        InputError: a cell that is no finite number.
-    """
-    found = []
-    for line, row in enumerate(rows, 2):
-        values: dict[str, Any] = {}
-        for name, cell in row.items():
-            if name not in columns:
-                values[name] = cell
-                continue
-            missing = cell in ("", "n/a")
-            values[name] = math.nan if missing or not _NUMBER.fullmatch(cell) else float(cell)
-            if not missing and not math.isfinite(values[name]):
-                raise InputError(f"{path}: row {line}, column {name!r} is no finite number; {cure}")
-        found.append(values)
-    return found
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return for_spreadsheet(re.sub(r"[\t\r\n]+", " ", text))
 
 
 def for_spreadsheet(cell: object) -> object:

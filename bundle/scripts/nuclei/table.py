@@ -10,7 +10,7 @@ from typing import Any
 
 from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES
 from scripts.errors import InputError
-from scripts.files.table import numbers_of, read_table
+from scripts.files.table import read_frame
 
 #: Where configs/nuclei.yaml writes its table, below a BIDS folder.
 NUCLEI_TABLE = Path("derivatives") / "nuclei" / "nuclei.tsv"
@@ -49,10 +49,10 @@ def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
         raise InputError(f"{path}: no such file; run configs/nuclei.yaml on the cohort first")
     texts, cure = ("participant_id", "scan_id"), "run configs/nuclei.yaml again"
     numbers = data_dictionary().keys() - texts
-    rows = numbers_of(path, read_table(path, texts, unique=["scan_id"], cure=cure), numbers, cure)
-    if not rows:
+    table = read_frame(path, texts, numbers=numbers, unique=["scan_id"], cure=cure)
+    if table.empty:
         raise InputError(f"{path}: has no rows; run configs/nuclei.yaml again")
-    return rows
+    return table.to_dict("records")
 
 
 def lookup() -> str:

@@ -4,11 +4,11 @@ CLAIM: Tejani et al., Radiol Artif Intell 2024, doi 10.1148/ryai.240300. TRIPOD+
 doi 10.1136/bmj-2023-078378. Items are numbered as there and put in our own words; see the sources for theirs.
 """
 
-import csv
 from collections.abc import Mapping
 from string import Formatter
 from typing import Any, NamedTuple
 
+from scripts.files.table import read_table
 from scripts.provenance import BUNDLE_ROOT
 
 ITEMS = BUNDLE_ROOT / "docs" / "checklist.csv"
@@ -31,8 +31,7 @@ def filled(facts: Mapping[str, Any]) -> list[Item]:
     Args:
         facts: name of a field -> value. An item with a field that is missing, None or empty stays blank.
     """
-    with ITEMS.open(newline="", encoding="utf-8") as file:
-        items = [Item(**row) for row in csv.DictReader(file)]
+    items = [Item(**row) for row in read_table(ITEMS, Item._fields)]
     return [item._replace(known=fill(item.known, facts)) for item in items]
 
 

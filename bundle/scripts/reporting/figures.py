@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from scripts.errors import InputError
 from scripts.evaluation.auc import bootstrap_aucs, bootstrap_within_folds, clustered_delong, interval, within_folds
 from scripts.evaluation.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
-from scripts.files.table import numbers_of, read_table
+from scripts.files.table import read_frame
 from scripts.reporting.markup import fixed
 from scripts.reporting.style import MODEL_STYLE, Style, footer, styles_of, titled
 from scripts.reporting.tables import delong_tests
@@ -344,10 +344,10 @@ def read_curve(path: str | os.PathLike) -> pd.DataFrame:
     """
     cure = "train again, or leave the learning curves out"
     columns = ["epoch", "train_loss", "train_auc", "val_auc"]
-    rows = numbers_of(path, read_table(path, columns, unique=["epoch"], cure=cure), columns, cure)
-    if not rows:
+    curve = read_frame(path, columns, numbers=columns, unique=["epoch"], cure=cure)
+    if curve.empty:
         raise InputError(f"{path}: holds no epoch; {cure}")
-    return pd.DataFrame(rows, columns=columns)
+    return curve[columns]
 
 
 def draw_over_folds(axes: Axes, folds: pd.DataFrame, column: str, label: str, **style: object) -> None:

@@ -14,7 +14,7 @@ from scripts.errors import InputError
 from scripts.evaluation.auc import Aucs, clustered_delong, compare, delong, holm, interval, significance, within_folds
 from scripts.evaluation.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
 from scripts.evaluation.statistics import THRESHOLD, metrics, rate_interval
-from scripts.files.table import for_spreadsheet, numbers_of, read_table
+from scripts.files.table import read_frame, table_text
 from scripts.files.writing import write_aside, write_json
 from scripts.provenance import BUNDLE_ROOT, software
 from scripts.reporting.markup import latex, markdown
@@ -46,6 +46,8 @@ MEASURE_NUMBERS = ("mean", "paper", "std", "paper_std", "ci_low", "ci_high", "co
 TEST_KEYS = ("test", "region", "model1", "model2")
 TEST_WORDS = (*TEST_KEYS, "level", "level_paper")
 TEST_NUMBERS = tuple(name for name in TEST_COLUMNS if name not in TEST_WORDS)
+#: Columns of what the paper prints that hold numbers.
+PAPER_NUMBERS = {*IMAGE_MEASURES, *(f"{measure}_std" for measure in IMAGE_MEASURES), *TESTED} - {"level"}
 #: First line of a LaTeX file.
 PREAMBLE = "% Needs \\usepackage{booktabs}\n"
 
@@ -79,7 +81,7 @@ def scan_level(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _paper(name: str) -> pd.DataFrame:
-    return pd.read_csv(PAPER / f"{name}.csv")
+    return read_frame(PAPER / f"{name}.csv", [], numbers=PAPER_NUMBERS)
 
 
 def _measures(table: pd.DataFrame, level: str, measures: Sequence[str], paper: pd.DataFrame) -> pd.DataFrame:
@@ -217,7 +219,7 @@ def write_tables(folder: str | os.PathLike, table: pd.DataFrame, simulated: bool
         sections = shown(name, frame, table, simulated)
         tex = [latex(title, note, f"tab:{name}-{key}", cells) for key, title, note, cells in sections]
         for ending, text in (
-            (".csv", frame.assign(**made).map(for_spreadsheet).to_csv(index=False, lineterminator="\n")),
+            (".csv", table_text([*frame.columns, *made], frame.assign(**made).to_dict("records"), tabs=False)),
             (".md", "\n".join(markdown(title, note, cells) for _, title, note, cells in sections)),
             (".tex", PREAMBLE + "\n".join(tex)),
         ):
@@ -257,8 +259,7 @@ def read_tables(folder: str | os.PathLike) -> dict[str, pd.DataFrame]:
             continue
         words = TEST_WORDS if name == "table2_delong" else MEASURE_WORDS
         numbers = TEST_NUMBERS if name == "table2_delong" else MEASURE_NUMBERS
-        rows = numbers_of(path, read_table(path, [*words, *numbers], cure=cure), numbers, cure)
-        frame = pd.DataFrame(rows, columns=[*words, *numbers]).replace({"": None})
+        frame = read_frame(path, [*words, *numbers], numbers=numbers, cure=cure).replace({"": None})
         found[name] = frame if name == "table2_delong" else frame.astype({"count": "Int64", "total": "Int64"})
     if not found:
         raise InputError(f"{folder}: holds no table; {cure.removesuffix(' again')} first")

@@ -88,7 +88,7 @@ def report(
         "roc": evaluation / "roc.svg",
         "evidence": save_figure(evidence, folder / "evidence")[0],
     }
-    metrics = read_table(evaluation / "metrics.csv", [], cure="run evaluate.yaml again")
+    metrics = read_table(evaluation / "metrics.csv", ["level", "model"], cure="run evaluate.yaml again")
     path = folder / "index.html"
     page.write_page(
         path,
