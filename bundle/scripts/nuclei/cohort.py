@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.anatomy.atlas import LABELS, NUCLEI
+from scripts.anatomy.atlas import LABELS, LOOKUP, NUCLEI
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir, write_aside, write_json, write_table
@@ -23,7 +23,7 @@ from scripts.maps.bids import BIDS_VERSION
 from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
 from scripts.maps.transforms import reading
 from scripts.nuclei.reader import NucleiReader
-from scripts.nuclei.table import data_dictionary, lookup
+from scripts.nuclei.table import data_dictionary
 from scripts.provenance import bundle_version
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin, code_of, digest_of, settings_of
@@ -88,7 +88,7 @@ def measure_cohort(
     columns = list(data_dictionary())
     write_table(folder / "nuclei.tsv", columns, rows)
     write_json(folder / "nuclei.json", {**data_dictionary(), "GeneratedBy": made_by})
-    write_aside(folder / "desc-nuclei_dseg.tsv", lambda part: Path(part).write_text(lookup()))
+    write_table(folder / "desc-nuclei_dseg.tsv", ("index", "name"), LOOKUP)
     write_table(folder / "scans.tsv", list(said[0]), said)
     say_former(folder, "_desc-nuclei_stats.json", {scan["scan_id"] for scan in scans}, "nuclei.tsv")
     bad = [row for row in said if row["status"] != "ok"]

@@ -55,11 +55,6 @@ def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
     return table.to_dict("records")
 
 
-def lookup() -> str:
-    """Table of label values, as BIDS has it."""
-    return "index\tname\n" + "".join(f"{value}\t{name}\n" for name, value in LABELS.items())
-
-
 def nucleus_means(row: Mapping[str, Any], sides: str, where: str | os.PathLike) -> dict[str, float]:
     """Mean of each map in each nucleus of one scan, by feature name.
 

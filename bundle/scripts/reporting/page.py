@@ -12,11 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scripts.files.writing import write_aside
-from scripts.provenance import BUNDLE_ROOT, RESEARCH_ONLY
+from scripts.provenance import RESEARCH_ONLY
 from scripts.reporting.markup import fixed
 from scripts.reporting.style import GROUP_STYLE
 
-TEMPLATES = BUNDLE_ROOT / "scripts" / "reporting" / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml"}
 
 

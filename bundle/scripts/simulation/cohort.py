@@ -17,13 +17,14 @@ from scipy.stats import truncnorm
 from tqdm import tqdm
 
 from scripts.anatomy import atlas
-from scripts.anatomy.atlas import LABELS
+from scripts.anatomy.atlas import LOOKUP
 from scripts.errors import InputError
+from scripts.files.writing import write_table
 from scripts.maps.bids import BIDS_VERSION
 from scripts.provenance import bundle_version
 from scripts.runs.orphans import end_with_parent
 from scripts.simulation import difficulty
-from scripts.simulation.folder import KILLED, Build, begin, keep, write_table
+from scripts.simulation.folder import KILLED, Build, begin, keep
 from scripts.simulation.iron import Latent, draw_latents
 from scripts.simulation.subject import Participant, Protocol, image_maps, write_json, write_subject
 
@@ -191,9 +192,12 @@ def _write_truth(
 ) -> dict[str, float]:
     """Write the tables of the ground truth; returns the cohort's difficulty (``difficulty.measure``)."""
     ids = [{"participant_id": p.participant_id} for p in participants]
-    write_table(folder / "latents.tsv", [i | p.latents for i, p in zip(ids, participants, strict=True)])
-    write_table(folder / "nuclei.tsv", [i | row for i, row in zip(ids, rows, strict=True)])
-    write_table(folder / "dseg.tsv", [{"index": value, "name": name} for name, value in LABELS.items()])
+    for name, table in (
+        ("latents", [i | p.latents for i, p in zip(ids, participants, strict=True)]),
+        ("nuclei", [i | row for i, row in zip(ids, rows, strict=True)]),
+        ("dseg", LOOKUP),
+    ):
+        write_table(folder / f"{name}.tsv", list(table[0]), table)
     return difficulty.measure(
         [p.group for p in participants],
         np.array([p.age for p in participants], float),
@@ -298,7 +302,7 @@ def simulate(
         part = build.part
         _write_descriptions(part, settings | {"sizes": {size: preset}})
         people = [{k: getattr(p, k) for k in ("participant_id", "age", "sex", "group")} for p in participants]
-        write_table(part / "participants.tsv", people)
+        write_table(part / "participants.tsv", list(people[0]), people)
         print(
             f"simulating {len(participants)} subjects with {min(num_workers, len(participants))} processes; the first"
             " take a minute, since templates are prepared",

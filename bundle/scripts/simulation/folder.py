@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -139,12 +138,3 @@ def write(path: Path, content: Any) -> None:
     """A JSON file, whole or not at all."""
     with part_file(path) as part:
         Path(part).write_text(json.dumps(content))
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a tab-separated table; numbers with six significant digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})

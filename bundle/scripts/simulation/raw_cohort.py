@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from scripts.anatomy import atlas
 from scripts.errors import InputError
+from scripts.files.writing import write_table
 from scripts.maps.bids import BIDS_VERSION
 from scripts.provenance import bundle_version
 from scripts.runs.orphans import end_with_parent
 from scripts.simulation import acquisition, poses
-from scripts.simulation.folder import KILLED, Build, begin, keep, write_table
+from scripts.simulation.folder import KILLED, Build, begin, keep
 from scripts.simulation.gre import Sequence, field_model, scan
 from scripts.simulation.head import Grid, build_head, even_iron, scan_affine
 from scripts.simulation.raw import PHASE_SCALES, write_raw, write_truth
@@ -210,9 +211,8 @@ def simulate_raw(
         digits = max(2, len(str(len(ages))))
         names = [f"sub-{n:0{digits}d}" for n in range(1, len(ages) + 1)]
         _describe(part, settings | {"sizes": {size: sizes[size]}})
-        write_table(
-            part / "participants.tsv", [{"participant_id": n, "age": a} for n, a in zip(names, ages, strict=True)]
-        )
+        people = [{"participant_id": n, "age": a} for n, a in zip(names, ages, strict=True)]
+        write_table(part / "participants.tsv", list(people[0]), people)
         shared = {
             "root": part,
             "seed": seed,
