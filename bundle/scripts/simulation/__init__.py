@@ -2,7 +2,7 @@
 
 Read top to bottom:
 
-- ``anatomy``: templates that installed packages ship, and one random head per subject;
+- ``poses``: one random head per subject, of the templates in ``scripts.anatomy``;
 - ``iron``: how much iron each nucleus holds at which age, and where hemochromatosis (HH) puts it;
 - ``acquisition``: from tissue and iron to QSM, R2* and T1-weighted maps with the scanner's faults;
 - ``subject``: one participant, from random numbers to files;
