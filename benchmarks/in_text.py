@@ -292,7 +292,8 @@ def honesty() -> str:
         f" {rejected(other, 'scan')} rejected and {covered(other, 'scan')} covered at scan level, against"
         f" {rejected(other, 'scan_within_folds')} and {covered(other, 'scan_within_folds')} within folds. One of six"
         f" true null hypotheses is rejected in {fixed(same['tests']['scan']['family'], 3)} of the runs, after Holm's"
-        f" correction in {fixed(same['tests']['scan']['family_holm'], 3)}. All figures: [Intervals and tests](results/intervals.md)."
+        f" correction in {fixed(same['tests']['scan']['family_holm'], 3)}."
+        " All figures: [Intervals and tests](results/intervals.md)."
     ]
     for draws in ("independent", "matched"):
         found = cohorts[draws]
