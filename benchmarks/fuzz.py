@@ -3,16 +3,19 @@
     python benchmarks/fuzz.py [--cases 400] [--seed 0] [--surface NAME ...] [--show CLASS] [--output FILE.json]
 
 What is right is not written down case by case. Each surface has a good input, and what the product reads of it is
-known. A case damages a copy, or writes it in another way that means the same. Then only two ends are right: the
-product reads the same as before ("as meant"), or it raises one InputError whose single line says what is wrong and
-what to do ("clear line"). A "traceback" is any other error, an "unclear line" an InputError of another form,
-"needless" the refusal of what means the same, and "silently wrong" other values without a word. All in this process,
+known. A case damages a copy, or writes it in another way that means the same. Then three ends are right: the
+product reads the same as before ("as meant"), or less of it with a line of warning ("warned"), or it raises one
+InputError whose single line says what is wrong and what to do ("clear line"). A "traceback" is any other error, an "unclear line" an InputError of another form,
+"needless" the refusal of what means the same, "silently wrong" other values without a word, and
+"hang" what is not over after two minutes. All in this process,
 with the functions that the commands call. The same seed gives the same cases.
 """
 
 import argparse
 import collections
+import logging
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -35,9 +38,11 @@ from scripts.errors import InputError, input_error_in  # noqa: E402
 from scripts.files.writing import write_json  # noqa: E402
 from scripts.provenance import software  # noqa: E402
 
-CLASSES = ("as meant", "clear line", "needless", "unclear line", "silently wrong", "traceback")
+CLASSES = ("as meant", "warned", "clear line", "needless", "unclear line", "silently wrong", "traceback", "hang")
+#: Longest that one case may take, s.
+PATIENCE = 120
 #: Ends that are right.
-RIGHT = CLASSES[:2]
+RIGHT = CLASSES[:3]
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,34 @@ def same(found: Any, good: Any) -> bool:
     return bool(found == good)
 
 
+class Waited(BaseException):
+    """A case took too long; no Exception, so that nothing between takes it for a damaged file."""
+
+
+class Heard(logging.Handler):
+    """Keeps the warnings that the product logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def _wait_no_more(*_: Any) -> None:
+    raise Waited
+
+
 def judged(surface: Surface, folder: Path, good: Any, means_the_same: bool) -> tuple[str, str]:
     """Read a folder as the product does: class of the end, and the words of its error."""
+    heard = Heard()
+    logging.getLogger("scripts").addHandler(heard)
+    signal.alarm(PATIENCE)
     try:
         found = surface.observe(folder)
+    except Waited:
+        return "hang", f"not over after {PATIENCE} s"
     except Exception as error:  # whatever it is, is what is measured
         bad_input = error if isinstance(error, InputError) else input_error_in(error)
         if bad_input is None:
@@ -77,7 +106,12 @@ def judged(surface: Surface, folder: Path, good: Any, means_the_same: bool) -> t
         words = str(bad_input).replace(str(folder), "")
         clear = "\n" not in words and ";" in words and 20 < len(words) < 600
         return ("unclear line" if not clear else "needless" if means_the_same else "clear line"), words
-    return ("as meant" if same(found, good) else "silently wrong"), ""
+    finally:
+        signal.alarm(0)
+        logging.getLogger("scripts").removeHandler(heard)
+    if same(found, good):
+        return "as meant", ""
+    return ("warned" if heard.lines and not means_the_same else "silently wrong"), "; ".join(heard.lines)
 
 
 def run(cases: int, seed: int, names: Sequence[str] = tuple(SURFACES), progress: bool = True) -> list[Outcome]:
@@ -90,6 +124,7 @@ def run(cases: int, seed: int, names: Sequence[str] = tuple(SURFACES), progress:
         progress: show a bar.
     """
     outcomes = []
+    signal.signal(signal.SIGALRM, _wait_no_more)
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         root, goods = Path(temporary), {}

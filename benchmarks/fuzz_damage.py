@@ -4,9 +4,11 @@ Every function changes one file in place with a given random generator and says 
 value to another good one: a reader that takes the file must read of it what it read before.
 """
 
+import contextlib
 import gzip
 import json
 import os
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,21 @@ def another_format(path: Path, rng: Generator) -> str:
     return "another format"
 
 
-ANY: tuple[Change, ...] = (cut, emptied, noise, zeros, a_folder, dangling, another_format)
+def no_file(path: Path, rng: Generator) -> str:
+    """What a reader would wait for, or read without an end."""
+    path.unlink()
+    what = one_of(rng, "pipe", "socket", "/dev/zero", "/dev/null", "loop")
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "socket":
+        with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as listening:  # its path must be short
+            listening.bind(path.name)
+    else:
+        path.symlink_to(path.name if what == "loop" else what)
+    return f"a {what} of that name" if what in ("pipe", "socket") else f"a link to {what}"
+
+
+ANY: tuple[Change, ...] = (cut, emptied, noise, zeros, a_folder, dangling, another_format, no_file, no_file)
 
 
 # --- text -----------------------------------------------------------------------------------------------------------
@@ -238,7 +254,7 @@ def table(needed: Mapping[str, bool]) -> tuple[Change, ...]:
             elif how == "twice":
                 row.append(name if index == 0 else one_of(rng, *(r[column] for r in rows[1:])))
         if how == "renamed":
-            rows[0][column] = name.upper() + "?"
+            rows[0][column] = one_of(rng, name.upper() + "?", name.title(), f"{name} (x)", f" {name}_", name[:-1])
         save(path, mark, rows)
         return f"column {name} {how}"
 

@@ -3,6 +3,7 @@
 A new surface is one more `Surface` in SURFACES.
 """
 
+import gzip
 import json
 import shutil
 import sys
@@ -111,6 +112,10 @@ def make_cohort(root: Path) -> None:
     (root / "dataset_description.json").write_text(json.dumps(content, ensure_ascii=False))
 
 
+#: Ways in which one subject's map comes under another's name as other bytes.
+AGAIN = ("another's, packed again", "another's, saved again")
+
+
 def damage_cohort(root: Path, rng: Generator) -> str:
     anat, other = root / "sub-02/anat", root / "sub-01/anat"
     kind = int(rng.integers(14))
@@ -136,7 +141,7 @@ def damage_cohort(root: Path, rng: Generator) -> str:
             first = next(p for p in sorted(anat.glob("*.nii.gz")) if p != path)
             renamed(first, "sub-02_", "sub-02_run-1_")
         return renamed(path, path.name, new)
-    how = one_of(rng, "second", "gone", "other ending", "not packed", "of another", "of another, a link")
+    how = one_of(rng, "second", "gone", "other ending", "not packed", "of another", "of another", *AGAIN)
     if how == "second":
         shutil.copy(path, path.with_name(f"sub-02_acq-2_{suffix}"))
     elif how == "gone":
@@ -145,6 +150,12 @@ def damage_cohort(root: Path, rng: Generator) -> str:
         renamed(path, ".nii.gz", ".mgz")
     elif how == "not packed":
         renamed(path, ".nii.gz", ".nii")
+    elif how in AGAIN:  # the other's voxels under this name
+        source = nib.load(other / f"sub-01_{suffix}")
+        content = gzip.compress(gzip.decompress((other / f"sub-01_{suffix}").read_bytes()), 1)
+        path.write_bytes(content)
+        if how == "another's, saved again":
+            nib.save(nib.Nifti1Image(source.get_fdata(), source.affine), path)
     else:
         path.unlink()
         shutil.copy(other / f"sub-01_{suffix}", anat / f"sub-01_{suffix}")

@@ -66,11 +66,13 @@ def test_maps_of_a_brain_pass_without_a_flag():
         (1, lambda v: np.divide(1, v, out=np.zeros_like(v), where=v > 1), ("T2* in s",)),
         (1, lambda v: -v, ("no positive value",)),
         (2, lambda v: -np.abs(v), ("no positive value",)),
+        (2, lambda v: (v > 700).astype(np.float32), ("different values, as a mask",)),
+        (1, lambda v: 10 * np.digitize(v, [0.1, 15, 25]).astype(np.float32), ("different values",)),
     ],
     ids=[
         "QSM in ppb", "QSM divided twice", "QSM clipped", "signed as unsigned", "QSM voxel of 1e30",
         "R2* voxel of 1e30", "T1w voxel of 1e30", "R2* in 1/ms", "T2* in s", "R2* negative",
-        "T1w negative",
+        "T1w negative", "mask for T1w", "labels for R2*",
     ],
 )  # fmt: skip
 def test_an_impossible_map_is_refused_with_its_reason(channel, change, words):

@@ -79,6 +79,43 @@ def test_a_steep_field_is_not_taken_for_turned_slices(signal):
         assert turn_slices_back(phase, magnitude) == []
 
 
+def made(signal: np.ndarray, magnitude: np.ndarray | None = None, flip_angle_deg: float = 20.0) -> Acquisition:
+    """An acquisition of the head of spheres, perhaps with another magnitude."""
+    parts = (np.abs(signal) if magnitude is None else magnitude, np.angle(signal))
+    first, second = (
+        [
+            Volume(f"{name}{n}", array=e.astype(np.float32), affine=np.diag([2.0, 2, 2, 1]))
+            for n, e in enumerate(part, 1)
+        ]
+        for name, part in zip(("m", "p"), parts, strict=True)
+    )
+    times = [0.005 * n for n in range(1, len(signal) + 1)]
+    return Acquisition(("mag", "phase"), first, second, times, flip_angle_deg, 0.036, 3.0)
+
+
+def test_echoes_that_were_scaled_each_on_its_own_are_refused(signal):
+    grown = np.abs(signal)
+    grown[2] *= 5
+    with refused("m3", "echo 3", "signal decays"):
+        load_echoes(made(signal, grown), 1)
+    grown[2] /= 5
+    grown[1, 3, 4, 5] *= 1e6  # one voxel is another fault
+    load_echoes(made(signal, grown), 1)
+
+
+def test_an_echo_of_one_value_is_refused(signal):
+    flat = np.abs(signal)
+    flat[1] = 7
+    with refused("m2", "7 throughout"):
+        load_echoes(made(signal, flat), 1)
+
+
+def test_a_flip_angle_in_radians_is_refused(signal):
+    scan = RawScan("sub-01", "sub-01", "sub-01/anat", [made(signal, flip_angle_deg=0.35)])
+    with refused("FlipAngle 0.35", "degrees"):
+        check_scan(scan)
+
+
 def test_noise_is_refused(signal):
     magnitude = abs(signal).astype(np.float32)
     check_not_noise(np.angle(signal).astype(np.float32), magnitude, "p.nii.gz")

@@ -5,6 +5,7 @@ import difflib
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
@@ -127,7 +128,8 @@ def check_head(path: str | os.PathLike, head: Sequence[str], columns: Sequence[s
     Raises:
         InputError: see above.
     """
-    twice = next((name for name in head if head.count(name) > 1), None)
+    counts = Counter(head)
+    twice = next((name for name in head if counts[name] > 1), None)
     if twice is not None:
         raise InputError(f"{path}: has two columns {twice!r}; keep one")
     missing = [name for name in columns if name not in head]

@@ -30,6 +30,7 @@ LIMITS: dict[str, tuple[float, str]] = {
     "qsm_least_spread": (0.003, "gray and white matter alone differ by 0.03 ppm; below, the unit is not ppm"),
     "r2star_least_median": (1.0, "tissue loses its signal in less than a second; below, the unit is 1/ms, or T2* in s"),
     "r2star_largest_median": (500.0, "signal that is gone in 2 ms is not imaged; above, this is another image"),
+    "least_values": (16.0, "different values in a map; a mask or a label image has fewer, noise alone makes more"),
     "same_image": (0.9999, "two contrasts of one head differ in noise at least"),
     # flagged
     "region_qsm_shift": (0.1, "referenced to cerebrospinal fluid or the brain, the region's median is within 0.05 ppm"),
@@ -117,6 +118,10 @@ def check_maps(maps: np.ndarray, names: Sequence[str]) -> None:
             raise InputError(
                 f"{name}: the {suffix} reaches {most:.3g}, but nearly all of it is below {usual:.3g}; remove the"
                 " outlying voxels, or export it again"
+            )
+        if some.size > SAMPLE // 100 and (different := len(np.unique(some))) < limit("least_values"):
+            raise InputError(
+                f"{name}: the {suffix} has {different} different values, as a mask or a label image has; give the map"
             )
     if values[0].size:
         median, spread = float(np.median(np.abs(values[0]))), float(np.percentile(np.abs(values[0]), 99))

@@ -108,6 +108,7 @@ class LoadImageMapsd(MapTransform):
         except Exception as error:
             if (bad_input := input_error_in(error)) is not None:  # MONAI wraps what its readers raise
                 raise bad_input from error
+            nifti.read(path)  # says it itself, where MONAI has kept the text alone
             raise InputError(f"{path}: cannot be read ({reason(error)}); export or copy it again") from error
 
 

@@ -30,6 +30,8 @@ _SMALLEST_MM, _LARGEST_MM = 0.1, 10.0
 _NO_GAP = 0.03
 #: Signal over that of the head's bright parts which no coil gives.
 _BRIGHTEST = 1000.0
+#: An echo's mean brightness in that of an earlier one: fat and water in and out of phase give a few tenths above 1.
+_LARGEST_GROWTH = 2.0
 
 
 @dataclass(frozen=True)
@@ -191,12 +193,12 @@ def check_scan(scan: RawScan) -> None:
             raise InputError(f"{where}: no MagneticFieldStrength in its sidecar; add it (T) or give --field_strength_t")
         if not 0.1 <= acquisition.field_strength_t <= 20:
             raise InputError(f"{where}: MagneticFieldStrength {acquisition.field_strength_t:g}; it is in tesla, e.g. 3")
-        for key, value, most, unit in (
-            ("FlipAngle", acquisition.flip_angle_deg, 180, "degrees"),
-            ("RepetitionTimeExcitation", acquisition.repetition_time_s, _LONGEST_TR_S, "seconds"),
+        for key, value, least, most, unit in (
+            ("FlipAngle", acquisition.flip_angle_deg, 1, 180, "degrees"),
+            ("RepetitionTimeExcitation", acquisition.repetition_time_s, 1e-4, _LONGEST_TR_S, "seconds"),
         ):
-            if value is not None and not 0 < value <= most:
-                raise InputError(f"{where}: {key} {value:g} cannot be; it is in {unit}, above 0 and at most {most:g}")
+            if value is not None and not least <= value <= most:
+                raise InputError(f"{where}: {key} {value:g} cannot be; it is in {unit}, {least:g} to {most:g}")
     if min(shape) < 8:
         raise InputError(f"{first.path}: its grid {shape} is no 3D scan; QSM needs at least 8 voxels along each axis")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -315,6 +317,7 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
         check_no_empty_echo(second[1:], acquisition.second[1:], "phase")  # the first may be what the others refer to
         scaled = scale_phase(second, acquisition.phase_units, path)
         check_not_magnitude(second, first, path)
+    check_decay(magnitude, acquisition.first)
     if not np.any(magnitude):
         raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
     unit, odd = normalise(magnitude)
@@ -324,14 +327,31 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
 
 
 def check_no_empty_echo(echoes: np.ndarray, volumes: Sequence[Volume], what: str) -> None:
-    """Refuse echoes `[E, X, Y, Z]` of which one is 0 throughout.
+    """Refuse echoes `[E, X, Y, Z]` of which one has one value throughout.
 
     Raises:
         InputError: names the first of those files.
     """
-    empty = [volume for echo, volume in zip(echoes, volumes, strict=True) if not np.any(echo)]
-    if empty:
-        raise InputError(f"{empty[0].path}: the {what} of this echo is 0 throughout; export it again")
+    for echo, volume in zip(echoes, volumes, strict=True):
+        if echo.max() == echo.min():
+            raise InputError(f"{volume.path}: the {what} of this echo is {echo.max():g} throughout; export it again")
+
+
+def check_decay(magnitude: np.ndarray, volumes: Sequence[Volume]) -> None:
+    """Refuse echoes `[E, X, Y, Z]` of which one is far brighter than one before it: signal decays, and echoes that were
+    scaled each on its own have lost R2*.
+
+    Raises:
+        InputError: names the first of those files.
+    """
+    bright = [float(np.quantile(thinned(echo), 0.98)) for echo in magnitude]
+    for number in range(1, len(bright)):
+        before = min(bright[:number])
+        if 0 < before < bright[number] / _LARGEST_GROWTH:
+            raise InputError(
+                f"{volumes[number].path}: echo {number + 1} is {bright[number] / before:.3g} times as bright as one"
+                " before it, though signal decays; export all echoes with one scale, in the order of their times"
+            )
 
 
 def normalise(magnitude: np.ndarray) -> tuple[float, list[str]]:
