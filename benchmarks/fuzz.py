@@ -3,12 +3,12 @@
     python benchmarks/fuzz.py [--cases 400] [--seed 0] [--surface NAME ...] [--show CLASS] [--output FILE.json]
 
 What is right is not written down case by case. Each surface has a good input, and what the product reads of it is
-known. A case damages a copy, or writes it in another way that means the same. Then three ends are right: the
-product reads the same as before ("as meant"), or less of it with a line of warning ("warned"), or it raises one
-InputError whose single line says what is wrong and what to do ("clear line"). A "traceback" is any other error, an "unclear line" an InputError of another form,
-"needless" the refusal of what means the same, "silently wrong" other values without a word, and
-"hang" what is not over after two minutes. All in this process,
-with the functions that the commands call. The same seed gives the same cases.
+known. A case damages a copy, or writes it in another way that means the same. Then three ends are right: the product
+reads the same as before ("as meant"), or less of it with a line of warning ("warned"), or it raises one InputError
+whose single line says what is wrong and what to do ("clear line"). A "traceback" is any other error, an "unclear line"
+an InputError of another form, "needless" the refusal of what means the same, "silently wrong" other values without a
+word, and "hang" what is not over after two minutes. All in this process, with the functions that the commands call.
+The same seed gives the same cases.
 """
 
 import argparse
