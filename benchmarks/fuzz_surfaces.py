@@ -31,10 +31,7 @@ from scripts.maps.bids import known_ages, labelled_scans  # noqa: E402
 from scripts.maps.transforms import reading  # noqa: E402
 from scripts.model.networks import load_weights, write_tensors  # noqa: E402
 from scripts.nuclei.curves import read_reference_curves  # noqa: E402
-from scripts.nuclei.table import (  # noqa: E402
-    MEASURED,  # noqa: E402
-    read_tsv,  # noqa: E402
-)
+from scripts.nuclei.table import MEASURED, read_tsv, rows_of  # noqa: E402
 from scripts.provenance import check_trained_with, declared_name  # noqa: E402
 from scripts.reconstruction.raw import load_echoes  # noqa: E402
 from scripts.reconstruction.run import find_scans as find_raw_scans  # noqa: E402
@@ -277,7 +274,10 @@ def observe_raw(root: Path) -> Any:
 
 # --- tables and records -----------------------------------------------------------------------------------------------
 
-NUCLEI_COLUMNS = [f"{suffix}_{side}_{name}_mean" for suffix in MEASURED for side in SIDES for name in NUCLEI]
+NUCLEI_COLUMNS = [
+    *(f"{suffix}_{side}_{name}_mean" for suffix in MEASURED for side in SIDES for name in NUCLEI),
+    *(f"{side}_{name}_volume" for side in SIDES for name in NUCLEI),
+]
 
 
 def make_tables(root: Path) -> None:
@@ -343,14 +343,13 @@ def observe_tables(root: Path) -> Any:
     run = RunFolder(root, {"threshold": 0.5}, {}, ["json"])
     run.open()
     template = load_template(root / "template.nii.gz")
-    measured = [
-        {k: row[k] for k in ("participant_id", "scan_id", *NUCLEI_COLUMNS)} for row in read_tsv(root / "nuclei.tsv")
-    ]
+    rows = read_tsv(root / "nuclei.tsv")
+    measured = [{**row, "nuclei": rows_of(row, root / "nuclei.tsv")} for row in rows]
     curve = read_curve(root / "scan_level.csv")
     curves = read_reference_curves(root / "reference_curves.json")
     return [
         [[row["participant_id"], row["scan_id"]] for row in measured],
-        np.array([[row[name] for name in NUCLEI_COLUMNS] for row in measured]),
+        [[list(nucleus.values()) for nucleus in row["nuclei"]] for row in measured],
         read_predictions(root / "predictions.csv").to_csv(),
         recorded_as_simulated(root / "predictions.json"),
         {name: curve[name].to_numpy(float) for name in ("epoch", "train_loss", "train_auc", "val_auc")},

@@ -61,6 +61,13 @@ def test_a_measured_scan_gets_its_nuclei_age_and_z_scores(cohort, curves):
     assert caudate["percentile"] == pytest.approx(100 * norm.cdf(expected))
 
 
+def test_a_table_without_a_column_of_a_nucleus_is_refused(cohort):
+    table = cohort / NUCLEI_TABLE
+    table.write_text(table.read_text().replace("Chimap_right_putamen_mean", "chi_right_putamen"))
+    with refused(table, "'Chimap_right_putamen_mean'"):
+        with_nuclei(find_scans(cohort), str(cohort), None)
+
+
 def test_without_age_or_curves_nothing_is_said_to_be_usual(cohort, curves):
     first, _ = with_nuclei(find_scans(cohort), str(cohort), None)
     assert usual_for_age(first["nuclei"], 41, None) is None

@@ -34,7 +34,7 @@ def with_nuclei(
     for scan in scans:
         more: dict[str, Any] = {}
         if (row := measured.get(scan["scan_id"])) is not None:
-            more["nuclei"] = rows_of(row)
+            more["nuclei"] = rows_of(row, nuclei_table)
         if (age := ages.get(scan["participant_id"])) is not None:
             more["age"] = age
         found.append({**scan, **more} if more else scan)

@@ -92,8 +92,15 @@ def age_of(person: Mapping[str, str], table: str | os.PathLike) -> float:
     return age
 
 
-def rows_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row of `nuclei.tsv` as one row a nucleus and side, without what was not measured.
+def rows_of(row: Mapping[str, Any], where: str | os.PathLike = "nuclei") -> list[dict[str, Any]]:
+    """A row of `nuclei.tsv` as one row a nucleus and side, without what was not measured (NaN).
+
+    Args:
+        row: columns and values.
+        where: the table, for the message.
+
+    Raises:
+        InputError: a column of a mean or a volume is missing.
 
     Returns:
         rows with `nucleus`, `side`, and as far as measured `volume_mm3` and the means `Chimap` (ppm) and `R2starmap`
@@ -102,7 +109,10 @@ def rows_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for nucleus in NUCLEI:
         for side in SIDES:
-            values = {suffix: row.get(f"{suffix}_{side}_{nucleus}_mean", math.nan) for suffix in MEASURED}
-            values["volume_mm3"] = 1000 * row.get(f"{side}_{nucleus}_volume", math.nan)
+            try:
+                values = {suffix: row[f"{suffix}_{side}_{nucleus}_mean"] for suffix in MEASURED}
+                values["volume_mm3"] = 1000 * row[f"{side}_{nucleus}_volume"]
+            except KeyError as error:
+                raise InputError(f"{where}: no column {error}; run configs/nuclei.yaml again") from error
             rows.append({"nucleus": nucleus, "side": side} | {k: v for k, v in values.items() if math.isfinite(v)})
     return [values for values in rows if len(values) > 2]
