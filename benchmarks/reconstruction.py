@@ -199,6 +199,13 @@ def unwrapping_and_r2star(scan: RawScan, truth: Truth, steps: Reconstruction) ->
     }
 
 
+def how_made(raw: Path) -> dict:
+    """What the folder says of its simulated heads: the keys of `configs/simulate_raw.yaml` that make them differ."""
+    settings = json.loads((raw / "dataset_description.json").read_text())["GeneratedBy"][0]["Settings"]
+    keys = ("size", "seed", "ages", "tilt_deg", "slice_gap_mm", "head")
+    return {key: settings[key] for key in keys if key in settings} | {"snr": settings["sequence"]["snr"]}
+
+
 def main() -> None:
     """Measure, print, and keep."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -212,7 +219,8 @@ def main() -> None:
     scan = find_scans(str(given.raw), None, None, "sub-01", None, None, None, None, RULES)[0]
     truth = Truth(given.raw, scan.participant_id)
     result = {
-        "input": f"simulated raw data of a digital head, {given.raw.name}",
+        "input": "simulated raw data of a digital head",
+        "head": how_made(given.raw),
         "grid": {"shape": list(scan.shape), "spacing_mm": [round(float(d), 3) for d in scan.spacing_mm]},
         "software": software(),
     }

@@ -132,8 +132,8 @@ def in_radians(stored: np.ndarray, low: float, high: float, path: str, factor: f
 
 
 def thinned(volume: np.ndarray) -> np.ndarray:
-    """At most about a million values of a volume."""
-    return volume.ravel()[:: max(1, volume.size // 1_000_000)]
+    """At most about a million values of a volume, in the order of memory: nothing is copied."""
+    return volume.ravel(order="K")[:: max(1, volume.size // 1_000_000)]
 
 
 def check_no_gap(stored: np.ndarray, path: str) -> None:
