@@ -9,6 +9,7 @@ import numpy as np
 
 from scripts.errors import InputError
 from scripts.files import nifti
+from scripts.reconstruction.bipolar import remove_ramp
 from scripts.reconstruction.checks import check_echoes_differ, check_slices
 from scripts.reconstruction.phase import (
     Scaled,
@@ -322,6 +323,7 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
         raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
     unit, odd = normalise(magnitude)
     warnings = [*acquisition.notes, *scaled.warnings, *odd, *turn_slices_back(scaled.phase, magnitude)]
+    warnings += remove_ramp(scaled.phase, magnitude, acquisition.echo_times_s)
     phase = scaled.phase if sign == 1 else -scaled.phase
     return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)
 
