@@ -131,6 +131,7 @@ def test_a_csv_has_quotes_and_lines_within_cells(tmp_path):
         ("group\tgroup\nHC\tHH\n", "two columns 'group'"),
         ("group\tage\nHC\n", "line 2 has 1 cells"),
         ("\n\ngroup\tage\nHC\t1\n\nHH\t2\t3\n", "line 6 has 3 cells"),
+        ("group\tage\nHC\t1\n" + "\t" * 1_000_000 + "x\n", "line 3"),
         ("age\n1\n", "no column 'group'"),
         ("", "no column 'group'"),
         ("group;age\nHC;1\n", "separated by ';'"),

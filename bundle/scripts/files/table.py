@@ -70,13 +70,14 @@ def read_frame(
     if may_end_torn and not text.endswith(("\n", "\r")):
         text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
     empty = re.match(rf"(?:[ {SIGNS[tabs]}]*(?:\r\n|\n|\r))*", text)[0]  # the header is the first line with words
+    widths = [1 + line.count(SIGNS[tabs]) for line in re.split(r"\r|\n", text[len(empty) :])]
     try:
         cells = pd.read_csv(
             StringIO(text, newline=""),  # U+2028 and its like end no line of a table
             sep=SIGNS[tabs],
             quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
             header=None,
-            names=range(1 + max(line.count(SIGNS[tabs]) for line in re.split(r"\r|\n", text))),  # rows of any length
+            names=range(min(max(widths), 2 * widths[0] + 8)),  # room for rows that are longer, and told so below
             skiprows=len(re.findall(r"\r\n|\n|\r", empty)),
             skip_blank_lines=False,
             dtype=object,
