@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import monai.bundle
 import pytest
 import torch
 import yaml
-from blobs import BUNDLE
+from blobs import BUNDLE, REPOSITORY
 from refusal import refused
 from typed import typed
 
@@ -156,6 +157,25 @@ def test_what_a_key_cannot_be_is_refused_in_one_line(config, words, said, tmp_pa
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["--trian#seed", "1"], KeyError),
+        (["--input", "%nobody"], KeyError),
+        (["--preprocessing#transforms#99#keys", "x"], IndexError),
+        (["--threshold#x", "3"], ValueError),
+        (["--imports", "os"], NameError),
+    ],
+)
+def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(words, kind, tmp_path):
+    pages = (REPOSITORY / "docs" / "how_to" / "settings.md").read_text()
+    with pytest.raises((kind, RuntimeError)) as caught:
+        typed(tmp_path, "inference", *words)
+    error = caught.value if isinstance(caught.value, kind) else caught.value.__cause__
+    shape = re.sub(r"'(?!scripts)(query key: )?\w+'", lambda found: f"'{found[1] or ''}X'", str(error))
+    assert f"`{kind.__name__}: {shape}`" in pages
 
 
 def test_an_overlay_is_read_like_the_command_line(tmp_path):
