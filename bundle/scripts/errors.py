@@ -1,5 +1,6 @@
 """The one error that a user's input can raise, and how the command line shows it: one line, status 1."""
 
+import errno
 import logging
 import re
 import sys
@@ -8,6 +9,20 @@ from types import TracebackType
 #: The error that a web server of starlette's kind, such as MONAI Label's, answers a client with; None outside of one.
 _HTTP = getattr(sys.modules.get("starlette.exceptions"), "HTTPException", None)
 
+#: What the system says of disks and folders, and what to do.
+SYSTEM = {
+    errno.ENOSPC: "the disk is full; free some space and give the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and give the same command again",
+    errno.EACCES: "no permission to read or write there; correct the permissions",
+    errno.EPERM: "no permission to read or write there; correct the permissions",
+    errno.EROFS: "the disk cannot be written; choose another output folder",
+    errno.EEXIST: "a file lies where a folder must be made; move it away or choose another output folder",
+    errno.ENOTDIR: "a file lies where a folder must be; move it away or choose another output folder",
+    errno.EISDIR: "a folder lies where a file must be; move it away or choose another output folder",
+    errno.ENAMETOOLONG: "a name is too long for this disk; shorten it",
+    errno.EIO: "the disk cannot be read or written (input/output error); check the disk",
+    errno.ESTALE: "the disk is gone (stale file handle); mount it again",
+}
 #: The folders of a path in a message.
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^/:;,]+/)+")
 
@@ -48,15 +63,42 @@ def input_error_in(error: BaseException | None) -> InputError | None:
     return None
 
 
+def chain(error: BaseException | None) -> list[BaseException]:
+    """An error and those that it was raised from."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def system_reason(error: BaseException) -> str | None:
+    """What disk, folder or memory refused, and what to do; None where it was none of them."""
+    for found in chain(error):
+        if isinstance(found, OSError) and found.errno in SYSTEM:
+            return SYSTEM[found.errno]
+        if isinstance(found, MemoryError) or type(found).__name__ == "OutOfMemoryError":
+            return "not enough memory; close other programs, or use a machine with more"
+    return None
+
+
+def _with_place(error: BaseException) -> str | None:
+    """`system_reason` with the file or folder that was meant, where the system names it."""
+    found = system_reason(error)
+    path = next((e.filename for e in chain(error) if isinstance(e, OSError) and e.filename), None)
+    return f"{path}: {found}" if found and isinstance(path, str) else found
+
+
 def report_in_one_line() -> None:
-    """Let the interpreter end with one line on stderr and status 1 when bad input reaches the top uncaught.
+    """Let the interpreter end with one line on stderr and status 1 when bad input, or what disk, folder or memory
+    refused, reaches the top uncaught.
 
     Every other error keeps its full traceback. Called by `initialize` in the configs, so servers that
     import the package are not affected.
     """
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        found = input_error_in(error)
+        found = input_error_in(error) or _with_place(error)
         if found is None:
             sys.__excepthook__(kind, error, traceback)
         else:

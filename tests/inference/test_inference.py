@@ -1,6 +1,7 @@
 """Inference as a user runs it: what it writes, and what it says when the input is bad."""
 
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -19,6 +20,7 @@ from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from refusal import refused
 
+from scripts.errors import report_in_one_line
 from scripts.inference.batch import ScanStream
 from scripts.maps.bids import find_scans
 from scripts.model.evidence import Evidence
@@ -241,6 +243,28 @@ def test_only_the_participants_of_a_table_are_classified(weights, shared_cohort,
     (tmp_path / "chosen.tsv").write_text("participant_id\nsub-05\n")
     run(workflow(weights, shared_cohort, tmp_path / "output", participants=str(tmp_path / "chosen.tsv")))
     assert {row["scan_id"] for row in table(tmp_path / "output")} == {"sub-05"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "error: the disk is full; free some space"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "out/x"), "error: out/x: a file lies where a folder"),
+        (MemoryError(), "error: not enough memory; close other programs"),
+    ],
+)
+def test_what_disk_and_memory_refuse_is_one_line_whatever_wraps_it(fault, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.excepthook", sys.__excepthook__)
+    report_in_one_line()
+    try:
+        try:
+            raise fault
+        except Exception as error:
+            raise RuntimeError("torch says: unexpected pos 704 vs 598") from error
+    except RuntimeError as error:
+        sys.excepthook(RuntimeError, error, None)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)
 
 
 def test_a_fault_that_is_not_the_inputs_is_not_hidden():

@@ -100,6 +100,12 @@ def test_what_a_living_process_makes_is_no_leftover(tmp_path: Path, worker: subp
     assert remove_leftovers(tmp_path) == 1
 
 
+def test_a_pipe_called_like_the_lock_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(InputError, match="is a pipe or device and no file; give a plain file"):
+        claim({"output_dir": tmp_path}, {})
+
+
 def test_only_our_own_leftovers_are_removed(tmp_path: Path) -> None:
     kept = [tmp_path / name for name in (".part-mine.txt", "a.part", ".partition")]
     for path in kept:

@@ -1,6 +1,5 @@
 """One scan's failure as one line of a table: why, without anybody's name, while the other scans go on."""
 
-import errno
 import os
 import re
 import traceback
@@ -8,23 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.errors import input_error_in, reason
+from scripts.errors import input_error_in, reason, system_reason
 from scripts.files.parts import part_file
 
-#: What the system says of disks and folders, and what to do.
-_SYSTEM = {
-    errno.ENOSPC: "the disk is full; free some space and give the same command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and give the same command again",
-    errno.EACCES: "no permission to read or write there; correct the permissions",
-    errno.EPERM: "no permission to read or write there; correct the permissions",
-    errno.EROFS: "the disk cannot be written; choose another output folder",
-    errno.EEXIST: "a file lies where a folder must be made; move it away or choose another output folder",
-    errno.ENOTDIR: "a file lies where a folder must be; move it away or choose another output folder",
-    errno.EISDIR: "a folder lies where a file must be; move it away or choose another output folder",
-    errno.ENAMETOOLONG: "a name is too long for this disk; shorten it",
-    errno.EIO: "the disk cannot be read or written (input/output error); check the disk",
-    errno.ESTALE: "the disk is gone (stale file handle); mount it again",
-}
 #: A file that BIDS entities name; other names may hold anybody's.
 _BIDS = re.compile(r"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*(?:_[A-Za-z0-9]+)?(?:\.[A-Za-z0-9.]+)?")
 _PATH = re.compile(r"(?<![\w./<])(?:~|\.{1,2})?/(?:[^\s'\",;:()]+/)*[^\s'\",;:()]+")
@@ -55,11 +40,9 @@ def why(error: BaseException, log: str | os.PathLike, places: Mapping[str, str] 
     known = input_error_in(error)
     if known is not None:
         return without_paths(str(known), places or {})
-    system = next((e for e in chain(error) if isinstance(e, OSError) and e.errno in _SYSTEM), None)
+    system = system_reason(error)
     if system is not None:
-        return _SYSTEM[system.errno]
-    if any(isinstance(e, MemoryError) or type(e).__name__ == "OutOfMemoryError" for e in chain(error)):
-        return "not enough memory for this scan; close other programs, or use a machine with more"
+        return system
     kind = type(error).__name__
     try:
         with part_file(log) as part:
@@ -67,15 +50,6 @@ def why(error: BaseException, log: str | os.PathLike, places: Mapping[str, str] 
     except OSError as problem:
         return f"unexpected {kind}, and its log could not be written ({reason(problem).split(':')[0]}); report it"
     return f"unexpected {kind}; {Path(log).name} says where: please report it"
-
-
-def chain(error: BaseException | None) -> list[BaseException]:
-    """An error and those that it was raised from."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
 
 
 def without_paths(message: str, places: Mapping[str, str]) -> str:

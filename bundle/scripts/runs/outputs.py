@@ -1,12 +1,14 @@
 """Where a command writes: never over its input, by one run at a time, and without what killed runs left."""
 
 import atexit
+import contextlib
 import fcntl
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.errors import InputError
+from scripts.files.limits import check_plain
 from scripts.files.parts import remove_leftovers
 
 LOCK = ".qnet-lock"
@@ -114,6 +116,7 @@ def lock(folder: str | os.PathLike, key: str) -> None:
         return
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        check_plain(path)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise InputError(f"{folder}: cannot write there ({error.strerror}); choose another output folder") from error
@@ -132,7 +135,8 @@ def lock(folder: str | os.PathLike, key: str) -> None:
         os.close(handle)  # its owner has just ended and taken it away
         return lock(folder, key)
     os.ftruncate(handle, 0)
-    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
     _held[path] = (handle, os.getpid())
 
 
