@@ -10,7 +10,6 @@ seed that no setting was chosen on: 7 is kept for this benchmark.
 """
 
 import argparse
-import csv
 import json
 import sys
 from pathlib import Path
@@ -24,10 +23,11 @@ sys.path[:0] = [str(HERE.parent / "bundle")]
 from tqdm import tqdm  # noqa: E402
 
 from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES  # noqa: E402
+from scripts.files.table import read_table  # noqa: E402
 from scripts.files.writing import write_aside, write_json  # noqa: E402
 from scripts.maps.bids import find_scans  # noqa: E402
 from scripts.nuclei.reader import row_of  # noqa: E402
-from scripts.nuclei.table import MEASURED  # noqa: E402
+from scripts.nuclei.table import MEASURED, NUCLEI_TABLE  # noqa: E402
 from scripts.provenance import software  # noqa: E402
 
 RESULTS = HERE / "results"
@@ -97,8 +97,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cohort", type=Path, help="simulated cohort that configs/nuclei.yaml has measured")
     cohort = parser.parse_args().cohort
-    with open(cohort / "derivatives" / "nuclei" / "nuclei.tsv", newline="") as file:
-        measured = {row["scan_id"]: row for row in csv.DictReader(file, delimiter="\t")}
+    table = read_table(cohort / NUCLEI_TABLE, ["scan_id"], unique=["scan_id"])
+    measured = {row["scan_id"]: row for row in table}
     rows = [
         compare(cohort, scan, measured[scan["scan_id"]])
         for scan in tqdm(find_scans(cohort), desc="nuclei against truth", unit="scan")

@@ -16,7 +16,6 @@ them, and says where 95 % of the cross-validated AUCs lie: the `targets` of `con
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable
@@ -32,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT / "bundle"))
 from scripts.evaluation.auc import delong, interval  # noqa: E402
+from scripts.files.table import read_table  # noqa: E402
 from scripts.maps.bids import labelled_scans, split  # noqa: E402
 from scripts.provenance import cohort_fingerprint  # noqa: E402
 from scripts.simulation.cohort import draw_participants  # noqa: E402
@@ -66,8 +66,7 @@ def features(cohort: Path, measured_by: Callable = nucleus_mean_features) -> tup
     """Participants of a simulated cohort, what a reader measures in their true nuclei and age, and who has HH."""
 
     def rows(path: Path) -> dict[str, dict[str, str]]:
-        with open(path, newline="") as file:
-            return {row["participant_id"]: row for row in csv.DictReader(file, delimiter="\t")}
+        return {row["participant_id"]: row for row in read_table(path, ["participant_id"], unique=["participant_id"])}
 
     people, nuclei = rows(cohort / "participants.tsv"), rows(cohort / "derivatives" / "groundtruth" / "nuclei.tsv")
     measured = [{k: float(v) for k, v in nuclei[name].items() if k != "participant_id"} for name in people]

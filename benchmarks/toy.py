@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 import time
@@ -15,6 +14,7 @@ from monai.bundle import ConfigWorkflow
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 sys.path.insert(0, str(BUNDLE))
+from scripts.files.writing import write_table  # noqa: E402
 
 SHAPE = (40, 44, 14)
 BOX = [[4, 36], [6, 38], [2, 12]]
@@ -38,10 +38,7 @@ def write_cohort(root: Path, subjects: int) -> Path:
             nib.save(image, anat / f"{name}_{suffix}.nii.gz")
         (boxes / f"{name}_desc-basalganglia_box.json").write_text(json.dumps({"Box": BOX}))
         rows.append({"participant_id": name, "age": 50, "sex": "FM"[number % 2], "group": ("HH", "HC")[number % 2]})
-    with (root / "participants.tsv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter="\t")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(root / "participants.tsv", list(rows[0]), rows)
     (root / "dataset_description.json").write_text(json.dumps({"Name": "Noise", "BIDSVersion": "1.10.0"}))
     return root
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -88,4 +89,4 @@ def indented(record: Mapping[str, Any]) -> str:
 
 def script(source: str) -> Markup:
     """Somebody else's JavaScript, so that nothing in it ends the `<script>` that it is put into."""
-    return Markup(source.replace("</script", "<\\/script"))  # noqa: S704
+    return Markup(re.sub("</(?=script)", r"<\\/", source, flags=re.IGNORECASE))  # noqa: S704
