@@ -1,5 +1,6 @@
 """A T1W on another grid: refused with advice, or registered to R2* and resampled, from every kind of input."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -7,16 +8,24 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from blobs import BUNDLE
-from heads import head
+from heads import TEMPLATE, head
+from monai.bundle import ConfigWorkflow
 from refusal import refused
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from scripts.inference.inputs import find_input
-from scripts.maps.bids import MAPS, check_grid
+from scripts.localisation.cohort import localise_cohort
+from scripts.localisation.localiser import Localiser
+from scripts.maps.bids import MAPS, check_grid, labelled_scans
+from scripts.maps.notes import write_notes
 from scripts.maps.transforms import LoadImageMapsd
+from scripts.registration import t1w_grid
 from scripts.registration.t1w_grid import check_quality, register
+from scripts.training.cache import CachedScans, fill
+from scripts.training.preprocessing import preprocessing
 
 RULES = BUNDLE / "configs" / "dicom_series.yaml"
 TURN_DEG, SHIFT_MM = (4.0, -3.0, 6.0), (5.0, -7.0, 4.0)
@@ -144,3 +153,79 @@ def test_each_measure_refuses(measured, said):
     check_quality(GOOD, "T1w")
     with refused("T1w", said):
         check_quality(GOOD | measured, "T1w")
+
+
+def test_a_t1w_that_cannot_be_read_as_numbers_is_refused_for_that(maps):
+    volumes, affine = maps
+    broken = volumes[2].copy()
+    broken[3, 3, 3] = np.nan
+    with refused("T1w", "holds NaN"):
+        register(broken, affine @ np.diag([1, 1, -1, 1]), volumes[0], volumes[1], affine, "T1w")
+
+
+@pytest.fixture(scope="module")
+def cohort(maps, scan, tmp_path_factory) -> Path:
+    """Four people with the head of `maps` and noise of their own, each T1W taken after a movement of its own."""
+    root = tmp_path_factory.mktemp("cohort")
+    volumes, affine = maps
+    box = np.argwhere(volumes[0] != 0).mean(0).astype(int)
+    (root / "dataset_description.json").write_text(json.dumps({"Name": "Simulated", "BIDSVersion": "1.10.0"}))
+    rows = ["participant_id\tage\tsex\tgroup"]
+    for number in range(4):
+        name, rng = f"sub-{number + 1:02d}", np.random.default_rng(number)
+        folder = root / name / "anat"
+        folder.mkdir(parents=True)
+        noise = 1 + rng.normal(0, 0.02, volumes.shape).astype(np.float32)
+        t1w = moved(volumes[2] * noise[2], affine, rng.uniform(-5, 5, 3), rng.uniform(-6, 6, 3))
+        images = [(volumes[0] * noise[0], affine), (volumes[1] * noise[1], affine), t1w]
+        for suffix, (volume, where) in zip(MAPS, images, strict=True):
+            nib.save(nib.Nifti1Image(volume, where), folder / f"{name}_{suffix}.nii.gz")
+        annotated = root / "derivatives" / "basalganglia" / name / "anat"
+        annotated.mkdir(parents=True)
+        ranges = [[int(middle) - 8, int(middle) + 8] for middle in box]
+        (annotated / f"{name}_desc-basalganglia_box.json").write_text(json.dumps({"Box": ranges}))
+        rows.append(f"{name}\t{40 + number}\tF\t{('HC', 'HH')[number % 2]}")
+    (root / "participants.tsv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_training_takes_it_says_how_well_it_was_registered_and_a_cache_keeps_both(cohort, tmp_path):
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "train.yaml"), logging_file=False, meta_file=None, workflow_type="train",
+        run_id="image_level", bundle_root=str(BUNDLE), dataset_dir=str(cohort), output_dir=str(tmp_path / "out"),
+        ckpt_dir=str(tmp_path / "models"), resample_t1w="rigid", num_folds=2, cropped_size=[32, 32], num_slices=4,
+        imagenet_weights="none", image_epochs=1, swa=False,
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    with (tmp_path / "out" / "scans.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["scan_id"] for row in rows] == ["sub-01", "sub-02", "sub-03", "sub-04"]
+    assert all(row["box_source"] == "annotated" and "covers 100 %" in row["t1w_registration"] for row in rows)
+
+    steps = preprocessing("cropped", [32, 32], 4, [0.5, 99.5], "annotated", resample_t1w="rigid")
+    scans = labelled_scans(cohort, "rigid")[:2]
+    before = len(t1w_grid._KNOWN)
+    for _ in range(2):  # the second reads
+        cached = CachedScans(scans, steps, tmp_path / "cache")
+        fill(cached, "cropped", 1)
+        write_notes(tmp_path / "scans.tsv", cached)
+    assert len(t1w_grid._KNOWN) == before  # what training registered was not registered again
+    with (tmp_path / "scans.tsv").open(newline="") as file:
+        assert list(csv.DictReader(file, delimiter="\t")) == rows[:2]
+    fresh = workflow.parser.get_parsed_content("train#dataset")
+    of_training = {item["scan_id"]: item["image"] for item in fresh}
+    for item in cached:
+        if item["scan_id"] in of_training:
+            torch.testing.assert_close(item["image"].as_tensor(), of_training[item["scan_id"]].as_tensor())
+
+
+def test_localisation_takes_it_and_says_how_well_it_was_registered(scan, tmp_path):
+    localiser = Localiser(TEMPLATE, cache_dir=tmp_path)
+    item = {"participant_id": "sub-01", "scan_id": "sub-01", "image": scan}
+    localise_cohort(tmp_path, [item], localiser, annotated_too=True, resample_t1w="rigid")
+    with (tmp_path / "localise.tsv").open(newline="") as file:
+        (row,) = csv.DictReader(file, delimiter="\t")
+    assert row["status"] == "ok" and float(row["confidence"]) > 0.9
+    assert row["t1w_registration"].startswith("moved ") and "covers 100 %" in row["t1w_registration"]

@@ -81,6 +81,14 @@ def test_training_writes_all_three_models_and_their_records(trained):
     assert names - {LOCK} == {"resnet.pt", "resnet_swa.pt", "model.pt", "resnet.json", "model.json"}
 
 
+def test_a_table_says_of_every_scan_where_its_box_is_from_and_what_is_unlikely(trained):
+    with (trained / "output" / "scans.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["scan_id"] for row in rows] == [f"sub-{number:02d}" for number in range(1, 13)]
+    assert {row["box_source"] for row in rows} == {"annotated"} and {row["t1w_registration"] for row in rows} == {"n/a"}
+    assert all(row["flags"] for row in rows)
+
+
 def test_records_hold_no_path(trained, shared_cohort):
     for name in ("resnet.json", "model.json"):
         text = (trained / "models" / name).read_text()

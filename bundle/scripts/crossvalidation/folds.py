@@ -8,7 +8,18 @@ from typing import Any
 from scripts.settings.values import literal
 
 #: Keys of train.yaml and its overlays that the cross-validation itself sets for every fold.
-MANAGED = ("bundle_root", "dataset_dir", "ckpt_dir", "output_dir", "device", "region", "fold", "repeat", "cache_dir")
+MANAGED = (
+    "bundle_root",
+    "dataset_dir",
+    "ckpt_dir",
+    "output_dir",
+    "device",
+    "region",
+    "fold",
+    "repeat",
+    "cache_dir",
+    "scans_table",
+)
 #: Keys that experiment tracking adds.
 TRACKED = ("experiment_name", "run_name", "tracking_uri", "save_execute_config", "is_not_rank0", "tensorboard_dir")
 #: Keys that do not change the numbers; a run may go on with others.

@@ -83,7 +83,13 @@ def run_folds(
     config = merged_config(files, training)
     setup = Setup(
         files,
-        {**training, "bundle_root": str(bundle_root), "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir)},
+        {
+            **training,
+            "bundle_root": str(bundle_root),
+            "dataset_dir": str(dataset_dir),
+            "cache_dir": str(cache_dir),
+            "scans_table": str(Path(output_dir) / "scans.tsv"),
+        },
         str(output_dir),
         config["num_folds"],
         config["seed"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +17,15 @@ from scripts.localisation.localiser import Localiser
 from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
 from scripts.maps.transforms import reading
 from scripts.provenance import RESEARCH_ONLY
+from scripts.registration.t1w_grid import in_words
 from scripts.reporting import page
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.former import say_former
 
-COLUMNS = ("participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "flags", "message")
+COLUMNS = (
+    "participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "t1w_registration", "flags",
+    "message",
+)  # fmt: skip
 
 
 def localise_cohort(
@@ -83,6 +88,8 @@ def row_of(folder: Path, scan: Mapping[str, Any], localiser: Localiser, resample
         return {**row, "status": "refused", "message": why(error, log, called({"maps": scan.get("image", [])}))}
     log.unlink(missing_ok=True)  # of an earlier try
     flags = region_flags(image.numpy(), found.box) + found_flags(found.measures, LEAST_IRON)
+    if "t1w_registration" in image.meta:
+        row["t1w_registration"] = in_words(json.loads(image.meta["t1w_registration"]))
     row |= {"confidence": found.confidence, "box": found.box, "flags": "; ".join(flags) or "n/a"}
     if scan.get("box") is not None:
         row["holds_annotation"] = round(share_held(scan["box"], found.box), 3)

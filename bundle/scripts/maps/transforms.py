@@ -174,6 +174,24 @@ class FlagMapsd(MapTransform):
         return data
 
 
+class NoteScand(MapTransform):
+    """Give an item `notes`, what is to be said of the scan, as JSON: what its image's metadata hold of `box_source`,
+    `box_confidence`, `t1w_registration` and `flags`. Metadata do not outlive a cache on disk; this does.
+
+    Args:
+        keys: the entry whose metadata count.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            meta = data[key].meta
+            notes = {name: meta[name] for name in ("box_source", "box_confidence") if name in meta}
+            notes |= {name: json.loads(meta[name]) for name in ("t1w_registration", "flags") if name in meta}
+            data["notes"] = json.dumps(notes)
+        return data
+
+
 class CropBasalGangliad(MapTransform, InvertibleTransform):
     """Keep the axial slices that hold the basal ganglia and, for `cropped`, their box (paper, Data Preparation).
 

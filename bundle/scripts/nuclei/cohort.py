@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -25,6 +26,7 @@ from scripts.maps.transforms import reading
 from scripts.nuclei.reader import NucleiReader
 from scripts.nuclei.table import data_dictionary
 from scripts.provenance import bundle_version
+from scripts.registration.t1w_grid import in_words
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin, code_of, digest_of, settings_of
 from scripts.runs.former import say_former
@@ -75,12 +77,16 @@ def measure_cohort(
     rows, said = [], []
     for scan in tqdm(scans, desc="nuclei", unit="scan"):
         row = {"participant_id": scan["participant_id"], "scan_id": scan["scan_id"]}
-        said.append({**row, "status": "ok", "message": ""})
+        said.append({**row, "status": "ok", "t1w_registration": "", "flags": "", "message": ""})
         log = log_of(folder, scan["scan_id"])
         try:
             if "refused" in scan:
                 raise InputError(scan["refused"])
-            row |= one_scan(folder, scan, localiser, reader, made_by, decided_by, pictures, resample_t1w)
+            kept = one_scan(folder, scan, localiser, reader, made_by, decided_by, pictures, resample_t1w)
+            row |= {name: float("nan") if value is None else value for name, value in kept["Nuclei"].items()}
+            said[-1]["flags"] = "; ".join(kept.get("Flags", ()))
+            if kept.get("T1wRegistration"):
+                said[-1]["t1w_registration"] = in_words(kept["T1wRegistration"])
             log.unlink(missing_ok=True)  # of an earlier try
         except Exception as error:
             said[-1] |= {"status": "failed", "message": why(error, log, called({"maps": scan.get("image", [])}))}
@@ -109,20 +115,26 @@ def one_scan(
     decided_by: str,
     pictures: bool,
     resample_t1w: str,
-) -> dict[str, float]:
-    """Measure one scan, or read what was measured before from the same by the same, where all of it is there."""
+) -> dict[str, Any]:
+    """Measure one scan, or read what was measured before from the same by the same, where all of it is there.
+
+    Returns:
+        `Nuclei` (a number each, None where it is none), `Flags` (what is unlikely about the maps) and
+        `T1wRegistration` (how good it is, None where the T1W is on the grid of the others).
+    """
     stem = folder / scan["participant_id"] / "anat" / scan["scan_id"]
     kept = Path(f"{stem}_desc-nuclei_stats.json")
     origin = Origin({"maps": scan["image"]}, decided_by, CODE)
     endings = ["dseg.nii.gz", *(["dseg.png"] if pictures else [])]
     content = read_stats(kept) if all(Path(f"{stem}_desc-nuclei_{ending}").exists() for ending in endings) else {}
     if origin.made(content.get("Basis")):
-        return {name: float("nan") if value is None else value for name, value in content["Nuclei"].items()}
+        return content
     basis = origin.basis()  # before anything is read
     image = reading(resample_t1w)(dict(scan))["image"]
     maps, affine = image.numpy(), np.asarray(image.affine, float)
     found = localiser(maps, affine, scan["image"][0])
-    for flag in region_flags(maps, found.box) + found_flags(found.measures, LEAST_IRON):
+    flags = region_flags(maps, found.box) + found_flags(found.measures, LEAST_IRON)
+    for flag in flags:
         LOGGER.warning("%s: %s", scan["scan_id"], flag)
     row, labels = reader.measure(maps, affine, found)
     row = {"confidence": found.confidence, **row}
@@ -133,8 +145,10 @@ def one_scan(
         outlines = {name: np.isin(labels, [LABELS[f"{side}_{name}"] for side in ("left", "right")]) for name in NUCLEI}
         write_aside(f"{stem}_desc-nuclei_dseg.png", lambda part: draw(part, maps, affine, found, title, outlines))
     values = {n: None if math.isnan(v) else v for n, v in row.items()}
-    write_json(kept, {"GeneratedBy": dict(made_by), "Basis": basis, "Nuclei": values})
-    return row
+    quality = json.loads(image.meta.get("t1w_registration", "null"))
+    content = {"Nuclei": values, "Flags": flags, "T1wRegistration": quality}
+    write_json(kept, {"GeneratedBy": dict(made_by), "Basis": basis, **content})
+    return content
 
 
 def read_stats(path: Path) -> dict[str, Any]:

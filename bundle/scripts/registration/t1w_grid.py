@@ -5,6 +5,7 @@ the scanner says that the T1W lies and from where their middles meet. How good i
 information falls when the T1W is moved away, and how far apart registrations from other starts end.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from scripts.anatomy.axes import LPS_RAS
 from scripts.errors import InputError
-from scripts.registration.search import block_mean, blocks, coarser, method, sitk_image
+from scripts.registration.search import block_mean, blocks, coarser, method, sitk_image, without_outliers
 
 #: Voxels of the images that are compared, mm.
 WORK_MM = 2.5
@@ -26,6 +27,9 @@ _STARTS = ((5.0, -4.0, 3.0, 4.0, -3.0, 3.0), (-5.0, 4.0, -4.0, -4.0, 3.0, -3.0))
 #: A registration is refused where the information falls by a smaller share, ends spread farther (mm), or less of the
 #: brain lies in the T1W.
 LEAST_SHARPNESS, LARGEST_SPREAD_MM, LEAST_OVERLAP = 0.3, 2.0, 0.9
+#: Poses by what was registered, the last so many: a scan is read several times by one run, as for both input regions.
+_KNOWN: dict[str, tuple[sitk.Euler3DTransform, dict[str, float]]] = {}
+_MOST_KNOWN = 2000
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,42 @@ def register(
     Raises:
         InputError: the registration is poor; the line says what was measured.
     """
+    for suffix, volume in (("QSM", qsm), ("R2*", r2star), ("T1w", t1w)):
+        if not np.isfinite(volume).all():
+            raise InputError(f"{name}: cannot be registered, for the {suffix} holds NaN or infinite values; set them to"
+                             " 0 outside the brain")  # fmt: skip
     grid, moving_grid = _lps(affine), _lps(t1w_affine)
+    asked = _digest(t1w, t1w_affine, qsm, r2star, affine)
+    if (known := _KNOWN.get(asked)) is None:
+        known = _best_pose(without_outliers(t1w), moving_grid, qsm, r2star, grid)
+        _KNOWN[asked] = known
+        while len(_KNOWN) > _MOST_KNOWN:
+            _KNOWN.pop(next(iter(_KNOWN)), None)
+    best, measures = known
+    target = sitk_image(np.zeros(qsm.shape, np.float32), grid)
+    resampled = _values(sitk.Resample(sitk_image(t1w.astype(np.float32), moving_grid), target, best,
+                                      sitk.sitkBSpline, 0.0, sitk.sitkFloat32))  # fmt: skip
+    inside = _values(sitk.Resample(sitk_image((t1w != 0).astype(np.float32), moving_grid), target, best,
+                                   sitk.sitkNearestNeighbor, 0.0, sitk.sitkFloat32)) > 0  # fmt: skip
+    resampled = np.where(inside, np.clip(resampled, t1w.min(), t1w.max()), 0).astype(np.float32)
+    overlap = float(inside[qsm != 0].mean()) if (qsm != 0).any() else float(inside.mean())
+    quality = {**measures, "overlap": round(overlap, 3)}
+    check_quality(quality, name)
+    return Registered(resampled, quality)
+
+
+def _digest(*parts: np.ndarray) -> str:
+    """SHA-256 of arrays."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part))
+    return digest.hexdigest()
+
+
+def _best_pose(
+    t1w: np.ndarray, moving_grid: np.ndarray, qsm: np.ndarray, r2star: np.ndarray, grid: np.ndarray
+) -> tuple[sitk.Euler3DTransform, dict[str, float]]:
+    """The transform from the grid of QSM and R2* to T1W's (both affines to LPS), and how good it is."""
     factors = blocks(grid, WORK_MM)
     work = coarser(grid, factors)
     measured = block_mean((qsm != 0).astype(np.float32), factors) > 0.5
@@ -123,22 +162,21 @@ def register(
     spread = max(float(np.linalg.norm(other - where[0], axis=1).mean()) for other in where[1:])
     steps = [np.eye(6)[k] * sign * (_OFF_MM if k < 3 else _OFF_DEG) for k in range(6) for sign in (-1, 1)]
     off = float(np.mean([information(pose(found + step)) for step in steps]))
-    target = sitk_image(np.zeros(qsm.shape, np.float32), grid)
-    resampled = _values(sitk.Resample(sitk_image(t1w.astype(np.float32), moving_grid), target, best,
-                                      sitk.sitkBSpline, 0.0, sitk.sitkFloat32))  # fmt: skip
-    inside = _values(sitk.Resample(sitk_image((t1w != 0).astype(np.float32), moving_grid), target, best,
-                                   sitk.sitkNearestNeighbor, 0.0, sitk.sitkFloat32)) > 0  # fmt: skip
-    resampled = np.where(inside, np.clip(resampled, t1w.min(), t1w.max()), 0).astype(np.float32)
-    quality = {
+    return best, {
         "shift_mm": round(float(np.linalg.norm(np.array(best.TransformPoint(centre.tolist())) - centre)), 2),
         "rotation_deg": round(float(np.rad2deg(_angle(best))), 2),
         "mutual_information": round(reached, 4),
         "sharpness": round(1 - off / reached, 3) if reached > 0 else 0.0,
         "spread_mm": round(spread, 2),
-        "overlap": round(float(inside[qsm != 0].mean()) if (qsm != 0).any() else float(inside.mean()), 3),
     }
-    check_quality(quality, name)
-    return Registered(resampled, quality)
+
+
+def in_words(quality: Mapping[str, float]) -> str:
+    """How a T1W was moved and how good that is, for tables and pages."""
+    return (
+        f"moved {quality['shift_mm']:.1f} mm and {quality['rotation_deg']:.1f} degrees, sharpness"
+        f" {quality['sharpness']:.2f}, spread {quality['spread_mm']:.1f} mm, covers {100 * quality['overlap']:.0f} %"
+    )
 
 
 def check_quality(quality: Mapping[str, float], name: str) -> None:

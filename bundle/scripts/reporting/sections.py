@@ -12,6 +12,7 @@ from markupsafe import Markup
 from scripts.errors import InputError
 from scripts.evaluation.predictions import NO_INPUT, REGIONS
 from scripts.evaluation.statistics import THRESHOLD
+from scripts.maps.notes import flagged
 from scripts.provenance import BUNDLE_ROOT
 from scripts.reporting import page
 from scripts.reporting.checklist import filled
@@ -137,7 +138,7 @@ def cohort(outcome: Outcome) -> dict[str, Any]:
 def subjects(
     outcome: Outcome, shown_in_viewer: Sequence[str], strips: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, Any]:
-    """Every held-out subject: `words`, `heads`, `rows`, and the `pictures` of each.
+    """Every held-out subject: `words`, `heads`, `rows`, `pictures` of each, and whose maps are unlikely (`flagged`).
 
     Args:
         outcome: of the cross-validation.
@@ -175,7 +176,8 @@ def subjects(
     )
     heads = ["subject", "true group", "class", "correct", "images", *people, *heads]
     pictures = [(name, outcome.groups[name], of_scans) for name, of_scans in strips.items()]
-    return {"words": words, "heads": heads, "rows": rows, "pictures": pictures}
+    unlikely = flagged(outcome.folder / "scans.tsv")
+    return {"words": words, "heads": heads, "rows": rows, "pictures": pictures, "flagged": unlikely}
 
 
 def strip(outcome: Outcome, scan: Mapping[str, Any], report_dir: str | os.PathLike) -> dict[str, Any]:

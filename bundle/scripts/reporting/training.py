@@ -10,6 +10,7 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.table import read_table
 from scripts.maps.bids import find_scans, read_participants
+from scripts.maps.notes import flagged
 from scripts.reporting import page
 from scripts.reporting.figures import learning_curves
 from scripts.reporting.gallery import OF_EVIDENCE, STAGES
@@ -100,6 +101,7 @@ def report(
         f" {OF_EVIDENCE}",
         measures=(list(metrics[0]), [[number(cell) for cell in row.values()] for row in metrics]),
         scans=scan_rows(results, group_of),
+        unlikely=flagged(training / "scans.tsv"),
         record=record,
     )
 

@@ -18,7 +18,7 @@ class CachedScans(PersistentDataset):
 
     A cached scan is found by what made it: the content of its files, its box, every setting of the transform, and the
     code of `preprocessing.py` and all that it imports. A change in any of these makes another entry, never a wrong
-    hit. What the items say beside the image (label, participant) is not cached.
+    hit. What the items say beside the image (label, participant) is not cached; `notes` (NoteScand) are.
 
     Args:
         data: items of `scripts.maps.bids.labelled_scans`.
@@ -31,8 +31,9 @@ class CachedScans(PersistentDataset):
         super().__init__(data, transform, cache_dir, hash_func=partial(scan_key, made_by))
 
     def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
-        image = super()._cachecheck(item_transformed)["image"]
-        return {**item_transformed, "image": MetaTensor(image)}  # whether it comes from the disk or is new
+        kept = super()._cachecheck(item_transformed)
+        image = MetaTensor(kept["image"])  # whether it comes from the disk or is new
+        return {**item_transformed, "image": image, "notes": kept.get("notes", "{}")}
 
 
 def scan_key(made_by: str, item: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,14 @@ from monai.transforms import Compose, Orientationd, Resized, Transform
 from scripts.anatomy.axes import AXCODES
 from scripts.localisation.localiser import Localiser
 from scripts.localisation.transform import LocaliseBasalGangliad
-from scripts.maps.transforms import CheckMapsd, CropBasalGangliad, FlagMapsd, LoadImageMapsd, StretchHistogramd
+from scripts.maps.transforms import (
+    CheckMapsd,
+    CropBasalGangliad,
+    FlagMapsd,
+    LoadImageMapsd,
+    NoteScand,
+    StretchHistogramd,
+)
 
 
 def preprocessing(
@@ -33,7 +40,8 @@ def preprocessing(
         resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
 
     Returns:
-        A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, ...}`.
+        A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, "notes": see
+        NoteScand, ...}`.
     """
     return Compose(
         [
@@ -43,6 +51,7 @@ def preprocessing(
             FlagMapsd(keys="image", warn=True),
             Orientationd(keys="image", axcodes=AXCODES, labels=None),
             CropBasalGangliad(keys="image", region=region, localise=localise),
+            NoteScand(keys="image"),
             Resized(keys="image", spatial_size=[*spatial_size, num_slices], mode="trilinear"),
             StretchHistogramd(keys="image", lower=stretch_percentiles[0], upper=stretch_percentiles[1]),
         ]
