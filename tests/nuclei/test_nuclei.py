@@ -88,6 +88,10 @@ def test_the_table_has_a_data_dictionary_and_is_not_made_twice(cohort, monkeypat
     assert row["left_putamen_volume"] == pytest.approx(row["right_putamen_volume"], rel=0.4)
     assert 2 < row["left_putamen_volume"] < 9  # ml; the literature's adults lie within
     assert (folder / "sub-01" / "anat" / "sub-01_desc-nuclei_dseg.png").stat().st_size > 10_000
+    stats = folder / "sub-01" / "anat" / "sub-01_desc-nuclei_stats.json"
+    content = json.loads(stats.read_text())
+    assert content["Flags"] == [] and content["T1wRegistration"] is None
+    stats.write_text(json.dumps(content | {"Flags": ["QSM: shifted"]}))
 
     def never(*arguments):
         raise AssertionError("measured again, although it was done")
@@ -95,6 +99,7 @@ def test_the_table_has_a_data_dictionary_and_is_not_made_twice(cohort, monkeypat
     monkeypatch.setattr("scripts.nuclei.reader.NucleiReader.measure", never)
     measure_cohort(folder, find_scans(cohort), Localiser(TEMPLATE, pictures=False), {})
     assert read_tsv(folder / "nuclei.tsv")[0] == row
+    assert "\tQSM: shifted\t" in (folder / "scans.tsv").read_text()  # a kept flag is told again
 
 
 def test_values_of_a_label_are_those_of_numpy():
