@@ -293,7 +293,8 @@ def test_what_python_writes_as_csv_is_read(tmp_path):
 def test_a_refused_map_leaves_no_path_in_the_log(tmp_path, caplog):
     folder = tmp_path / "Meier_Hans"
     folder.mkdir()
-    path = saved(folder / "a.nii.gz", np.zeros((4, 4, 4), np.float32))
+    voxels = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)  # enough that the header is whole
+    path = saved(folder / "a.nii.gz", voxels)
     path.write_bytes(path.read_bytes()[:-20])
     said = re.escape(f"{path}: ends before its data do, so it is cut off; export or copy it again")
     with caplog.at_level("INFO"), pytest.raises(InputError, match=f"^{said}$"):
