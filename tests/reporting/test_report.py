@@ -305,6 +305,13 @@ def test_names_cannot_break_out_of_the_page(source):
     assert html(pd.DataFrame({name: [name]})).count("&lt;script") == 2
 
 
+@pytest.mark.parametrize("template", sorted(path.name for path in page.TEMPLATES.iterdir()))
+def test_no_page_needs_a_network(template):
+    text = (page.TEMPLATES / template).read_text()
+    assert not re.search(r"https?:|//\w+\.\w|@import|url\(", text)
+    assert not re.search(r"<(link|script|img|iframe)\b[^>]*\b(src|href)=\"(?!data:|{{)", text)
+
+
 def test_the_papers_tables_stand_on_the_page_as_they_were_written(run, written):
     rows = rows_after(written, '<section id="tables">')
     for path in (run[1] / "tables").glob("*.md"):
