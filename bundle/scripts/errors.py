@@ -6,6 +6,8 @@ import re
 import sys
 from types import TracebackType
 
+from tqdm import tqdm
+
 #: The error that a web server of starlette's kind, such as MONAI Label's, answers a client with; None outside of one.
 _HTTP = getattr(sys.modules.get("starlette.exceptions"), "HTTPException", None)
 
@@ -102,6 +104,6 @@ def report_in_one_line() -> None:
         if found is None:
             sys.__excepthook__(kind, error, traceback)
         else:
-            print(f"error: {found}", file=sys.stderr)
+            tqdm.write(f"error: {found}", file=sys.stderr)  # on a line of its own, whatever bar is half drawn
 
     sys.excepthook = hook
