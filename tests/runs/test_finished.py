@@ -68,6 +68,23 @@ def test_changed_code_is_another_however_deep_it_lies(tmp_path: Path, monkeypatc
     code_of.cache_clear()
 
 
+def test_words_of_a_page_decide_no_training_but_what_inference_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scripts.crossvalidation.run import CODE as FOLDS
+    from scripts.inference.batch import CODE as RESULTS
+    from scripts.nuclei.cohort import CODE as NUCLEI
+    from scripts.training.data import CODE as TRAINING
+
+    every = (FOLDS, NUCLEI, TRAINING, RESULTS)
+    before = [code_of(*modules) for modules in every]
+    code_of.cache_clear()
+    whole = finished.source_of
+    monkeypatch.setattr(
+        finished, "source_of", lambda name: b"x = 1" if name == "scripts.reporting.page" else whole(name)
+    )
+    assert [code_of(*modules) == was for modules, was in zip(every, before, strict=True)] == [True, True, True, False]
+    code_of.cache_clear()
+
+
 def test_nuclei_depend_on_how_they_are_found() -> None:
     from scripts.nuclei.cohort import CODE
 

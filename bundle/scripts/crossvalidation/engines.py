@@ -4,17 +4,20 @@ import concurrent.futures
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
 import torch
 
 from scripts.errors import InputError, reason
 from scripts.provenance import BUNDLE_ROOT
-from scripts.runs.orphans import end_with_parent
+from scripts.runs.processes import fresh_processes
 
 #: Seconds between looks at what runs.
 TICK_SECONDS = 1.0
+KILLED = (
+    "a fold's process was killed, perhaps for want of memory; let fewer folds run at a time"
+    " (--folds_on_cpu, --folds_per_gpu) and give the same command again to go on"
+)
 
 #: `function(job, device)`, importable by name, so that another process can call it.
 Work = Callable[[Any, str], None]
@@ -50,29 +53,17 @@ class LocalEngine:
         self.devices = list(devices)
 
     def run(self, function: Work, jobs: Sequence[Any], tick: Callable[[], None]) -> None:
-        spawn = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-        devices = spawn.Queue()
+        devices = multiprocessing.get_context("spawn").Queue()
         for device in self.devices:
             devices.put(device)
         threads = max(1, (os.cpu_count() or 1) // len(self.devices))
-        with concurrent.futures.ProcessPoolExecutor(
-            len(self.devices), mp_context=spawn, initializer=_start_process, initargs=(devices, threads)
-        ) as pool:
-            try:
-                waiting = {pool.submit(_on_own_device, function, job) for job in jobs}
-                while waiting:
-                    done, waiting = concurrent.futures.wait(waiting, TICK_SECONDS, concurrent.futures.FIRST_EXCEPTION)
-                    for future in done:
-                        future.result()
-                    tick()
-            except BrokenProcessPool as error:
-                raise InputError(
-                    "a fold's process was killed, perhaps for want of memory; let fewer folds run at a time"
-                    " (--folds_on_cpu, --folds_per_gpu) and give the same command again to go on"
-                ) from error
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with fresh_processes(len(self.devices), _start_process, (devices, threads), KILLED) as pool:
+            waiting = {pool.submit(_on_own_device, function, job) for job in jobs}
+            while waiting:
+                done, waiting = concurrent.futures.wait(waiting, TICK_SECONDS, concurrent.futures.FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                tick()
 
 
 _device = "cpu"
@@ -80,7 +71,6 @@ _device = "cpu"
 
 def _start_process(devices: Any, threads: int) -> None:
     global _device
-    end_with_parent()
     _device = devices.get()
     torch.set_num_threads(threads)
 

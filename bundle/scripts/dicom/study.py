@@ -47,11 +47,10 @@ AGE_TAGS = ("PatientAge", "PatientBirthDate", "StudyDate")
 class DicomStudy:
     """A study that waits to be read. LoadImageMapsd reads it when its turn comes.
 
-    `name` is how messages call it. `patient_id` and the names of `files` are not to be shown.
+    `name` is how messages call it. The names of `files` are not to be shown.
     """
 
     name: str
-    patient_id: str = field(repr=False)
     files: tuple[str, ...] = field(repr=False)
     rules: Rules = field(repr=False)
 
@@ -188,7 +187,7 @@ def find_studies(root: str | Path, rules: Rules, *, include_identifiers: bool = 
         name = f"study-{hashlib.sha256(uid.encode()).hexdigest()[:10]}" if known else f"study-{uid.replace(' ', '-')}"
         if include_identifiers and (patient := re.sub(r"[^A-Za-z0-9-]", "", patients[uid])):
             name = f"{patient}_{name}"
-        studies.append(DicomStudy(name, patients[uid], tuple(paths), rules))
+        studies.append(DicomStudy(name, tuple(paths), rules))
     return studies
 
 

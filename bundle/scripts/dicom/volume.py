@@ -94,7 +94,7 @@ def volume_of(frames: Sequence[Frame], rule: Rule, rules: Rules) -> Volume:
     """
     name = frames[0].name
     try:
-        _check_alike(frames, rules)
+        _check_alike(frames)
         order, affine = _geometry(frames, rules.position_tolerance_mm)
         columns, rows = frames[0].size
         _check_memory(name, columns * rows * len(frames), rules)
@@ -122,7 +122,7 @@ def _check_memory(name: str, voxels: int, rules: Rules) -> None:
                          " DICOM rules")  # fmt: skip
 
 
-def _check_alike(frames: Sequence[Frame], rules: Rules) -> None:
+def _check_alike(frames: Sequence[Frame]) -> None:
     """All frames have one size, spacing, orientation and frame of reference, and none is tilted."""
     first = frames[0]
     along_row, along_column = first.orientation[:3], first.orientation[3:]
@@ -160,7 +160,7 @@ def _geometry(frames: Sequence[Frame], tolerance_mm: float) -> tuple[list[int], 
     if len(order) < 2:
         raise InputError(f"{first.name}: holds one slice; Q-Net reads at least 2")
     steps = np.diff(heights[order])
-    _check_one_acquisition(frames, heights, steps, tolerance_mm)
+    _check_one_acquisition(frames, steps, tolerance_mm)
     step = float(np.median(steps))
     for index in np.flatnonzero(np.abs(steps - step) > tolerance_mm):
         missing = round(steps[index] / step) - 1
@@ -183,9 +183,7 @@ def _geometry(frames: Sequence[Frame], tolerance_mm: float) -> tuple[list[int], 
     return order, affine
 
 
-def _check_one_acquisition(
-    frames: Sequence[Frame], heights: np.ndarray, steps: np.ndarray, tolerance_mm: float
-) -> None:
+def _check_one_acquisition(frames: Sequence[Frame], steps: np.ndarray, tolerance_mm: float) -> None:
     """No place is there twice, and no tag says that the slices come from several acquisitions."""
     name = frames[0].name
     values = {tag: [frame.acquisition(tag) for frame in frames] for tag in ACQUISITION_TAGS}

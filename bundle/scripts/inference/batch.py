@@ -39,6 +39,7 @@ CODE = (
     "scripts.model.networks",
     "scripts.nuclei.transform",
     "scripts.inference.results",
+    "scripts.reporting",
 )
 #: Columns of the log that each process appends to, a row a scan.
 LOG_COLUMNS = ("participant_id", "scan_id", "status", "probability_HH", "class", "message")

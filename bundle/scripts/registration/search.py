@@ -298,16 +298,15 @@ class Target:
     coarse_origin_ras: np.ndarray
 
 
-def target_of(template: Template, iron: np.ndarray | None = None) -> Target:
+def target_of(template: Template) -> Target:
     """Prepare a template.
 
     Args:
-        template: from `scripts.anatomy.template.load_template`.
-        iron: expected iron `[X, Y, Z]`, 0..1; None takes the template's ellipsoids.
+        template: from `scripts.anatomy.template.load_template`; its ellipsoids say where iron is expected.
     """
     brain = ndimage.binary_fill_holes(template.t1 > 0.05)
     t1 = flattened(template.t1, brain, local_mean(template.t1, brain, template.spacing_mm))
-    iron = iron_of(template) if iron is None else iron
+    iron = iron_of(template)
     affine = np.diag([template.spacing_mm] * 3 + [1.0])
     affine[:3, 3] = template.origin_mm
     affine[:3] = LPS_RAS @ affine[:3]

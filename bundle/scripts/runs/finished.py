@@ -21,12 +21,15 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Modules that say where and in what words, but decide no result.
+#: Modules that say where and in what words, or draw, but decide no result.
 NEUTRAL = (
     "scripts.errors",
     "scripts.files.parts",
-    *(f"scripts.runs.{n}" for n in ("failures", "finished", "former", "orphans", "outputs")),
+    "scripts.localisation.picture",
+    *(f"scripts.runs.{n}" for n in ("failures", "finished", "former", "outputs", "processes")),
 )
+#: The room of pages and figures counts only where these are the result: where a result's own modules name it.
+PAGES = "scripts.reporting"
 #: How deep the settings of an object are followed into the objects that it is made of.
 _DEPTH = 10
 #: Larger arrays are told by a hash.
@@ -47,7 +50,8 @@ class Origin:
         files: that are read.
         facts: everything else that decides it: settings, and what sidecars and tables say. Anything that `settings_of`
             takes.
-        code: modules that make it, as `scripts.maps.transforms`; what they import counts too.
+        code: modules that make it, as `scripts.maps.transforms`; what they import counts too, and where pages are
+            part of the result, `scripts.reporting`.
     """
 
     files: Files
@@ -121,6 +125,9 @@ def code_of(*modules: str) -> str:
         names = imported_by(modules)
     for name in sorted(names):
         digest.update(name.encode() + b"\0" + (source_of(name) or b""))
+    if PAGES in names:
+        for path in sorted(ROOT.joinpath(*PAGES.split("."), "templates").iterdir()):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -128,9 +135,12 @@ def imported_by(modules: Iterable[str]) -> set[str]:
     """The modules themselves and our own modules that they import, read from their source and not by importing them."""
     found: set[str] = set()
     waiting = list(modules)
+    pages = PAGES in waiting
     while waiting:
         name = waiting.pop()
         if name in found or name in NEUTRAL or (source := source_of(name)) is None:
+            continue
+        if name.startswith(PAGES) and not pages:
             continue
         found.add(name)
         for node in ast.walk(ast.parse(source)):

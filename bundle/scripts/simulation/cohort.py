@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import truncnorm
-from tqdm import tqdm
 
 from scripts.anatomy import atlas
 from scripts.anatomy.atlas import LOOKUP
@@ -22,9 +18,8 @@ from scripts.errors import InputError
 from scripts.files.writing import write_table
 from scripts.maps.bids import BIDS_VERSION
 from scripts.provenance import bundle_version
-from scripts.runs.orphans import end_with_parent
 from scripts.simulation import difficulty
-from scripts.simulation.folder import KILLED, Build, begin, keep
+from scripts.simulation.folder import Build, begin, keep
 from scripts.simulation.iron import Latent, draw_latents
 from scripts.simulation.subject import Participant, Protocol, image_maps, write_json, write_subject
 
@@ -114,7 +109,6 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(root: Path, protocol: Protocol, templates: atlas.Templates, image: Callable) -> None:
-    end_with_parent()
     # Subjects run in parallel, so each must keep to one core; it also keeps the arithmetic the same everywhere.
     torch.set_num_threads(1)
     _worker.update(root=root, protocol=protocol, templates=templates, image=image)
@@ -143,27 +137,13 @@ def _write_subjects(
         image, templates = partial(scanned_maps, chain=chain), atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)
         # The bars of each step of each subject would drown the one that counts subjects; workers inherit this.
         os.environ["TQDM_DISABLE"] = "1"
-    pool = ProcessPoolExecutor(
-        min(num_workers, len(participants)),
-        # A fresh process: forking one that has already used threads can hang.
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(build.part, protocol, templates, image),
-    )
+    rows = {p.participant_id: build.done(p.participant_id) for p in participants}
+    jobs = {p.participant_id: (p,) for p in participants if rows[p.participant_id] is None}
     try:
-        rows = {p.participant_id: build.done(p.participant_id) for p in participants}
-        futures = {pool.submit(_work, p): p.participant_id for p in participants if rows[p.participant_id] is None}
-        before = len(participants) - len(futures)
-        for future in tqdm(as_completed(futures), "Simulating", len(participants), unit="subject", initial=before):
-            try:
-                rows[futures[future]] = future.result()
-            except BrokenProcessPool as error:
-                raise InputError(KILLED) from error
-            except Exception as error:
-                build.fail(futures[future], error)
-        return list(rows.values())
+        start = (_start_worker, build.part, protocol, templates, image)
+        made = build.in_processes(_work, jobs, num_workers, start, "Simulating", len(participants))
+        return list((rows | made).values())
     finally:
-        pool.shutdown(cancel_futures=True)
         os.environ.pop("TQDM_DISABLE", None)
 
 

@@ -181,15 +181,6 @@ class DigitalHead:
     left: torch.Tensor
 
 
-def template_head(
-    spacing_mm: tuple[float, ...] = (1.0, 1.0, 1.0), shell_mm: tuple[float, ...] = (2.5, 6.0, 6.0)
-) -> Head:
-    """The template itself: neither turned, scaled nor deformed, evenly filled nuclei, large veins only."""
-    pose = poses.Pose(np.eye(3), np.ones(3), np.zeros(3), np.zeros((3, 3, 3, 3), np.float32))
-    points, area = acquisition.draw_veins(np.random.default_rng(0), 0)
-    return Head(pose, None, np.zeros((2, 2, 2), np.float32), True, points, area, tuple(shell_mm))
-
-
 def even_iron(age: int) -> Participant:
     """Somebody whose nuclei hold the published iron of an age (years), evenly."""
     names = [f"level_{name}" for name in ("all", *NUCLEI)]
@@ -220,7 +211,7 @@ def build_head(
 
     Args:
         participant: age and latents decide the iron.
-        head: from ``subject.draw_head`` or :func:`template_head`.
+        head: from ``subject.draw_head`` or ``raw_cohort.draw_digital_head``.
         templates: of the whole head, ``load_templates(WHOLE_Z_RANGE_MM)``.
         grid: the scan's grid.
         extent_mm: half the distance between the first and the last voxel of the grid that ``head`` was drawn for;

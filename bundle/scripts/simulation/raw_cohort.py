@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,8 @@ from scripts.errors import InputError
 from scripts.files.writing import write_table
 from scripts.maps.bids import BIDS_VERSION
 from scripts.provenance import bundle_version
-from scripts.runs.orphans import end_with_parent
 from scripts.simulation import acquisition, poses
-from scripts.simulation.folder import KILLED, Build, begin, keep
+from scripts.simulation.folder import Build, begin, keep
 from scripts.simulation.gre import Sequence, field_model, scan
 from scripts.simulation.head import Grid, build_head, even_iron, scan_affine
 from scripts.simulation.raw import PHASE_SCALES, write_raw, write_truth
@@ -99,13 +95,12 @@ def make_grid(preset: dict[str, Any], tilt_deg: list[float], slice_gap_mm: float
 
 
 def draw_digital_head(
-    rng: np.random.Generator, grid: Grid, *, pose: dict[str, float], shell_mm: list[float], small_veins: int
+    rng: np.random.Generator, *, pose: dict[str, float], shell_mm: list[float], small_veins: int
 ) -> tuple[Head, tuple[float, ...]]:
     """A head with evenly filled nuclei, and half the extent (mm) it was drawn for.
 
     Args:
         rng: source of random numbers.
-        grid: the scan.
         pose: arguments of ``poses.draw_pose``; all 0 gives the template itself.
         shell_mm: thickness of fluid, skull and scalp.
         small_veins: veins beside the large ones that everybody has.
@@ -120,7 +115,7 @@ def draw_digital_head(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(**shared: Any) -> None:
+def _start_worker(shared: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     _worker.update(shared)
 
@@ -131,7 +126,7 @@ def _work(index: int, name: str, age: float) -> None:
     rng = np.random.default_rng(np.random.SeedSequence([w["seed"], 1 + index]))
     if "dipole" not in w:
         w["dipole"] = field_model(w["grid"])
-    head, extent = draw_digital_head(rng, w["grid"], **w["head"])
+    head, extent = draw_digital_head(rng, **w["head"])
     digital = build_head(even_iron(age), head, w["templates"], w["grid"], extent)
     result = scan(rng, digital, w["sequence"], w["dipole"])
     write_raw(w["root"], name, result, w["sequence"], w["grid"], w["phase_scale"])
@@ -226,7 +221,7 @@ def simulate_raw(
         shared["templates"] = atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)
         jobs = [job for job in enumerate(zip(names, ages, strict=True)) if build.done(job[1][0]) is None]
         if min(num_workers, len(jobs)) <= 1:
-            _start_worker(**shared)
+            _start_worker(shared)
             try:
                 for index, (name, age) in tqdm(jobs, "Scanning digital heads", unit="subject"):
                     try:
@@ -236,36 +231,11 @@ def simulate_raw(
             finally:
                 _worker.clear()
         else:
-            _in_processes(build, jobs, shared, num_workers)
+            who = {name: (index, name, age) for index, (name, age) in jobs}
+            build.in_processes(_work, who, num_workers, (_start_worker, shared), "Scanning digital heads", len(names))
         output = build.finish()
     print(f"raw data of {len(ages)} simulated subjects in {output}")
     return output
-
-
-def _in_processes(build: Build, jobs: list, shared: dict[str, Any], num_workers: int) -> None:
-    """Scan in fresh processes, one core each."""
-    pool = ProcessPoolExecutor(
-        min(num_workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_spawned,
-        initargs=(shared,),
-    )
-    try:
-        futures = {pool.submit(_work, index, *who): who[0] for index, who in jobs}
-        for future in tqdm(as_completed(futures), "Scanning digital heads", len(futures), unit="subject"):
-            try:
-                future.result()
-            except BrokenProcessPool as error:
-                raise InputError(KILLED) from error
-            except Exception as error:
-                build.fail(futures[future], error)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_spawned(shared: dict[str, Any]) -> None:
-    end_with_parent()
-    _start_worker(**shared)
 
 
 def _describe(root: Path, settings: dict[str, Any]) -> None:

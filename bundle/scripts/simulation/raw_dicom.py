@@ -22,7 +22,6 @@ from scripts.simulation.gre import GAMMA_MHZ_PER_T, Sequence
 from scripts.simulation.raw import SCANNER_PI, stored_phase
 from scripts.simulation.vendors import STYLES, Stored
 
-VENDORS = ("siemens", "ge")
 # GE's code of an image's kind in 0043,102F.
 _GE_KINDS = {"real": 2, "imag": 3}
 _IMAGE_TYPES = {
