@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from monai.networks.nets import resnet18
 from monai.transforms import (
     Compose,
@@ -33,8 +34,8 @@ from monai.transforms import (
 )
 from timing import side_by_side
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
-from scripts.training.augment import BatchAugment  # noqa: E402
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+sys.path.insert(0, str(BUNDLE))
 
 BATCH, SIZE = 64, 128
 GOAL_SPEED, GOAL_SHARE = 10.0, 0.10
@@ -133,7 +134,9 @@ def measure() -> dict[str, dict]:
     """`images_per_second` of each way and `training`, the times of the device that trains."""
     torch.manual_seed(0)
     images = torch.rand(BATCH, 3, SIZE, SIZE)
-    augment = BatchAugment(seed=0)
+    config = ConfigParser()
+    config.read_config(BUNDLE / "configs" / "train.yaml")
+    augment = config.get_parsed_content("augment")
 
     torch.set_num_threads(1)
     albumentations = albumentations_pipeline(images)

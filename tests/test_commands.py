@@ -10,11 +10,12 @@ from pathlib import Path
 import fire
 import monai.bundle
 import pytest
-import yaml
 from blobs import BUNDLE, REPOSITORY, write_cohort
 from commands import OTHERS, Place, bundle_commands, configs, run_ids, written
 from refusal import refused
 from typed import typed
+
+from scripts.settings.comments import read_comments
 
 sys.path.insert(0, str(Path(__file__).parent / "reconstruction"))
 
@@ -24,12 +25,13 @@ COMMANDS = bundle_commands()
 #: Run ids that need what only MONAI Label makes, or that only a cross-validation runs: their tests are elsewhere.
 ELSEWHERE = {
     "fine_tune": "tests/training/test_fine_tuning.py",
+    "fine_tuning": "tests/training/test_fine_tuning.py",
     "fill_cache": "tests/crossvalidation/test_crossval.py",
     "draw_augmentation": "tests/crossvalidation/test_crossval.py",
     "train_and_test": "tests/crossvalidation/test_crossval.py",
 }
 #: Parts of run ids, and what MONAI runs itself.
-PARTS = {"imports", "prepare", "checks", "check_scans", "stage_1", "stage_2", "finalize"}
+PARTS = {"prepare", "checks", "check_scans", "stage_1", "stage_2", "finalize"}
 PARTS |= {"train_folds", "tables_figures_report"}
 
 
@@ -53,11 +55,9 @@ def test_a_written_command_names_what_there_is(command, tmp_path):
 def test_every_run_id_is_run():
     shown = run_ids()
     for path in (BUNDLE / "configs").glob("*.yaml"):
-        content = yaml.safe_load(path.read_text())
-        for key, value in content.items():
-            steps = isinstance(value, list) and value and all(isinstance(v, str) and v[:1] in "$%" for v in value)
-            if steps and key.lstrip("+") not in PARTS | ELSEWHERE.keys():
-                assert key in {run_id for name in shown for run_id in shown[name]}, f"{path.name}: {key}"
+        for key in read_comments(path).keys:
+            if key.steps and key.name not in PARTS | ELSEWHERE.keys():
+                assert key.name in {run_id for name in shown for run_id in shown[name]}, f"{path.name}: {key.name}"
 
 
 def test_commands_of_other_programs_are_known():

@@ -1,6 +1,7 @@
 """What made a result: version, settings, weights and input, in a form that goes into every result file."""
 
 import hashlib
+import inspect
 import os
 import platform
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ PACKAGES = ("torch", "monai", "captum", "numpy", "nibabel", "pytorch-ignite", "s
 #: What everything that decides about a scan says of itself.
 RESEARCH_USE = "research use only"
 RESEARCH_ONLY = "Research use only, not for clinical use."
+#: Components of a config whose own keys are settings: `augment#rotate_limit`.
+SET_BY_USERS = {"augment"}
 #: Settings whose value may be a path, and a path may hold a patient's name.
 PLACES = (
     "bundle_root",
@@ -53,23 +56,32 @@ def software() -> dict[str, str]:
 
 
 def settings(resolved: Mapping[str, Any], places: bool = False) -> dict[str, Any]:
-    """Top-level config keys with plain values.
+    """Config keys with plain values: those at the top, and those of the components in `SET_BY_USERS`.
 
     Args:
         resolved: the config parser's resolved content (`__local_refs` inside a `$` expression): id -> value.
         places: whether paths are kept; they may hold the name of a person.
 
     Returns:
-        key -> value for every top-level key whose value is a number, text, bool, None or a list of these.
+        key -> value for every key whose value is a number, text, bool, None or a list of these.
     """
-
-    def plain(value: Any) -> bool:
-        if isinstance(value, (list, tuple)):
-            return all(plain(v) for v in value)
-        return value is None or isinstance(value, (bool, int, float, str))
-
-    kept = {k: v for k, v in sorted(resolved.items()) if "#" not in k and "::" not in k and k != "imports" and plain(v)}
+    kept = {k: v for k, v in resolved.items() if "#" not in k and "::" not in k and k != "imports" and _plain(v)}
+    for name in SET_BY_USERS & resolved.keys():
+        kept |= {f"{name}#{key}": value for key, value in arguments_of(resolved[name]).items()}
+    kept = dict(sorted(kept.items()))
     return kept if places else {k: v for k, v in kept.items() if k not in PLACES and not is_place(v)}
+
+
+def arguments_of(item: object) -> dict[str, Any]:
+    """The plain arguments that a component was made with, as far as it keeps them under their names."""
+    values = {name: getattr(item, name, ...) for name in inspect.signature(type(item)).parameters}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if _plain(v)}
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def is_place(value: Any) -> bool:

@@ -190,7 +190,7 @@ def test_folds_from_different_configs_are_not_joined(finished, shared_cohort, tm
     shutil.copytree(finished, tmp_path / "mixed")
     path = tmp_path / "mixed" / "folds" / "cropped" / "repeat-0" / "fold-01" / "evaluation.json"
     record = json.loads(path.read_text())
-    record["settings"]["rotate_limit"] = 10
+    record["settings"]["augment#rotate_limit"] = 10
     path.write_text(json.dumps(record))
     with refused("rotate_limit", path.parent):
         cross_validate(shared_cohort, tmp_path / "mixed", "folds")

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
+from blobs import BUNDLE
 from matplotlib.image import imread
 from monai.data import MetaTensor
 from skimage.transform import AffineTransform, warp
@@ -14,6 +16,7 @@ from skimage.transform import AffineTransform, warp
 from scripts.reporting.pictures import augmentation_samples
 from scripts.training.augment import BatchAugment, _intensity
 
+DEFAULTS = yaml.safe_load((BUNDLE / "configs" / "train.yaml").read_text())["augment"]
 STEPS = 5
 NOTHING = dict.fromkeys(
     [
@@ -30,6 +33,11 @@ ALWAYS = dict.fromkeys(NOTHING, 1.0)
 SIZES = pytest.mark.parametrize("size", [(128, 128), (96, 143)], ids=["square", "oblong"])
 
 
+def augmenting(**changed) -> BatchAugment:
+    """What train.yaml sets, but for the given."""
+    return BatchAugment(**{k: v for k, v in DEFAULTS.items() if k != "_target_"} | {"seed": 0} | changed)
+
+
 def smooth(size, channels=3):
     """Image `[1, channels, H, W]` in 0..1 that is smooth across its reflected edges too."""
     y, x = (torch.arange(n, dtype=torch.float64) * torch.pi / (n - 1) for n in size)
@@ -41,7 +49,7 @@ def smooth(size, channels=3):
 
 
 def identity(batch=1):
-    return BatchAugment(**NOTHING).draw(batch)
+    return augmenting(**NOTHING).draw(batch)
 
 
 def moved(angle, scale, shift):
@@ -61,7 +69,7 @@ def distorted(seed):
 
 
 def apply(images, parameters, **arguments):
-    return BatchAugment(**arguments).apply_parameters(images, parameters)
+    return augmenting(**arguments).apply_parameters(images, parameters)
 
 
 def hwc(images):
@@ -198,7 +206,7 @@ def test_zeros_are_seen_beyond_a_distorted_and_moved_image():
 
 def test_steps_come_with_their_probability_and_range():
     count = 20000
-    drawn = BatchAugment(seed=3).draw(count)
+    drawn = augmenting(seed=3).draw(count)
     realised = {
         0.5: [drawn.horizontal_flip, drawn.vertical_flip, drawn.shift_scale_rotate],
         0.7: [drawn.contrast != 1, drawn.brightness != 0],
@@ -225,7 +233,7 @@ def test_steps_come_with_their_probability_and_range():
 
 def test_everything_is_drawn_independently():
     count = 20000
-    usual, always = BatchAugment(seed=3).draw(count), BatchAugment(**ALWAYS, seed=3).draw(count)
+    usual, always = augmenting(seed=3).draw(count), augmenting(**ALWAYS, seed=3).draw(count)
     chances = [usual.horizontal_flip, usual.vertical_flip, usual.contrast != 1, usual.gamma != 1]
     chances += [usual.grid_distortion, usual.shift_scale_rotate]
     values = [always.contrast, always.brightness, always.gamma, always.scale, always.angle]
@@ -236,7 +244,7 @@ def test_everything_is_drawn_independently():
 
 def test_same_seed_same_result_and_another_seed_another():
     images = torch.rand(16, 3, 32, 32)
-    first, second, other = BatchAugment(seed=1), BatchAugment(seed=1), BatchAugment(seed=2)
+    first, second, other = augmenting(seed=1), augmenting(seed=1), augmenting(seed=2)
     torch.manual_seed(0)
     a = first(images)
     torch.manual_seed(1)
@@ -247,18 +255,18 @@ def test_same_seed_same_result_and_another_seed_another():
 
 def test_a_restored_state_continues_the_same_numbers(tmp_path):
     images = torch.rand(8, 3, 32, 32)
-    augment = BatchAugment(seed=4)
+    augment = augmenting(seed=4)
     augment(images)
     torch.save(augment.state_dict(), tmp_path / "state.pt")
     expected = [augment(images) for _ in range(2)]
-    resumed = BatchAugment(seed=99)
+    resumed = augmenting(seed=99)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for batch in expected:
         assert torch.equal(resumed(images), batch)
 
 
 def test_one_probability_leaves_the_other_numbers_alone():
-    usual, no_gamma = BatchAugment(seed=5).draw(100), BatchAugment(seed=5, gamma_prob=0).draw(100)
+    usual, no_gamma = augmenting(seed=5).draw(100), augmenting(seed=5, gamma_prob=0).draw(100)
     for name in usual._fields:
         if name != "gamma":
             assert torch.equal(getattr(usual, name), getattr(no_gamma, name)), name
@@ -271,13 +279,13 @@ def test_one_probability_leaves_the_other_numbers_alone():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_nothing_drawn_returns_the_input_bit_for_bit(dtype):
     images = torch.rand(8, 3, 33, 40).to(dtype)
-    out = BatchAugment(**NOTHING)(images)
+    out = augmenting(**NOTHING)(images)
     assert out.dtype == dtype and torch.equal(out, images)
     assert out.data_ptr() != images.data_ptr()
 
 
 def test_images_without_a_draw_in_a_mixed_batch_are_untouched():
-    augment = BatchAugment(seed=6, horizontal_flip_prob=0.2, vertical_flip_prob=0.2, brightness_contrast_prob=0.2)
+    augment = augmenting(seed=6, horizontal_flip_prob=0.2, vertical_flip_prob=0.2, brightness_contrast_prob=0.2)
     images = torch.rand(256, 1, 16, 16)
     kept = images.clone()
     drawn = augment.draw(256)
@@ -295,7 +303,7 @@ def test_images_without_a_draw_in_a_mixed_batch_are_untouched():
 
 @pytest.mark.parametrize("padding_mode", ["reflection", "border", "zeros"])
 def test_shape_dtype_and_range_stay(padding_mode):
-    augment = BatchAugment(**ALWAYS, padding_mode=padding_mode, seed=7)
+    augment = augmenting(**ALWAYS, padding_mode=padding_mode, seed=7)
     for dtype in (torch.float64, torch.float32, torch.float16):
         for shape in [(5, 1, 64, 48), (2, 4, 11, 11), (3, 3, 5, 7)]:
             images = torch.rand(shape).to(dtype)
@@ -305,13 +313,13 @@ def test_shape_dtype_and_range_stay(padding_mode):
 
 
 def test_a_metatensor_comes_back_as_a_plain_tensor():
-    out = BatchAugment()(MetaTensor(torch.rand(2, 3, 16, 16)))
+    out = augmenting()(MetaTensor(torch.rand(2, 3, 16, 16)))
     assert type(out) is torch.Tensor
 
 
 def test_channels_share_the_draw_and_images_do_not():
     plane = torch.rand(1, 1, 48, 48).expand(8, 4, -1, -1)
-    out = BatchAugment(**ALWAYS)(plane)
+    out = augmenting(**ALWAYS)(plane)
     for channel in range(1, 4):
         assert torch.equal(out[:, channel], out[:, 0])
     for image in range(1, 8):
@@ -320,9 +328,9 @@ def test_channels_share_the_draw_and_images_do_not():
 
 def test_slices_of_a_scan_share_the_draw():
     scans = torch.rand(4, 3, 32, 40, 6)
-    out = BatchAugment(seed=8)(scans)
+    out = augmenting(seed=8)(scans)
     assert out.shape == scans.shape
-    slices = BatchAugment(seed=8)
+    slices = augmenting(seed=8)
     drawn = slices.draw(4)
     for index in range(6):
         assert torch.equal(out[..., index], slices.apply_parameters(scans[..., index], drawn))
@@ -350,7 +358,7 @@ def test_slices_of_a_scan_share_the_draw():
 )
 def test_a_bad_argument_is_refused_by_name(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
-        BatchAugment(**arguments)
+        augmenting(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -363,9 +371,9 @@ def test_a_bad_argument_is_refused_by_name(arguments):
 )
 def test_bad_images_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
-        BatchAugment()(images)
+        augmenting()(images)
     with pytest.raises(ValueError, match="parameters are for 3 images, got 2"):
-        BatchAugment().apply_parameters(torch.rand(2, 3, 32, 32), BatchAugment().draw(3))
+        augmenting().apply_parameters(torch.rand(2, 3, 32, 32), augmenting().draw(3))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -373,10 +381,10 @@ def test_the_gpu_gives_what_the_cpu_gives():
     images = smooth((96, 80)).expand(32, -1, -1, -1)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        on_gpu = BatchAugment(seed=9)(images.cuda(non_blocking=True))
+        on_gpu = augmenting(seed=9)(images.cuda(non_blocking=True))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(on_gpu.cpu(), BatchAugment(seed=9)(images), atol=1e-4, rtol=0)
+    torch.testing.assert_close(on_gpu.cpu(), augmenting(seed=9)(images), atol=1e-4, rtol=0)
 
 
 # the picture
@@ -385,24 +393,24 @@ def test_the_gpu_gives_what_the_cpu_gives():
 def test_the_picture_of_samples_is_written(tmp_path):
     images = {"full-size": smooth((64, 64))[0], "cropped": smooth((32, 32))[0]}
     output = tmp_path / "pictures" / "augmentation.png"
-    written = augmentation_samples(images, BatchAugment(seed=1), output, num_samples=3)
+    written = augmentation_samples(images, augmenting(seed=1), output, num_samples=3)
     assert written == [output, output.with_suffix(".pdf")]
     assert sorted(path.name for path in output.parent.iterdir()) == ["augmentation.pdf", "augmentation.png"]
     picture = imread(output)
     assert picture.shape[0] > 300 and picture.shape[1] > 600 and picture[..., :3].std() > 0.1
     again = tmp_path / "again.png"
-    augmentation_samples(images, BatchAugment(seed=1), again, num_samples=3)
+    augmentation_samples(images, augmenting(seed=1), again, num_samples=3)
     assert again.read_bytes() == output.read_bytes(), "same seed, same picture"
 
 
 def test_a_picture_without_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match="images"):
-        augmentation_samples({}, BatchAugment(), tmp_path / "x.png")
+        augmentation_samples({}, augmenting(), tmp_path / "x.png")
 
 
 @pytest.mark.parametrize("padding_mode", ["reflection", "border", "zeros"])
 def test_images_all_at_once_as_on_a_gpu_give_the_same_as_one_by_one(padding_mode):
-    augment = BatchAugment(seed=3, padding_mode=padding_mode)
+    augment = augmenting(seed=3, padding_mode=padding_mode)
     images, parameters = torch.rand(24, 2, 20, 31), augment.draw(24)
     one_by_one = augment.apply_parameters(images, parameters)
     for at_once in (5, 24):

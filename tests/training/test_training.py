@@ -149,7 +149,7 @@ def test_killed_run_continues_to_the_same_numbers(seen, trained, shared_cohort, 
 
 def test_changed_setting_is_refused_instead_of_resumed(trained, shared_cohort):
     with pytest.raises(RuntimeError) as caught:
-        train(shared_cohort, trained, run_id="image_level", rotate_limit=10)
+        train(shared_cohort, trained, run_id="image_level", **{"augment#rotate_limit": 10})
     error = input_error_in(caught.value)
     assert isinstance(error, InputError) and "rotate_limit" in str(error) and "\n" not in str(error)
 

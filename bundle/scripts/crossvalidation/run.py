@@ -173,7 +173,7 @@ def checked_settings(files: Sequence[str], training: Mapping[str, Any]) -> dict[
         if path not in known.files:
             values |= overlay_values(path, known, config)
     every = Known(files)
-    for key, value in training.items():
+    for key, value in every.single(training).items():
         if key in MANAGED:
             raise InputError(f"training sets {key!r}, which the cross-validation sets for each fold; leave it out")
         values[key] = every.checked(key.replace("::", "#").split("#"), value, f"--training#{key}")

@@ -171,7 +171,7 @@ def _checked(key: str, given: Given, known: "Known", parser: ConfigParser) -> An
     value = given.value
     default, rule = known.find(parts, given.label)
     if given.bare and not isinstance(default, bool) and "true/false" not in str(rule):
-        raise InputError(f"{given.label}: has no value; give {known.due(parts, rule, default)}")
+        raise InputError(f"{given.label}: has no value; give {known.due(rule, default)}")
     if is_expression(value):
         top = known.rule(parts[:1])
         if len(parts) > 1 and isinstance(top, str) and top.startswith("keys of "):
@@ -278,9 +278,9 @@ class Known:
                 node = None
             else:
                 self.refuse(parts, depth, node, label)
-        return self._resolved(node, self.rule(parts), parts)
+        return self._resolved(node, self.rule(parts))
 
-    def _resolved(self, node: Any, rule: Any, parts: list[str]) -> tuple[Any, Any]:
+    def _resolved(self, node: Any, rule: Any) -> tuple[Any, Any]:
         if rule is None and isinstance(node, str) and re.fullmatch(r"@\w+((#|::)\w+)*", node):
             return self.find(_split(node[1:]), node)
         if isinstance(rule, str) and rule.startswith("key of "):
@@ -300,12 +300,15 @@ class Known:
             rule = self.rule([key])
             if isinstance(rule, str) and rule.startswith("keys of ") and parts[0] in Known.of(rule).base:
                 raise InputError(f"{label}: a key of {key}; write {start}{key}#{'#'.join(parts)}")
+            step = self.base[key]
+            if isinstance(step, Mapping) and "_target_" in step and self.rule([key, parts[0]]) is not None:
+                raise InputError(f"{label}: a key of {key}; write {start}{key}#{parts[0]}")
         near = difflib.get_close_matches(parts[depth], [str(n) for n in names if not str(n).startswith("_")], 1)
         where = parts[depth - 1] if depth else Path(self.files[0]).name
         advice = f"did you mean {start}{before}{near[0]}?" if near else f"its keys stand in {Path(self.files[0]).name}"
         raise InputError(f"{label}: no such key in {where}; {advice}")
 
-    def due(self, parts: list[str], rule: Any, default: Any) -> str:
+    def due(self, rule: Any, default: Any) -> str:
         """What a key may be, in words."""
         if isinstance(default, Mapping) or _is_code(default) or default is _COMPUTED:
             return "a $ expression, or set it in an overlay"
@@ -326,7 +329,7 @@ class Known:
         if is_expression(value) and not (rule and isinstance(value, Expression)):
             return Expression(value)
         if isinstance(rule, str) and rule.startswith("keys of "):
-            return self._mapping(parts, value, label, Known.of(rule))
+            return self._mapping(value, label, Known.of(rule))
         if isinstance(default, Mapping) or rule == "step | null":
             return self._component(parts, value, label, default, rule)
         if default is _COMPUTED or _is_code(default):
@@ -345,10 +348,11 @@ class Known:
             said = "".join(f": {hint}" for hint in hints)
             raise InputError(f"{label} {_shown(value)}{said}; give {due}") from error
 
-    def _mapping(self, parts: list[str], value: Any, label: str, other: "Known") -> dict[str, Any]:
+    def _mapping(self, value: Any, label: str, other: "Known") -> dict[str, Any]:
         value = DefaultParseValue(value) if isinstance(value, str) else value
         if not isinstance(value, Mapping):
             raise InputError(f"{label} {_shown(value)}; give a mapping, such as {label}#KEY VALUE")
+        value = other.single(value)
         values = {key: other.checked(_split(key), item, f"{label}#{key}") for key, item in value.items()}
         for key, item in values.items():
             if isinstance(item, Expression) and is_expression(value[key]):
@@ -376,6 +380,15 @@ class Known:
             if lacking:
                 raise InputError(f"{label} {_shown(text)}: lacks {lacking[0]}; add it, or give {label}#KEY VALUE")
         return {key: self.checked([*parts, *_split(str(key))], item, f"{label}#{key}") for key, item in value.items()}
+
+    def single(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Keys of these configs in which those of a component stand on their own: `{"a": {"b": 1}}` -> `{"a#b": 1}`."""
+        found: dict[str, Any] = {}
+        for key, value in values.items():
+            component = self.base.get(key)
+            parts = isinstance(component, Mapping) and "_target_" in component and isinstance(value, Mapping)
+            found |= {f"{key}#{k}": v for k, v in value.items()} if parts and "_target_" not in value else {key: value}
+        return found
 
     @staticmethod
     def of(rule: str) -> "Known":

@@ -171,6 +171,7 @@ def _joined(lines: list[str]) -> str:
 
 
 def _are_steps(node: yaml.SequenceNode) -> bool:
-    return bool(node.value) and all(
-        isinstance(step, yaml.ScalarNode) and step.value[:1] in ("$", "%") for step in node.value
-    )
+    """Expressions and runs of other steps, with components among them; handlers alone are none."""
+    plain = [isinstance(step, yaml.ScalarNode) and step.value[:1] in ("$", "%") for step in node.value]
+    called = [isinstance(s, yaml.MappingNode) and s.value[0][0].value == "_target_" for s in node.value]
+    return any(plain) and all(a or b for a, b in zip(plain, called, strict=True))

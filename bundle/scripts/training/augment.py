@@ -1,8 +1,7 @@
 """The paper's training augmentation, on a whole batch and on the device that trains.
 
-Steps and probabilities are the paper's (Data Preparation). It gives no ranges and names no library; the ranges are the
-defaults of Albumentations, whose steps have these names. The paper's histogram stretching and cropping have
-probability 1, so preprocessing does them once and they are not here.
+The steps are the paper's (Data Preparation); how likely and how strong they are is in `train.yaml`. The paper's
+histogram stretching and cropping have probability 1, so preprocessing does them once and they are not here.
 
 Order: flips, brightness and contrast, gamma, grid distortion, shift-scale-rotate. All geometry is composed into one
 sampling grid and interpolated once. A flip only moves pixels, so doing it inside the grid, after the intensity, gives
@@ -66,7 +65,7 @@ class BatchAugment(torch.nn.Module):
 
     Args:
         horizontal_flip_prob, vertical_flip_prob, brightness_contrast_prob, gamma_prob, grid_distortion_prob,
-            shift_scale_rotate_prob: probabilities in 0..1 (defaults: the paper's).
+            shift_scale_rotate_prob: probabilities in 0..1.
         brightness_limit: largest offset up or down, as a fraction of the full range 0..1; in 0..1.
         contrast_limit: largest change of the contrast factor from 1; in 0..1.
         gamma_limit: smallest and largest exponent, above 0.
@@ -83,30 +82,26 @@ class BatchAugment(torch.nn.Module):
 
     Source: Buslaev et al., "Albumentations", Information 11(2):125, 2020. The formulas are those of its version 2,
     except that a shift is not rounded to whole pixels.
-
-    Example:
-        >>> augment = BatchAugment(seed=1)
-        >>> images = augment(torch.rand(64, 3, 128, 128))
     """
 
     def __init__(
         self,
-        horizontal_flip_prob: float = 0.5,
-        vertical_flip_prob: float = 0.5,
-        brightness_contrast_prob: float = 0.7,
-        brightness_limit: float = 0.2,
-        contrast_limit: float = 0.2,
-        gamma_prob: float = 0.3,
-        gamma_limit: Sequence[float] = (0.8, 1.2),
-        grid_distortion_prob: float = 0.25,
-        grid_distortion_steps: int = 5,
-        grid_distortion_limit: float = 0.3,
-        shift_scale_rotate_prob: float = 0.5,
-        shift_limit: float = 0.0625,
-        scale_limit: float = 0.1,
-        rotate_limit: float = 45.0,
-        padding_mode: str = "reflection",
-        seed: int = 0,
+        horizontal_flip_prob: float,
+        vertical_flip_prob: float,
+        brightness_contrast_prob: float,
+        brightness_limit: float,
+        contrast_limit: float,
+        gamma_prob: float,
+        gamma_limit: Sequence[float],
+        grid_distortion_prob: float,
+        grid_distortion_steps: int,
+        grid_distortion_limit: float,
+        shift_scale_rotate_prob: float,
+        shift_limit: float,
+        scale_limit: float,
+        rotate_limit: float,
+        padding_mode: str,
+        seed: int,
     ) -> None:
         super().__init__()
         probabilities = {
@@ -119,6 +114,7 @@ class BatchAugment(torch.nn.Module):
         }
         for name, value in probabilities.items():
             _require(0 <= value <= 1, name, value, "a probability in 0..1")
+            setattr(self, name, value)
         _require(0 <= brightness_limit <= 1, "brightness_limit", brightness_limit, "in 0..1")
         _require(0 <= contrast_limit <= 1, "contrast_limit", contrast_limit, "in 0..1")
         _require(
@@ -139,7 +135,7 @@ class BatchAugment(torch.nn.Module):
         _require(0 <= rotate_limit <= 180, "rotate_limit", rotate_limit, "degrees in 0..180")
         _require(padding_mode in PADDING_MODES, "padding_mode", padding_mode, f"one of {', '.join(PADDING_MODES)}")
 
-        self.probabilities = torch.tensor(list(probabilities.values()))
+        self._probabilities = torch.tensor(list(probabilities.values()))
         self.brightness_limit = brightness_limit
         self.contrast_limit = contrast_limit
         self.gamma_limit = tuple(gamma_limit)
@@ -171,7 +167,7 @@ class BatchAugment(torch.nn.Module):
         """
         cells = self.grid_distortion_steps + 1
         numbers = torch.rand(batch_size, 13 + 2 * cells, generator=self.generator)
-        flip_x, flip_y, intensity, power, distort, move = (numbers[:, :6] < self.probabilities).unbind(1)
+        flip_x, flip_y, intensity, power, distort, move = (numbers[:, :6] < self._probabilities).unbind(1)
         symmetric = numbers[:, 6:] * 2 - 1
 
         def where(drawn: torch.Tensor, value: torch.Tensor, identity: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ from monai.engines import PrepareBatch
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from torch import Tensor, nn
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from tqdm import tqdm
 
 from scripts.errors import InputError
@@ -141,16 +141,34 @@ class FeatureDataset(Dataset):
         }
 
 
-def keep_batch(batch: Any) -> Any:
-    """Collate function of datasets that already return whole batches."""
+class Batches(DataLoader):
+    """The whole batches that a dataset gives at once (`__getitems__`), in its order.
+
+    Args:
+        dataset: `SliceDataset` or `FeatureDataset`.
+        batch_size: samples.
+        order: which samples, in which order; None: all, one after the other.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, order: Sampler | None = None) -> None:
+        super().__init__(dataset, batch_size, sampler=order, collate_fn=_as_it_is)
+
+
+class ShuffledBatches(Batches):
+    """Batches in an order that seed and epoch decide, new in every epoch; each process of a run gets its share.
+
+    Args:
+        dataset, batch_size: see `Batches`.
+        seed: of the order.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int) -> None:
+        order = DistributedSampler(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
+        super().__init__(dataset, batch_size, order)
+
+
+def _as_it_is(batch: Batch) -> Batch:
     return batch
-
-
-def sampler(dataset: Dataset, seed: int) -> DistributedSampler:
-    """Shuffled order, new in every epoch and decided by seed and epoch alone; each process of a run gets its share."""
-    return DistributedSampler(
-        dataset, num_replicas=idist.get_world_size(), rank=idist.get_rank(), shuffle=True, seed=seed
-    )
 
 
 class AugmentedBatch(PrepareBatch):

@@ -1,4 +1,4 @@
-"""Studies that were labelled in MONAI Label, as scans for stage 2 (see `fine_tuning` in train.yaml)."""
+"""Studies that were labelled in MONAI Label, as scans for stage 2 (see fine_tuning.yaml)."""
 
 import hashlib
 import os
@@ -6,11 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.data import CacheDataset
+
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.maps.bids import GROUPS, checked_box
 from scripts.provenance import record
+
+
+class LabelledStudies(CacheDataset):
+    """The scans of labelled studies, preprocessed and kept in memory.
+
+    Args:
+        data: see `labelled_studies`.
+        keywords: of `CacheDataset`.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, str]], **keywords: Any) -> None:
+        super().__init__(labelled_studies(data), **keywords)
 
 
 def labelled_studies(items: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
