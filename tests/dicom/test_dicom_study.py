@@ -168,7 +168,7 @@ def test_a_series_of_another_patient_is_refused(study, keyword, value):
 
 def test_another_way_to_write_a_name_is_no_other_patient(study):
     relabel(study, T1W, PatientName="SIMULATED^SUB-01^")
-    only_study(study).load()
+    assert len(only_study(study).load()) == 3
 
 
 def test_a_folder_with_images_of_two_studies_is_refused(study):

@@ -76,7 +76,7 @@ def test_a_region_that_was_not_evaluated_is_refused():
 
 
 def test_a_fold_may_hold_one_class(table, tmp_path):
-    read_predictions(written(table.assign(fold=table["label"]), tmp_path))
+    assert len(read_predictions(written(table.assign(fold=table["label"]), tmp_path))) == len(table)
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -350,7 +350,7 @@ def test_one_grid_written_with_rounding_is_accepted(cohort):
     path = map_file(cohort, "T1w")
     image = nib.load(path)
     write_map(path, image.get_fdata(), image.affine + 1e-5)
-    check_grid(find_scans(cohort)[0]["image"])
+    assert len(labelled_scans(cohort)) == 4
 
 
 # --- the output folder ----------------------------------------------------------------------------

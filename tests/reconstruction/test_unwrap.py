@@ -24,7 +24,7 @@ def measured() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         for name in ("Phase", "Mag")
     )
     phase = torch.from_numpy(scale_phase(phase.numpy(), "arbitrary", "Phase.nii").phase)
-    good = (magnitude[0] > 0.2 * magnitude[0].median()) & (phase_roughness(phase[1], (1, 1, 1)) < 1.0)
+    good = (magnitude[0] > 0.2 * magnitude[0].median()) & (phase_roughness(phase[1]) < 1.0)
     return phase, magnitude, torch.from_numpy(without_islands(good.numpy(), 2000)) & good
 
 

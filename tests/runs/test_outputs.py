@@ -67,7 +67,9 @@ def test_an_output_that_touches_the_input_is_refused(tmp_path: Path, output: str
 def test_an_output_apart_from_the_input_is_taken(tmp_path: Path, output: str) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "data")
-    check_apart({"output_dir": tmp_path / output, "cache_dir": None}, {"input": tmp_path / "data", "box": None})
+    claim({"output_dir": tmp_path / output, "cache_dir": None}, {"input": tmp_path / "data", "box": None})
+    assert (tmp_path / output / LOCK).is_file()
+    release(tmp_path / output)
 
 
 def test_single_files_are_guarded_too(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from scripts.runs.former import say_former
 
 LOGGER = logging.getLogger(__name__)
 #: What other code measured is measured again.
-CODE = ("scripts.nuclei.reader", "scripts.localisation.locate", "scripts.anatomy.template")
+CODE = ("scripts.maps.transforms", "scripts.nuclei.reader", "scripts.localisation.locate", "scripts.anatomy.template")
 
 
 def measure_cohort(

@@ -143,7 +143,7 @@ class CombinedField:
         line = Line(mask.shape, mask.device)
         for phase, signal, time in zip(unwrapped, magnitude, echo_times_s, strict=True):
             line.add(phase, time, signal.square())
-        slope, intercept = line.fit()
+        _, intercept = line.fit()
         # Coherent: noisy voxels near air and in vessels hardly count.
         offset = smooth_phase(wrap(intercept), magnitude[0] * mask, mask, self.offset_smoothing_mm, spacing_mm)
         # What the line would have at time 0 if it were not for noise.

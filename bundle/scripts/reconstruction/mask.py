@@ -85,7 +85,7 @@ class BrainMask:
             raise InputError("mask: no brain found; give --brain_mask a mask file, or lower --mask#erosion_mm")
         good = brain & with_signal(magnitude[(slice(None), *box)], brain)
         if self.phase_quality is not None:
-            rough = phase_roughness(phase[index][box], spacing_mm).cpu().numpy()
+            rough = phase_roughness(phase[index][box]).cpu().numpy()
             good = without_islands(good & (rough < self.phase_quality), self.island_size) & good
             if not good.any():
                 raise InputError(
@@ -171,12 +171,11 @@ def without_islands(mask: np.ndarray, size: int) -> np.ndarray:
     return mask
 
 
-def phase_roughness(phase: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:
+def phase_roughness(phase: torch.Tensor) -> torch.Tensor:
     """How far the phase is from locally straight: the reliability of 3DSRNCP, over a 3 x 3 x 3 neighbourhood.
 
     Args:
         phase: wrapped, rad, `[X, Y, Z]`.
-        spacing_mm: not used: a wrapped phase jumps per voxel, not per mm.
 
     Returns:
         Root mean square of the wrapped second differences along the axes, rad: about 0.1 in tissue, 2 in noise.

@@ -20,7 +20,7 @@ from scripts.reconstruction.phase import check_not_noise
 from scripts.reconstruction.planes import Planes
 from scripts.reconstruction.progress import Progress
 from scripts.reconstruction.r2star import ARLO, check_even, noise_level, without_dephasing
-from scripts.reconstruction.raw import RawScan, Volume, load_echoes, note_on_gaps
+from scripts.reconstruction.raw import Acquisition, RawScan, Volume, load_echoes, note_on_gaps
 from scripts.reconstruction.t1 import GivenB1, despot1
 from scripts.reconstruction.voxel_dipole import voxel_dipole
 
@@ -54,6 +54,60 @@ class Maps:
     planes: Planes
     seconds: dict[str, float]
     processor_seconds: dict[str, float]
+
+
+class Work:
+    """A scan on its way through the steps: what they hand to each other. After `brain`, tensors are cut to `box`.
+
+    Attributes:
+        scan: what is reconstructed.
+        acquisition: the one that gives field and R2*.
+        spacing: voxel size, mm.
+        unit: what a magnitude of 1 is in the files.
+        noise: standard deviation of the magnitudes' noise.
+        magnitude, phase: `[E, X, Y, Z]`; phase in rad, None once it is unwrapped.
+        unwrapped: the phase without jumps, rad; None once it is mapped.
+        whole_brain: bool, on the scan's grid; brain, good: bool, cut: brain, and where its phase is good.
+        box: of the brain, with a margin.
+        r2star: 1/s.
+        volumes, findings, warnings, planes, seconds, processor_seconds: see `Maps`.
+    """
+
+    unit: float
+    noise: float
+    magnitude: torch.Tensor
+    phase: torch.Tensor | None
+    unwrapped: torch.Tensor | None
+    whole_brain: torch.Tensor
+    brain: torch.Tensor
+    good: torch.Tensor
+    box: tuple[slice, ...]
+    r2star: torch.Tensor
+    planes: Planes
+
+    def __init__(self, scan: RawScan, acquisition: Acquisition) -> None:
+        self.scan, self.acquisition = scan, acquisition
+        self.spacing = [float(d) for d in scan.spacing_mm]
+        self.volumes: dict[str, np.ndarray] = {}
+        self.findings: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self.seconds: dict[str, float] = {}
+        self.processor_seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[Progress]:
+        """A progress bar for one step; keeps its times."""
+        start, used = time.perf_counter(), time.process_time()
+        with progress_bar(f"{self.scan.scan_id} {name}") as progress:
+            yield progress
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+        self.processor_seconds[name] = round(time.process_time() - used, 2)
+
+    def whole(self, volume: torch.Tensor) -> np.ndarray:
+        """A cut volume on the scan's grid, 0 around it."""
+        full = torch.zeros(self.whole_brain.shape, dtype=volume.dtype)
+        full[self.box] = volume.cpu()
+        return full.numpy()
 
 
 class Reconstruction:
@@ -132,102 +186,130 @@ class Reconstruction:
         Raises:
             InputError: the voxels cannot be magnitude and phase, or no brain is found.
         """
-        seconds, processor_seconds = {}, {}
+        work = Work(scan, scan.acquisitions[0 if self.field_from == "low" else -1])
+        self._read(work)
+        self._find_brain(work, given_mask)
+        self._unwrap(work)
+        self._map_r2star(work)
+        self._map_susceptibility(work)
+        work.unwrapped = None
+        self._keep_t1w(work)
+        if len(scan.acquisitions) > 1:
+            self._map_t1(work)
+        else:
+            work.warnings.append("One flip angle only: no T1 and PD maps.")
+        work.volumes["mask"] = work.whole_brain.cpu().numpy()
+        return Maps(
+            work.volumes,
+            self.steps(),
+            work.findings,
+            work.warnings,
+            work.planes,
+            work.seconds,
+            work.processor_seconds,
+        )
 
-        @contextmanager
-        def step(name: str) -> Iterator[Progress]:
-            """A progress bar for one step; keeps its times."""
-            start, used = time.perf_counter(), time.process_time()
-            with progress_bar(f"{scan.scan_id} {name}") as progress:
-                yield progress
-            seconds[name] = round(time.perf_counter() - start, 2)
-            processor_seconds[name] = round(time.process_time() - used, 2)
-
-        spacing = [float(d) for d in scan.spacing_mm]
-        chosen = scan.acquisitions[0 if self.field_from == "low" else -1]
-        times, strength = chosen.echo_times_s, chosen.field_strength_t
-        with step("reading") as progress:
-            read = load_echoes(chosen, self.phase_sign)
-            check_not_noise(read.phase, read.magnitude, chosen.second[0].path)
+    def _read(self, work: Work) -> None:
+        """Magnitude and phase of every echo."""
+        acquisition = work.acquisition
+        with work.step("reading") as progress:
+            read = load_echoes(acquisition, self.phase_sign)
+            check_not_noise(read.phase, read.magnitude, acquisition.second[0].path)
             progress(1.0)
-        magnitude, phase = (torch.from_numpy(v).to(self.device) for v in (read.magnitude, read.phase))
-        findings, warnings, unit = read.facts, read.warnings, read.unit
-        warnings += note_on_gaps(chosen.slice_thickness_mm, float(scan.spacing_mm[2]))
-        del read
-        with step("brain mask") as progress:
-            brain, good, doubts = self.mask(magnitude, phase, times, spacing, given_mask, progress)
-        warnings += doubts
-        if len(times) == 2:
-            warnings.append(
+        work.magnitude, work.phase = (torch.from_numpy(v).to(self.device) for v in (read.magnitude, read.phase))
+        work.findings, work.unit = read.facts, read.unit
+        work.warnings += read.warnings
+        work.warnings += note_on_gaps(acquisition.slice_thickness_mm, float(work.scan.spacing_mm[2]))
+        if len(acquisition.echo_times_s) == 2:
+            work.warnings.append(
                 "R2* rests on two echoes: noise and fat go into it unseen; more echoes, up to 20 ms or later, would"
                 " tell."
             )
-        noise = noise_level(magnitude[-1], brain)
-        findings["NoiseStandardDeviation"] = noise * unit
-        if noise == 0:
-            warnings.append("No noise found around the head: R2* is fitted without a noise floor.")
+
+    def _find_brain(self, work: Work, given_mask: np.ndarray | None) -> None:
+        """Brain, good phase and noise; then everything is cut to the brain's box."""
+        with work.step("brain mask") as progress:
+            brain, good, doubts = self.mask(
+                work.magnitude, work.phase, work.acquisition.echo_times_s, work.spacing, given_mask, progress
+            )
+        work.warnings += doubts
+        work.noise = noise_level(work.magnitude[-1], brain)
+        work.findings["NoiseStandardDeviation"] = work.noise * work.unit
+        if work.noise == 0:
+            work.warnings.append("No noise found around the head: R2* is fitted without a noise floor.")
         box = bounding_box(brain, _MARGIN)
-        full_shape, all_brain = brain.shape, brain
-        magnitude, phase = magnitude[(slice(None), *box)].clone(), phase[(slice(None), *box)].clone()
-        brain, good = brain[box].clone(), good[box].clone()
-        planes = Planes(brain.cpu().numpy(), spacing)
-        planes.add("magnitude, echo 2", magnitude[1], "a.u.", outline=brain)
-        planes.add("phase, echo 2, wrapped", phase[1], "rad", (-np.pi, np.pi), mask=good)
+        work.box, work.whole_brain = box, brain
+        work.magnitude, work.phase = (v[(slice(None), *box)].clone() for v in (work.magnitude, work.phase))
+        work.brain, work.good = brain[box].clone(), good[box].clone()
+        work.planes = Planes(work.brain.cpu().numpy(), work.spacing)
+        work.planes.add("magnitude, echo 2", work.magnitude[1], "a.u.", outline=work.brain)
+        work.planes.add("phase, echo 2, wrapped", work.phase[1], "rad", (-np.pi, np.pi), mask=work.good)
 
-        with step("unwrapping") as progress:
-            unwrapped, corrected = self.unwrapping(phase, magnitude, good, times, spacing, progress)
-            check_finite("unwrapping", unwrapped, good)
-        warnings += corrected
-        del phase
-        planes.add("phase, last echo, unwrapped", unwrapped[-1], "rad", mask=good)
+    def _unwrap(self, work: Work) -> None:
+        """Phase without jumps; the wrapped one is needed no more."""
+        with work.step("unwrapping") as progress:
+            work.unwrapped, corrected = self.unwrapping(
+                work.phase, work.magnitude, work.good, work.acquisition.echo_times_s, work.spacing, progress
+            )
+            check_finite("unwrapping", work.unwrapped, work.good)
+        work.warnings += corrected
+        work.phase = None
+        work.planes.add("phase, last echo, unwrapped", work.unwrapped[-1], "rad", mask=work.good)
 
-        with step("R2*") as progress:
-            shown = magnitude
+    def _map_r2star(self, work: Work) -> None:
+        """R2*, from magnitudes that may be corrected for dephasing."""
+        times = work.acquisition.echo_times_s
+        with work.step("R2*") as progress:
+            shown = work.magnitude
             if self.dephasing_limit is not None:
-                shown = self.restored(magnitude, unwrapped, good, times, strength, spacing)
-            r2star = check_finite("r2star", torch.where(brain, self.r2star(shown, times, noise), 0.0))
+                shown = self.restored(shown, work.unwrapped, work.good, times, work.spacing)
+            work.r2star = check_finite("r2star", torch.where(work.brain, self.r2star(shown, times, work.noise), 0.0))
             progress(1.0)
 
-        with step("QSM") as progress:
-            b0 = b0_direction(scan.affine)
+    def _map_susceptibility(self, work: Work) -> None:
+        """Field, local field and QSM; QSM's mean is 0."""
+        acquisition, good, spacing, r2star = work.acquisition, work.good, work.spacing, work.r2star
+        with work.step("QSM") as progress:
+            chain = self.chain(good, spacing, b0_direction(work.scan.affine), r2star)
             mapped = self.echoes(
-                unwrapped, magnitude, good, times, spacing, strength, self.chain(good, spacing, b0, r2star), progress
+                work.unwrapped,
+                work.magnitude,
+                good,
+                acquisition.echo_times_s,
+                spacing,
+                acquisition.field_strength_t,
+                chain,
+                progress,
             )
         check_map(mapped.chi, mapped.total_field, mapped.local_field, mapped.mask)
         chi = torch.where(mapped.mask, mapped.chi - mapped.chi[mapped.mask].mean(), 0.0)
-        planes.add("total field", mapped.total_field, "ppm", mask=good)
-        planes.add("local field", mapped.local_field, "ppm", (-0.05, 0.05), mask=mapped.mask)
-        planes.add("QSM", chi, "ppm", (-0.1, 0.2), mask=mapped.mask)
-        planes.add("R2*", r2star, "1/s", (0, 80), mask=brain)
-        covered = float(mapped.mask.sum() / brain.sum())
-        findings["QSMCoverageOfBrain"] = covered
-        warnings += self.doubts(chi, r2star, mapped.mask, covered, spacing)
+        work.planes.add("total field", mapped.total_field, "ppm", mask=good)
+        work.planes.add("local field", mapped.local_field, "ppm", (-0.05, 0.05), mask=mapped.mask)
+        work.planes.add("QSM", chi, "ppm", (-0.1, 0.2), mask=mapped.mask)
+        work.planes.add("R2*", r2star, "1/s", (0, 80), mask=work.brain)
+        covered = float(mapped.mask.sum() / work.brain.sum())
+        work.findings["QSMCoverageOfBrain"] = covered
+        work.warnings += self.doubts(chi, r2star, mapped.mask, covered, spacing)
+        work.volumes |= {"Chimap": work.whole(chi), "R2starmap": work.whole(r2star)}
 
-        def whole(volume: torch.Tensor) -> np.ndarray:
-            full = torch.zeros(full_shape, dtype=volume.dtype)
-            full[box] = volume.cpu()
-            return full.numpy()
+    def _keep_t1w(self, work: Work) -> None:
+        """The first echo of the last flip angle."""
+        t1w = work.scan.acquisitions[-1].magnitude_of(0)
+        work.volumes["T1w"] = t1w
+        work.planes.add("T1W", torch.from_numpy(t1w[work.box]), "a.u.", outline=work.brain)
 
-        volumes = {"Chimap": whole(chi), "R2starmap": whole(r2star)}
-        del unwrapped, mapped
-        t1w = scan.acquisitions[-1].magnitude_of(0)
-        volumes["T1w"] = t1w
-        planes.add("T1W", torch.from_numpy(t1w[box]), "a.u.", outline=brain)
-        if len(scan.acquisitions) > 1:
-            with step("T1 and PD") as progress:
-                signals = [a.magnitude_of(0)[box] for a in scan.acquisitions[:-1]] + [t1w[box]]
-                t1, pd, b1 = self.relaxation(
-                    scan, torch.from_numpy(np.stack(signals) / np.float32(unit)).to(self.device), r2star, brain, box
-                )
-                progress(1.0)
-            planes.add("B1 (true over nominal flip angle)", b1, "", (0.7, 1.3), mask=brain)
-            planes.add("T1", t1, "s", (0, 2.5), mask=brain)
-            planes.add("PD", pd, "a.u.", (0.5, 1.5), mask=brain)
-            volumes |= {"T1map": whole(t1), "PDmap": whole(pd), "TB1map": whole(b1)}
-        else:
-            warnings.append("One flip angle only: no T1 and PD maps.")
-        volumes["mask"] = all_brain.cpu().numpy()
-        return Maps(volumes, self.steps(), findings, warnings, planes, seconds, processor_seconds)
+    def _map_t1(self, work: Work) -> None:
+        """T1, PD and B1 of two or more flip angles."""
+        scan, box, planes = work.scan, work.box, work.planes
+        with work.step("T1 and PD") as progress:
+            signals = [a.magnitude_of(0)[box] for a in scan.acquisitions[:-1]] + [work.volumes["T1w"][box]]
+            stacked = torch.from_numpy(np.stack(signals) / np.float32(work.unit)).to(self.device)
+            t1, pd, b1 = self.relaxation(scan, stacked, work.r2star, work.brain, box)
+            progress(1.0)
+        planes.add("B1 (true over nominal flip angle)", b1, "", (0.7, 1.3), mask=work.brain)
+        planes.add("T1", t1, "s", (0, 2.5), mask=work.brain)
+        planes.add("PD", pd, "a.u.", (0.5, 1.5), mask=work.brain)
+        work.volumes |= {"T1map": work.whole(t1), "PDmap": work.whole(pd), "TB1map": work.whole(b1)}
 
     def chain(
         self, mask: torch.Tensor, spacing: Sequence[float], b0: Sequence[float], r2star: torch.Tensor
@@ -254,7 +336,6 @@ class Reconstruction:
         unwrapped: torch.Tensor,
         mask: torch.Tensor,
         times: Sequence[float],
-        strength: float,
         spacing: Sequence[float],
     ) -> torch.Tensor:
         """Magnitudes corrected for dephasing through the slice."""

@@ -268,12 +268,3 @@ def pairs_inside(mask: torch.Tensor, axis: int) -> torch.Tensor:
     both = mask & mask.roll(-1, axis)
     both.select(axis, -1).fill_(False)
     return both
-
-
-def masked_gradient(volume: torch.Tensor, edges: Sequence[torch.Tensor], spacing_mm: Sequence[float]) -> torch.Tensor:
-    """Forward differences per mm where `edges` says so, else 0: `[X, Y, Z]` -> `[3, X, Y, Z]`."""
-    parts = [
-        torch.where(edge, (volume.roll(-1, axis) - volume) / d, 0.0)
-        for axis, (edge, d) in enumerate(zip(edges, spacing_mm, strict=True))
-    ]
-    return torch.stack(parts)
