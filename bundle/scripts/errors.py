@@ -95,8 +95,8 @@ def report_in_one_line() -> None:
     """Let the interpreter end with one line on stderr and status 1 when bad input, or what disk, folder or memory
     refused, reaches the top uncaught.
 
-    Every other error keeps its full traceback. Every run id of the configs begins with it (`scripts.settings.check`), so
-    programs that import the package are not affected.
+    Every other error keeps its full traceback. Every run id of the configs begins with it (`scripts.settings.check`),
+    so programs that import the package are not affected.
     """
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
