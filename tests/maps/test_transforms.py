@@ -189,7 +189,8 @@ def test_a_slice_without_contrast_becomes_zero(shared_cohort):
 def from_config(file: str, key: str, **changed):
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / file)
-    parser.update({"bundle_root": str(BUNDLE), **changed})
+    nuclei = {"nuclei": "known"} if file == "inference.yaml" else {}  # not measured: the network does not see them
+    parser.update({"bundle_root": str(BUNDLE), **nuclei, **changed})
     return parser.get_parsed_content(key)
 
 
@@ -219,7 +220,7 @@ def test_the_defaults_of_training_and_inference_agree(shared_cohort):
 def test_evidence_returns_to_the_grid_of_the_input(tmp_path, codes):
     item = write_maps(tmp_path, ras_maps(), codes)
     size, num_slices = (18, 12), 8  # the box has 9 x 6 x 4 voxels, so each became 2 x 2 x 2
-    settings = {"region": "cropped", "spatial_size": list(size), "num_slices": num_slices}
+    settings = {"region": "cropped", "spatial_size": list(size), "num_slices": num_slices, "nuclei": "known"}
     parser = ConfigParser()
     parser.read_config(BUNDLE / "configs" / "inference.yaml")
     parser.update({"bundle_root": str(BUNDLE), **settings})
