@@ -58,12 +58,12 @@ def main() -> None:
     taken: dict[str, list[dict[str, float]]] = {"nifti to json and evidence": [], "dicom to sr": []}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        study = write_study(root / "study", item["image"], item["participant_id"])
+        study = write_study(root / "study", item.maps, item.participant_id)
         box = study_box(study, item)
-        files = ",".join(str(path) for path in item["image"])
+        files = ",".join(str(path) for path in item.maps)
         for turn in range(arguments.rounds):
             sides = {
-                "nifti to json and evidence": {"input": files, "box": item["box"], "outputs": "['json','evidence']"},
+                "nifti to json and evidence": {"input": files, "box": item.box, "outputs": "['json','evidence']"},
                 "dicom to sr": {"input": study, "box": box, "outputs": "['json','evidence','sr']"},
             }
             for number, (name, settings) in enumerate(sides.items()):
@@ -87,7 +87,7 @@ def study_box(study: Path, item: dict) -> list[list[int]]:
     """The scan's box along the study's columns, rows and slices."""
     (found,) = find_studies(study, read_rules(BUNDLE / "configs" / "dicom_series.yaml"))
     affine = found.load().affine.numpy()
-    return oriented_box(item["box"], np.asarray(nib.load(item["image"][0]).affine), affine)
+    return oriented_box(item.box, np.asarray(nib.load(item.maps[0]).affine), affine)
 
 
 if __name__ == "__main__":

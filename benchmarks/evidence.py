@@ -36,6 +36,7 @@ from tqdm import tqdm  # noqa: E402
 
 from scripts.files.writing import sha256, write_aside, write_json  # noqa: E402
 from scripts.maps.bids import find_scans  # noqa: E402
+from scripts.maps.scan import Scan  # noqa: E402
 from scripts.model.evidence import Evidence, margin, slice_means, smoothed  # noqa: E402
 from scripts.model.networks import QNet, load_weights, slices_of  # noqa: E402
 from scripts.provenance import read_record, software  # noqa: E402
@@ -214,10 +215,10 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float(np.corrcoef(a.flatten(), b.flatten())[0, 1])
 
 
-def load(cohort: Path, scan: Mapping, steps: Callable) -> tuple[Tensor, Tensor]:
+def load(cohort: Path, scan: Scan, steps: Callable) -> tuple[Tensor, Tensor]:
     """The network's input `[1, 3, H, W, S]`, and where its true nuclei are, `[1, 1, H, W, S]` bool."""
-    image = steps(dict(scan))["image"]
-    name = f"{scan['participant_id']}/anat/{scan['scan_id']}_desc-nuclei_dseg.nii.gz"
+    image = steps(scan.item())["image"]
+    name = f"{scan.participant_id}/anat/{scan.scan_id}_desc-nuclei_dseg.nii.gz"
     labels = nib.load(cohort / "derivatives" / "groundtruth" / name)
     size = image.shape[1:]
     centres = np.concatenate([np.indices(size).reshape(3, -1), np.ones((1, int(np.prod(size))))])
@@ -407,11 +408,11 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     scans, randoms, chosen = [], [], find_scans(arguments.cohort)[: arguments.scans]
     if arguments.measured:
-        chosen = [scan for scan in chosen if (arguments.work / f"{scan['scan_id']}_trained.pt").exists()]
+        chosen = [scan for scan in chosen if (arguments.work / f"{scan.scan_id}_trained.pt").exists()]
     for number, scan in enumerate(tqdm(chosen, desc="evidence", unit="scan")):
         image, nuclei = load(arguments.cohort, scan, steps)
         for kind, wanted in (("trained", True), ("random", number < arguments.random_scans)):
-            path = arguments.work / f"{scan['scan_id']}_{kind}.pt"
+            path = arguments.work / f"{scan.scan_id}_{kind}.pt"
             wanted = wanted and not (arguments.measured and not path.exists())
             if wanted and not path.exists():
                 if kind == "trained":
@@ -436,7 +437,7 @@ def main() -> None:
         "covering": {"patch": PATCH, "agreement": float(np.mean(agreement))},
         "rows": rows,
         "scans": [
-            {"scan_id": scan["scan_id"], "numbers": found["numbers"]} for scan, found in zip(chosen, scans, strict=True)
+            {"scan_id": scan.scan_id, "numbers": found["numbers"]} for scan, found in zip(chosen, scans, strict=True)
         ],
     }
     write_json(RESULTS / "evidence.json", content)

@@ -163,14 +163,14 @@ def read_scans(source: Any) -> list[dict[str, Any]]:
     """Maps, place and box of every scan that inference finds."""
     found = []
     for scan in find_input(source, dicom_rules=RULES):
-        image = reading()(dict(scan))["image"]
-        about = {"affine": np.asarray(image.affine, float), "box": scan.get("box")}
-        found.append({"participant": scan["participant_id"], "maps": np.asarray(image), **about})
+        image = reading()(scan.item())["image"]
+        about = {"affine": np.asarray(image.affine, float), "box": scan.box}
+        found.append({"participant": scan.participant_id, "maps": np.asarray(image), **about})
     return found
 
 
 def observe_cohort(root: Path) -> Any:
-    scans = [(scan["scan_id"], scan["label"]) for scan in labelled_scans(root)]
+    scans = [(scan.scan_id, scan.label) for scan in labelled_scans(root)]
     return read_scans(root), scans, known_ages(root / "participants.tsv"), declared_name(root)
 
 

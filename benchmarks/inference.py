@@ -65,7 +65,7 @@ def default_evidence(method: str | None) -> Evidence:
 def measure(dataset_dir: Path, output: Path, rounds: int, method: str | None) -> dict:
     """Median times, s, of the whole and of the bare way by two clocks, their ratios, and the parts of the whole."""
     weights = BUNDLE / "models" / "model.pt"
-    item, network = find_scans(dataset_dir)[0], load_weights(QNet(), weights)
+    scan, network = find_scans(dataset_dir)[0], load_weights(QNet(), weights)
     steps = preprocessing("cropped", [128, 128], 16, [0.5, 99.5], "annotated")
     evidence = default_evidence(method)
     result, back, infer = Resultd("pred", evidence=evidence), ToInputGridd("pred", "evidence"), QNetInferer(evidence)
@@ -81,15 +81,15 @@ def measure(dataset_dir: Path, output: Path, rounds: int, method: str | None) ->
 
     @torch.no_grad()
     def whole() -> None:
-        image = clocked("preprocessing", steps, item)["image"]
+        image = clocked("preprocessing", steps, scan.item())["image"]
         made = {key: value[0] for key, value in clocked("network", infer, image[None], network).items()}
         done = clocked("evidence to the input's grid", back, result({"image": image, "pred": made}))
-        clocked("writing", write_scan, item, done, run, model, False, 0.5)
+        clocked("writing", write_scan, scan, done, run, model, False, 0.5)
 
-    image = steps(item)["image"].as_tensor()[None]
+    image = steps(scan.item())["image"].as_tensor()[None]
 
     def read() -> None:
-        for path in item["image"]:
+        for path in scan.maps:
             nib.load(path).get_fdata(dtype=np.float32)
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ def measure(dataset_dir: Path, output: Path, rounds: int, method: str | None) ->
             call()
             wall[name].append(time.perf_counter() - before[0])
             cpu[name].append(time.process_time() - before[1])
-    found: dict = {"evidence_method": evidence.method, "matrix": list(nib.load(item["image"][0]).shape)}
+    found: dict = {"evidence_method": evidence.method, "matrix": list(nib.load(scan.maps[0]).shape)}
     for clock, taken in (("wall", wall), ("cpu", cpu)):
         times = {name: float(np.median(values[1:])) for name, values in taken.items()}  # the first round warms up
         bare = times["reading"] + times["forward"]

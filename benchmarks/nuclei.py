@@ -26,6 +26,7 @@ from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES  # noqa: E402
 from scripts.files.table import read_table  # noqa: E402
 from scripts.files.writing import write_aside, write_json  # noqa: E402
 from scripts.maps.bids import find_scans  # noqa: E402
+from scripts.maps.scan import Scan  # noqa: E402
 from scripts.nuclei.reader import row_of  # noqa: E402
 from scripts.nuclei.table import MEASURED, NUCLEI_TABLE  # noqa: E402
 from scripts.provenance import software  # noqa: E402
@@ -34,15 +35,15 @@ RESULTS = HERE / "results"
 LEAST_DICE, MOST_PERCENT = 0.75, 5.0
 
 
-def compare(cohort: Path, scan: dict, measured: dict[str, str]) -> dict:
+def compare(cohort: Path, scan: Scan, measured: dict[str, str]) -> dict:
     """One scan: Dice of each nucleus and side, and its mean QSM and R2* under our label and under the true one."""
-    name = f"{scan['participant_id']}/anat/{scan['scan_id']}_desc-nuclei_dseg.nii.gz"
+    name = f"{scan.participant_id}/anat/{scan.scan_id}_desc-nuclei_dseg.nii.gz"
     true, ours = (
         np.asarray(nib.load(cohort / "derivatives" / folder / name).dataobj) for folder in ("groundtruth", "nuclei")
     )
-    maps = np.stack([np.asarray(nib.load(path).dataobj, np.float32) for path in scan["image"]])
+    maps = np.stack([np.asarray(nib.load(path).dataobj, np.float32) for path in scan.maps])
     truth = row_of(maps, true, true, [1.0, 1.0, 1.0])
-    row = {"scan_id": scan["scan_id"]}
+    row = {"scan_id": scan.scan_id}
     for nucleus, value in LABELS.items():
         both = ((true == value) & (ours == value)).sum()
         row[f"dice_{nucleus}"] = float(2 * both / ((true == value).sum() + (ours == value).sum()))
@@ -100,7 +101,7 @@ def main() -> None:
     table = read_table(cohort / NUCLEI_TABLE, ["scan_id"], unique=["scan_id"])
     measured = {row["scan_id"]: row for row in table}
     rows = [
-        compare(cohort, scan, measured[scan["scan_id"]])
+        compare(cohort, scan, measured[scan.scan_id])
         for scan in tqdm(find_scans(cohort), desc="nuclei against truth", unit="scan")
     ]
     made_by = json.loads((cohort / "derivatives" / "nuclei" / "nuclei.json").read_text())["GeneratedBy"]

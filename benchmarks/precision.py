@@ -74,8 +74,8 @@ def main() -> None:
     weights = BUNDLE / "models" / "model.pt"
     network = load_weights(QNet(), weights)
     steps = preprocessing("cropped", [128, 128], 16, [0.5, 99.5], "annotated")
-    items = find_scans(arguments.dataset_dir)[: CALIBRATION + arguments.scans]
-    images = [steps(item)["image"].as_tensor()[None] for item in tqdm(items, desc="reading", unit="scan")]
+    scans = find_scans(arguments.dataset_dir)[: CALIBRATION + arguments.scans]
+    images = [steps(scan.item())["image"].as_tensor()[None] for scan in tqdm(scans, desc="reading", unit="scan")]
     torch.backends.quantized.engine = "x86"
     quantized = int8_maps(network, images[:CALIBRATION])
 

@@ -77,7 +77,7 @@ def features(cohort: Path, measured_by: Callable = nucleus_mean_features) -> tup
 def means(training: Path, test: Path) -> dict[str, object]:
     """The reader of nucleus means and age, trained on fold 0's training subjects of one cohort, tested on another."""
     train, _ = split(labelled_scans(training), 10, 0, 0)
-    chosen = {scan["participant_id"] for scan in train}
+    chosen = {scan.participant_id for scan in train}
     names, known, known_hh = features(training)
     among = np.array([name in chosen for name in names])
     _, unknown, unknown_hh = features(test)

@@ -33,7 +33,7 @@ class ResultWriterOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         made = op_input.receive("result")
-        item = op_input.receive("source")
+        scan = op_input.receive("source")
         config = inference_config(self.bundle)
         config["input"], config["output_dir"] = str(self.input_dir), str(self.output_dir)
         run, weights, include_identifiers, segment_fraction, reference_curves = (
@@ -42,4 +42,4 @@ class ResultWriterOperator(Operator):
         )
         curves = read_reference_curves(reference_curves)
         check_output_dir(self.output_dir, 100e6)
-        write_scan(item, made, run, model_info(weights), include_identifiers, segment_fraction, curves)
+        write_scan(scan, made, run, model_info(weights), include_identifiers, segment_fraction, curves)

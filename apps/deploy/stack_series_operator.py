@@ -23,7 +23,7 @@ class StackSeriesOperator(Operator):
         study_selected_series_list: what the SDK's selector took; its selections are named after the maps.
     Named outputs:
         image: `Image` `[3, W, H, D]` (float32; QSM in ppm, R2* in 1/s, T1W), with its affine to RAS+ mm.
-        source: the study as an item of the bundle's datalist (`scripts.inference.inputs.DicomScan`).
+        source: the study as a scan (`scripts.inference.inputs.DicomScan`).
     """
 
     def __init__(self, fragment: Fragment, *args: Any, input_dir: Path, rules: str | Path, **kwargs: Any) -> None:
@@ -41,7 +41,7 @@ class StackSeriesOperator(Operator):
         scans = find_input(self.input_dir, dicom_rules=self.rules)
         if len(scans) != 1 or not isinstance(scans[0], DicomScan):
             raise InputError(f"input: holds {len(scans)} scans where one DICOM study is due; give -i its folder")
-        study = scans[0]["image"]
+        study = scans[0].study
         stack = study.load()
         check_selected(study, selected)
         spacing = np.linalg.norm(stack.affine.numpy()[:3, :3], axis=0)

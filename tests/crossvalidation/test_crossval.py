@@ -238,8 +238,8 @@ def test_the_roi_baseline_is_tested_on_the_same_folds(shared_cohort, tmp_path):
     rng = np.random.default_rng(0)
     lines = ["\t".join(["participant_id", "scan_id", *columns])]
     for scan in scans:
-        values = rng.normal(1 + 0.5 * scan["label"], 0.1, len(columns))
-        lines.append("\t".join([scan["participant_id"], scan["scan_id"], *map(str, values)]))
+        values = rng.normal(1 + 0.5 * scan.label, 0.1, len(columns))
+        lines.append("\t".join([scan.participant_id, scan.scan_id, *map(str, values)]))
     table = tmp_path / "nuclei.tsv"
     table.write_text("\n".join(lines) + "\n")
     setup = Setup((), {"dataset_dir": str(shared_cohort)}, str(tmp_path), num_folds=6, seed=3, keep_weights=False)
@@ -250,7 +250,7 @@ def test_the_roi_baseline_is_tested_on_the_same_folds(shared_cohort, tmp_path):
     }
     for row in rows:
         held_out = split(scans, 6, row["fold"], 3 + row["repeat"])[1]
-        assert row["participant_id"] in {scan["participant_id"] for scan in held_out}
+        assert row["participant_id"] in {scan.participant_id for scan in held_out}
     logistic = [r for r in rows if r["model"] == "ROI-LR"]
     assert all((r["probability_HH"] > 0.5) == (r["label"] == 1) for r in logistic)
 

@@ -56,7 +56,7 @@ def with_rules(folder: Path, old: str, new: str) -> Path:
 
 
 def test_other_series_do_not_disturb_and_a_screenshot_is_not_taken(scan, template, tmp_path, caplog):
-    study = write_study(tmp_path / "study", scan["image"], "sub-01", box=BOX)  # with localizer and screenshot
+    study = write_study(tmp_path / "study", scan.maps, "sub-01", box=BOX)  # with localizer and screenshot
     (study / "DICOMDIR.txt").write_text("no DICOM")
     (study / ".DS_Store").write_text("hidden")
     with caplog.at_level(logging.WARNING):
@@ -84,20 +84,20 @@ def test_a_series_that_the_user_names_is_taken_whatever_it_is_called(study):
     with refused_discreetly("series 5 'Gehirn anatomisch'", "--series#T1w NUMBER"):
         only_study(study).load()
     (item,) = find_input(study, dicom_rules=RULES, series={"T1w": T1W, "Chimap": None})
-    files, rule = item["image"].choose()["T1w"]
+    files, rule = item.study.choose()["T1w"]
     assert files[0].headers["SeriesNumber"] == str(T1W) and rule.unit == "any"
     (item,) = find_input(study, dicom_rules=RULES, series={"T1w": 99})
     with refused_discreetly("holds no series 99", "series 5 'Gehirn anatomisch'"):
-        item["image"].choose()
+        item.study.choose()
 
 
 def test_of_two_candidates_the_user_chooses_by_number_and_no_unit_is_guessed(study):
     relabel(study, T1W, SeriesDescription="QSM second try")
     (item,) = find_input(study, dicom_rules=RULES, series={"Chimap": QSM, "T1w": T1W})
-    assert item["image"].choose()["Chimap"][0][0].headers["SeriesNumber"] == str(QSM)
+    assert item.study.choose()["Chimap"][0][0].headers["SeriesNumber"] == str(QSM)
     (item,) = find_input(study, dicom_rules=RULES, series={"Chimap": R2STAR, "T1w": T1W})
     with refused_discreetly("chosen for the Chimap", "no rule says what its numbers mean"):
-        item["image"].choose()
+        item.study.choose()
 
 
 def test_two_series_for_a_map_are_listed(study):
@@ -179,7 +179,7 @@ def test_a_folder_with_images_of_two_studies_is_refused(study):
 
 def test_studies_are_told_apart_by_their_uid_whatever_their_folders(template, scan, tmp_path):
     shutil.copytree(template, tmp_path / "archive" / "Secretname_Jane" / "A")
-    write_study(tmp_path / "archive" / "flat", scan["image"], "sub-09", "philips", seed=5, box=BOX)
+    write_study(tmp_path / "archive" / "flat", scan.maps, "sub-09", "philips", seed=5, box=BOX)
     studies = find_studies(tmp_path / "archive", read_rules(RULES))
     assert len({study.name for study in studies}) == 2
     assert all(re.fullmatch(r"study-[0-9a-f]{10}", study.name) for study in studies)
@@ -321,7 +321,7 @@ def test_rules_that_are_not_there_are_refused(tmp_path):
 
 @pytest.mark.parametrize("style", ["siemens", "ge", "philips"])
 def test_the_shipped_rules_find_every_vendors_series(scan, tmp_path, style):
-    study = write_study(tmp_path / "study", scan["image"], "sub-01", style, box=BOX, layout="enhanced")
+    study = write_study(tmp_path / "study", scan.maps, "sub-01", style, box=BOX, layout="enhanced")
     chosen = only_study(study).series_files
     numbers = {name: int(pydicom.dcmread(files[0]).SeriesNumber) for name, files in chosen.items()}
     assert numbers == {"Chimap": QSM, "R2starmap": R2STAR, "T1w": T1W}

@@ -33,7 +33,7 @@ def network_input(image: object) -> torch.Tensor:
 
 def nifti_input(scan: dict, folder: Path, **stored) -> torch.Tensor:
     """The network's input from NIfTI files of the numbers that the study stores."""
-    maps, affine = stored_maps(scan["image"], box=BOX, **stored)
+    maps, affine = stored_maps(scan.maps, box=BOX, **stored)
     paths = [folder / f"scan_{suffix}.nii.gz" for suffix in MAPS]
     for stored_map, path in zip(maps, paths, strict=True):
         nib.save(nib.Nifti1Image(stored_map.maps_unit, affine), path)
@@ -60,7 +60,7 @@ def nifti_input(scan: dict, folder: Path, **stored) -> torch.Tensor:
 )
 def test_the_network_sees_the_same_as_from_nifti(scan, tmp_path, style, layout, transfer_syntax, oblique_deg):
     study = write_study(
-        tmp_path / "study", scan["image"], "sub-01", style, layout=layout, transfer_syntax=transfer_syntax,
+        tmp_path / "study", scan.maps, "sub-01", style, layout=layout, transfer_syntax=transfer_syntax,
         oblique_deg=oblique_deg, box=BOX,
     )  # fmt: skip
     found = network_input(only_study(study))
@@ -265,7 +265,7 @@ def test_a_missing_functional_group_is_named(enhanced_study, sequence):
 
 
 def test_philips_without_its_private_tags_is_refused(scan, tmp_path):
-    study = write_study(tmp_path / "study", scan["image"], "sub-01", "philips", box=BOX)
+    study = write_study(tmp_path / "study", scan.maps, "sub-01", "philips", box=BOX)
     edit_series(study, QSM, lambda dataset: dataset.remove_private_tags())
     with refused("series 3 'sQSM 3D STAGE'", "(2005,100E)"):
         only_study(study).load()
@@ -287,7 +287,7 @@ def test_a_huge_claim_is_refused_before_it_is_believed(study):
 
 
 def test_a_codestream_of_another_size_is_refused_before_it_is_decoded(scan, tmp_path):
-    study = write_study(tmp_path / "study", scan["image"], "sub-01", box=BOX, transfer_syntax="jpegls", extras=False)
+    study = write_study(tmp_path / "study", scan.maps, "sub-01", box=BOX, transfer_syntax="jpegls", extras=False)
     path = files_of(study, QSM)[0]
     data = path.read_bytes()
     at = data.index(b"\xff\xf7") + 5  # SOF55: marker, length, precision, then lines and samples a line
@@ -332,7 +332,7 @@ def test_a_colour_picture_is_refused(study):
 
 
 def test_lossy_history_is_refused(scan, tmp_path):
-    study = write_study(tmp_path / "study", scan["image"], "sub-01", box=BOX, transfer_syntax="rle", extras=False)
+    study = write_study(tmp_path / "study", scan.maps, "sub-01", box=BOX, transfer_syntax="rle", extras=False)
     edit_series(study, QSM, lambda dataset: setattr(dataset, "LossyImageCompression", "01"))
     with refused("series 3", "compressed with loss"):
         only_study(study).load()

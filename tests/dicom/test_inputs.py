@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from blobs import BOX, REPOSITORY, SHAPE, write_cohort
@@ -19,10 +20,13 @@ from monai.bundle import ConfigWorkflow
 from refusal import refused
 from studies import QSM, RULES, edit, edit_series, files_of
 
+from scripts.anatomy.atlas import NUCLEI, SIDES
 from scripts.inference.batch import RunFolder, ScanStream
 from scripts.inference.inputs import find_input, fingerprint
-from scripts.maps.bids import MAPS, find_scans
+from scripts.maps.bids import find_scans
+from scripts.maps.scan import MAPS, Scan
 from scripts.model.networks import QNet, save_weights
+from scripts.nuclei.table import MEASURED
 from scripts.simulation.dicom import stored_maps, write_study
 from scripts.simulation.subject import STEPS, nifti_bytes
 from scripts.training.preprocessing import preprocessing
@@ -33,19 +37,19 @@ def found(source: object, **settings) -> list:
 
 
 @pytest.fixture(scope="module")
-def stacked(scan: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stacked(scan: Scan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scan's maps as one 4D file."""
-    images = [nib.load(path) for path in scan["image"]]
+    images = [nib.load(path) for path in scan.maps]
     path = tmp_path_factory.mktemp("stacked") / "Doe_Jane.nii.gz"
     nib.save(nib.Nifti1Image(np.stack([i.get_fdata(dtype=np.float32) for i in images], -1), images[0].affine), path)
     return path
 
 
 @pytest.fixture
-def tiny_maps(scan: dict, tmp_path: Path) -> list[str]:
+def tiny_maps(scan: Scan, tmp_path: Path) -> list[str]:
     """The scan's maps as a simulation writes them, called as anybody might call them."""
     paths = []
-    for path, name in zip(scan["image"], MAPS, strict=True):
+    for path, name in zip(scan.maps, MAPS, strict=True):
         image = nib.load(path)
         stored = np.rint(image.get_fdata() / STEPS[name]).astype(np.int16)
         paths.append(tmp_path / f"{name}.nii.gz")
@@ -58,17 +62,17 @@ def tiny_maps(scan: dict, tmp_path: Path) -> list[str]:
 
 def test_every_kind_is_known_for_what_it_is(scan, shared_cohort, template, stacked):
     assert found(shared_cohort) == find_scans(shared_cohort)
-    for source in (scan["image"], ",".join(scan["image"])):
+    for source in (scan.maps, ",".join(scan.maps)):
         (item,) = found(source)
-        assert item == {"participant_id": "sub-01", "scan_id": "sub-01", "image": scan["image"]}
+        assert item == Scan(participant_id="sub-01", scan_id="sub-01", maps=scan.maps)
     (item,) = found(stacked)
-    assert item == {"participant_id": "scan", "scan_id": "scan", "image": [str(stacked)]}  # the name may be somebody's
+    assert item == Scan(participant_id="scan", scan_id="scan", maps=(str(stacked),))  # the name may be somebody's
     (item,) = found(template)
-    assert item["scan_id"] == item["participant_id"] == item["image"].name
-    assert {name: len(files) for name, files in item.get("dicom").items()} == dict.fromkeys(MAPS, 8)
-    assert item.get("patient") is None and item.get("box") is None
+    assert item.scan_id == item.participant_id == item.study.name
+    assert {name: len(files) for name, files in item.series().items()} == dict.fromkeys(MAPS, 8)
+    assert item.patient() == {} and item.box is None
     (item,) = found(template, include_identifiers=True)
-    assert item.get("patient")["PatientID"] == "SIM-sub-01"
+    assert item.patient()["PatientID"] == "SIM-sub-01"
 
 
 def test_pipes_and_sockets_beside_dicom_files_are_passed_over_and_counted(template, tmp_path, caplog):
@@ -77,7 +81,7 @@ def test_pipes_and_sockets_beside_dicom_files_are_passed_over_and_counted(templa
     with contextlib.chdir(study), socket.socket(socket.AF_UNIX) as listening:  # a path to a socket must be short
         listening.bind("IM0002")
         (item,) = found(tmp_path / "in")
-    assert item["image"].load().shape[0] == len(MAPS)
+    assert item.study.load().shape[0] == len(MAPS)
     assert "2 pipes, sockets or devices" in caplog.text
 
 
@@ -85,36 +89,36 @@ def test_what_was_simulated_says_so_as_single_files_and_as_dicom_too(scan, tiny_
     study = write_study(tmp_path / "in" / "study", tiny_maps, "sub-01", extras=False)
     for source in (",".join(tiny_maps), study):
         assert fingerprint(source, found(source))["simulated"] is True
-    assert fingerprint(",".join(scan["image"]), found(",".join(scan["image"])))["simulated"] is False
+    assert fingerprint(",".join(scan.maps), found(",".join(scan.maps)))["simulated"] is False
 
 
 def test_a_folder_of_studies_costs_nothing_until_one_is_read(template, scan, tmp_path):
     shutil.copytree(template, tmp_path / "archive" / "one")
-    write_study(tmp_path / "archive" / "two", scan["image"], "sub-02", "ge", seed=4, box=BOX, extras=False)
+    write_study(tmp_path / "archive" / "two", scan.maps, "sub-02", "ge", seed=4, box=BOX, extras=False)
     edit(files_of(tmp_path / "archive" / "two")[-1], lambda dataset: setattr(dataset, "PatientID", "another"))
     items = found(tmp_path / "archive")
     assert len(items) == 2
-    with refused(items[1]["scan_id"], "two patients"):
-        items[1]["image"].load()
-    assert items[0]["image"].load().shape == (3, 24, 26, 8)
+    with refused(items[1].scan_id, "two patients"):
+        items[1].study.load()
+    assert items[0].study.load().shape == (3, 24, 26, 8)
 
 
 def test_maps_of_every_kind_give_the_network_the_same(scan, stacked, tmp_path):
     """In the file's box; the study's own axes run to the left and back where the file's run to the right and front."""
     steps = preprocessing("cropped", [32, 32], 6, [0.5, 99.5], "annotated")
-    maps, affine = stored_maps(scan["image"])
+    maps, affine = stored_maps(scan.maps)
     paths = [tmp_path / f"scan_{suffix}.nii.gz" for suffix in MAPS]
     for stored, path in zip(maps, paths, strict=True):
         turned = nib.Nifti1Image(stored.maps_unit, affine).as_reoriented(np.array([[0, -1], [1, -1], [2, 1]]))
         nib.save(turned, path)
-    study = write_study(tmp_path / "study", scan["image"], "sub-01")
+    study = write_study(tmp_path / "study", scan.maps, "sub-01")
     (i0, i1), (j0, j1), k = BOX
     turned_box = [[SHAPE[0] - i1, SHAPE[0] - i0], [SHAPE[1] - j1, SHAPE[1] - j0], k]
-    expected = steps(found([str(path) for path in paths], box=BOX)[0])["image"].as_tensor()
-    from_dicom = steps(found(study, box=turned_box)[0])["image"].as_tensor()
+    expected = steps(found([str(path) for path in paths], box=BOX)[0].item())["image"].as_tensor()
+    from_dicom = steps(found(study, box=turned_box)[0].item())["image"].as_tensor()
     assert float((from_dicom - expected).abs().max()) < 1e-5
-    one = steps(found(stacked, box=BOX)[0])["image"].as_tensor()
-    three = steps(found(scan["image"], box=BOX)[0])["image"].as_tensor()
+    one = steps(found(stacked, box=BOX)[0].item())["image"].as_tensor()
+    three = steps(found(scan.maps, box=BOX)[0].item())["image"].as_tensor()
     assert float((one - three).abs().max()) < 1e-5
 
 
@@ -127,9 +131,9 @@ def test_what_is_not_there_or_not_known_is_refused(tmp_path, scan, template):
     with refused("neither sub-*/anat (BIDS) nor any DICOM file"):
         found(tmp_path)
     with refused("2 paths given"):
-        found(scan["image"][:2])
-    with refused(scan["image"][0], "one 4D file"):
-        found(scan["image"][0])
+        found(scan.maps[:2])
+    with refused(scan.maps[0], "one 4D file"):
+        found(scan.maps[0])
     with refused(files_of(template)[0], "no NIfTI file"):
         found(files_of(template)[0])
     (tmp_path / "text.nii").write_text("no image")
@@ -150,7 +154,7 @@ def test_an_archive_is_refused_unopened(tmp_path):
 def test_maps_on_two_grids_are_refused_before_work_starts(scan, tmp_path):
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4)), tmp_path / "T1w.nii.gz")
     with refused(tmp_path / "T1w.nii.gz", "grid"):
-        found([*scan["image"][:2], str(tmp_path / "T1w.nii.gz")])
+        found([*scan.maps[:2], str(tmp_path / "T1w.nii.gz")])
 
 
 @pytest.mark.parametrize("box", [[[0, 4], [0, 4]], [[4, 0], [0, 4], [0, 4]], [[0, 4.5], [0, 4], [0, 4]], "box", 3])
@@ -202,8 +206,8 @@ def probabilities(output_dir: Path) -> list[float]:
 
 
 def test_inference_says_the_same_of_a_study_and_names_nobody(scan, weights, tmp_path, capfd):
-    study = write_study(tmp_path / "Secretname_Jane" / "study", scan["image"], "sub-01", box=BOX)
-    maps, affine = stored_maps(scan["image"], box=BOX)
+    study = write_study(tmp_path / "Secretname_Jane" / "study", scan.maps, "sub-01", box=BOX)
+    maps, affine = stored_maps(scan.maps, box=BOX)
     paths = [tmp_path / f"scan_{suffix}.nii.gz" for suffix in MAPS]
     for stored, path in zip(maps, paths, strict=True):
         nib.save(nib.Nifti1Image(stored.maps_unit, affine), path)
@@ -228,9 +232,23 @@ def test_inference_says_the_same_of_a_study_and_names_nobody(scan, weights, tmp_
         assert name not in everything
 
 
+def test_a_study_with_known_nuclei_gets_its_dicom_objects_and_they_hold_the_nuclei(weights, template, tmp_path):
+    (scan,) = found(template)
+    means = {f"{suffix}_{side}_{n}_mean": "0.08" for suffix in MEASURED for side in SIDES for n in NUCLEI}
+    row = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, **means}
+    table = tmp_path / "nuclei.tsv"
+    table.write_text("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
+    outputs = ["json", "sr", "parametric_map"]
+    infer(weights, str(template), tmp_path / "out", localise="whole", outputs=outputs, nuclei_table=str(table))
+    folder = tmp_path / "out" / scan.participant_id
+    assert (folder / f"{scan.scan_id}_evidence_map.dcm").exists()
+    assert "putamen" in str(pydicom.dcmread(folder / f"{scan.scan_id}_sr.dcm")).lower()
+    assert len(json.loads((folder / f"{scan.scan_id}_prediction.json").read_text())["nuclei"]) == 2 * len(NUCLEI)
+
+
 def test_one_bad_study_does_not_stop_the_others(scan, weights, template, tmp_path):
     shutil.copytree(template, tmp_path / "archive" / "one")
-    other = write_study(tmp_path / "archive" / "two", scan["image"], "sub-02", "philips", box=BOX, extras=False)
+    other = write_study(tmp_path / "archive" / "two", scan.maps, "sub-02", "philips", box=BOX, extras=False)
     files_of(other, QSM)[3].unlink()
     with refused("1 of 2 scans failed", "1 of its slices is missing"):
         infer(weights, str(tmp_path / "archive"), tmp_path / "output", localise="whole")
@@ -251,7 +269,7 @@ def test_the_fingerprint_changes_with_the_input_and_names_nothing(template, scan
     assert fingerprint(study, found(study)) != first
     assert "Secretname" not in json.dumps(first)
     assert fingerprint(shared_cohort, found(shared_cohort))["maps"] == 36
-    assert fingerprint(scan["image"], found(scan["image"]))["kind"] == "nifti"
+    assert fingerprint(scan.maps, found(scan.maps))["kind"] == "nifti"
 
 
 def test_junk_and_a_study_of_two_patients_are_failed_rows_and_a_good_one_is_read(template, tmp_path):

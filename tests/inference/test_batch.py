@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -21,6 +22,7 @@ from test_inference import SETTINGS, files, run, table, workflow
 from scripts.inference.batch import RunFolder, ScanStream
 from scripts.inference.results import model_info, note_on
 from scripts.inference.summary import histogram, write_summary
+from scripts.maps.scan import Scan
 from scripts.model.networks import QNet, save_weights
 from scripts.reporting.style import GROUP_STYLE
 
@@ -48,8 +50,8 @@ def folder(path: Path, outputs: tuple[str, ...] = ("json",), **settings) -> RunF
     return RunFolder(path, settings, {}, outputs)
 
 
-def item(name: str, *paths: Path) -> dict:
-    return {"participant_id": name, "scan_id": name, "image": [str(path) for path in paths]}
+def item(name: str, *paths: Path) -> Scan:
+    return Scan(participant_id=name, scan_id=name, maps=tuple(map(str, paths)))
 
 
 # --- resuming -------------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ def test_num_threads_below_one_is_refused():
 def test_a_name_that_leads_elsewhere_fails_its_scan_and_writes_nothing(tmp_path, name):
     run_folder = folder(tmp_path / "a" / "output")
     run_folder.path.mkdir(parents=True)
-    assert list(ScanStream([{**item("sub-01"), "scan_id": name}], lambda scan: scan, run_folder)) == []
+    assert list(ScanStream([replace(item("sub-01"), scan_id=name)], lambda scan: scan, run_folder)) == []
     assert "cannot be part of a file name" in run_folder.failures()[name]
     assert files(tmp_path) == {"a/output/progress-0.csv"}
 

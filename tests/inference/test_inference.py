@@ -23,6 +23,7 @@ from refusal import refused
 from scripts.errors import report_in_one_line
 from scripts.inference.batch import ScanStream
 from scripts.maps.bids import find_scans
+from scripts.maps.scan import Scan
 from scripts.model.evidence import Evidence
 from scripts.model.networks import QNet, load_weights, save_weights
 from scripts.model.outputs import QNetInferer, Resultd, input_slices, to_input_grid
@@ -102,10 +103,10 @@ def test_the_json_holds_what_the_network_says_of_the_scan(good, weights):
     _, cohort, output = good
     network = load_weights(QNet(num_slices=4, hidden_size=8), weights)
     steps = preprocessing("cropped", [32, 32], 4, [0.5, 99.5], "annotated")
-    for item in find_scans(cohort):
-        name = item["scan_id"]
+    for scan in find_scans(cohort):
+        name = scan.scan_id
         found = json.loads((output / name / f"{name}_prediction.json").read_text())
-        image = steps(item)["image"].as_tensor()[None]
+        image = steps(scan.item())["image"].as_tensor()[None]
         with torch.no_grad():
             expected = float(torch.softmax(network(image), 1)[0, 1])
             slices = torch.softmax(network.image_logits(image), 2)[0, :, 1].tolist()
@@ -272,7 +273,7 @@ def test_a_fault_that_is_not_the_inputs_is_not_hidden():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(ScanStream([{"scan_id": "sub-01"}], faulty))
+        list(ScanStream([Scan(participant_id="sub-01", scan_id="sub-01")], faulty))
 
 
 @pytest.mark.parametrize(("outputs", "word"), [(["json", "poem"], "poem"), (["evidence"], "json")])

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -21,6 +22,7 @@ from scripts.localisation.cohort import localise_cohort
 from scripts.localisation.localiser import LOCALISE_DERIVATIVE, Localiser, check_boxes
 from scripts.localisation.locate import Found, check_scan, locate, sure_of
 from scripts.maps.bids import find_scans
+from scripts.maps.scan import Scan
 from scripts.model.outputs import used_box
 from scripts.registration import search as registration
 from scripts.registration.splines import basis, bending_of, refine
@@ -317,7 +319,7 @@ def test_an_all_zero_map_is_refused_before_localisation(tmp_path):
     write_scan(tmp_path, "sub-01", type(scan)(maps, scan.affine, scan.labels, scan.how))
     steps = preprocessing("cropped", [32, 32], 6, [0.5, 99.5], "auto", Localiser(TEMPLATE))
     with refused("sub-01_Chimap", "0 everywhere"):
-        steps(find_scans(tmp_path)[0])
+        steps(find_scans(tmp_path)[0].item())
 
 
 # --- through preprocessing -------------------------------------------------------------------------------------------
@@ -332,9 +334,9 @@ def cohort(tmp_path_factory):
 
 def test_a_scan_without_annotation_goes_through_and_is_kept(cohort, monkeypatch):
     scan = find_scans(cohort)[0]
-    assert "box" not in scan
+    assert scan.box is None
     steps = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "auto", Localiser(TEMPLATE))
-    first = steps(scan)["image"]
+    first = steps(scan.item())["image"]
     assert first.shape == (3, 64, 64, 12)
     assert 0.5 <= first.meta["box_confidence"] <= 1
     stem = cohort / LOCALISE_DERIVATIVE / "sub-01" / "anat" / "sub-01"
@@ -347,10 +349,10 @@ def test_a_scan_without_annotation_goes_through_and_is_kept(cohort, monkeypatch)
         raise AssertionError("found again, although it was kept")
 
     monkeypatch.setattr("scripts.localisation.localiser.locate", never)
-    again = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "auto", Localiser(TEMPLATE))(scan)["image"]
+    again = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "auto", Localiser(TEMPLATE))(scan.item())["image"]
     assert torch.equal(again.as_tensor(), first.as_tensor())
     # an annotated box goes before a found one, and needs no localiser
-    annotated = {**scan, "box": content["Box"]}
+    annotated = replace(scan, box=content["Box"]).item()
     given = preprocessing("cropped", [64, 64], 12, [0.5, 99.5], "annotated")(annotated)["image"]
     assert torch.equal(given.as_tensor(), first.as_tensor())
 
@@ -361,7 +363,7 @@ def test_the_page_of_a_cohort_shows_refused_scans_first_and_compares_with_the_an
     write_scan(tmp_path, "sub-02", thin)
     (known,), (cut,) = find_scans(cohort), find_scans(tmp_path)
     localiser = Localiser(TEMPLATE, cache_dir=cohort / LOCALISE_DERIVATIVE)
-    scans = [{**known, "box": tight(good.labels).tolist()}, cut]
+    scans = [replace(known, box=tight(good.labels).tolist()), cut]
     with refused("1 of 2", "sub-02"):
         localise_cohort(cohort / LOCALISE_DERIVATIVE, scans, localiser, annotated_too=True)
     first, second = (cohort / LOCALISE_DERIVATIVE / "localise.tsv").read_text().splitlines()[1:]
@@ -381,7 +383,7 @@ def test_a_kept_box_of_other_settings_is_not_read(cohort, monkeypatch):
     monkeypatch.setattr("scripts.localisation.localiser.locate", other)
     monkeypatch.setattr("scripts.localisation.localiser.Localiser.keep", lambda *arguments: None)
     scan = head(FIRST, skull=True)
-    Localiser(TEMPLATE, margin_mm=9.0)(scan.maps, scan.affine, find_scans(cohort)[0]["image"][0])
+    Localiser(TEMPLATE, margin_mm=9.0)(scan.maps, scan.affine, find_scans(cohort)[0].maps[0])
     assert called == [9.0]
 
 
@@ -430,7 +432,9 @@ def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_w
 
 
 def test_a_scan_without_a_box_is_refused_before_training_where_boxes_are_due():
-    scans = [{"image": ["a/sub-01_Chimap.nii.gz"], "box": [[0, 1]] * 3}, {"image": ["a/sub-02_Chimap.nii.gz"]}]
+    paths = {name: (f"a/{name}_Chimap.nii.gz",) for name in ("sub-01", "sub-02")}
+    drawn, bare = (Scan(participant_id=name, scan_id=name, maps=maps) for name, maps in paths.items())
+    scans = [replace(drawn, box=[[0, 1]] * 3), bare]
     with refused("sub-02_Chimap", "1 of 2", "--localise auto"):
         check_boxes("annotated", Localiser("none"), scans)
     check_boxes("annotated", Localiser("none"), scans[:1])

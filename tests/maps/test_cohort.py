@@ -14,7 +14,6 @@ from refusal import refused
 
 from scripts.files.writing import check_output_dir
 from scripts.maps.bids import (
-    MAPS,
     check_grid,
     chosen_scans,
     find_scans,
@@ -25,6 +24,7 @@ from scripts.maps.bids import (
     split,
     write_participants,
 )
+from scripts.maps.scan import MAPS, LabelledScan, Scan
 
 
 def map_file(cohort: Path, suffix: str) -> Path:
@@ -44,14 +44,10 @@ def edit_table(cohort: Path, old: str, new: str) -> None:
 
 def test_scans_are_found_in_order_with_maps_and_box(shared_cohort):
     scans = find_scans(shared_cohort)
-    assert [scan["participant_id"] for scan in scans] == [f"sub-{n:02d}" for n in range(1, 13)]
+    assert [scan.participant_id for scan in scans] == [f"sub-{n:02d}" for n in range(1, 13)]
     folder = shared_cohort / "sub-01" / "anat"
-    assert scans[0] == {
-        "participant_id": "sub-01",
-        "scan_id": "sub-01",
-        "image": [str(folder / f"sub-01_{name}.nii.gz") for name in ("Chimap", "R2starmap", "T1w")],
-        "box": BOX,
-    }
+    paths = tuple(str(folder / f"sub-01_{name}.nii.gz") for name in ("Chimap", "R2starmap", "T1w"))
+    assert scans[0] == Scan(participant_id="sub-01", scan_id="sub-01", maps=paths, box=BOX)
 
 
 def test_sessions_of_a_subject_are_scans_of_their_own(cohort):
@@ -62,12 +58,12 @@ def test_sessions_of_a_subject_are_scans_of_their_own(cohort):
             path.rename(folder / path.name.replace("sub-01_", f"sub-01_{session}_"))
     shutil.rmtree(cohort / "sub-01" / "anat")
     scans = find_scans(cohort)
-    assert [scan["scan_id"] for scan in scans[:2]] == ["sub-01_ses-1", "sub-01_ses-2"]
-    assert {scan["participant_id"] for scan in scans[:2]} == {"sub-01"}
+    assert [scan.scan_id for scan in scans[:2]] == ["sub-01_ses-1", "sub-01_ses-2"]
+    assert {scan.participant_id for scan in scans[:2]} == {"sub-01"}
 
 
 def test_labels_come_from_the_participants_table(shared_cohort):
-    labels = {scan["participant_id"]: scan["label"] for scan in labelled_scans(shared_cohort)}
+    labels = {scan.participant_id: scan.label for scan in labelled_scans(shared_cohort)}
     assert labels["sub-01"] == 0 and labels["sub-02"] == 1  # HC, HH in conftest
     assert Counter(labels.values()) == {0: 6, 1: 6}
 
@@ -215,7 +211,7 @@ def test_a_table_saved_with_a_byte_order_mark_is_read(cohort):
 def test_only_named_participants_are_chosen(shared_cohort, tmp_path):
     table = tmp_path / "chosen.tsv"
     table.write_text("participant_id\nsub-03\nsub-11\n")
-    assert [scan["scan_id"] for scan in chosen_scans(shared_cohort, table)] == ["sub-03", "sub-11"]
+    assert [scan.scan_id for scan in chosen_scans(shared_cohort, table)] == ["sub-03", "sub-11"]
     assert len(chosen_scans(shared_cohort, None)) == 12
 
 
@@ -238,7 +234,7 @@ def test_the_held_out_table_reads_back(shared_cohort, tmp_path):
     write_participants(tmp_path / "held_out.tsv", held_out)
     rows = read_participants(tmp_path / "held_out.tsv", ["participant_id", "group"])
     assert {name: row["group"] for name, row in rows.items()} == {
-        scan["participant_id"]: ("HC", "HH")[scan["label"]] for scan in held_out
+        scan.participant_id: ("HC", "HH")[scan.label] for scan in held_out
     }
 
 
@@ -334,7 +330,7 @@ def flat_affine(path: Path) -> None:
 )
 @pytest.mark.parametrize("suffix", ["Chimap", "T1w"])
 def test_a_map_on_another_grid_or_unreadable_is_refused(cohort, suffix, damage):
-    paths = find_scans(cohort)[0]["image"]
+    paths = find_scans(cohort)[0].maps
     damage(map_file(cohort, suffix))
     with refused(cohort / "sub-01" / "anat"):
         check_grid(paths)
@@ -375,16 +371,16 @@ def test_an_output_folder_is_made_and_left_empty(tmp_path):
 # --- folds ----------------------------------------------------------------------------------------
 
 
-def scans_of(subjects: int, hh: int, sessions: int = 1) -> list[dict]:
+def scans_of(subjects: int, hh: int, sessions: int = 1) -> list[LabelledScan]:
     return [
-        {"participant_id": f"sub-{n:03d}", "scan_id": f"sub-{n:03d}_ses-{s}", "label": int(n < hh)}
+        LabelledScan(participant_id=f"sub-{n:03d}", scan_id=f"sub-{n:03d}_ses-{s}", label=int(n < hh))
         for n in range(subjects)
         for s in range(sessions)
     ]
 
 
-def names(scans: list[dict]) -> set[str]:
-    return {scan["participant_id"] for scan in scans}
+def names(scans: list[LabelledScan]) -> set[str]:
+    return {scan.participant_id for scan in scans}
 
 
 def test_every_subject_is_held_out_once_and_never_trained_on_then():
@@ -401,15 +397,15 @@ def test_every_subject_is_held_out_once_and_never_trained_on_then():
 def test_folds_are_stratified_by_group():
     for fold in range(10):
         test = split(scans_of(95, 49), 10, fold, seed=3)[1]
-        assert sum(scan["label"] for scan in test) in (4, 5)
-        assert sum(1 - scan["label"] for scan in test) in (4, 5)
+        assert sum(scan.label for scan in test) in (4, 5)
+        assert sum(1 - scan.label for scan in test) in (4, 5)
 
 
 def test_sessions_of_a_subject_stay_together():
     scans = scans_of(20, 9, sessions=2)
     train, test = split(scans, 4, 1, seed=0)
-    assert Counter(scan["participant_id"] for scan in test) == dict.fromkeys(names(test), 2)
-    assert Counter(scan["participant_id"] for scan in train) == dict.fromkeys(names(train), 2)
+    assert Counter(scan.participant_id for scan in test) == dict.fromkeys(names(test), 2)
+    assert Counter(scan.participant_id for scan in train) == dict.fromkeys(names(train), 2)
 
 
 def test_the_seed_decides_the_split_and_the_order_of_files_does_not():

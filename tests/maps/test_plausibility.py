@@ -161,5 +161,5 @@ def test_a_flag_is_in_json_table_report_and_summary_and_in_the_log_of_training(t
     shown = flag.split(":")[1]
     assert shown in (out / "sub-01" / "sub-01_report.html").read_text()
     assert shown in (out / "summary.html").read_text()
-    preprocessing("cropped", [32, 32], 4, [0.5, 99.5], "annotated")(find_scans(cohort)[0])
+    preprocessing("cropped", [32, 32], 4, [0.5, 99.5], "annotated")(find_scans(cohort)[0].item())
     assert f"sub-01: {flag}" in caplog.text

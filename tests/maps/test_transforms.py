@@ -126,7 +126,7 @@ def test_nibabel_and_monai_orient_alike(tmp_path):
 
 
 def test_a_4d_file_gives_the_same_tensor_as_three_files(shared_cohort, tmp_path):
-    item = find_scans(shared_cohort)[0]
+    item = find_scans(shared_cohort)[0].item()
     images = [nib.load(path) for path in item["image"]]
     stack = np.stack([image.get_fdata(dtype=np.float32) for image in images], -1)
     nib.save(nib.Nifti1Image(stack, images[0].affine), tmp_path / "stack.nii.gz")
@@ -170,13 +170,13 @@ def test_full_keeps_the_plane_and_cropped_the_box(tmp_path, codes):
 
 @pytest.mark.parametrize(("lower", "upper"), [(0.5, 99.5), (0, 100), (10, 60)])
 def test_stretching_is_that_of_numpy_percentiles_per_slice_and_channel(shared_cohort, lower, upper):
-    image = LoadImageMapsd("image")(find_scans(shared_cohort)[0])["image"]
+    image = LoadImageMapsd("image")(find_scans(shared_cohort)[0].item())["image"]
     result = StretchHistogramd("image", lower, upper)({"image": image})["image"]
     np.testing.assert_allclose(result.numpy(), stretched(image.numpy(), lower, upper), atol=2e-5)
 
 
 def test_a_slice_without_contrast_becomes_zero(shared_cohort):
-    image = LoadImageMapsd("image")(find_scans(shared_cohort)[0])["image"].clone()
+    image = LoadImageMapsd("image")(find_scans(shared_cohort)[0].item())["image"].clone()
     image[1, ..., 3] = 17
     result = StretchHistogramd("image", 0.5, 99.5)({"image": image})["image"]
     assert torch.all(result[1, ..., 3] == 0)
@@ -196,7 +196,7 @@ def from_config(file: str, key: str, **changed):
 
 @pytest.mark.parametrize(("region", "size"), [("full", [48, 40]), ("cropped", [32, 24])])
 def test_training_and_inference_feed_the_network_the_same_tensor(shared_cohort, region, size):
-    item = find_scans(shared_cohort)[1]
+    item = find_scans(shared_cohort)[1].item()
     expected = preprocessing(region, size, 5, [1.0, 99.0], "annotated")(item)["image"].as_tensor()
     assert expected.shape == (3, *size, 5)
     settings = {"region": region, "num_slices": 5, "stretch_percentiles": [1.0, 99.0], "localise": "annotated"}
@@ -208,7 +208,7 @@ def test_training_and_inference_feed_the_network_the_same_tensor(shared_cohort, 
 
 
 def test_the_defaults_of_training_and_inference_agree(shared_cohort):
-    item = find_scans(shared_cohort)[1]
+    item = find_scans(shared_cohort)[1].item()
     training = from_config("train.yaml", "preprocessing")(item)["image"].as_tensor()
     assert torch.equal(from_config("inference.yaml", "preprocessing")(item)["image"].as_tensor(), training)
 
@@ -252,7 +252,7 @@ def test_evidence_returns_to_the_grid_of_the_input(tmp_path, codes):
 
 
 def scan_of(cohort: Path) -> dict:
-    return find_scans(cohort)[0]
+    return find_scans(cohort)[0].item()
 
 
 def rewrite(path: str, change) -> None:

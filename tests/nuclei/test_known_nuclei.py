@@ -48,13 +48,13 @@ def curves(tmp_path: Path) -> Path:
 
 def test_a_measured_scan_gets_its_nuclei_age_and_z_scores(cohort, curves):
     first, second = with_nuclei(find_scans(cohort), str(cohort), None)
-    assert "nuclei" not in second and second["age"] == 42
-    assert len(first["nuclei"]) == 7
-    assert first["nuclei"][0] == {
+    assert second.nuclei is None and second.age == 42
+    assert len(first.nuclei) == 7
+    assert first.nuclei[0] == {
         "nucleus": NUCLEI[0], "side": "left", "Chimap": 0.08, "R2starmap": 30.0, "volume_mm3": 1500.0,
     }  # fmt: skip
-    assert first["age"] == 41
-    scores = usual_for_age(first["nuclei"], first["age"], read_reference_curves(curves))
+    assert first.age == 41
+    scores = usual_for_age(first.nuclei, first.age, read_reference_curves(curves))
     (caudate,) = [s for s in scores["nuclei"] if (s["map"], s["nucleus"]) == ("Chimap", "caudate")]
     expected = (0.08 - iron_curve(41, 0.1, 0.03, 0.02)) / 0.01
     assert caudate["z"] == pytest.approx(expected)
@@ -70,8 +70,8 @@ def test_a_table_without_a_column_of_a_nucleus_is_refused(cohort):
 
 def test_without_age_or_curves_nothing_is_said_to_be_usual(cohort, curves):
     first, _ = with_nuclei(find_scans(cohort), str(cohort), None)
-    assert usual_for_age(first["nuclei"], 41, None) is None
-    assert usual_for_age(first["nuclei"], None, read_reference_curves(curves)) is None
+    assert usual_for_age(first.nuclei, 41, None) is None
+    assert usual_for_age(first.nuclei, None, read_reference_curves(curves)) is None
     assert usual_for_age(None, 41, read_reference_curves(curves)) is None
 
 

@@ -87,7 +87,7 @@ def test_only_the_t1w_may_lie_elsewhere(scan):
 
 def test_it_comes_back_to_where_it_was(scan, maps):
     (item,) = find_input(",".join(scan), dicom_rules=RULES, resample_t1w="rigid")
-    image = LoadImageMapsd("image", "rigid")(dict(item))["image"]
+    image = LoadImageMapsd("image", "rigid")(item.item())["image"]
     volumes, affine = maps
     stored = nib.load(scan[2])
     centre = (affine @ [*((np.array(volumes[2].shape) - 1) / 2), 1])[:3]

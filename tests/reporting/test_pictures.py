@@ -1,6 +1,7 @@
 """Pictures from images: turned as radiologists see them, boxes and evidence in their places, titles that tell all."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,7 @@ from scripts.reporting.pictures import Explained, evidence_overlays, example_map
 
 
 def write_evidence(path, scan, array):
-    nib.save(nib.Nifti1Image(array.astype(np.float32), nib.load(scan["image"][0]).affine), path)
+    nib.save(nib.Nifti1Image(array.astype(np.float32), nib.load(scan.maps[0]).affine), path)
     return path
 
 
@@ -29,8 +30,8 @@ def evidence(cohort, tmp_path):
 
 def test_a_volume_is_turned_and_its_box_moves_along(cohort):
     scan = find_scans(cohort)[0]
-    volume, ranges = shown_volume(scan["image"][0], scan["box"])
-    stored = nib.load(scan["image"][0]).get_fdata(dtype=np.float32)
+    volume, ranges = shown_volume(scan.maps[0], scan.box)
+    stored = nib.load(scan.maps[0]).get_fdata(dtype=np.float32)
     assert volume.shape == (SHAPE[1], SHAPE[0], SHAPE[2])
     inside = volume[tuple(slice(*pair) for pair in ranges)]
     expected = stored[tuple(slice(*pair) for pair in BOX)]
@@ -44,7 +45,7 @@ def test_example_maps_show_three_maps_of_each_subject_with_the_box(cohort):
     figure = example_maps({"HC": first, "HH": second}, "Two subjects, simulated cohort")
     panels = [axes for axes in figure.axes if axes.images and axes.get_xlabel() == "" and len(axes.lines) == 1]
     assert len(panels) == 6
-    (_, ranges) = shown_volume(first["image"][0], first["box"])
+    (_, ranges) = shown_volume(first.maps[0], first.box)
     corners = panels[0].lines[0].get_xydata()
     assert (corners[:, 0].min(), corners[:, 0].max()) == ranges[1]
     assert (corners[:, 1].min(), corners[:, 1].max()) == ranges[0]
@@ -52,7 +53,7 @@ def test_example_maps_show_three_maps_of_each_subject_with_the_box(cohort):
 
 
 def test_scans_that_are_cut_already_need_no_box(cohort):
-    scan = {key: value for key, value in find_scans(cohort)[0].items() if key != "box"}
+    scan = replace(find_scans(cohort)[0], box=None)
     figure = example_maps({"HC": scan}, "cut")
     assert not figure.axes[0].lines
 

@@ -201,7 +201,7 @@ def test_volumes_in_the_page_are_the_scans(run, written):
     scan = outcome.scans["sub-01"][0]
     pack = packed(scan, outcome.evidence(scan), 1)
     stored = nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(pack["maps"][1]["data"])))
-    original = nib.load(scan["image"][1])
+    original = nib.load(scan.maps[1])
     values = original.get_fdata(dtype=np.float32)
     step = stored.dataobj.slope
     for voxel in [(0, 0, 0), (10, 20, 4)]:
@@ -216,7 +216,7 @@ def test_volumes_in_the_page_are_the_scans(run, written):
 def test_a_reduced_volume_stays_in_its_place(run):
     cohort, output = run
     scan = read_outcome(output, cohort).scans["sub-02"][0]
-    (fine, affine), (coarse, reduced) = (slab(scan["image"][0], scan["box"], factor) for factor in (1, 2))
+    (fine, affine), (coarse, reduced) = (slab(scan.maps[0], scan.box, factor) for factor in (1, 2))
     assert coarse.shape == (fine.shape[0] // 2, fine.shape[1] // 2, fine.shape[2])
     np.testing.assert_allclose(coarse[3, 4, 2], fine[6:8, 8:10, 2].mean(), rtol=1e-5)
     np.testing.assert_allclose(reduced @ [3, 4, 2, 1], affine @ [6.5, 8.5, 2, 1])

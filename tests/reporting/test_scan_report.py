@@ -12,6 +12,7 @@ from pdf_words import pdf_pages
 
 from scripts.inference.batch import RunFolder
 from scripts.inference.results import write_scan
+from scripts.maps.scan import Scan
 from scripts.maps.transforms import StretchHistogramd
 from scripts.reporting.scan import display_maps, pixel_aspect, write_scan_report
 
@@ -140,15 +141,21 @@ def test_weights_without_measures_claim_none(image, tmp_path):
     assert "no measures are recorded for these weights" in (tmp_path / "r.html").read_text()
 
 
+class Named(Scan):
+    """A scan that knows whose it is."""
+
+    def patient(self) -> dict[str, str]:
+        return {"name": "Doe^Jane", "id": "SECRET-4711"}
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_patient_is_named_only_where_asked_for(image, tmp_path, asked):
     (tmp_path / "map.nii").write_bytes(b"")
-    item = {"participant_id": "study-1", "scan_id": "study-1", "image": [str(tmp_path / "map.nii")]}
-    item["patient"] = {"name": "Doe^Jane", "id": "SECRET-4711"}
+    scan = Named(participant_id="study-1", scan_id="study-1", maps=(str(tmp_path / "map.nii"),))
     run = RunFolder(tmp_path, {}, {"software": {}, "input": {}}, ("json", "report"))
     found = {key: result()[key] for key in ("probability_HH", "class", "threshold", "slices")}
     output = {"result": found, "image": image, "evidence": torch.zeros(1, 12, 16, SLICES)}
-    write_scan(item, output, run, MODEL, asked, 0.5)
+    write_scan(scan, output, run, MODEL, asked, 0.5)
     for ending in ("prediction.json", "report.html"):
         text = (tmp_path / "study-1" / f"study-1_{ending}").read_text()
         assert ("Doe^Jane" in text) == ("SECRET-4711" in text) == asked

@@ -3,6 +3,7 @@
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from scripts.errors import InputError
+from scripts.maps.scan import LabelledScan, of_scans
 from scripts.runs import finished
 from scripts.runs.failures import called, log_of, why
-from scripts.runs.finished import Origin, code_of, imported_by, of_scans, settings_of
+from scripts.runs.finished import Origin, code_of, imported_by, settings_of
 
 
 @pytest.fixture
@@ -103,10 +105,10 @@ def test_settings_name_content_and_not_places(source: Path) -> None:
 
 
 def test_labels_and_boxes_are_part_of_a_cohort(source: Path) -> None:
-    scan = {"scan_id": "sub-01", "participant_id": "sub-01", "image": [str(source)], "label": 0, "box": [[0, 1]] * 3}
+    scan = LabelledScan(participant_id="sub-01", scan_id="sub-01", maps=(str(source),), label=0, box=[[0, 1]] * 3)
     (first,) = of_scans([scan]).values()
     for change in ({"label": 1}, {"box": [[0, 2]] * 3}):
-        assert list(of_scans([scan | change]).values()) != [first]
+        assert list(of_scans([replace(scan, **change)]).values()) != [first]
 
 
 def fail(error: Exception, log: Path, files: dict | None = None) -> str:

@@ -165,7 +165,7 @@ def test_a_drawn_box_is_not_replaced_by_a_found_one(
     before = drawn.read_bytes()
     found = Found([[4, 20], [4, 20], [4, 10]], 0.9, {"t1": 1.0, "tissue": 1.0, "iron": 1.0}, None, np.zeros((1, 3)))
     monkeypatch.setattr("scripts.localisation.localiser.locate", lambda *arguments: found)
-    name = find_scans(cohort)[0]["image"][0]
+    name = find_scans(cohort)[0].maps[0]
     localiser = Localiser(BUNDLE / "models" / "template.nii.gz", cache_dir=kept)
     with pytest.raises(InputError, match=r"not found by this bundle, so it is not replaced; .*--localise_dir"):
         localiser(np.ones((3, 80, 88, 40), np.float32), np.diag([2.0, 2.0, 3.0, 1.0]), name)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from scripts.maps.bids import labelled_scans
+from scripts.maps.scan import items
 from scripts.training.cache import CachedScans, fill, scan_key, settings_of
 from scripts.training.preprocessing import preprocessing
 
@@ -32,21 +33,21 @@ def entries(folder: Path) -> set[str]:
 
 def test_a_cached_scan_is_what_preprocessing_gives(shared_cohort, tmp_path):
     scans = labelled_scans(shared_cohort)[:2]
-    fresh = [transform()(scan)["image"].as_tensor() for scan in scans]
+    fresh = [transform()(scan.item())["image"].as_tensor() for scan in scans]
     for _ in range(2):  # the first pass computes, the second reads
-        cached = CachedScans(scans, transform(), tmp_path)
+        cached = CachedScans(items(scans), transform(), tmp_path)
         for index, image in enumerate(fresh):
             torch.testing.assert_close(cached[index]["image"].as_tensor(), image, rtol=0, atol=0)
-            assert cached[index]["label"] == scans[index]["label"]
+            assert cached[index]["label"] == scans[index].label
     assert len(entries(tmp_path)) == 2
 
 
 def test_a_scan_is_read_and_not_computed_again(shared_cohort, tmp_path):
     scans = labelled_scans(shared_cohort)[:1]
-    CachedScans(scans, transform(), tmp_path)[0]
+    CachedScans(items(scans), transform(), tmp_path)[0]
     (entry,) = tmp_path.glob("*.pt")
     torch.save({"image": torch.full((3, 16, 16, 4), 0.5)}, entry)
-    assert float(CachedScans(scans, transform(), tmp_path)[0]["image"].mean()) == 0.5
+    assert float(CachedScans(items(scans), transform(), tmp_path)[0]["image"].mean()) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -55,24 +56,24 @@ def test_a_scan_is_read_and_not_computed_again(shared_cohort, tmp_path):
 )
 def test_another_setting_of_the_preprocessing_is_another_entry(key, value, shared_cohort, tmp_path):
     scans = labelled_scans(shared_cohort)[:1]
-    CachedScans(scans, transform(), tmp_path)[0]
-    CachedScans(scans, transform(**{key: value}), tmp_path)[0]
+    CachedScans(items(scans), transform(), tmp_path)[0]
+    CachedScans(items(scans), transform(**{key: value}), tmp_path)[0]
     assert len(entries(tmp_path)) == 2
 
 
 def test_a_changed_file_is_another_entry(cohort, tmp_path):
     scans = labelled_scans(cohort)[:1]
-    first = CachedScans(scans, transform(), tmp_path)[0]["image"]
-    path = Path(scans[0]["image"][0])
+    first = CachedScans(items(scans), transform(), tmp_path)[0]["image"]
+    path = Path(scans[0].maps[0])
     image = nib.load(path)
     time.sleep(0.01)
     nib.save(nib.Nifti1Image(image.get_fdata()[::-1], image.affine), path)
-    second = CachedScans(scans, transform(), tmp_path)[0]["image"]
+    second = CachedScans(items(scans), transform(), tmp_path)[0]["image"]
     assert not torch.equal(first.as_tensor(), second.as_tensor())
 
 
 def test_a_changed_box_is_another_entry(cohort, tmp_path):
-    (scan, *_) = labelled_scans(cohort)
+    scan = labelled_scans(cohort)[0].item()
     other = scan | {"box": [[9, 32], *scan["box"][1:]]}
     assert scan_key({}, scan) != scan_key({}, other)
 
@@ -83,5 +84,5 @@ def test_the_same_settings_have_the_same_description(shared_cohort):
 
 def test_threads_may_fill_one_cache(shared_cohort, tmp_path):
     scans = labelled_scans(shared_cohort)
-    fill(CachedScans(scans, transform(), tmp_path), "test", 4)
+    fill(CachedScans(items(scans), transform(), tmp_path), "test", 4)
     assert len(entries(tmp_path)) == len(scans)

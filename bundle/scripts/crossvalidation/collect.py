@@ -14,12 +14,13 @@ from scripts.files.json_file import read_json
 from scripts.files.table import read_table
 from scripts.files.writing import sha256, write_json, write_table
 from scripts.maps.bids import split
+from scripts.maps.scan import LabelledScan
 
 
 def collect(
     setup: Setup,
     folds: Sequence[Fold],
-    scans: list[dict[str, Any]],
+    scans: Sequence[LabelledScan],
     nuclei_table: str | os.PathLike,
     roi_sides: str,
 ) -> None:
@@ -72,7 +73,7 @@ def collect(
 
 
 def roi_rows(
-    setup: Setup, folds: Sequence[Fold], scans: list[dict[str, Any]], nuclei_table: str | os.PathLike, roi_sides: str
+    setup: Setup, folds: Sequence[Fold], scans: Sequence[LabelledScan], nuclei_table: str | os.PathLike, roi_sides: str
 ) -> list[dict[str, Any]]:
     """Scan-level rows of the ROI baseline for every fold, see `scripts.crossvalidation.roi_baseline`.
 
@@ -83,6 +84,6 @@ def roi_rows(
     for fold in folds:
         seed = setup.seed + fold.repeat
         train, test = split(scans, setup.num_folds, fold.fold, seed)
-        names = [{scan["participant_id"] for scan in side} for side in (train, test)]
+        names = [{scan.participant_id for scan in side} for side in (train, test)]
         rows += roi_baseline_rows(features, *names, asdict(fold), seed)
     return rows

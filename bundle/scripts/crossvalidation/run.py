@@ -22,8 +22,9 @@ from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir, write_json
 from scripts.maps.bids import labelled_scans, split
+from scripts.maps.scan import LabelledScan, Scan, of_scans
 from scripts.provenance import bundle_version
-from scripts.runs.finished import code_of, of_scans, settings_of
+from scripts.runs.finished import code_of, settings_of
 from scripts.runs.outputs import release
 from scripts.settings.check import Known, is_ours, overlay_values
 from scripts.settings.values import literal
@@ -127,7 +128,7 @@ def run_folds(
     collect(setup, folds, scans, nuclei_table, roi_sides)
 
 
-def check_one_scan_each(scans: Sequence[Mapping[str, Any]]) -> None:
+def check_one_scan_each(scans: Sequence[Scan]) -> None:
     """Refuse a cohort in which a participant was scanned more than once: tables have one row a participant.
 
     Raises:
@@ -135,10 +136,10 @@ def check_one_scan_each(scans: Sequence[Mapping[str, Any]]) -> None:
     """
     seen: dict[str, str] = {}
     for scan in scans:
-        first = seen.setdefault(scan["participant_id"], scan["scan_id"])
-        if first != scan["scan_id"]:
+        first = seen.setdefault(scan.participant_id, scan.scan_id)
+        if first != scan.scan_id:
             raise InputError(
-                f"{scan['participant_id']}: has two scans, {first} and {scan['scan_id']}; a cross-validation tests each"
+                f"{scan.participant_id}: has two scans, {first} and {scan.scan_id}; a cross-validation tests each"
                 " participant once, so keep one"
             )
 
@@ -187,7 +188,7 @@ def merged_config(files: Sequence[str], training: Mapping[str, Any]) -> dict[str
     return parser.config
 
 
-def check_same_run(output_dir: Path, config: Mapping[str, Any], scans: Sequence[Mapping[str, Any]]) -> None:
+def check_same_run(output_dir: Path, config: Mapping[str, Any], scans: Sequence[LabelledScan]) -> None:
     """Write down what this run is; refuse an output folder that holds another run's folds.
 
     Raises:

@@ -10,7 +10,7 @@ import yaml
 
 from scripts.errors import InputError, reason
 from scripts.files.text import read_text
-from scripts.maps.bids import MAPS
+from scripts.maps.scan import MAPS
 
 #: Series headers that a rule may look at. None of them says who the patient is.
 HEADERS = (

@@ -10,7 +10,7 @@ from scripts.dicom.files import MAP_CLASSES, PATIENT_TAGS, Header
 from scripts.dicom.rules import UNITS, Rule, Rules
 from scripts.errors import InputError
 from scripts.files.writing import sha256
-from scripts.maps.bids import MAPS
+from scripts.maps.scan import MAPS
 
 LOGGER = logging.getLogger(__name__)
 #: How many series a message lists.

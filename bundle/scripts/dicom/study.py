@@ -35,7 +35,7 @@ from scripts.dicom.rules import Rule, Rules
 from scripts.dicom.series import check_one_patient, choose_series, group_series
 from scripts.dicom.volume import Volume, read_volume
 from scripts.errors import InputError
-from scripts.maps.bids import MAPS
+from scripts.maps.scan import MAPS
 from scripts.registration.t1w_grid import register, same_grid
 
 #: How many files of a folder are tried to learn which study it holds.

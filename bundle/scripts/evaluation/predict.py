@@ -14,6 +14,7 @@ from tqdm import tqdm
 from scripts.evaluation.predictions import PREDICTION_COLUMNS
 from scripts.evaluation.statistics import vote
 from scripts.files.writing import write_aside, write_json, write_table
+from scripts.maps.scan import Scan
 from scripts.model.evidence import Evidence
 from scripts.model.networks import QNet, load_weights, resnet, slices_of
 from scripts.model.outputs import QNetInferer, Resultd, ToInputGridd, save_nifti
@@ -84,7 +85,7 @@ def write_predictions(
 
 def write_evidence(
     output_dir: str | os.PathLike,
-    scans: Sequence[Mapping[str, Any]],
+    scans: Sequence[Scan],
     preprocessing: Transform,
     models: Mapping[str, torch.nn.Module],
     device: torch.device,
@@ -94,7 +95,7 @@ def write_evidence(
 
     Args:
         output_dir: gets the files.
-        scans: items of `scripts.maps.bids.labelled_scans`; none writes nothing.
+        scans: from `scripts.maps.bids.labelled_scans`; none writes nothing.
         preprocessing: from files to the network's input.
         models: from `load_models`; the evidence is Q-Net's.
         device: what runs the network.
@@ -103,8 +104,8 @@ def write_evidence(
     to_result = Compose([Resultd(keys="pred"), ToInputGridd(keys="pred")])
     network = models["Q-Net"].to(device).eval()
     for scan in tqdm(scans, desc="evidence", unit="scan"):
-        item = dict(preprocessing(dict(scan)))
-        stem = Path(output_dir) / item["participant_id"] / item["scan_id"]
+        item = dict(preprocessing(scan.item()))
+        stem = Path(output_dir) / scan.participant_id / scan.scan_id
         for name, method in evidence.items():
             output = QNetInferer(method)(item["image"][None].to(device), network)
             made = to_result({**item, "pred": {key: value[0].cpu() for key, value in output.items()}})

@@ -26,7 +26,7 @@ from scripts.files.json_file import read_json
 from scripts.files.limits import check_plain
 from scripts.files.table import read_table, table_text
 from scripts.files.writing import write_json
-from scripts.maps.bids import MAPS
+from scripts.maps.scan import Scan
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin
 
@@ -69,29 +69,19 @@ def reading_threads() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
-def item_files(item: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The files a scan is read from, by map: `image` holds paths, or a DICOM study's files by map are in `dicom`."""
-    if item.get("dicom"):
-        return {name: [str(path) for path in paths] for name, paths in item["dicom"].items()}
-    image = item.get("image", [])
-    paths = image if isinstance(image, (list, tuple)) else [image]
-    names = MAPS if len(paths) == len(MAPS) else ["maps"]
-    return {name: [str(path)] for name, path in zip(names, paths, strict=False)}
-
-
-def places_of(item: Mapping[str, Any]) -> dict[str, str]:
+def places_of(scan: Scan) -> dict[str, str]:
     """What a scan's files are called in messages; nothing for a DICOM study whose files cannot be told apart."""
     try:
-        return called(item_files(item))
+        return called(scan.files())
     except InputError:
         return {}
 
 
-def origin_of(item: Mapping[str, Any], settings: Any) -> Origin:
+def origin_of(scan: Scan, settings: Any) -> Origin:
     """What a scan's result depends on: its files, its box, what is known of it (`scripts.nuclei.known`), settings and
     code."""
-    known = {key: item[key] for key in ("scan_id", "box", "nuclei", "age") if key in item}
-    return Origin(item_files(item), [known, settings], CODE)
+    known = {"scan_id": scan.scan_id, "box": scan.box, "nuclei": scan.nuclei, "age": scan.years()}
+    return Origin(scan.files(), [known, settings], CODE)
 
 
 #: What a run writes, appends to or removes beside the scans' folders.
@@ -161,26 +151,24 @@ class RunFolder:
             write_json(record, {"run": self.settings, "provenance": self.provenance})
         idist.barrier()
 
-    def stem(self, item: Mapping[str, Any]) -> Path:
+    def stem(self, scan: Scan) -> Path:
         """Where a scan's files go, without their endings.
 
         Raises:
             InputError: the participant's or the scan's name would lead out of the folder, or is no file name.
         """
-        for key in ("participant_id", "scan_id"):
-            if not SAFE_NAME.fullmatch(item[key]) or item[key].endswith((".", " ")):
-                raise InputError(
-                    f"{key} {item[key]!r}: cannot be part of a file name; use letters, digits, '-' and '_'"
-                )
-        return self.path / item["participant_id"] / item["scan_id"]
+        for key, name in (("participant_id", scan.participant_id), ("scan_id", scan.scan_id)):
+            if not SAFE_NAME.fullmatch(name) or name.endswith((".", " ")):
+                raise InputError(f"{key} {name!r}: cannot be part of a file name; use letters, digits, '-' and '_'")
+        return self.path / scan.participant_id / scan.scan_id
 
-    def prediction(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
+    def prediction(self, scan: Scan) -> dict[str, Any] | None:
         """A scan's finished prediction of these settings and this input; None where it has to be made."""
-        stem = self.stem(item)
+        stem = self.stem(scan)
         try:
             found = read_json(f"{stem}_prediction.json", "prediction")
             run = found["run"]
-            same = origin_of(item, self.settings).made(run["basis"])
+            same = origin_of(scan, self.settings).made(run["basis"])
             complete = all((stem.parent / name).exists() for name in run["files"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -191,39 +179,39 @@ class RunFolder:
         if self.rank == 0:
             self.bar = tqdm(total=total, desc="inference", unit="scan")
 
-    def reading(self, item: Mapping[str, Any]) -> None:
+    def reading(self, scan: Scan) -> None:
         """A scan's files are about to be read: from now on a change of them makes its result an old one."""
-        self.bases[item["scan_id"]] = origin_of(item, self.settings).basis()
+        self.bases[scan.scan_id] = origin_of(scan, self.settings).basis()
 
-    def basis(self, item: Mapping[str, Any]) -> dict[str, str]:
+    def basis(self, scan: Scan) -> dict[str, str]:
         """What a scan's result is made from, as it was when the scan was read."""
-        return self.bases.pop(item["scan_id"], None) or origin_of(item, self.settings).basis()
+        return self.bases.pop(scan.scan_id, None) or origin_of(scan, self.settings).basis()
 
-    def done(self, item: Mapping[str, Any], status: str, **values: Any) -> None:
+    def done(self, scan: Scan, status: str, **values: Any) -> None:
         """A scan is finished or has failed: move the bar, and append its row to this process's log.
 
         The row is on disk when this returns; where the disk is full, the reason stays in memory.
         """
         if status == "failed":
-            self.failed[item["scan_id"]] = values.get("message", "")
+            self.failed[scan.scan_id] = values.get("message", "")
         if self.bar is not None:
             self.bar.update()
         path = self.path / f"progress-{self.rank}.csv"
         try:
             with self.lock, path.open("a", newline="") as file:
-                known = {"participant_id": item["participant_id"], "scan_id": item["scan_id"], "status": status}
+                known = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, "status": status}
                 file.write(table_text(LOG_COLUMNS, [{**known, **values}], tabs=False, head=file.tell() == 0))
         except OSError as error:
             warnings.warn(f"{path.name}: cannot be written ({error.strerror})", RuntimeWarning, stacklevel=2)
 
-    def fail(self, item: Mapping[str, Any], error: Exception) -> None:
+    def fail(self, scan: Scan, error: Exception) -> None:
         """Note why a scan failed; an unexpected reason leaves its traceback beside the tables."""
         if self.include_identifiers and (known := input_error_in(error)) is not None:
             message = str(known)
         else:
-            places = {str(self.path): "output_dir", **places_of(item)}
-            message = why(error, log_of(self.path, item["scan_id"]), places)
-        self.done(item, "failed", message=message)
+            places = {str(self.path): "output_dir", **places_of(scan)}
+            message = why(error, log_of(self.path, scan.scan_id), places)
+        self.done(scan, "failed", message=message)
 
     def failures(self) -> dict[str, str]:
         """scan_id -> why it failed, of all processes; a scan that a later run finished is not among them."""
@@ -247,18 +235,15 @@ class ScanStream(IterableDataset):
     `num_threads` scans wait in memory, whatever the length of `data`.
 
     Args:
-        data: items from `scripts.maps.bids.find_scans`.
-        transform: the preprocessing.
+        data: from `scripts.inference.inputs.find_input`.
+        transform: the preprocessing, of a scan's item.
         run: the output folder, which knows what is done and is told what failed; None: everything is read.
         num_threads: scans that are read at the same time.
     """
 
-    #: What a preprocessed item keeps of the item besides its image.
-    KEPT = ("participant_id", "scan_id")
-
     def __init__(
         self,
-        data: Sequence[dict[str, Any]],
+        data: Sequence[Scan],
         transform: Callable,
         run: RunFolder | None = None,
         num_threads: int = 1,
@@ -270,7 +255,7 @@ class ScanStream(IterableDataset):
         self.transform = transform
         self.run = run
         self.num_threads = num_threads
-        self.by_scan = {item["scan_id"]: item for item in data}
+        self.by_scan = {scan.scan_id: scan for scan in data}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         mine = self.data[idist.get_rank() :: idist.get_world_size()]
@@ -279,10 +264,10 @@ class ScanStream(IterableDataset):
             self.run.begin(len(mine))
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="read") as pool:
             try:
-                for item in mine:
+                for scan in mine:
                     if len(waiting) == self.num_threads and (ready := waiting.popleft().result()) is not None:
                         yield ready
-                    waiting.append(pool.submit(self.read, item))
+                    waiting.append(pool.submit(self.read, scan))
                 while waiting:
                     if (ready := waiting.popleft().result()) is not None:
                         yield ready
@@ -290,24 +275,23 @@ class ScanStream(IterableDataset):
                 for future in waiting:
                     future.cancel()
 
-    def read(self, item: dict[str, Any]) -> dict[str, Any] | None:
-        """One preprocessed item; None where the scan is done already or cannot be read, which the run folder notes."""
+    def read(self, scan: Scan) -> dict[str, Any] | None:
+        """One scan's preprocessed `image`, and names; None where it is done or cannot be read, which the run notes."""
         if self.run is None:
-            ready = self.transform(item)
+            ready = self.transform(scan.item())
         else:
             try:
-                if "refused" in item:
-                    raise InputError(item["refused"])
-                if self.run.prediction(item) is not None:
+                scan.check_usable()
+                if self.run.prediction(scan) is not None:
                     self.run.resumed += 1
-                    self.run.done(item, "ok")
+                    self.run.done(scan, "ok")
                     return None
-                self.run.reading(item)
-                ready = self.transform(item)
+                self.run.reading(scan)
+                ready = self.transform(scan.item())
             except Exception as error:
-                self.run.fail(item, error)
+                self.run.fail(scan, error)
                 return None
-        return {"image": ready["image"], **{key: item[key] for key in self.KEPT}}
+        return {"image": ready["image"], "participant_id": scan.participant_id, "scan_id": scan.scan_id}
 
 
 class ScanEvaluator(SupervisedEvaluator):

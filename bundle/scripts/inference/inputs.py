@@ -3,16 +3,17 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from scripts.errors import InputError
 from scripts.files.limits import check_plain
 from scripts.files.nifti import ENDINGS, read_header, says_simulated
 from scripts.files.writing import sha256
-from scripts.maps.bids import MAPS, check_grid, check_names, chosen_scans
+from scripts.maps.bids import check_grid, check_names, chosen_scans
+from scripts.maps.scan import MAPS, Box, Scan
 from scripts.provenance import PLACES, cohort_fingerprint, settings, software
 
 if TYPE_CHECKING:
@@ -24,51 +25,53 @@ KINDS = (
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 #: A file named by BIDS entities; other names may hold anybody's name and are not passed on.
 _BIDS_NAME = re.compile(r"(sub-[A-Za-z0-9]+)((?:_[a-z]+-[A-Za-z0-9]+)*)(?:_[A-Za-z0-9]+)?")
+#: Above this age a year tells people apart, so it counts as an identifier.
+OLDEST_TOLD = 90.0
 
 
-class DicomScan(Mapping):
-    """One study as an item of a datalist: `participant_id`, `scan_id`, `image` (the study) and, if given, `box`.
+@dataclass(frozen=True, kw_only=True)
+class DicomScan(Scan):
+    """A DICOM study that is one scan. What is asked of its files is read from them only then, so that thousands of
+    studies cost nothing until their turn comes.
 
-    `dicom` (map -> files of its series), `age` (years, where told) and, where identifiers are asked for, `patient` can
-    be asked for too; they are read from the files only then, so that thousands of studies cost nothing until their
-    turn comes.
+    Attributes:
+        study: what is read.
+        include_identifiers: whether results may name the patient.
     """
 
-    def __init__(self, study: "DicomStudy", box: Any, include_identifiers: bool) -> None:
-        self.include_identifiers = include_identifiers
-        self.values_now = {"participant_id": study.name, "scan_id": study.name, "image": study}
-        if box is not None:
-            self.values_now["box"] = box
+    study: "DicomStudy"
+    include_identifiers: bool = False
 
-    def __getitem__(self, key: str) -> Any:
-        study = self.values_now["image"]
-        if key == "dicom":
-            return study.series_files
-        if key == "patient" and self.include_identifiers:
-            return study.patient()
-        if key == "age" and (age := study.age()) is not None:
-            # above 89 years an age tells people apart, so it counts as an identifier
-            return age if self.include_identifiers else min(age, 90.0)
-        return self.values_now[key]
+    def image(self) -> "DicomStudy":
+        """The study, which loads itself."""
+        return self.study
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.values_now)
+    def files(self) -> dict[str, list[str]]:
+        return self.series()
 
-    def __len__(self) -> int:
-        return len(self.values_now)
+    def series(self) -> dict[str, list[str]]:
+        return {name: [str(path) for path in paths] for name, paths in self.study.series_files.items()}
+
+    def patient(self) -> dict[str, str]:
+        return self.study.patient() if self.include_identifiers else {}
+
+    def years(self) -> float | None:
+        if self.age is not None or (age := self.study.age()) is None:
+            return self.age
+        return age if self.include_identifiers else min(age, OLDEST_TOLD)
 
 
 def find_input(
     source: str | os.PathLike | Sequence[str],
     participants: str | os.PathLike | None = None,
     *,
-    box: Sequence[Sequence[int]] | None = None,
+    box: Box | None = None,
     dicom_rules: str | os.PathLike,
     series: Mapping[str, int | None] | None = None,
     include_identifiers: bool = False,
     resample_t1w: str = "refuse",
-) -> list[Mapping[str, Any]]:
-    """The scans of an input of any kind, as items for the preprocessing.
+) -> list[Scan]:
+    """The scans of an input of any kind.
 
     Args:
         source: KINDS; three files as a list, or as text with commas between them.
@@ -81,8 +84,7 @@ def find_input(
         resample_t1w: see `scripts.maps.bids.check_grid`.
 
     Returns:
-        one mapping a scan: `participant_id`, `scan_id`, `image` (paths, or a study to be loaded), and `box` if there
-        is one; for DICOM see `DicomScan`.
+        the scans; those of studies are `DicomScan`.
 
     Raises:
         InputError: nothing there, nothing known, or several scans for one box.
@@ -91,11 +93,11 @@ def find_input(
     for path in paths:
         check_plain(path)
     if len(paths) > 1:
-        scans: list[Mapping[str, Any]] = [_nifti_item(paths, resample_t1w)]
+        scans: Sequence[Scan] = [_nifti_scan(paths, resample_t1w)]
     elif not paths[0].exists():
         raise InputError(f"{paths[0]}: no such file or folder; give --input {KINDS}")
     elif paths[0].is_file():
-        scans = [_nifti_item(paths, resample_t1w)]
+        scans = [_nifti_scan(paths, resample_t1w)]
     elif any(paths[0].glob("sub-*/anat")) or any(paths[0].glob("sub-*/ses-*/anat")):
         scans = chosen_scans(paths[0], participants, incomplete_too=True)
         participants = None
@@ -104,7 +106,7 @@ def find_input(
         scans = _studies(paths[0], dicom_rules, numbers, include_identifiers)
     if participants is not None:
         raise InputError("participants: names scans of a BIDS folder only; leave it out for other input")
-    return scans if box is None else _with_box(scans, box)
+    return list(scans) if box is None else _with_box(scans, box)
 
 
 def _as_paths(source: str | os.PathLike | Sequence[str]) -> list[Path]:
@@ -119,8 +121,8 @@ def _as_paths(source: str | os.PathLike | Sequence[str]) -> list[Path]:
     return [Path(part).expanduser() for part in parts]
 
 
-def _nifti_item(paths: Sequence[Path], resample_t1w: str) -> dict[str, Any]:
-    """Three 3D files or one 4D file as an item, checked by their headers."""
+def _nifti_scan(paths: Sequence[Path], resample_t1w: str) -> Scan:
+    """Three 3D files or one 4D file as a scan, checked by their headers."""
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give --input {KINDS}")
@@ -140,13 +142,13 @@ def _nifti_item(paths: Sequence[Path], resample_t1w: str) -> dict[str, Any]:
             )
     named = _BIDS_NAME.fullmatch(paths[0].name.removesuffix(".gz").removesuffix(".nii"))
     participant_id, scan_id = (named[1], named[1] + named[2]) if named else ("scan", "scan")
-    return {"participant_id": participant_id, "scan_id": scan_id, "image": [str(path) for path in paths]}
+    return Scan(participant_id=participant_id, scan_id=scan_id, maps=tuple(map(str, paths)))
 
 
 def _studies(
     folder: Path, dicom_rules: str | os.PathLike, numbers: Mapping[str, int], include_identifiers: bool
-) -> list[Mapping[str, Any]]:
-    """The DICOM studies below a folder as items."""
+) -> list[DicomScan]:
+    """The DICOM studies below a folder as scans."""
     try:
         from scripts.dicom.rules import read_rules
         from scripts.dicom.study import find_studies
@@ -157,10 +159,13 @@ def _studies(
     if not studies:
         # The folder's own name stays out: it was typed by the user, but it ends up in logs and may name a patient.
         raise InputError(f"input: the folder holds neither sub-*/anat (BIDS) nor any DICOM file; give --input {KINDS}")
-    return [DicomScan(study, None, include_identifiers) for study in studies]
+    return [
+        DicomScan(participant_id=study.name, scan_id=study.name, study=study, include_identifiers=include_identifiers)
+        for study in studies
+    ]
 
 
-def _with_box(scans: Sequence[Mapping[str, Any]], box: Sequence[Sequence[int]]) -> list[Mapping[str, Any]]:
+def _with_box(scans: Sequence[Scan], box: Box) -> list[Scan]:
     """The only scan with its box."""
     if len(scans) != 1:
         raise InputError(f"box: is of one scan, but the input holds {len(scans)}; leave it out, or give one scan")
@@ -171,28 +176,29 @@ def _with_box(scans: Sequence[Mapping[str, Any]], box: Sequence[Sequence[int]]) 
         right = False
     if not right:
         raise InputError(f"box: {box!r} is no box; give three rising pairs of voxel indices [[i0,i1],[j0,j1],[k0,k1]]")
-    (scan,) = scans
-    if isinstance(scan, DicomScan):
-        return [DicomScan(scan["image"], shaped, scan.include_identifiers)]
-    return [{**scan, "box": shaped}]
+    return [replace(scans[0], box=shaped)]
 
 
-def fingerprint(
-    source: str | os.PathLike | Sequence[str], scans: Sequence[Mapping[str, Any]]
-) -> dict[str, str | int | bool]:
+def _from_dicom(scans: Sequence[Scan]) -> TypeGuard[Sequence[DicomScan]]:
+    """Whether an input came as DICOM; all of its scans did then."""
+    return isinstance(scans[0], DicomScan)
+
+
+def fingerprint(source: str | os.PathLike | Sequence[str], scans: Sequence[Scan]) -> dict[str, str | int | bool]:
     """What identifies an input in a result's provenance, without the name of a patient, file or folder of DICOM.
 
     Args:
         source: as given to `find_input`.
         scans: what it returned.
     """
-    if isinstance(scans[0], DicomScan):
+    about: dict[str, str | int | bool]
+    if _from_dicom(scans):
         digest = hashlib.sha256()
         for scan in scans:
-            sizes = [os.path.getsize(path) for path in scan["image"].files] if len(scans) == 1 else []
-            digest.update(f"{scan['scan_id']} {len(scan['image'].files)} {sizes}\n".encode())
+            sizes = [os.path.getsize(path) for path in scan.study.files] if len(scans) == 1 else []
+            digest.update(f"{scan.scan_id} {len(scan.study.files)} {sizes}\n".encode())
         about = {"kind": "dicom", "studies": len(scans), "sha256": digest.hexdigest()}
-        return about | {"simulated": scans[0]["image"].simulated()}
+        return about | {"simulated": scans[0].study.simulated()}
     paths = _as_paths(source)
     if len(paths) == 1 and paths[0].is_dir():
         return {"kind": "bids", **cohort_fingerprint(paths[0])}
@@ -204,7 +210,7 @@ def fingerprint(
 def record(
     weights: Sequence[str],
     source: str | os.PathLike | Sequence[str],
-    scans: Sequence[Mapping[str, Any]],
+    scans: Sequence[Scan],
     resolved: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that made a result (as `scripts.provenance.record`), of an input of any kind.
@@ -216,7 +222,7 @@ def record(
             called like patients, unless identifiers are asked for.
     """
     kept = settings(resolved, places=True)
-    if isinstance(scans[0], DicomScan):
+    if _from_dicom(scans):
         if not scans[0].include_identifiers:
             kept = {key: value for key, value in kept.items() if key not in PLACES}
         kept["dicom_rules_sha256"] = rules_sha256(resolved["dicom_rules"])

@@ -14,9 +14,10 @@ from monai.data import MetaTensor
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_aside, write_json, write_table
-from scripts.inference.batch import RunFolder, ScanStream, item_files
+from scripts.inference.batch import RunFolder, ScanStream
 from scripts.inference.summary import write_summary
 from scripts.maps.plausibility import nuclei_flags
+from scripts.maps.scan import Scan
 from scripts.model.outputs import save_nifti
 from scripts.nuclei.curves import bands, usual_for_age
 from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_version, is_place, read_record
@@ -97,10 +98,10 @@ def note_on(model: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     return note
 
 
-def input_hashes(item: Mapping[str, Any]) -> dict[str, str]:
+def input_hashes(scan: Scan) -> dict[str, str]:
     """Map -> SHA-256 over the bytes of its files in their order."""
     hashes = {}
-    for name, paths in item_files(item).items():
+    for name, paths in scan.files().items():
         digest = hashlib.sha256()
         for path in paths:
             digest.update(Path(path).read_bytes())
@@ -157,18 +158,18 @@ class ResultWriter:
         while self.pending:
             self.pending.pop(0).result()
 
-    def write(self, item: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+    def write(self, scan: Scan, output: Mapping[str, Any]) -> None:
         """Write one scan's files, the JSON last; a scan that cannot be written as asked is noted as failed."""
         try:
             made = write_scan(
-                item, output, self.run, self.model, self.include_identifiers, self.segment_fraction, self.curves
+                scan, output, self.run, self.model, self.include_identifiers, self.segment_fraction, self.curves
             )
         except Exception as error:
-            self.run.fail(item, error)
+            self.run.fail(scan, error)
             return
         self.written += 1
-        log_of(self.run.path, item["scan_id"]).unlink(missing_ok=True)  # of an earlier try
-        self.run.done(item, "ok", probability_HH=made["probability_HH"], **{"class": made["class"]})
+        log_of(self.run.path, scan.scan_id).unlink(missing_ok=True)  # of an earlier try
+        self.run.done(scan, "ok", probability_HH=made["probability_HH"], **{"class": made["class"]})
 
     def finish(self) -> None:
         """Once all processes are done: `predictions.csv` and `summary.html`, by the first of them.
@@ -193,7 +194,7 @@ class ResultWriter:
 
 
 def write_scan(
-    item: Mapping[str, Any],
+    scan: Scan,
     output: Mapping[str, Any],
     run: RunFolder,
     model: Mapping[str, Any],
@@ -204,27 +205,27 @@ def write_scan(
     """Write the files of one scan that the run asks for, and return the content of its JSON.
 
     Args:
-        item: what the scan was read from: `participant_id`, `scan_id`, and optionally `dicom` (map -> files of the
-            series), `patient` (what DICOM says of the person), `age` and `nuclei` (see `scripts.nuclei.known`).
+        scan: what was read.
         output: `result`, `pred` (evidence on the input's grid), `evidence` (the same on the network's), `image`.
         run, model, include_identifiers, segment_fraction, curves: see `ResultWriter`.
     """
-    stem = run.stem(item)
-    outputs = [name for name in run.outputs if item.get("dicom") or name not in DICOM_OUTPUTS]
+    stem, series = run.stem(scan), scan.series()
+    outputs = [name for name in run.outputs if series or name not in DICOM_OUTPUTS]
     path = {ending: Path(f"{stem}_{ending}") for name in outputs for ending in OUTPUTS[name]}
-    made = {"participant_id": item["participant_id"], "scan_id": item["scan_id"]}
-    if include_identifiers and item.get("patient"):
-        made["patient"] = item["patient"]
-    made |= {**output["result"], **{key: item[key] for key in ("age", "nuclei") if key in item}}
+    made: dict[str, Any] = {"participant_id": scan.participant_id, "scan_id": scan.scan_id}
+    if include_identifiers and (patient := scan.patient()):
+        made["patient"] = patient
+    known = {"age": scan.years(), "nuclei": scan.nuclei}
+    made |= {**output["result"], **{key: value for key, value in known.items() if value is not None}}
     if (scores := usual_for_age(made.get("nuclei"), made.get("age"), curves)) is not None:
         made["age_z_scores"] = scores
     made["flags"] = [*made.get("flags", ()), *nuclei_flags(made.get("nuclei"), curves)]
     made |= {
         "note": note_on(model, run.provenance),
-        "input": input_hashes(item),
+        "input": input_hashes(scan),
         "run": {
             "settings_sha256": run.settings_sha256,
-            "basis": run.basis(item),
+            "basis": run.basis(scan),
             "files": sorted(p.name for p in path.values()),
         },
         "provenance": run.provenance,
@@ -236,8 +237,8 @@ def write_scan(
             path["report.html"], path["report.pdf"], made, output["image"], output["evidence"], model,
             made.get("nuclei"), made.get("age"), bands(curves) if curves else None,
         )  # fmt: skip
-    if item.get("dicom"):
-        write_dicom(path, item, made, output["pred"], model, segment_fraction)
+    if series:
+        write_dicom(path, series, made, output["pred"], model, segment_fraction)
     write_json(path["prediction.json"], made)
     return made
 
@@ -249,17 +250,17 @@ def write_evidence(path: str | os.PathLike, evidence: MetaTensor) -> None:
 
 def write_dicom(
     path: Mapping[str, Path],
-    item: Mapping[str, Any],
+    files: Mapping[str, Sequence[str]],
     made: Mapping[str, Any],
     evidence: MetaTensor,
     model: Mapping[str, Any],
     segment_fraction: float,
 ) -> None:
-    """The DICOM objects of one scan that `path` has a place for; they share a study with the source series."""
+    """The DICOM objects of one scan that `path` has a place for; they share a study with its series' `files`."""
     from scripts.dicom import evidence as evidence_objects  # highdicom is needed for DICOM alone
     from scripts.dicom import sources, structured_report
 
-    series = sources.read_series(item["dicom"])
+    series = sources.read_series(files)
     if "evidence_map.dcm" in path:
         evidence_objects.write_parametric_map(path["evidence_map.dcm"], evidence, series, model, made["evidence"])
     if "evidence_seg.dcm" in path:
@@ -270,7 +271,7 @@ def write_dicom(
         structured_report.write_structured_report(path["sr.dcm"], made, evidence, series, model, made.get("nuclei"))
 
 
-def finish_batch(run: RunFolder, items: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> None:
+def finish_batch(run: RunFolder, scans: Sequence[Scan], model: Mapping[str, Any]) -> None:
     """Write `predictions.csv` and `summary.html`.
 
     The table has a row a scan (empty `slice`), a row a slice, and a row for each scan that failed. Rows come
@@ -283,29 +284,29 @@ def finish_batch(run: RunFolder, items: Sequence[Mapping[str, Any]], model: Mapp
     failed: dict[str, str] = {}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for item in items:
-            who = {"participant_id": item["participant_id"], "scan_id": item["scan_id"]}
+        for scan in scans:
+            who = {"participant_id": scan.participant_id, "scan_id": scan.scan_id}
             try:
-                found = run.prediction(item)
+                found = run.prediction(scan)
             except InputError as error:
-                found, why[item["scan_id"]] = None, str(error)
+                found, why[scan.scan_id] = None, str(error)
             if found is None:
-                failed[item["scan_id"]] = why.get(item["scan_id"], "was not reached; run the same command again")
-                yield {**who, "status": "failed", "message": failed[item["scan_id"]]}
+                failed[scan.scan_id] = why.get(scan.scan_id, "was not reached; run the same command again")
+                yield {**who, "status": "failed", "message": failed[scan.scan_id]}
                 continue
             flags = "; ".join(found.get("flags", ()))
-            scan = {"probability_HH": found["probability_HH"], "class": found["class"], "flags": flags}
-            yield {**who, "status": "ok", **scan}
+            whole = {"probability_HH": found["probability_HH"], "class": found["class"], "flags": flags}
+            yield {**who, "status": "ok", **whole}
             yield from ({**who, "status": "ok", **row} for row in found["slices"])
 
     table = run.path / "predictions.csv"
     write_table(table, COLUMNS, rows())
     write_summary(run.path / "summary.html", table, run, model, note_on(model, run.provenance))
     run.clear_log()
-    say_former(run.path, "_prediction.json", {item["scan_id"] for item in items}, table.name)
-    print(f"{len(items) - len(failed)} of {len(items)} scans done, see {run.path / 'summary.html'}")
+    say_former(run.path, "_prediction.json", {scan.scan_id for scan in scans}, table.name)
+    print(f"{len(scans) - len(failed)} of {len(scans)} scans done, see {run.path / 'summary.html'}")
     if failed:
         first = next(iter(failed.values()))
         raise InputError(
-            f"{len(failed)} of {len(items)} scans failed, the others are done; {table} says why (first: {first})"
+            f"{len(failed)} of {len(scans)} scans failed, the others are done; {table} says why (first: {first})"
         )

@@ -15,6 +15,7 @@ from scripts.errors import InputError
 from scripts.files.writing import check_output_dir, write_table
 from scripts.localisation.localiser import Localiser
 from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
+from scripts.maps.scan import Scan
 from scripts.maps.transforms import reading
 from scripts.provenance import RESEARCH_ONLY
 from scripts.registration.t1w_grid import in_words
@@ -30,7 +31,7 @@ COLUMNS = (
 
 def localise_cohort(
     output_dir: str | os.PathLike,
-    scans: Sequence[Mapping[str, Any]],
+    scans: Sequence[Scan],
     localiser: Localiser,
     annotated_too: bool,
     resample_t1w: str = "refuse",
@@ -48,7 +49,7 @@ def localise_cohort(
         InputError: some scans were refused; the table says which and why.
     """
     folder = check_output_dir(output_dir, 1e6 * len(scans))
-    wanted = [scan for scan in scans if annotated_too or scan.get("box") is None]
+    wanted = [scan for scan in scans if annotated_too or scan.box is None]
     if not wanted:
         raise InputError("every scan has an annotated box; use --annotated_too true to find boxes all the same")
     localiser.ready()
@@ -63,7 +64,7 @@ def localise_cohort(
         least_confidence=f"{localiser.least_confidence:g}",
         beside=True,
     )
-    say_former(folder, "_desc-basalganglia_box.json", {scan["scan_id"] for scan in scans}, "localise.tsv")
+    say_former(folder, "_desc-basalganglia_box.json", {scan.scan_id for scan in scans}, "localise.tsv")
     bad = [row for row in rows if row["status"] != "ok"]
     print(f"{len(rows) - len(bad)} of {len(rows)} scans localised; look at {folder / 'index.html'}")
     if bad:
@@ -73,26 +74,25 @@ def localise_cohort(
         )
 
 
-def row_of(folder: Path, scan: Mapping[str, Any], localiser: Localiser, resample_t1w: str) -> dict[str, Any]:
+def row_of(folder: Path, scan: Scan, localiser: Localiser, resample_t1w: str) -> dict[str, Any]:
     """Localise one scan: a row of the table, and `picture` where there is one."""
-    log = log_of(folder, scan["scan_id"])
-    row: dict[str, Any] = {"participant_id": scan["participant_id"], "scan_id": scan["scan_id"], "status": "ok"}
+    log = log_of(folder, scan.scan_id)
+    row: dict[str, Any] = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, "status": "ok"}
     try:
-        if "refused" in scan:
-            raise InputError(scan["refused"])
-        stem = localiser.where(scan["image"][0])[1]
+        scan.check_usable()
+        stem = localiser.where(scan.maps[0])[1]
         row["picture"] = Path(f"{stem}_desc-basalganglia_box.png")
-        image = reading(resample_t1w)(dict(scan))["image"]
-        found = localiser(image.numpy(), np.asarray(image.affine, float), scan["image"][0])
+        image = reading(resample_t1w)(scan.item())["image"]
+        found = localiser(image.numpy(), np.asarray(image.affine, float), scan.maps[0])
     except Exception as error:
-        return {**row, "status": "refused", "message": why(error, log, called({"maps": scan.get("image", [])}))}
+        return {**row, "status": "refused", "message": why(error, log, called(scan.files()))}
     log.unlink(missing_ok=True)  # of an earlier try
     flags = region_flags(image.numpy(), found.box) + found_flags(found.measures, LEAST_IRON)
     if "t1w_registration" in image.meta:
         row["t1w_registration"] = in_words(json.loads(image.meta["t1w_registration"]))
     row |= {"confidence": found.confidence, "box": found.box, "flags": "; ".join(flags) or "n/a"}
-    if scan.get("box") is not None:
-        row["holds_annotation"] = round(share_held(scan["box"], found.box), 3)
+    if scan.box is not None:
+        row["holds_annotation"] = round(share_held(scan.box, found.box), 3)
     return row
 
 

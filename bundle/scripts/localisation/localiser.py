@@ -22,6 +22,7 @@ from scripts.files.writing import write_aside, write_json
 from scripts.localisation.locate import Found, check_scan, locate, weakest
 from scripts.localisation.picture import draw
 from scripts.maps.bids import BIDS_VERSION
+from scripts.maps.scan import Scan
 from scripts.provenance import bundle_version, declared_name
 from scripts.registration import search as registration
 from scripts.runs.finished import code_of
@@ -245,7 +246,7 @@ def drawn_by_hand(path: Path) -> bool:
         return False
 
 
-def check_place(localiser: Localiser, scans: Sequence[Mapping[str, Any]]) -> None:
+def check_place(localiser: Localiser, scans: Sequence[Scan]) -> None:
     """Refuse to keep found boxes among the maps or the boxes that somebody drew.
 
     Raises:
@@ -255,13 +256,13 @@ def check_place(localiser: Localiser, scans: Sequence[Mapping[str, Any]]) -> Non
         return
     roots = set()
     for scan in scans:
-        first = scan["image"][0] if isinstance(scan.get("image"), (list, tuple)) else None
+        first = next(iter(scan.maps), None)
         if first is not None and (folders := bids_folders(Path(first))) is not None:
             roots.add(str(Path(first).parents[len(folders)]))
     check_apart({"localise_dir": localiser.cache_dir}, {"dataset_dir or input": sorted(roots)})
 
 
-def check_template(localise: str, localiser: Localiser, scans: Sequence[Mapping[str, Any]]) -> None:
+def check_template(localise: str, localiser: Localiser, scans: Sequence[Scan]) -> None:
     """Make sure, before any work starts, that there is a template if a scan will need it, and a place for boxes.
 
     Raises:
@@ -269,20 +270,20 @@ def check_template(localise: str, localiser: Localiser, scans: Sequence[Mapping[
     """
     if localise == "auto":
         check_place(localiser, scans)
-    if localise == "auto" and any(scan.get("box") is None and "refused" not in scan for scan in scans):
+    if localise == "auto" and any(scan.box is None and scan.refused is None for scan in scans):
         localiser.ready()
 
 
-def check_boxes(localise: str, localiser: Localiser, scans: Sequence[Mapping[str, Any]]) -> None:
+def check_boxes(localise: str, localiser: Localiser, scans: Sequence[Scan]) -> None:
     """Make sure, before training starts, that every scan has a box or can get one.
 
     Raises:
         InputError: as `check_template`; or, for `annotated`, the first scan without a box.
     """
-    bare = [scan for scan in scans if scan.get("box") is None]
+    bare = [scan for scan in scans if scan.box is None]
     if bare and localise == "annotated":
         raise InputError(
-            f"{bare[0]['image'][0]}: no basal ganglia box ({len(bare)} of {len(scans)} scans have none); annotate it,"
+            f"{bare[0].maps[0]}: no basal ganglia box ({len(bare)} of {len(scans)} scans have none); annotate it,"
             " or use --localise auto"
         )
     check_template(localise, localiser, scans)

@@ -16,11 +16,10 @@ from scripts.files.nifti import ENDINGS, read_header
 from scripts.files.table import near_column, read_table
 from scripts.files.writing import write_table
 from scripts.maps.copies import check_no_copies
+from scripts.maps.scan import MAPS, LabelledScan, Scan
 
 LOGGER = logging.getLogger(__name__)
 
-#: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
-MAPS = ("Chimap", "R2starmap", "T1w")
 #: What may be done with a T1W on another grid than QSM and R2*: nothing, or a rigid registration (`t1w_grid.py`).
 RESAMPLE_T1W = ("refuse", "rigid")
 #: Class index of each value of `group` in participants.tsv; HH is the positive class (paper, Results).
@@ -37,19 +36,17 @@ SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes",
 BOX_DERIVATIVE = Path("derivatives") / "basalganglia"
 
 
-def find_scans(dataset_dir: str | Path, incomplete_too: bool = False) -> list[dict[str, Any]]:
+def find_scans(dataset_dir: str | Path, incomplete_too: bool = False) -> list[Scan]:
     """List the scans of a BIDS folder, in order of their names. Labels are not needed.
 
     Args:
-        incomplete_too: a scan that cannot be used is listed too, with `refused`, the reason, instead of its files, so
-            that it does not stop the others; otherwise it raises.
+        incomplete_too: a scan that cannot be used is listed too, `refused`, so that it does not stop the others;
+            otherwise it raises.
         dataset_dir: folder with `sub-*/[ses-*/]anat/*_Chimap.nii[.gz]`, `*_R2starmap`, `*_T1w`, and
             optionally `derivatives/basalganglia/.../*_desc-basalganglia_box.json`.
 
     Returns:
-        One dictionary a scan: `participant_id`, `scan_id` (the file name's BIDS entities),
-        `image` (three paths, in the order of MAPS) and, where annotated, `box`
-        (half-open voxel ranges `[[i0, i1], [j0, j1], [k0, k1]]` along the stored array's axes).
+        The scans, with `box` where annotated.
 
     Raises:
         InputError: no such folder, no scan, a map missing or there twice, maps whose names do not belong together, a
@@ -63,42 +60,39 @@ def find_scans(dataset_dir: str | Path, incomplete_too: bool = False) -> list[di
     folders = sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")])
     if not folders:
         raise InputError(f"{root}: holds no sub-*/anat folder; lay the scans out as BIDS (docs/README.md, Data)")
-    scans: list[dict[str, Any]] = []
+    scans: list[Scan] = []
     for folder in folders:
         try:
-            scans.append(_scan_of(root, folder, {scan["scan_id"] for scan in scans}))
+            scans.append(_scan_of(root, folder, {scan.scan_id for scan in scans}))
         except InputError as error:
             if not incomplete_too:
                 raise
             names = folder.relative_to(root).parts[:-1]
             scan_id = "_".join(names)
-            while any(scan["scan_id"] == scan_id for scan in scans):
+            while any(scan.scan_id == scan_id for scan in scans):
                 scan_id += "_again"
             message = str(error).replace(f"{root}{os.sep}", "")
-            scans.append({"participant_id": names[0], "scan_id": scan_id, "refused": message})
+            scans.append(Scan(participant_id=names[0], scan_id=scan_id, refused=message))
     return scans
 
 
-def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> dict[str, Any]:
+def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> Scan:
     """The scan of one anat folder; `taken` are the names of those before it."""
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file where a folder with the maps must be; move it away")
     paths = [_one_map(folder, suffix) for suffix in MAPS]
     check_names(paths, folder.relative_to(root))
     scan_id = paths[0].name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap")
-    scan = {
-        "participant_id": folder.relative_to(root).parts[0],
-        "scan_id": scan_id,
-        "image": [str(p) for p in paths],
-    }
     if scan_id in taken:
         raise InputError(f"{paths[0]}: another scan has this name too; put sub-, and ses- if any, into the file names")
     box_file = root / BOX_DERIVATIVE / folder.relative_to(root) / f"{scan_id}_desc-basalganglia_box.json"
+    box = None
     if os.path.lexists(box_file):
-        scan["box"] = read_box(box_file)
+        box = read_box(box_file)
     elif other := sorted(p for p in box_file.parent.glob("*_desc-basalganglia_box.json") if p.name[0] != "."):
         raise InputError(f"{other[0]}: is a box of no scan there; call it {box_file.name}, or move it away")
-    return scan
+    participant_id = folder.relative_to(root).parts[0]
+    return Scan(participant_id=participant_id, scan_id=scan_id, maps=tuple(map(str, paths)), box=box)
 
 
 def _one_map(folder: Path, suffix: str) -> Path:
@@ -224,9 +218,7 @@ def known_ages(table: Path) -> dict[str, float]:
     return ages
 
 
-def chosen_scans(
-    dataset_dir: str | Path, participants: str | Path | None, incomplete_too: bool = False
-) -> list[dict[str, Any]]:
+def chosen_scans(dataset_dir: str | Path, participants: str | Path | None, incomplete_too: bool = False) -> list[Scan]:
     """`find_scans`, but only of the participants that a table names; None takes all.
 
     Raises:
@@ -238,22 +230,22 @@ def chosen_scans(
     wanted = read_participants(participants, ["participant_id"])
     if not wanted:
         raise InputError(f"{participants}: names nobody; add a row a participant, or leave it out to take everybody")
-    missing = wanted.keys() - {scan["participant_id"] for scan in scans}
+    missing = wanted.keys() - {scan.participant_id for scan in scans}
     if missing:
         raise InputError(f"{participants}: {sorted(missing)[0]!r} has no scan in {dataset_dir}; correct the table")
-    return [scan for scan in scans if scan["participant_id"] in wanted]
+    return [scan for scan in scans if scan.participant_id in wanted]
 
 
-def write_participants(path: str | Path, scans: list[dict[str, Any]]) -> None:
+def write_participants(path: str | Path, scans: Sequence[LabelledScan]) -> None:
     """Write the participants of some scans and their groups as a table: those that training held out, for
     `inference.yaml`'s `participants`, and those that it saw, for `nuclei.yaml`'s `training_participants`."""
     names = {index: name for name, index in GROUPS.items()}
-    rows = sorted({(scan["participant_id"], names[scan["label"]]) for scan in scans})
+    rows = sorted({(scan.participant_id, names[scan.label]) for scan in scans})
     write_table(path, ["participant_id", "group"], [{"participant_id": name, "group": group} for name, group in rows])
 
 
-def labelled_scans(dataset_dir: str | Path, resample_t1w: str = "refuse") -> list[dict[str, Any]]:
-    """The scans of a cohort with `label` (0 HC, 1 HH), checked before any work starts.
+def labelled_scans(dataset_dir: str | Path, resample_t1w: str = "refuse") -> list[LabelledScan]:
+    """The scans of a cohort with their labels, checked before any work starts.
 
     Every map's header is read, so a wrong grid is found in seconds and not after hours. `resample_t1w`: see
     `check_grid`.
@@ -265,26 +257,28 @@ def labelled_scans(dataset_dir: str | Path, resample_t1w: str = "refuse") -> lis
     scans = find_scans(dataset_dir)
     table = Path(dataset_dir) / "participants.tsv"
     participants = read_participants(table, ["participant_id", "group"])
-    with_scans = {scan["participant_id"] for scan in scans}
+    with_scans = {scan.participant_id for scan in scans}
     for participant_id, row in participants.items():
         if participant_id not in with_scans:
             raise InputError(f"{table}: {participant_id!r} has no scan; remove the row or add {participant_id}/anat")
         if row["group"] not in GROUPS:
             raise InputError(f"{table}: group {row['group']!r} of {participant_id!r} is unknown; use HH or HC")
+    labelled = []
     for scan in scans:
-        if scan["participant_id"] not in participants:
-            raise InputError(f"{table}: no row for {scan['participant_id']!r}, which has scans; add it")
-        scan["label"] = GROUPS[participants[scan["participant_id"]]["group"]]
-        check_grid(scan["image"], resample_t1w)
-    check_no_copies(scans, MAPS)
-    labels = {scan["label"] for scan in scans}
+        if scan.participant_id not in participants:
+            raise InputError(f"{table}: no row for {scan.participant_id!r}, which has scans; add it")
+        label = GROUPS[participants[scan.participant_id]["group"]]
+        labelled.append(LabelledScan(**vars(scan), label=label))
+        check_grid(scan.maps, resample_t1w)
+    check_no_copies(labelled)
+    labels = {scan.label for scan in labelled}
     if len(labels) < 2:
         only = next(name for name, index in GROUPS.items() if index in labels)
         raise InputError(f"{table}: every subject is {only}; a classifier needs both HH and HC")
-    return scans
+    return labelled
 
 
-def check_grid(paths: list[str], resample_t1w: str = "refuse") -> None:
+def check_grid(paths: Sequence[str], resample_t1w: str = "refuse") -> None:
     """Check from the headers alone that three maps are 3D and lie on one grid.
 
     Args:
@@ -338,8 +332,8 @@ def check_affine(affine: np.ndarray, name: str) -> None:
 
 
 def split(
-    scans: list[dict[str, Any]], num_folds: int, fold: int, seed: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    scans: Sequence[LabelledScan], num_folds: int, fold: int, seed: int
+) -> tuple[list[LabelledScan], list[LabelledScan]]:
     """Split a cohort by subject, stratified by group (paper, Training Procedure: 10 folds).
 
     Args:
@@ -356,7 +350,7 @@ def split(
     """
     if num_folds < 2 or not 0 <= fold < num_folds:
         raise InputError(f"fold {fold} of {num_folds} cannot be; take at least 2 folds, and count fold from 0")
-    label_of = {scan["participant_id"]: scan["label"] for scan in scans}
+    label_of = {scan.participant_id: scan.label for scan in scans}
     subjects = np.array(sorted(label_of))
     labels = np.array([label_of[name] for name in subjects])
     fewest = int(np.bincount(labels, minlength=len(GROUPS)).min())
@@ -364,6 +358,6 @@ def split(
         raise InputError(f"the smaller class has {fewest} subjects, too few for {num_folds} folds; lower --num_folds")
     folds = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(subjects, labels)
     held_out = set(subjects[list(folds)[fold][1]])
-    train = [scan for scan in scans if scan["participant_id"] not in held_out]
-    test = [scan for scan in scans if scan["participant_id"] in held_out]
+    train = [scan for scan in scans if scan.participant_id not in held_out]
+    test = [scan for scan in scans if scan.participant_id in held_out]
     return train, test

@@ -2,48 +2,44 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from scripts.errors import InputError
 from scripts.files.nifti import first_values, read_voxels
+from scripts.maps.scan import MAPS, Scan
 
 #: So many voxels that are not zero tell two maps of people apart.
 _VALUES = 256
 
 
-def check_no_copies(scans: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+def check_no_copies(scans: Sequence[Scan]) -> None:
     """Refuse two participants with one and the same map: a copy in a training fold tells of its twin in the test fold.
 
     Of each map only the first voxels that are not zero are read, some ms a file; all of it where those of two
     participants are equal.
 
-    Args:
-        scans: `participant_id`, and in `image` the paths of the maps, in the order of `names`.
-        names: of the maps.
-
     Raises:
         InputError: names both.
     """
-    for number, name in enumerate(names):
-        alike: dict[bytes, list[Mapping[str, Any]]] = defaultdict(list)
+    for number, name in enumerate(MAPS):
+        alike: dict[bytes, list[Scan]] = defaultdict(list)
         for scan in scans:
-            alike[first_values(scan["image"][number], _VALUES)].append(scan)
+            alike[first_values(scan.maps[number], _VALUES)].append(scan)
         for group in alike.values():
-            if len({scan["participant_id"] for scan in group}) > 1:
+            if len({scan.participant_id for scan in group}) > 1:
                 _compare(group, number, name)
 
 
-def _compare(scans: Sequence[Mapping[str, Any]], number: int, name: str) -> None:
+def _compare(scans: Sequence[Scan], number: int, name: str) -> None:
     """Compare all voxels of a map of some scans."""
-    first: dict[bytes, Mapping[str, Any]] = {}
+    first: dict[bytes, Scan] = {}
     for scan in scans:
-        path = scan["image"][number]
+        path = scan.maps[number]
         other = first.setdefault(hashlib.sha256(np.ascontiguousarray(read_voxels(path)[0])).digest(), scan)
-        if other["participant_id"] != scan["participant_id"]:
+        if other.participant_id != scan.participant_id:
             raise InputError(
-                f"{path}: is a copy of the {name} of {other['participant_id']!r}; each participant needs maps of their"
+                f"{path}: is a copy of the {name} of {other.participant_id!r}; each participant needs maps of their"
                 " own, so correct or remove one of the two"
             )

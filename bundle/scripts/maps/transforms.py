@@ -31,7 +31,8 @@ from scripts.anatomy.axes import oriented_box
 from scripts.errors import InputError, input_error_in, reason
 from scripts.files import nifti
 from scripts.maps import plausibility
-from scripts.maps.bids import MAPS, RESAMPLE_T1W, check_affine, check_grid
+from scripts.maps.bids import RESAMPLE_T1W, check_affine, check_grid
+from scripts.maps.scan import MAPS
 from scripts.registration.t1w_grid import register, same_grid
 
 #: How boxes can be had; `full` is another word for `whole`.

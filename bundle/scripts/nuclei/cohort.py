@@ -22,6 +22,7 @@ from scripts.localisation.localiser import Localiser, check_place, is_simulated
 from scripts.localisation.picture import draw
 from scripts.maps.bids import BIDS_VERSION
 from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
+from scripts.maps.scan import Scan
 from scripts.maps.transforms import reading
 from scripts.nuclei.reader import NucleiReader
 from scripts.nuclei.table import data_dictionary
@@ -38,7 +39,7 @@ CODE = ("scripts.maps.transforms", "scripts.nuclei.reader", "scripts.localisatio
 
 def measure_cohort(
     output_dir: str | os.PathLike,
-    scans: Sequence[Mapping[str, Any]],
+    scans: Sequence[Scan],
     localiser: Localiser,
     reader_settings: Mapping[str, Any],
     pictures: bool = True,
@@ -76,12 +77,11 @@ def measure_cohort(
     write_json(folder / "dataset_description.json", description)
     rows, said = [], []
     for scan in tqdm(scans, desc="nuclei", unit="scan"):
-        row = {"participant_id": scan["participant_id"], "scan_id": scan["scan_id"]}
+        row: dict[str, Any] = {"participant_id": scan.participant_id, "scan_id": scan.scan_id}
         said.append({**row, "status": "ok", "t1w_registration": "", "flags": "", "message": ""})
-        log = log_of(folder, scan["scan_id"])
+        log = log_of(folder, scan.scan_id)
         try:
-            if "refused" in scan:
-                raise InputError(scan["refused"])
+            scan.check_usable()
             kept = one_scan(folder, scan, localiser, reader, made_by, decided_by, pictures, resample_t1w)
             row |= {name: float("nan") if value is None else value for name, value in kept["Nuclei"].items()}
             said[-1]["flags"] = "; ".join(kept.get("Flags", ()))
@@ -89,14 +89,14 @@ def measure_cohort(
                 said[-1]["t1w_registration"] = in_words(kept["T1wRegistration"])
             log.unlink(missing_ok=True)  # of an earlier try
         except Exception as error:
-            said[-1] |= {"status": "failed", "message": why(error, log, called({"maps": scan.get("image", [])}))}
+            said[-1] |= {"status": "failed", "message": why(error, log, called(scan.files()))}
         rows.append(row)
     columns = list(data_dictionary())
     write_table(folder / "nuclei.tsv", columns, rows)
     write_json(folder / "nuclei.json", {**data_dictionary(), "GeneratedBy": made_by})
     write_table(folder / "desc-nuclei_dseg.tsv", ("index", "name"), LOOKUP)
     write_table(folder / "scans.tsv", list(said[0]), said)
-    say_former(folder, "_desc-nuclei_stats.json", {scan["scan_id"] for scan in scans}, "nuclei.tsv")
+    say_former(folder, "_desc-nuclei_stats.json", {scan.scan_id for scan in scans}, "nuclei.tsv")
     bad = [row for row in said if row["status"] != "ok"]
     print(f"{len(rows) - len(bad)} of {len(rows)} scans measured; {folder / 'nuclei.tsv'}")
     if bad:
@@ -108,7 +108,7 @@ def measure_cohort(
 
 def one_scan(
     folder: Path,
-    scan: Mapping[str, Any],
+    scan: Scan,
     localiser: Localiser,
     reader: NucleiReader,
     made_by: Mapping[str, Any],
@@ -122,26 +122,26 @@ def one_scan(
         `Nuclei` (a number each, None where it is none), `Flags` (what is unlikely about the maps) and
         `T1wRegistration` (how good it is, None where the T1W is on the grid of the others).
     """
-    stem = folder / scan["participant_id"] / "anat" / scan["scan_id"]
+    stem = folder / scan.participant_id / "anat" / scan.scan_id
     kept = Path(f"{stem}_desc-nuclei_stats.json")
-    origin = Origin({"maps": scan["image"]}, decided_by, CODE)
+    origin = Origin({"maps": scan.maps}, decided_by, CODE)
     endings = ["dseg.nii.gz", *(["dseg.png"] if pictures else [])]
     content = read_stats(kept) if all(Path(f"{stem}_desc-nuclei_{ending}").exists() for ending in endings) else {}
     if origin.made(content.get("Basis")):
         return content
     basis = origin.basis()  # before anything is read
-    image = reading(resample_t1w)(dict(scan))["image"]
+    image = reading(resample_t1w)(scan.item())["image"]
     maps, affine = image.numpy(), np.asarray(image.affine, float)
-    found = localiser(maps, affine, scan["image"][0])
+    found = localiser(maps, affine, scan.maps[0])
     flags = region_flags(maps, found.box) + found_flags(found.measures, LEAST_IRON)
     for flag in flags:
-        LOGGER.warning("%s: %s", scan["scan_id"], flag)
+        LOGGER.warning("%s: %s", scan.scan_id, flag)
     row, labels = reader.measure(maps, affine, found)
     row = {"confidence": found.confidence, **row}
     label_image = nib.Nifti1Image(labels, affine)
     write_aside(f"{stem}_desc-nuclei_dseg.nii.gz", lambda part: nib.save(label_image, part))
     if pictures:
-        title = f"{'Simulated. ' if is_simulated(scan['image'][0]) else ''}{scan['scan_id']}"
+        title = f"{'Simulated. ' if is_simulated(scan.maps[0]) else ''}{scan.scan_id}"
         outlines = {name: np.isin(labels, [LABELS[f"{side}_{name}"] for side in ("left", "right")]) for name in NUCLEI}
         write_aside(f"{stem}_desc-nuclei_dseg.png", lambda part: draw(part, maps, affine, found, title, outlines))
     values = {n: None if math.isnan(v) else v for n, v in row.items()}

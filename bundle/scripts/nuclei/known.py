@@ -1,18 +1,18 @@
 """What is known of a scan beside its maps: nuclei that configs/nuclei.yaml measured, and what is usual at its age."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from scripts.maps.bids import known_ages
+from scripts.maps.scan import Scan
 from scripts.nuclei.table import NUCLEI_TABLE, read_tsv, rows_of
 
 
-def with_nuclei(
-    scans: Sequence[Mapping[str, Any]], source: Any, nuclei_table: str | os.PathLike | None
-) -> list[Mapping[str, Any]]:
-    """The scans of a BIDS folder, with more entries where more is known; others as they are.
+def with_nuclei(scans: Sequence[Scan], source: Any, nuclei_table: str | os.PathLike | None) -> list[Scan]:
+    """The scans with their nuclei and ages, where those are known; others as they are.
 
     Args:
         scans: from `scripts.inference.inputs.find_input`.
@@ -20,7 +20,7 @@ def with_nuclei(
         nuclei_table: another `nuclei.tsv`; None takes the BIDS folder's, if there is one.
 
     Returns:
-        With `age` (years) where it is known, and for scans in the table `nuclei`, see `rows_of`.
+        The scans, in their order.
 
     Raises:
         InputError: the table that was asked for is missing, or a table is damaged.
@@ -30,12 +30,11 @@ def with_nuclei(
         nuclei_table = root / NUCLEI_TABLE
     measured = {row["scan_id"]: row for row in read_tsv(nuclei_table)} if nuclei_table is not None else {}
     ages = known_ages(root / "participants.tsv") if root is not None else {}
-    found: list[Mapping[str, Any]] = []
+    found = []
     for scan in scans:
-        more: dict[str, Any] = {}
-        if (row := measured.get(scan["scan_id"])) is not None:
-            more["nuclei"] = rows_of(row, nuclei_table)
-        if (age := ages.get(scan["participant_id"])) is not None:
-            more["age"] = age
-        found.append({**scan, **more} if more else scan)
+        if (row := measured.get(scan.scan_id)) is not None:
+            scan = replace(scan, nuclei=rows_of(row, nuclei_table))
+        if (age := ages.get(scan.participant_id)) is not None:
+            scan = replace(scan, age=age)
+        found.append(scan)
     return found

@@ -13,6 +13,7 @@ from scripts.evaluation.predictions import NO_INPUT, REGIONS, at_level, ordered,
 from scripts.evaluation.statistics import THRESHOLD
 from scripts.files.json_file import read_json
 from scripts.maps.bids import GROUPS, find_scans
+from scripts.maps.scan import Scan
 from scripts.reporting.subjects import demographics
 
 NAMES = {index: name for name, index in GROUPS.items()}
@@ -32,7 +33,7 @@ class Outcome:
             share of slices that voted HH), mean over the repeats. Models that see no image stand in region NO_INPUT.
         people: from `scripts.reporting.subjects.demographics`, or None where participants.tsv lacks a column.
         why_not: the reason where `people` is None.
-        scans: participant -> its scans, items of `scripts.maps.bids.find_scans`.
+        scans: participant -> its scans, from `scripts.maps.bids.find_scans`.
         oracle: scan-level AUC of whoever knows the truth that a cohort was simulated from; None where nobody does.
     """
 
@@ -44,7 +45,7 @@ class Outcome:
     probabilities: pd.DataFrame
     people: pd.DataFrame | None
     why_not: str
-    scans: Mapping[str, Sequence[Mapping[str, Any]]]
+    scans: Mapping[str, Sequence[Scan]]
     oracle: float | None
 
     @property
@@ -58,10 +59,10 @@ class Outcome:
         """Participant -> the group that the main column gives."""
         return self.probabilities[self.main].ge(THRESHOLD).map({True: "HH", False: "HC"})
 
-    def evidence(self, scan: Mapping[str, Any], kind: str = "evidence") -> dict[str, Path]:
+    def evidence(self, scan: Scan, kind: str = "evidence") -> dict[str, Path]:
         """Region -> evidence map of a scan, where there is one; `activation` is the paper's class activation map."""
         paths = {
-            region: self.folder / "evidence" / region / scan["participant_id"] / f"{scan['scan_id']}_{kind}.nii.gz"
+            region: self.folder / "evidence" / region / scan.participant_id / f"{scan.scan_id}_{kind}.nii.gz"
             for region in REGIONS
         }
         return {region: path for region, path in paths.items() if path.exists()}
@@ -88,10 +89,10 @@ def read_outcome(output_dir: str | os.PathLike, dataset_dir: str | os.PathLike) 
     record = read_json(folder / "predictions.json", "predictions record", cure)
     simulated = record["input"]["simulated"]
     groups, probabilities = by_subject(table)
-    scans: dict[str, list[Mapping[str, Any]]] = {name: [] for name in groups.index}
+    scans: dict[str, list[Scan]] = {name: [] for name in groups.index}
     for scan in find_scans(dataset_dir):
-        if scan["participant_id"] in scans:
-            scans[scan["participant_id"]].append(scan)
+        if scan.participant_id in scans:
+            scans[scan.participant_id].append(scan)
     absent = [name for name, found in scans.items() if not found]
     if absent:
         raise InputError(f"{dataset_dir}: no scan of {absent[0]!r}, which was predicted; give the evaluated cohort")

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +20,7 @@ from scipy import ndimage
 
 from scripts.anatomy.axes import oriented, oriented_box
 from scripts.files import nifti
+from scripts.maps.scan import Scan
 from scripts.registration.t1w_grid import same_grid
 from scripts.reporting.style import DISPLAY, EVIDENCE_COLOURS, OUTLINE_COLOUR, save_figure, titled
 
@@ -85,21 +85,21 @@ def augmentation_samples(
 OUTLINE = 0.5
 
 
-def example_maps(scans: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+def example_maps(scans: Mapping[str, Scan], title: str) -> Figure:
     """The three maps of some subjects at the middle basal ganglia slice, box drawn (the paper's Figure 1).
 
     Args:
-        scans: row title -> item of `scripts.maps.bids.find_scans`.
+        scans: row title -> scan, from `scripts.maps.bids.find_scans`.
         title: above the picture.
     """
     figure = Figure(figsize=(8, 2.75 * len(scans) + 0.4), layout="constrained")
     grid = figure.subplots(len(scans), len(DISPLAY), squeeze=False)
     for axes_row, (name, scan) in zip(grid, scans.items(), strict=True):
         for index, axes in enumerate(axes_row):
-            volume, (rows, columns, slices) = shown_volume(scan["image"][index], scan.get("box"), scan["image"][0])
+            volume, (rows, columns, slices) = shown_volume(scan.maps[index], scan.box, scan.maps[0])
             shown = draw_map(axes, volume[:, :, sum(slices) // 2], index)
             figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.02).ax.tick_params(labelsize=7)
-            if "box" in scan:
+            if scan.box is not None:
                 (top, bottom), (left, right) = rows, columns
                 corners = ([left, right, right, left, left], [top, top, bottom, bottom, top])
                 axes.plot(*corners, color=OUTLINE_COLOUR, linewidth=1.0)
@@ -165,14 +165,14 @@ class Explained:
     """A held-out scan as the picture of its evidence needs it.
 
     Attributes:
-        scan: item of `scripts.maps.bids.find_scans`.
+        scan: from `scripts.maps.bids.find_scans`.
         evidence: NIfTI on the scan's grid; positive speaks for HH.
         group: the true one.
         predicted: the group that Q-Net gave.
         probability: of HH.
     """
 
-    scan: Mapping[str, Any]
+    scan: Scan
     evidence: str | os.PathLike
     group: str
     predicted: str
@@ -180,7 +180,7 @@ class Explained:
 
     def planes(self, region: str) -> tuple[np.ndarray, np.ndarray]:
         """QSM and evidence (-1..1) `[H, W]` within the region, at the slice with most evidence of the middle half."""
-        qsm, (rows, columns, slices) = shown_volume(self.scan["image"][0], self.scan.get("box"))
+        qsm, (rows, columns, slices) = shown_volume(self.scan.maps[0], self.scan.box)
         heat, _ = shown_volume(self.evidence, None)
         strength = np.abs(heat)
         quarter = (slices[1] - slices[0]) // 4
@@ -207,7 +207,7 @@ def evidence_overlays(explained: Sequence[Explained], region: str, simulated: bo
         draw_map(plain, qsm, 0)
         heat = draw_evidence(overlaid, qsm, share)
         right = item.predicted == item.group
-        plain.set_title(f"{item.scan['scan_id']}\ntrue {item.group}", fontsize=9)
+        plain.set_title(f"{item.scan.scan_id}\ntrue {item.group}", fontsize=9)
         verdict = f"P(HH) {item.probability:.2f}: {item.predicted}, {'correct' if right else 'WRONG'}"
         overlaid.set_title(verdict, fontsize=9, weight="normal" if right else "bold")
     grid[0, 0].set_ylabel(DISPLAY[0][0])
@@ -219,17 +219,17 @@ def evidence_overlays(explained: Sequence[Explained], region: str, simulated: bo
     return figure
 
 
-def subject_strip(scan: Mapping[str, Any], evidence: Mapping[str, str | os.PathLike]) -> Figure:
+def subject_strip(scan: Scan, evidence: Mapping[str, str | os.PathLike]) -> Figure:
     """The three maps of a scan and the evidence of each region, side by side around the basal ganglia, for a page.
 
     Args:
-        scan: item of `scripts.maps.bids.find_scans`.
+        scan: from `scripts.maps.bids.find_scans`.
         evidence: region -> NIfTI on the scan's grid; may be empty.
     """
     figure = Figure(figsize=(1.9 * (len(DISPLAY) + len(evidence)), 2.35), layout="constrained")
     panels = figure.subplots(1, len(DISPLAY) + len(evidence))
     for index, (label, _) in enumerate(DISPLAY):
-        volume, (rows, columns, slices) = shown_volume(scan["image"][index], scan.get("box"), scan["image"][0])
+        volume, (rows, columns, slices) = shown_volume(scan.maps[index], scan.box, scan.maps[0])
         draw_map(panels[index], volume[slice(*rows), slice(*columns), sum(slices) // 2], index)
         panels[index].set_title(label, fontsize=8)
     for axes, (region, path) in zip(panels[len(DISPLAY) :], evidence.items(), strict=True):

@@ -13,6 +13,7 @@ from scripts.errors import InputError
 from scripts.evaluation.predictions import NO_INPUT, REGIONS
 from scripts.evaluation.statistics import THRESHOLD
 from scripts.maps.notes import flagged
+from scripts.maps.scan import Scan
 from scripts.provenance import BUNDLE_ROOT
 from scripts.reporting import page
 from scripts.reporting.checklist import filled
@@ -180,12 +181,12 @@ def subjects(
     return {"words": words, "heads": heads, "rows": rows, "pictures": pictures, "flagged": unlikely}
 
 
-def strip(outcome: Outcome, scan: Mapping[str, Any], report_dir: str | os.PathLike) -> dict[str, Any]:
+def strip(outcome: Outcome, scan: Scan, report_dir: str | os.PathLike) -> dict[str, Any]:
     """The small pictures of a `scan` (`source`), and its `evidence` files by region, relative to the page."""
     evidence, buffer = outcome.evidence(scan), BytesIO()
     subject_strip(scan, evidence).savefig(buffer, format="jpeg", dpi=90, pil_kwargs={"quality": 82})
     links = [(region, os.path.relpath(path, report_dir)) for region, path in evidence.items()]
-    return {"scan": scan["scan_id"], "source": page.embedded(buffer.getvalue(), ".jpg"), "evidence": links}
+    return {"scan": scan.scan_id, "source": page.embedded(buffer.getvalue(), ".jpg"), "evidence": links}
 
 
 def configuration(settings: Mapping[str, Any]) -> list[tuple[str, Any, str]]:

@@ -11,6 +11,7 @@ from scripts.files.json_file import read_json
 from scripts.files.table import read_table
 from scripts.maps.bids import find_scans, read_participants
 from scripts.maps.notes import flagged
+from scripts.maps.scan import Scan
 from scripts.reporting import page
 from scripts.reporting.figures import learning_curves
 from scripts.reporting.gallery import OF_EVIDENCE, STAGES
@@ -54,26 +55,24 @@ def report(
     columns = ["scan_id", "status", "slice", "class", "probability_HH"]
     rows = read_table(inference / "predictions.csv", columns, cure="run inference.yaml again")
     results = {r["scan_id"]: r for r in rows if r["status"] == "ok" and not r["slice"]}
-    scans = [scan for scan in find_scans(dataset_dir) if scan["scan_id"] in results]
-    shown = [
-        s for group in ("HH", "HC") for s in [s for s in scans if group_of[s["participant_id"]] == group][:examples]
-    ]
+    scans = [scan for scan in find_scans(dataset_dir) if scan.scan_id in results]
+    shown = [s for group in ("HH", "HC") for s in [s for s in scans if group_of[s.participant_id] == group][:examples]]
     if not shown:
         raise InputError(f"{needed[2]}: names no scan of {dataset_dir}; give the cohort that was inferred")
 
-    def inferred(scan: Mapping[str, Any], ending: str) -> Path:
-        return inference / scan["participant_id"] / f"{scan['scan_id']}_{ending}"
+    def inferred(scan: Scan, ending: str) -> Path:
+        return inference / scan.participant_id / f"{scan.scan_id}_{ending}"
 
-    pairs = {f"{group_of[s['participant_id']]}, {s['scan_id']}": s for s in (shown[0], shown[-1])}
+    pairs = {f"{group_of[s.participant_id]}, {s.scan_id}": s for s in (shown[0], shown[-1])}
     curves = {title: [training / name] for name, title in STAGES.items() if (training / name).exists()}
     region = record["settings"]["region"]
     explained = [
         Explained(
             s,
             inferred(s, "evidence.nii.gz"),
-            group_of[s["participant_id"]],
-            results[s["scan_id"]]["class"],
-            float(results[s["scan_id"]]["probability_HH"]),
+            group_of[s.participant_id],
+            results[s.scan_id]["class"],
+            float(results[s.scan_id]["probability_HH"]),
         )
         for s in shown
     ]

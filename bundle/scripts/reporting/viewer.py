@@ -14,6 +14,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from scripts.anatomy.axes import oriented
 from scripts.errors import InputError
 from scripts.files import nifti
+from scripts.maps.scan import Scan
 from scripts.provenance import BUNDLE_ROOT
 from scripts.reporting import page
 from scripts.reporting.pictures import shown_volume
@@ -45,11 +46,11 @@ def niivue_script() -> str:
         ) from error
 
 
-def packed(scan: Mapping[str, Any], evidence: Mapping[str, str | os.PathLike], factor: int) -> dict[str, Any]:
+def packed(scan: Scan, evidence: Mapping[str, str | os.PathLike], factor: int) -> dict[str, Any]:
     """A scan's maps and evidence around the basal ganglia, small enough to travel in a page.
 
     Args:
-        scan: item of `scripts.maps.bids.find_scans`.
+        scan: from `scripts.maps.bids.find_scans`.
         evidence: region -> NIfTI on the scan's grid.
         factor: voxels along each in-plane axis that become one.
 
@@ -57,15 +58,14 @@ def packed(scan: Mapping[str, Any], evidence: Mapping[str, str | os.PathLike], f
         `maps`, a list of `name`, `data` (NIfTI, gzip, base64), `low` and `high` (grey range in the map's unit); and
         `evidence`, region -> `name` and `data` (-1..1, share of the strongest).
     """
-    box = scan.get("box")
     maps = []
-    for path, (name, limits) in zip(scan["image"], DISPLAY, strict=True):
-        volume, affine = slab(path, box, factor, scan["image"][0])
+    for path, (name, limits) in zip(scan.maps, DISPLAY, strict=True):
+        volume, affine = slab(path, scan.box, factor, scan.maps[0])
         low, high = limits or np.percentile(volume, (2, 99.7))
         maps.append({"name": name, "data": encoded(volume, affine, (high - low) / STEPS), "low": low, "high": high})
     heats = {}
     for region, path in evidence.items():
-        volume, affine = slab(path, box, factor)
+        volume, affine = slab(path, scan.box, factor)
         share = volume / (float(np.abs(volume).max()) or 1.0)
         heats[region] = {"name": f"evidence, {region}", "data": encoded(share, affine, 1 / STEPS)}
     return {"maps": maps, "evidence": heats}

@@ -188,13 +188,3 @@ def settings_of(item: Any, depth: int = _DEPTH) -> Any:
         return [settings_of(value, depth - 1) for value in item]
     parts = {k: v for k, v in getattr(item, "__dict__", {}).items() if not k.startswith("_") and k != "R"}
     return [type(item).__name__, {key: settings_of(value, depth - 1) for key, value in sorted(parts.items())}]
-
-
-def of_scans(scans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What a training depends on in its scans: words that name a scan -> hash of its maps, box and label."""
-    return {
-        f"{scan['scan_id']} of the cohort (its maps, box or label)": digest_of(
-            [content({"maps": scan["image"]}), scan.get("box"), scan["label"], scan["participant_id"]]
-        )
-        for scan in scans
-    }

@@ -20,7 +20,8 @@ from scripts.errors import InputError
 from scripts.files import nifti
 from scripts.files.parts import part_folder
 from scripts.files.writing import check_output_dir, write_json
-from scripts.maps.bids import MAPS, check_grid, chosen_scans, known_ages
+from scripts.maps.bids import check_grid, chosen_scans, known_ages
+from scripts.maps.scan import MAPS
 from scripts.provenance import read_record
 from scripts.runs.finished import Origin
 from scripts.simulation import dicom_headers as headers
@@ -211,20 +212,20 @@ def write_cohort(
     if style not in (*STYLES, "mixed"):
         raise InputError(f"style {style!r} is unknown; use one of {', '.join(STYLES)}, mixed")
     scans = chosen_scans(dataset_dir, participants)
-    if slab == "basalganglia" and (bare := [scan["scan_id"] for scan in scans if "box" not in scan]):
+    if slab == "basalganglia" and (bare := [scan.scan_id for scan in scans if scan.box is None]):
         raise InputError(f"{bare[0]}: has no basal ganglia box; annotate it, or use --slab whole")
-    root = check_output_dir(output_dir, sum(Path(path).stat().st_size for scan in scans for path in scan["image"]))
+    root = check_output_dir(output_dir, sum(Path(path).stat().st_size for scan in scans for path in scan.maps))
     ages = known_ages(Path(dataset_dir) / "participants.tsv")
     made = read_record(root / RECORD)
     studies = []
     for number, scan in enumerate(scans):
         how = settings | {
             "style": list(STYLES)[number % len(STYLES)] if style == "mixed" else style,
-            "box": scan["box"] if slab == "basalganglia" else None,
-            "age": ages.get(scan["participant_id"]),
+            "box": scan.box if slab == "basalganglia" else None,
+            "age": ages.get(scan.participant_id),
         }
-        folder, origin = root / scan["scan_id"], Origin({"maps": scan["image"]}, [scan["scan_id"], how], CODE)
-        if os.path.lexists(folder) and not origin.made(made.get(scan["scan_id"])):
+        folder, origin = root / scan.scan_id, Origin({"maps": scan.maps}, [scan.scan_id, how], CODE)
+        if os.path.lexists(folder) and not origin.made(made.get(scan.scan_id)):
             raise InputError(
                 f"{folder}: is there and was not made of these maps with these settings; choose another output folder,"
                 " or move it away"
@@ -232,7 +233,7 @@ def write_cohort(
         studies.append((folder, scan, how, origin))
     for folder, scan, how, origin in tqdm(studies, desc="DICOM studies", unit="study"):
         if not folder.exists():
-            made[scan["scan_id"]] = origin.basis()
+            made[scan.scan_id] = origin.basis()
             write_json(root / RECORD, made)  # first: a folder without a record would be somebody else's
-            write_study(folder, scan["image"], scan["participant_id"], scan_id=scan["scan_id"], **how)
+            write_study(folder, scan.maps, scan.participant_id, scan_id=scan.scan_id, **how)
     return [folder for folder, *_ in studies]

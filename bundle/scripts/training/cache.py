@@ -21,7 +21,7 @@ class CachedScans(PersistentDataset):
     hit. What the items say beside the image (label, participant) is not cached; `notes` (NoteScand) are.
 
     Args:
-        data: items of `scripts.maps.bids.labelled_scans`.
+        data: from `scripts.maps.scan.items`.
         transform: the preprocessing, `{"image": paths, ...} -> {"image": [3, H, W, S], ...}`; deterministic.
         cache_dir: folder of the entries; made if missing. Processes may share it.
     """

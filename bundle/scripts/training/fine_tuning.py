@@ -12,6 +12,7 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.maps.bids import GROUPS, checked_box
+from scripts.maps.scan import Box, LabelledScan, items
 from scripts.provenance import record
 
 
@@ -19,53 +20,52 @@ class LabelledStudies(CacheDataset):
     """The scans of labelled studies, preprocessed and kept in memory.
 
     Args:
-        data: see `labelled_studies`.
+        data: see `labelled_studies`; the scans that it gives are `scans`.
         keywords: of `CacheDataset`.
     """
 
     def __init__(self, data: Sequence[Mapping[str, str]], **keywords: Any) -> None:
-        super().__init__(labelled_studies(data), **keywords)
+        self.scans = labelled_studies(data)
+        super().__init__(items(self.scans), **keywords)
 
 
-def labelled_studies(items: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+def labelled_studies(studies: Sequence[Mapping[str, str]]) -> list[LabelledScan]:
     """Turn the server's list into scans with labels.
 
     Args:
-        items: one a study: `image`, a 4D NIfTI (last axis QSM, R2*, T1W), and `label`, a JSON file
+        studies: of each `image`, a 4D NIfTI (last axis QSM, R2*, T1W), and `label`, a JSON file
             `{"group": "HH"}` or `"HC"`, with `"box"` beside it where the scan is not cut to the basal ganglia.
 
     Returns:
-        scans as `scripts.maps.bids.labelled_scans` gives them, in the order of their names.
+        the scans, in the order of their names.
 
     Raises:
         InputError: a label file of another form, or studies of fewer than two groups.
     """
     scans = []
-    for item in sorted(items, key=lambda item: item["image"]):
-        name = Path(item["image"]).name.removesuffix(".gz").removesuffix(".nii")
-        scans.append({"participant_id": name, "scan_id": name, "image": item["image"], **read_label(item["label"])})
-    if {scan["label"] for scan in scans} != set(GROUPS.values()):
+    for study in sorted(studies, key=lambda study: study["image"]):
+        name = Path(study["image"]).name.removesuffix(".gz").removesuffix(".nii")
+        label, box = read_label(study["label"])
+        scans.append(LabelledScan(participant_id=name, scan_id=name, maps=(study["image"],), box=box, label=label))
+    if {scan.label for scan in scans} != set(GROUPS.values()):
         raise InputError(
             f"{len(scans)} labelled studies do not hold both {' and '.join(GROUPS)}; label studies of both groups"
         )
     return scans
 
 
-def read_label(path: str | os.PathLike) -> dict[str, Any]:
-    """The `label` (0 HC, 1 HH) and, where it is given, the `box` in a study's label file.
+def read_label(path: str | os.PathLike) -> tuple[int, Box | None]:
+    """The label (0 HC, 1 HH) and, where it is given, the box in a study's label file.
 
     Raises:
         InputError: another form.
     """
     content = read_json(path, "label", 'write {"group": "HH"} or {"group": "HC"}')
-    label = {"label": GROUPS[content["group"]]}
-    if "box" in content:
-        label["box"] = checked_box(content["box"], path)
-    return label
+    return GROUPS[content["group"]], checked_box(content["box"], path) if "box" in content else None
 
 
 def write_fine_tuning_record(
-    weights: str | os.PathLike, start_sha256: str, scans: Sequence[Mapping[str, Any]], resolved: Mapping[str, Any]
+    weights: str | os.PathLike, start_sha256: str, scans: Sequence[LabelledScan], resolved: Mapping[str, Any]
 ) -> None:
     """Write the record beside fine-tuned weights: which weights they started from, and on how many studies.
 
@@ -77,10 +77,10 @@ def write_fine_tuning_record(
     """
     path = Path(weights)
     made = record([str(path)], path.parent, resolved)
-    files = hashlib.sha256("".join(sha256(scan["image"]) for scan in scans).encode()).hexdigest()
+    files = hashlib.sha256("".join(sha256(scan.maps[0]) for scan in scans).encode()).hexdigest()
     made["input"] = {
         "name": "studies labelled in MONAI Label",
-        "studies": {name: sum(scan["label"] == index for scan in scans) for name, index in GROUPS.items()},
+        "studies": {name: sum(scan.label == index for scan in scans) for name, index in GROUPS.items()},
         "sha256": files,
     }
     write_json(path.with_suffix(".json"), {**made, "fine_tuned_from": start_sha256})

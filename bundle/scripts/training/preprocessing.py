@@ -1,7 +1,6 @@
 """A cohort's scans to the network's input, before augmentation."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from monai.transforms import Compose, Orientationd, Resized, Transform
@@ -9,6 +8,7 @@ from monai.transforms import Compose, Orientationd, Resized, Transform
 from scripts.anatomy.axes import AXCODES
 from scripts.localisation.localiser import Localiser
 from scripts.localisation.transform import LocaliseBasalGangliad
+from scripts.maps.scan import Scan
 from scripts.maps.transforms import (
     CheckMapsd,
     CropBasalGangliad,
@@ -58,7 +58,7 @@ def preprocessing(
     )
 
 
-def middle_images(item: Mapping[str, Any], steps: Mapping[str, Transform]) -> dict[str, torch.Tensor]:
+def middle_images(scan: Scan, steps: Mapping[str, Transform]) -> dict[str, torch.Tensor]:
     """The middle slice `[3, H, W]` of one scan after each of several preprocessings, by their names."""
-    images = {name: transform(item)["image"].as_tensor() for name, transform in steps.items()}
+    images = {name: transform(scan.item())["image"].as_tensor() for name, transform in steps.items()}
     return {name: image[..., image.shape[-1] // 2] for name, image in images.items()}
