@@ -72,6 +72,7 @@ figures-in-text: $(VENV)/installed-test
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 clean:
 	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking $(DEMO) dist site

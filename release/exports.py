@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from release.archive import TIMESTAMP
 from scripts.errors import InputError, reason
 from scripts.files.writing import write_aside
 from scripts.model.evidence import input_x_gradient
-from scripts.model.networks import load_weights
+from scripts.model.networks import QNet, load_weights
 
 #: Largest difference of a logit, or of the evidence as a share of its largest value, that float32 arithmetic explains.
 TOLERANCE = 1e-4
@@ -91,8 +92,9 @@ def differences(bundle: Path, torchscript: Path, onnx_file: Path) -> dict[str, f
         InputError: one is above TOLERANCE.
     """
     config = ConfigParser.load_config_file(bundle / "configs" / "inference.yaml")
-    network = load_weights(ConfigParser(config).get_parsed_content("network_def"), bundle / "models" / "model.pt")
-    scripted = torch.jit.load(torchscript, map_location="cpu").eval()
+    network: QNet = ConfigParser(config).get_parsed_content("network_def")
+    load_weights(network, bundle / "models" / "model.pt")
+    scripted = cast(QNet, torch.jit.load(torchscript, map_location="cpu").eval())  # has the same methods
     session = onnxruntime.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])
     found = dict.fromkeys(("torchscript_logits", "torchscript_activation", "torchscript_evidence", "onnx_logits"), 0.0)
     for image in inputs(bundle):

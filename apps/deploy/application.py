@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from bundle_folder import find_bundle, inference_config
 from monai.deploy.conditions import CountCondition
@@ -19,7 +20,7 @@ class QNetApplication(Application):
 
     name = "qnet_hemochromatosis"
 
-    def __init__(self, argv: list[str], *args, **kwargs) -> None:
+    def __init__(self, argv: list[str], *args: Any, **kwargs: Any) -> None:
         self.context = Application.init_app_context(argv)
         self.bundle = find_bundle(Path(self.context.model_path))
         self.context.models = None  # the SDK takes the folder itself for a network; its operator loads the right one

@@ -29,7 +29,7 @@ SYSTEM = {
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^/:;,]+/)+")
 
 
-class InputError(*((ValueError,) if _HTTP is None else (ValueError, _HTTP))):
+class InputError(*((ValueError,) if _HTTP is None else (ValueError, _HTTP))):  # type: ignore[misc]  # bases by place
     """Bad input. The message is one line: which file or key, what is wrong, what to do.
 
     Inside a web server it is also that server's HTTP error, so its client is told why (status 422), without the names

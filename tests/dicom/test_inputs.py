@@ -235,7 +235,8 @@ def test_inference_says_the_same_of_a_study_and_names_nobody(scan, weights, tmp_
 def test_a_study_with_known_nuclei_gets_its_dicom_objects_and_they_hold_the_nuclei(weights, template, tmp_path):
     (scan,) = found(template)
     means = {f"{suffix}_{side}_{n}_mean": "0.08" for suffix in MEASURED for side in SIDES for n in NUCLEI}
-    row = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, **means}
+    volumes = {f"{side}_{n}_volume": "1.5" for side in SIDES for n in NUCLEI}
+    row = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, **volumes, **means}
     table = tmp_path / "nuclei.tsv"
     table.write_text("\t".join(row) + "\n" + "\t".join(row.values()) + "\n")
     outputs = ["json", "sr", "parametric_map"]

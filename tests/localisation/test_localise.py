@@ -25,7 +25,7 @@ from scripts.maps.bids import find_scans
 from scripts.maps.scan import Scan
 from scripts.model.outputs import used_box
 from scripts.registration import search as registration
-from scripts.registration.splines import basis, bending_of, refine
+from scripts.registration.splines import Lattice, basis, bending_of, refine
 from scripts.training.preprocessing import preprocessing
 
 #: Heads of these numbers are not in the benchmark and were not used for tuning.
@@ -205,7 +205,7 @@ def test_splines_recover_a_known_displacement_and_sitk_agrees():
     brain = np.ones(fixed.shape, bool)
     scan = registration.Scan(fixed, fixed, brain, grid, fixed, np.zeros((2, 2)), [fixed] * 3)
     image = registration.sitk_image(volume, affine)
-    transform = refine(scan, fixed, image, sitk.AffineTransform(3), 22.0, 1e-5, 40)
+    transform = refine(scan, fixed, image, sitk.AffineTransform(3), Lattice(22.0, 1e-5, 40))
     middle = grid @ [17, 14, 10, 1]
     shift = np.array(transform.TransformPoint(middle[:3].tolist())) - middle[:3]
     np.testing.assert_allclose(shift, affine[:3, :3] @ [-1.0, 0.8, -0.6], atol=0.25)

@@ -19,8 +19,9 @@ from scipy.spatial.transform import Rotation
 from scripts.inference.inputs import find_input
 from scripts.localisation.cohort import localise_cohort
 from scripts.localisation.localiser import Localiser
-from scripts.maps.bids import MAPS, check_grid, labelled_scans
+from scripts.maps.bids import check_grid, labelled_scans
 from scripts.maps.notes import write_notes
+from scripts.maps.scan import MAPS, Scan, items
 from scripts.maps.transforms import LoadImageMapsd
 from scripts.registration import t1w_grid
 from scripts.registration.t1w_grid import check_quality, register
@@ -205,7 +206,7 @@ def test_training_takes_it_says_how_well_it_was_registered_and_a_cache_keeps_bot
     assert all(row["box_source"] == "annotated" and "covers 100 %" in row["t1w_registration"] for row in rows)
 
     steps = preprocessing("cropped", [32, 32], 4, [0.5, 99.5], "annotated", resample_t1w="rigid")
-    scans = labelled_scans(cohort, "rigid")[:2]
+    scans = items(labelled_scans(cohort, "rigid")[:2])
     before = len(t1w_grid._KNOWN)
     for _ in range(2):  # the second reads
         cached = CachedScans(scans, steps, tmp_path / "cache")
@@ -223,8 +224,8 @@ def test_training_takes_it_says_how_well_it_was_registered_and_a_cache_keeps_bot
 
 def test_localisation_takes_it_and_says_how_well_it_was_registered(scan, tmp_path):
     localiser = Localiser(TEMPLATE, cache_dir=tmp_path)
-    item = {"participant_id": "sub-01", "scan_id": "sub-01", "image": scan}
-    localise_cohort(tmp_path, [item], localiser, annotated_too=True, resample_t1w="rigid")
+    found = Scan(participant_id="sub-01", scan_id="sub-01", maps=tuple(scan))
+    localise_cohort(tmp_path, [found], localiser, annotated_too=True, resample_t1w="rigid")
     with (tmp_path / "localise.tsv").open(newline="") as file:
         (row,) = csv.DictReader(file, delimiter="\t")
     assert row["status"] == "ok" and float(row["confidence"]) > 0.9

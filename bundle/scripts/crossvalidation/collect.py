@@ -84,6 +84,6 @@ def roi_rows(
     for fold in folds:
         seed = setup.seed + fold.repeat
         train, test = split(scans, setup.num_folds, fold.fold, seed)
-        names = [{scan.participant_id for scan in side} for side in (train, test)]
-        rows += roi_baseline_rows(features, *names, asdict(fold), seed)
+        trained, held_out = ({scan.participant_id for scan in side} for side in (train, test))
+        rows += roi_baseline_rows(features, trained, held_out, asdict(fold), seed)
     return rows

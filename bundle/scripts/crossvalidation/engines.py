@@ -116,7 +116,7 @@ class RayEngine:
     def run(self, function: Work, jobs: Sequence[Any], tick: Callable[[], None]) -> None:
         # Ray hides all GPUs but the task's own, so that is always the first
         device = "cuda:0" if "num_gpus" in self.needs else "cpu"
-        task = self.ray.remote(max_retries=0, **self.needs)(function)
+        task = self.ray.remote(function).options(max_retries=0, **self.needs)
         waiting = [task.remote(job, device) for job in jobs]
         try:
             while waiting:

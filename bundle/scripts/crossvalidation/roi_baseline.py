@@ -112,11 +112,10 @@ def roi_baseline_rows(
     Raises:
         InputError: a participant on both sides or without features; too few training participants of a class.
     """
-    train, test = set(train), set(test)
-    both = sorted(train & test)
+    both = sorted(set(train) & set(test))
     if both:
         raise InputError(f"ROI baseline: {both[0]!r} is in training and in test; split by participant")
-    missing = sorted((train | test) - {scan["participant_id"] for scan in features})
+    missing = sorted({*train, *test} - {scan["participant_id"] for scan in features})
     if missing:
         raise InputError(f"ROI baseline: no nuclei of {missing[0]!r}; run configs/nuclei.yaml on the whole cohort")
     fitted = [scan for scan in features if scan["participant_id"] in train]

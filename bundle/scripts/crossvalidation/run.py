@@ -185,7 +185,7 @@ def merged_config(files: Sequence[str], training: Mapping[str, Any]) -> dict[str
     """The config of a fold as it stands in the files, with the user's values in place."""
     parser = ConfigParser(ConfigParser.load_config_files(list(files)))
     parser.update(dict(training))
-    return parser.config
+    return parser.get()
 
 
 def check_same_run(output_dir: Path, config: Mapping[str, Any], scans: Sequence[LabelledScan]) -> None:

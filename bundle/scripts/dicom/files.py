@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pydicom
@@ -182,10 +183,12 @@ def read_dataset(path: str, where: str, *, pixels: bool, tags: Sequence[str] | N
             file.seek(0)
             # what lacks the preamble is given one
             source = io.BytesIO(bytes(_MAGIC_AT) + _MAGIC + file.read()) if bare else path
-        meta = io.BytesIO(source.getvalue()[: 1 << 16]) if bare else path
+        meta = io.BytesIO(source.getvalue()[: 1 << 16]) if isinstance(source, io.BytesIO) else path
         syntax = UID(str(_meta_of(meta).get("TransferSyntaxUID", "")))
         if syntax != DeflatedExplicitVRLittleEndian:
-            dataset = pydicom.dcmread(source, stop_before_pixels=not pixels, specific_tags=tags and list(tags))
+            dataset = pydicom.dcmread(
+                source, stop_before_pixels=not pixels, specific_tags=None if tags is None else [*tags]
+            )
             if not syntax:
                 dataset.file_meta.TransferSyntaxUID = _seen_syntax(dataset)
             if tags is not None:  # parse what is wanted now: pydicom does so late, and damage must show here
@@ -254,7 +257,7 @@ def read_headers(name: str, files: Sequence[str]) -> list[Header]:
             continue
         where = f"{name}: file {number} of {len(files)}"
         dataset = read_dataset(path, where, pixels=False, tags=wanted)
-        uids = uids_of(dataset, lambda path=path: sha256(path))
+        uids = uids_of(dataset, partial(sha256, path))
         if "Rows" not in dataset and "Columns" not in dataset:
             if uids["SOPClassUID"] in MAP_CLASSES:
                 raise InputError(
@@ -267,7 +270,7 @@ def read_headers(name: str, files: Sequence[str]) -> list[Header]:
             Header(
                 path,
                 where,
-                *(uids[tag] for tag in UIDS),
+                *(uids["SOPClassUID"], uids["SOPInstanceUID"], uids["StudyInstanceUID"], uids["SeriesInstanceUID"]),
                 text(dataset.get("BurnedInAnnotation")).upper() == "YES",
                 tuple(text(dataset.get(tag)).rstrip("^ ").casefold() for tag in PATIENT_TAGS),
                 {header: text(dataset.get(header)) for header in HEADERS} | _of_first_frame(path, where, uids),

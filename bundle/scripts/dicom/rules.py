@@ -1,9 +1,9 @@
 """The rules that say which DICOM series is which map and what its numbers mean (`configs/dicom_series.yaml`)."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -99,7 +99,7 @@ class Rules:
     numbers: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_rules(path: str | Path) -> Rules:
+def read_rules(path: str | os.PathLike) -> Rules:
     """Read and check a rules file.
 
     Raises:
@@ -129,7 +129,7 @@ def read_rules(path: str | Path) -> Rules:
     )
 
 
-def _preferences(path: str | Path, content: Any) -> dict[str, tuple[dict[str, re.Pattern], ...]]:
+def _preferences(path: str | os.PathLike, content: Any) -> dict[str, tuple[dict[str, re.Pattern], ...]]:
     """Map -> what is preferred, the first thing first."""
     content = _keys(path, "prefer", content, set(), frozenset(MAPS))
     for suffix, wishes in content.items():
@@ -141,7 +141,9 @@ def _preferences(path: str | Path, content: Any) -> dict[str, tuple[dict[str, re
     }
 
 
-def _keys(path: str | Path, name: str, content: Any, wanted: set[str], optional: frozenset = frozenset()) -> dict:
+def _keys(
+    path: str | os.PathLike, name: str, content: Any, wanted: set[str], optional: frozenset = frozenset()
+) -> dict:
     """A mapping that has all wanted keys and no others but the optional ones."""
     if not isinstance(content, dict):
         raise InputError(f"{path}: {name} is not a mapping; see configs/dicom_series.yaml")
@@ -152,7 +154,7 @@ def _keys(path: str | Path, name: str, content: Any, wanted: set[str], optional:
     return content
 
 
-def _rules(path: str | Path, suffix: str, content: Any) -> tuple[Rule, ...]:
+def _rules(path: str | os.PathLike, suffix: str, content: Any) -> tuple[Rule, ...]:
     """The rules of one map."""
     if not isinstance(content, list) or not content:
         raise InputError(f"{path}: {suffix} has no list of rules; give at least one")
@@ -185,7 +187,7 @@ def _rules(path: str | Path, suffix: str, content: Any) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def _ranges(path: str | Path, name: str, content: Any) -> dict[str, tuple[float, float]]:
+def _ranges(path: str | os.PathLike, name: str, content: Any) -> dict[str, tuple[float, float]]:
     """Header -> lowest and highest number."""
     ranges = {}
     for header, pair in (content if isinstance(content, dict) else {"ranges": content}).items():
@@ -201,7 +203,7 @@ def _ranges(path: str | Path, name: str, content: Any) -> dict[str, tuple[float,
     return ranges
 
 
-def _patterns(path: str | Path, name: str, content: Any, words: bool = False) -> dict[str, re.Pattern]:
+def _patterns(path: str | os.PathLike, name: str, content: Any, words: bool = False) -> dict[str, re.Pattern]:
     """Header -> compiled pattern, of its text or of its `words`."""
     if not isinstance(content, dict):
         raise InputError(

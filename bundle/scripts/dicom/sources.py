@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from pydicom.dataset import Dataset
 
@@ -24,14 +25,14 @@ def read_series(files: Mapping[str, Sequence[str | os.PathLike]]) -> dict[str, l
     Raises:
         InputError: a file that is no DICOM, or series of more than one patient or study.
     """
-    series = {}
+    series: dict[str, list[Dataset]] = {}
     for name, paths in files.items():
         series[name] = []
         for number, path in enumerate(paths, 1):
             where = f"file {number} of the {name} series"  # not its path, which may hold a patient's name
             dataset = read_dataset(str(path), where, pixels=False)
             try:
-                series[name].append(source_of(dataset, uids_of(dataset, lambda path=path: sha256(path))))
+                series[name].append(source_of(dataset, uids_of(dataset, partial(sha256, path))))
             except Exception as error:  # values that pydicom parses late
                 raise InputError(f"{where}: is damaged ({type(error).__name__}); export or send it again") from error
         fill_places(series[name])

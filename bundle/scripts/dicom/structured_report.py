@@ -158,7 +158,9 @@ def slice_groups(
             measurements=[hd.sr.Measurement(name=PROBABILITY, value=round(row["probability_HH"], 6), unit=NO_UNITS)],
             source_images=[
                 hd.sr.SourceImageForMeasurementGroup(
-                    frame.dataset.SOPClassUID, frame.dataset.SOPInstanceUID, frame.number and [frame.number]
+                    frame.dataset.SOPClassUID,
+                    frame.dataset.SOPInstanceUID,
+                    None if frame.number is None else [frame.number],
                 )
             ],
         )

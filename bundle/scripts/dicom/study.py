@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -208,7 +208,7 @@ def _peek(paths: Sequence[str]) -> tuple[str, str] | None:
             damaged = True
             continue
         if dataset.file_meta.get("MediaStorageSOPClassUID") != MediaStorageDirectoryStorage:  # a table of contents
-            return uids_of(dataset, lambda path=path: path)["StudyInstanceUID"], text(dataset.get("PatientID"))
+            return uids_of(dataset, partial(str, path))["StudyInstanceUID"], text(dataset.get("PatientID"))
     return ("", "") if damaged else None
 
 

@@ -31,7 +31,7 @@ class Calibration(NamedTuple):
     place: np.ndarray
     mean_probability: np.ndarray
     share_positive: np.ndarray
-    count: np.ndarray
+    cases: np.ndarray
     brier: float
     ece: float
 

@@ -1,14 +1,15 @@
 """Predict the held-out scans with the three models, and write the predictions table, the measures and the pictures."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from monai.data import Dataset
 from monai.transforms import Compose, Transform
-from torch.utils.data import Dataset
+from torch import nn
 from tqdm import tqdm
 
 from scripts.evaluation.predictions import PREDICTION_COLUMNS
@@ -20,10 +21,10 @@ from scripts.model.networks import QNet, load_weights, resnet, slices_of
 from scripts.model.outputs import QNetInferer, Resultd, ToInputGridd, save_nifti
 
 
-def load_models(ckpt_dir: str | os.PathLike, network: QNet, swa: bool) -> dict[str, Callable]:
+def load_models(ckpt_dir: str | os.PathLike, network: QNet, swa: bool) -> dict[str, nn.Module]:
     """The trained models by the paper's names: `ResNet`, `ResNetSWA` (where trained) and `Q-Net`."""
     folder = Path(ckpt_dir)
-    models = {"ResNet": load_weights(resnet(feed_forward=True), folder / "resnet.pt")}
+    models: dict[str, nn.Module] = {"ResNet": load_weights(resnet(feed_forward=True), folder / "resnet.pt")}
     if swa:
         models["ResNetSWA"] = load_weights(resnet(feed_forward=True), folder / "resnet_swa.pt")
     models["Q-Net"] = load_weights(network, folder / "model.pt")
@@ -31,7 +32,7 @@ def load_models(ckpt_dir: str | os.PathLike, network: QNet, swa: bool) -> dict[s
 
 
 def predict(
-    scans: Dataset, models: Mapping[str, torch.nn.Module], device: torch.device, where: Mapping[str, Any]
+    scans: Dataset, models: Mapping[str, nn.Module], device: torch.device, where: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Rows of the predictions table for every scan, model and slice.
 
@@ -64,7 +65,7 @@ def predict(
 def write_predictions(
     output_dir: str | os.PathLike,
     scans: Dataset,
-    models: Mapping[str, torch.nn.Module],
+    models: Mapping[str, nn.Module],
     device: torch.device,
     where: Mapping[str, Any],
     record: Mapping[str, Any],
@@ -87,7 +88,7 @@ def write_evidence(
     output_dir: str | os.PathLike,
     scans: Sequence[Scan],
     preprocessing: Transform,
-    models: Mapping[str, torch.nn.Module],
+    models: Mapping[str, nn.Module],
     device: torch.device,
     evidence: Mapping[str, Evidence],
 ) -> None:
@@ -102,7 +103,7 @@ def write_evidence(
         evidence: name of a volume -> what makes it.
     """
     to_result = Compose([Resultd(keys="pred"), ToInputGridd(keys="pred")])
-    network = models["Q-Net"].to(device).eval()
+    network = cast(QNet, models["Q-Net"]).to(device).eval()
     for scan in tqdm(scans, desc="evidence", unit="scan"):
         item = dict(preprocessing(scan.item()))
         stem = Path(output_dir) / scan.participant_id / scan.scan_id

@@ -16,7 +16,7 @@ def vote(slice_probabilities: np.ndarray) -> float:
     return float(np.mean(np.asarray(slice_probabilities) >= THRESHOLD))
 
 
-def metrics(labels: Sequence[int], probabilities: Sequence[float]) -> dict[str, float | int]:
+def metrics(labels: Sequence[int] | np.ndarray, probabilities: Sequence[float] | np.ndarray) -> dict[str, float | int]:
     """The paper's measures of one classifier, HH being positive and 0.5 the threshold.
 
     Args:

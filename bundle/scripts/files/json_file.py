@@ -58,9 +58,9 @@ def read_json(path: str | os.PathLike, kind: str, cure: str = "restore or delete
         raise InputError(f"{path}: is nested too deeply for JSON; {cure}") from error
     except ValueError as error:
         raise InputError(f"{path}: is not JSON ({reason(error)}); {cure}") from error
-    error = best_match(validator(kind).iter_errors(content))
-    if error is not None:
-        raise InputError(f"{path}: {complaint(error)}; {cure}")
+    fault = best_match(validator(kind).iter_errors(content))
+    if fault is not None:
+        raise InputError(f"{path}: {complaint(fault)}; {cure}")
     return content
 
 

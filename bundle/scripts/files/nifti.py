@@ -4,9 +4,11 @@ import json
 import os
 import zlib
 from pathlib import Path
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 
 from scripts.errors import InputError, reason
 from scripts.files.limits import check_plain, check_size, words
@@ -41,13 +43,15 @@ def read_header(path: str | os.PathLike, kinds: str = REAL) -> nib.Nifti1Image:
     check_plain(path)
     try:
         image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):  # CIFTI has the same ending
+            raise InputError(f"{path}: is {type(image).__name__}, not an image of a volume; export it again")
         shape, dtype, affine = image.shape, image.get_data_dtype(), image.affine
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; correct the path or fetch the file it links to") from error
     except Exception as error:  # nibabel raises many kinds for a damaged file
         raise InputError(f"{path}: cannot be read as NIfTI ({reason(error)}); export it again") from error
-    if not isinstance(image, nib.Nifti1Image):  # CIFTI has the same ending
-        raise InputError(f"{path}: is {type(image).__name__}, not an image of a volume; export it again")
     return _checked(path, image, shape, dtype, affine, kinds)
 
 
@@ -89,7 +93,7 @@ def _checked(
         return image
     header = header.copy()
     header.set_data_shape(shape)
-    return type(image)(_Shaped(image.dataobj, shape), affine, header)
+    return type(image)(_Shaped(cast(ArrayProxy, image.dataobj), shape), affine, header)
 
 
 class _Shaped:
@@ -97,17 +101,17 @@ class _Shaped:
 
     ndim: int
 
-    def __init__(self, proxy: object, shape: tuple[int, ...]) -> None:
+    def __init__(self, proxy: ArrayProxy, shape: tuple[int, ...]) -> None:
         self.proxy, self.shape, self.ndim = proxy, shape, len(shape)
 
     @property
     def dtype(self) -> np.dtype:
         return self.proxy.dtype
 
-    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.proxy, dtype=dtype).reshape(self.shape)
 
-    def __getitem__(self, index: object) -> np.ndarray:
+    def __getitem__(self, index: Any) -> np.ndarray:
         return np.asarray(self)[index]
 
 
@@ -120,7 +124,7 @@ def read(path: str | os.PathLike, kinds: str = REAL) -> nib.Nifti1Image:
     """
     path = Path(path)
     image = read_header(path, kinds)
-    proxy = getattr(image.dataobj, "proxy", image.dataobj)
+    proxy = cast(ArrayProxy, getattr(image.dataobj, "proxy", image.dataobj))
     size = int(proxy.offset) + int(np.prod(proxy.shape, dtype=np.int64)) * proxy.dtype.itemsize
     if proxy.offset < image.header.single_vox_offset:
         raise InputError(f"{path}: its header says that voxels begin within the header; export it again")
@@ -182,7 +186,7 @@ def says_simulated(path: str | os.PathLike) -> bool:
     path = Path(path)
     sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
     try:
-        if path.is_file() and SIMULATED in str(nib.load(path).header["descrip"]).lower():
+        if path.is_file() and SIMULATED in str(cast(nib.Nifti1Image, nib.load(path)).header["descrip"]).lower():
             return True
         return sidecar.is_file() and json.loads(sidecar.read_text(encoding="utf-8-sig")).get("Simulated") is True
     except Exception:  # nibabel raises many kinds
@@ -198,7 +202,9 @@ def first_values(path: str | os.PathLike, count: int) -> bytes:
     """
     image = read_header(path)
     try:
-        voxels = nib.load(path, keep_file_open=True).dataobj  # a compressed stream is gone through once
+        voxels = cast(
+            nib.Nifti1Image, nib.load(path, keep_file_open=True)
+        ).dataobj  # a compressed stream is gone through once
         found, step = np.empty(0, np.float32), max(1, image.shape[-1] // 16)
         for start in range(0, image.shape[-1], step):
             part = np.asarray(voxels[:, :, start : start + step], np.float32).ravel(order="F")

@@ -67,7 +67,7 @@ def hold(handle: int) -> bool:
 def remove_leftovers(folder: str | os.PathLike) -> int:
     """Remove what killed runs left half-made below a folder; what a living process holds stays. Returns how many."""
     removed = 0
-    for root, folders, files in os.walk(folder):
+    for root, folders, files in os.walk(os.fspath(folder)):
         for name in [*folders, *files]:
             if name.startswith(PREFIX):
                 removed += remove_if_left(Path(root) / name)

@@ -11,7 +11,7 @@ _BOOLEAN: Schema = {"type": "boolean"}
 _OBJECT: Schema = {"type": "object"}
 
 
-def _object(required: list[str] | None = None, **properties: Schema) -> Schema:
+def _object(required: list[str] | None = None, /, **properties: Schema) -> Schema:
     """An object with these properties; others are free."""
     return {"type": "object", "properties": properties, "required": required or []}
 

@@ -69,7 +69,8 @@ def read_frame(
     text = read_text(path, f"save it as UTF-8, {separated}")
     if may_end_torn and not text.endswith(("\n", "\r")):
         text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
-    empty = re.match(rf"(?:[ {SIGNS[tabs]}]*(?:\r\n|\n|\r))*", text)[0]  # the header is the first line with words
+    # the header is the first line with words
+    empty = found[0] if (found := re.match(rf"(?:[ {SIGNS[tabs]}]*(?:\r\n|\n|\r))*", text)) else ""
     widths = [1 + line.count(SIGNS[tabs]) for line in re.split(r"\r|\n", text[len(empty) :])]
     try:
         cells = pd.read_csv(

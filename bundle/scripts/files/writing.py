@@ -27,7 +27,7 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_aside(path: str | os.PathLike, write: Callable[[str], None]) -> None:
+def write_aside(path: str | os.PathLike, write: Callable[[str], object]) -> None:
     """Let `write(temporary_path)` make a file, then rename it to `path`: a reader never sees half a file.
 
     The temporary name keeps the full suffix, since writers choose the format by it.
@@ -36,18 +36,22 @@ def write_aside(path: str | os.PathLike, write: Callable[[str], None]) -> None:
         write(part)
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write text as UTF-8, aside then renamed."""
+    write_aside(path, lambda part: Path(part).write_text(text, encoding="utf-8", newline=""))
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write JSON (indented, keys in the given order), aside then renamed."""
-    write_aside(path, lambda part: Path(part).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n"))
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_table(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a table with a header, aside then renamed: a TSV where the name ends so, else a CSV (see `table_text`)."""
-    text = table_text(columns, rows, tabs=str(path).endswith(".tsv"))
-    write_aside(path, lambda part: Path(part).write_text(text, encoding="utf-8", newline=""))
+    write_text(path, table_text(columns, rows, tabs=str(path).endswith(".tsv")))
 
 
-def check_output_dir(path: str | os.PathLike, needed_bytes: int) -> Path:
+def check_output_dir(path: str | os.PathLike, needed_bytes: float) -> Path:
     """Make an output folder and make sure that results will fit, before any work starts.
 
     Args:

@@ -16,7 +16,6 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import IterableDataset
 from tqdm import tqdm
@@ -308,7 +307,7 @@ class ScanEvaluator(SupervisedEvaluator):
         self.run_folder = run
         self.scans = scans
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> Any:
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> Any:
         try:
             return super()._iteration(engine, batchdata)
         except Exception as error:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
@@ -150,8 +150,9 @@ class ResultWriter:
         self.thread = self.thread or ThreadPoolExecutor(1, thread_name_prefix="write")
         if not engine.state.output:  # this scan failed
             return
-        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
-            self.pending.append(self.thread.submit(self.write, self.dataset.by_scan[batch["scan_id"]], output))
+        batch, outputs = (cast(Sequence[Mapping[str, Any]], part) for part in (engine.state.batch, engine.state.output))
+        for item, output in zip(batch, outputs, strict=True):
+            self.pending.append(self.thread.submit(self.write, self.dataset.by_scan[item["scan_id"]], output))
 
     def wait(self) -> None:
         """Wait for the thread, and raise what went wrong in it."""

@@ -104,7 +104,7 @@ class Localiser:
         found = self._recent.get(asked) or (read_back(stem, made_by, self.pictures) if stem is not None else None)
         if found is None:
             found = locate(maps, affine, template, target, self.margin_mm, name)
-            if stem is not None:
+            if root is not None and stem is not None:
                 self.keep(root, stem, found, made_by, maps, affine, name)
         self.remember(asked, found)
         if found.confidence < self.least_confidence:
@@ -214,7 +214,7 @@ def is_simulated(name: str) -> bool:
 def fingerprint(maps: np.ndarray, affine: np.ndarray) -> str:
     """SHA-256 of what was registered."""
     digest = hashlib.sha256(np.asarray(affine, np.float64).round(5).tobytes())
-    digest.update(np.ascontiguousarray(maps))
+    digest.update(np.ascontiguousarray(maps).data)
     return digest.hexdigest()
 
 

@@ -19,7 +19,7 @@ from scripts.errors import InputError
 from scripts.maps.bids import check_affine
 from scripts.maps.plausibility import LEAST_IRON
 from scripts.registration import search as registration
-from scripts.registration.splines import refine
+from scripts.registration.splines import Lattice, refine
 
 #: Beyond these a scan is not one that localisation was tested on: thickest slice, largest pixel, shortest extent, mm.
 THICKEST_MM, LARGEST_PIXEL_MM, SHORTEST_MM = 6.0, 4.0, 40.0
@@ -45,7 +45,7 @@ ABRUPT = 0.3
 BRAINLIKE = 0.85
 
 #: Lattice of the last step: knots every 22 mm; see `splines.refine`.
-SPLINES = {"knots_mm": 22.0, "bending": 0.002, "iterations": 20}
+SPLINES = Lattice(knots_mm=22.0, bending=0.002, iterations=20)
 #: What it looks at: the nuclei and so much around them, mm.
 AROUND_MM = 10.0
 MEASURES = {
@@ -66,14 +66,14 @@ class Found:
         confidence: 0..1, the weaker of the measures of T1W.
         measures: what it is made of (`CERTAIN`); `iron`, the likeness of the iron-rich nuclei; and `size`, the brain's
             length in the template's. All but `covered` (a share) and `size` are correlations.
-        transform: scan to template, LPS mm; None where it was read back without.
+        transform: scan to template, LPS mm.
         outline_mm: `[N, 3]` corners of the nuclei's hull in the scan, RAS mm.
     """
 
     box: list[list[int]]
     confidence: float
     measures: dict[str, float]
-    transform: sitk.Transform | None
+    transform: sitk.Transform
     outline_mm: np.ndarray
 
 
@@ -139,10 +139,10 @@ def locate(
         part = registration.closer(turned, lps, scan, inverse(moved, moved, outline), AROUND_MM)
     transform: sitk.Transform = moved
     if part is not None:
-        transform = refine(part, registration.combined(part), target.combined, moved, **SPLINES)
+        transform = refine(part, registration.combined(part), target.combined, moved, SPLINES)
         measures["iron"] = correlation(part.iron, registration.seen_from(target.iron, part, transform), part.brain)
         if measures["iron"] < LEAST_IRON:  # a young person's, or none that can be trusted
-            transform = refine(part, part.t1, target.t1, moved, **SPLINES)
+            transform = refine(part, part.t1, target.t1, moved, SPLINES)
             measures["iron"] = correlation(part.iron, registration.seen_from(target.iron, part, transform), part.brain)
     places = inverse(transform, moved, outline)
     box = box_around(places @ LPS_RAS, maps.shape[1:], affine, margin_mm, name, sure_of(measures))
@@ -190,7 +190,7 @@ def pose_of(
     try:
         for scan in registration.scans_on(turned, lps):
             first, *others = registration.search(scan, target, spacing_mm, starts=2)
-            for pose in (first, *(other for other in others if other[7] >= BRAINLIKE)):
+            for pose in (first, *(other for other in others if other.score >= BRAINLIKE)):
                 moved = registration.align(scan, target, registration.affine_transform(pose))
                 better = registration.brain_by_template(scan, target, moved)
                 if better is not scan:
@@ -294,7 +294,7 @@ def sure_of(measures: Mapping[str, float]) -> float:
 def weakest(measures: Mapping[str, float]) -> str:
     """The measure that confidence hangs on, in words."""
     shares = {key: (measures[key] - low) / (high - low) for key, (low, high) in CERTAIN.items()}
-    key = min(shares, key=shares.get)
+    key = min(shares, key=lambda name: shares[name])
     return f"weakest: {MEASURES[key]} {measures[key]:.2f}"
 
 

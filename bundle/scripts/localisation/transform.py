@@ -39,14 +39,13 @@ class LocaliseBasalGangliad(MapTransform):
             raise InputError(f"localise {localise!r} is unknown; use {', '.join(CHOICES)}")
         if localise == "auto" and localiser is None:
             raise InputError("localise is auto, but nothing finds boxes; give a localiser, or use annotated")
-        self.localise = localise
-        self.localiser = localiser
+        self.localiser = localiser if localise == "auto" else None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
             image: MetaTensor = data[key]
-            if self.localise == "auto" and data.get("box") is None:
+            if self.localiser is not None and data.get("box") is None:
                 found = self.localiser(image.numpy(), np.asarray(image.affine, float), source_names(image, data)[0])
                 data["box"] = found.box
                 image.meta["box_confidence"] = found.confidence

@@ -36,7 +36,7 @@ SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes",
 BOX_DERIVATIVE = Path("derivatives") / "basalganglia"
 
 
-def find_scans(dataset_dir: str | Path, incomplete_too: bool = False) -> list[Scan]:
+def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> list[Scan]:
     """List the scans of a BIDS folder, in order of their names. Labels are not needed.
 
     Args:
@@ -128,8 +128,9 @@ def check_names(paths: Sequence[Path], folder: Path | None = None, shared: Seque
     Raises:
         InputError: two names, or a name and its folder, differ in one of them.
     """
-    known = {} if folder is None else {key: (value, folder) for key, value in entities(folder.as_posix()).items()}
-    session = known.get("ses", ("none", None))[0]
+    of_folder = {} if folder is None else entities(folder.as_posix())
+    known = {key: (value, str(folder)) for key, value in of_folder.items()}
+    session = of_folder.get("ses", "none")
     for path in paths:
         # a file without a session is of its folder's, or of none
         for key, value in ({"ses": session} | entities(path.name)).items():
@@ -143,7 +144,7 @@ def check_names(paths: Sequence[Path], folder: Path | None = None, shared: Seque
                 )
 
 
-def read_box(path: str | Path) -> list[list[int]]:
+def read_box(path: str | os.PathLike) -> list[list[int]]:
     """Read a basal ganglia box.
 
     Returns:
@@ -155,7 +156,7 @@ def read_box(path: str | Path) -> list[list[int]]:
     return checked_box(read_json(path, "box", 'write {"Box": [[i0,i1],[j0,j1],[k0,k1]]}')["Box"], path)
 
 
-def checked_box(box: Any, path: str | Path) -> list[list[int]]:
+def checked_box(box: Any, path: str | os.PathLike) -> list[list[int]]:
     """A basal ganglia box of the form that `read_box` returns, from the file `path`.
 
     Raises:
@@ -172,7 +173,7 @@ def checked_box(box: Any, path: str | Path) -> list[list[int]]:
     return shaped
 
 
-def read_participants(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+def read_participants(path: str | os.PathLike, columns: Sequence[str]) -> dict[str, dict[str, str]]:
     """Read a participants table (tab-separated): participant_id -> row.
 
     Raises:
@@ -218,7 +219,9 @@ def known_ages(table: Path) -> dict[str, float]:
     return ages
 
 
-def chosen_scans(dataset_dir: str | Path, participants: str | Path | None, incomplete_too: bool = False) -> list[Scan]:
+def chosen_scans(
+    dataset_dir: str | os.PathLike, participants: str | os.PathLike | None, incomplete_too: bool = False
+) -> list[Scan]:
     """`find_scans`, but only of the participants that a table names; None takes all.
 
     Raises:
@@ -236,7 +239,7 @@ def chosen_scans(dataset_dir: str | Path, participants: str | Path | None, incom
     return [scan for scan in scans if scan.participant_id in wanted]
 
 
-def write_participants(path: str | Path, scans: Sequence[LabelledScan]) -> None:
+def write_participants(path: str | os.PathLike, scans: Sequence[LabelledScan]) -> None:
     """Write the participants of some scans and their groups as a table: those that training held out, for
     `inference.yaml`'s `participants`, and those that it saw, for `nuclei.yaml`'s `training_participants`."""
     names = {index: name for name, index in GROUPS.items()}
@@ -244,7 +247,7 @@ def write_participants(path: str | Path, scans: Sequence[LabelledScan]) -> None:
     write_table(path, ["participant_id", "group"], [{"participant_id": name, "group": group} for name, group in rows])
 
 
-def labelled_scans(dataset_dir: str | Path, resample_t1w: str = "refuse") -> list[LabelledScan]:
+def labelled_scans(dataset_dir: str | os.PathLike, resample_t1w: str = "refuse") -> list[LabelledScan]:
     """The scans of a cohort with their labels, checked before any work starts.
 
     Every map's header is read, so a wrong grid is found in seconds and not after hours. `resample_t1w`: see

@@ -37,7 +37,7 @@ def _compare(scans: Sequence[Scan], number: int, name: str) -> None:
     first: dict[bytes, Scan] = {}
     for scan in scans:
         path = scan.maps[number]
-        other = first.setdefault(hashlib.sha256(np.ascontiguousarray(read_voxels(path)[0])).digest(), scan)
+        other = first.setdefault(hashlib.sha256(np.ascontiguousarray(read_voxels(path)[0]).data).digest(), scan)
         if other.participant_id != scan.participant_id:
             raise InputError(
                 f"{path}: is a copy of the {name} of {other.participant_id!r}; each participant needs maps of their"

@@ -227,12 +227,13 @@ def nuclei_flags(nuclei: Sequence[Mapping[str, Any]] | None, curves: Mapping[str
     if not nuclei or curves is None:
         return []
     flags = []
+    youngest, oldest = curves["AgeRange"]
+    ages = np.linspace(youngest, oldest, 20)
     for suffix, name in (("Chimap", "QSM"), ("R2starmap", "R2*")):
         for nucleus, curve in curves["Curves"][suffix].items():
             values = [row[suffix] for row in nuclei if row["nucleus"] == nucleus and suffix in row]
             if not values:
                 continue
-            ages = np.linspace(*curves["AgeRange"], 20)
             means = curve["rise"] * (1 - np.exp(-curve["rate"] * ages)) + curve["start"]
             low = float(means.min()) - limit("nuclei_sd") * curve["sd"]
             high = limit("nuclei_factor") * float(means.max()) + limit("nuclei_sd") * curve["sd"]

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -91,13 +91,12 @@ class LoadImageMapsd(MapTransform):
     @staticmethod
     def stacked(maps: list[MetaTensor], paths: list[str]) -> MetaTensor:
         """Maps `[C, I, J, K]` as one; a T1W on another grid is registered, and the metadata say how well."""
-        if len(maps) < len(MAPS) or same_grid(maps[0].shape, maps[0].affine, maps[2].shape, maps[2].affine):
-            return torch.cat(maps)
+        affines = [np.asarray(image.affine, float) for image in maps]
+        if len(maps) < len(MAPS) or same_grid(maps[0].shape, affines[0], maps[2].shape, affines[2]):
+            return cast(MetaTensor, torch.cat([*maps]))
         qsm, r2star, t1w = (image[0].numpy() for image in maps)
-        found = register(
-            t1w, np.asarray(maps[2].affine, float), qsm, r2star, np.asarray(maps[0].affine, float), paths[2]
-        )
-        stack = torch.cat([*maps[:2], torch.from_numpy(found.t1w)[None]])
+        found = register(t1w, affines[2], qsm, r2star, affines[0], paths[2])
+        stack = cast(MetaTensor, torch.cat([*maps[:2], torch.from_numpy(found.t1w)[None]]))
         stack.meta["t1w_registration"] = json.dumps(found.quality)
         return stack
 
@@ -230,7 +229,7 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
                 raise InputError(
                     f"{name}: only {ranges[2][1] - ranges[2][0]} basal ganglia slice; Q-Net reads at least 2"
                 )
-            cropped = self.cropper(image, slices=tuple(slice(low, high) for low, high in ranges))
+            cropped = cast(MetaTensor, self.cropper(image, slices=tuple(slice(low, high) for low, high in ranges)))
             if self.localise in ("whole", "full"):
                 cropped.meta["box_source"] = "whole"
             else:

@@ -96,8 +96,8 @@ class ScanLevelModel(nn.Module):
         """`[B, S, 512]` -> scan logits `[B, 2]` and image logits `[B, S, 2]`."""
         start = embeddings.new_zeros(2, embeddings.shape[0], self.lstm.hidden_size)
         # The functional form of self.lstm with train=True (it has no dropout): cuDNN allows no gradient through an LSTM
-        # in evaluation mode, and the evidence map needs one.
-        outputs, _, _ = torch.lstm(embeddings, [start, start], self.lstm._flat_weights, True, 1, 0.0, True, True, True)
+        # in evaluation mode, and the evidence map needs one. (torch's stubs know neither a list of states nor weights.)
+        outputs, _, _ = torch.lstm(embeddings, [start, start], self.lstm._flat_weights, True, 1, 0.0, True, True, True)  # type: ignore[arg-type]
         return self.scan_head(outputs.flatten(1)), self.image_head(outputs)
 
 

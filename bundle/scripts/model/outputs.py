@@ -1,6 +1,7 @@
 """From a network input to a scan's result: probability, class, per-slice probabilities and the evidence volume."""
 
 import json
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import nibabel as nib
@@ -35,7 +36,9 @@ class QNetInferer(Inferer):
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
 
-    def __call__(self, inputs: Tensor, network: QNet, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def __call__(  # type: ignore[override]  # of all networks this one alone
+        self, inputs: Tensor, network: QNet, *args: Any, **kwargs: Any
+    ) -> dict[str, Tensor]:
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         with torch.no_grad():
             scan_logits, image_logits = network.sequence(network.embed(image))
@@ -74,7 +77,7 @@ class Resultd(MapTransform):
         self.threshold = threshold
         self.evidence = evidence
 
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
             image, output = data[self.image_key], data[key]
@@ -139,7 +142,7 @@ class ToInputGridd(MapTransform):
         super().__init__(keys)
         self.network_key = network_key
 
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
             if self.network_key:

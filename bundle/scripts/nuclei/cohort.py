@@ -65,9 +65,9 @@ def measure_cohort(
     folder = check_output_dir(output_dir, 2e6 * len(scans))
     reader = NucleiReader(localiser.ready()[0], **reader_settings)
     made_by = {"Code": code_of(*CODE), "Settings": dict(reader_settings), "Version": bundle_version()}
-    decided_by = [settings_of(localiser), dict(reader_settings), reader.template.sha256, reader.atlas.membership]
-    decided_by += [resample_t1w]
-    decided_by = digest_of(decided_by)
+    decided_by = digest_of(
+        [settings_of(localiser), dict(reader_settings), reader.template.sha256, reader.atlas.membership, resample_t1w]
+    )
     description = {
         "Name": "Nuclei of the basal ganglia and thalamus from a registered atlas",
         "BIDSVersion": BIDS_VERSION,

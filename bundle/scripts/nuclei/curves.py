@@ -61,7 +61,7 @@ def fit_curve(ages: np.ndarray, values: np.ndarray) -> dict[str, float]:
     def left(parameters: np.ndarray) -> np.ndarray:
         return (iron_curve(ages, parameters[0] * unit, np.exp(parameters[1]), parameters[2] * unit) - values) / unit
 
-    best = None
+    fits = []
     for rate in (0.02, 0.05, 0.1):  # the cost has more than one valley
         shape = np.column_stack([1 - np.exp(-rate * ages), np.ones_like(ages)])
         rise, start = np.linalg.lstsq(shape, values / unit, rcond=None)[0]
@@ -69,9 +69,11 @@ def fit_curve(ages: np.ndarray, values: np.ndarray) -> dict[str, float]:
         most = 2 * float(np.ptp(values)) / unit + 1e-9
         bounds = ([0.0, np.log(SLOWEST), -np.inf], [most, np.log(FASTEST), np.inf])
         first = [float(np.clip(rise, 1e-3 * most, 0.99 * most)), np.log(rate), start]
-        found = least_squares(left, first, bounds=bounds, loss="soft_l1")
-        if best is None or found.cost < best.cost - 1e-12:
-            best = found
+        fits.append(least_squares(left, first, bounds=bounds, loss="soft_l1"))
+    best = fits[0]
+    for fit in fits[1:]:
+        if fit.cost < best.cost - 1e-12:
+            best = fit
     remains = left(best.x) * unit
     sd = 1.4826 * float(np.median(np.abs(remains - np.median(remains))))
     # Three parameters were fitted.
@@ -263,7 +265,8 @@ def usual_for_age(
 
 def bands(curves: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
     """Nucleus -> `age`, and `mean` and `sd` of QSM in healthy controls at it."""
-    ages = np.linspace(*curves["AgeRange"], 50)
+    youngest, oldest = curves["AgeRange"]
+    ages = np.linspace(youngest, oldest, 50)
     return {
         nucleus: {
             "age": ages.tolist(),

@@ -54,6 +54,7 @@ def draw_ages(rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any], sub
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(MEASURED), len(NUCLEI), sharex=True)
     shown = [row["age"] for row in rows]
+    marks = [] if subject is None else [{**mark, "age": subject["age"]} for mark in subject["nuclei"]]
     ages = np.linspace(min(shown), max(shown), 120)
     for line, suffix in zip(grid, MEASURED, strict=True):
         for axes, nucleus in zip(line, NUCLEI, strict=True):
@@ -67,9 +68,9 @@ def draw_ages(rows: Sequence[Mapping[str, Any]], content: Mapping[str, Any], sub
                 points = [(row["age"], row["means"][f"{suffix}_{nucleus}"]) for row in rows if row["group"] == group]
                 if points:
                     axes.scatter(*zip(*points, strict=True), s=12, color=colour, label=group, linewidths=0)
-            for mark in (subject or {}).get("nuclei", []):
+            for mark in marks:
                 if (mark["map"], mark["nucleus"]) == (suffix, nucleus):
-                    axes.plot(subject["age"], mark["value"], "*", color="black", markersize=11)
+                    axes.plot(mark["age"], mark["value"], "*", color="black", markersize=11)
                     axes.set_title(f"z {mark['z']:+.1f}", loc="right", fontsize=9)
             axes.set_title(nucleus, loc="left", fontsize=10)
             axes.grid(alpha=0.2)

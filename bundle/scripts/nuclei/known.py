@@ -28,12 +28,13 @@ def with_nuclei(scans: Sequence[Scan], source: Any, nuclei_table: str | os.PathL
     root = Path(source) if isinstance(source, (str, os.PathLike)) and os.path.isdir(source) else None
     if nuclei_table is None and root is not None and os.path.lexists(root / NUCLEI_TABLE):
         nuclei_table = root / NUCLEI_TABLE
-    measured = {row["scan_id"]: row for row in read_tsv(nuclei_table)} if nuclei_table is not None else {}
+    rows = read_tsv(nuclei_table) if nuclei_table is not None else []
+    measured = {row["scan_id"]: rows_of(row, nuclei_table or "nuclei") for row in rows}
     ages = known_ages(root / "participants.tsv") if root is not None else {}
     found = []
     for scan in scans:
-        if (row := measured.get(scan.scan_id)) is not None:
-            scan = replace(scan, nuclei=rows_of(row, nuclei_table))
+        if (nuclei := measured.get(scan.scan_id)) is not None:
+            scan = replace(scan, nuclei=nuclei)
         if (age := ages.get(scan.participant_id)) is not None:
             scan = replace(scan, age=age)
         found.append(scan)

@@ -23,7 +23,7 @@ from scripts.localisation.locate import Found, inverse, matrix_of
 from scripts.nuclei.table import MEASURED, PERCENTILES
 from scripts.registration import search as registration
 from scripts.registration.search import bounds, sitk_image
-from scripts.registration.splines import refine
+from scripts.registration.splines import Lattice, refine
 
 #: What B-splines look at: the nuclei and so much around them, mm.
 AROUND_MM = 12.0
@@ -114,7 +114,7 @@ class NucleiReader:
         atlas: None reads it.
         core: how much of a nucleus' rim is left out of its values: voxels count whose membership is above this, 0..1.
             0.5 takes all of the label; more shuns partial volume, and reads higher values (up to 20 % at 0.85).
-        knots_mm, bending, iterations: see `splines.refine`.
+        knots_mm, bending, iterations: see `splines.Lattice`.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class NucleiReader:
         self.target = registration.target_of(template)
         self.soft = self.atlas.on_grid_of(template)
         self.core = core
-        self.lattice = {"knots_mm": knots_mm, "bending": bending, "iterations": iterations}
+        self.lattice = Lattice(knots_mm, bending, iterations)
 
     def memberships(self, maps: np.ndarray, affine: np.ndarray, found: Found) -> np.ndarray:
         """Membership of each nucleus, `[4, I, J, K]` along the stored axes, 0..1.
@@ -156,7 +156,7 @@ class NucleiReader:
         t1 = sitk.GetArrayFromImage(self.target.t1)
         moving = sitk.GetImageFromArray(t1 + iron.transpose(2, 1, 0).astype(np.float32))
         moving.CopyInformation(self.target.t1)
-        transform = refine(part, registration.combined(part), moving, start, **self.lattice)
+        transform = refine(part, registration.combined(part), moving, start, self.lattice)
         # Only around the nuclei: a map of the paper's size has a hundred times as many voxels.
         low, high = bounds(places, turned.shape[1:], lps, AROUND_MM)
         corner = lps.copy()
@@ -180,8 +180,8 @@ class NucleiReader:
         labels = np.zeros(membership.shape[1:], np.uint8)
         if not len(index):
             return labels
-        where = tuple(index.T)
-        labels[where] = membership[(slice(None), *where)].argmax(0) + 1
+        i, j, k = index.T
+        labels[i, j, k] = membership[:, i, j, k].argmax(0) + 1
         matrix, offset = matrix_of(affine_part(found.transform))
         world = (index @ affine[:3, :3].T + affine[:3, 3]) @ LPS_RAS
         # LPS: x of the template grows to the left.

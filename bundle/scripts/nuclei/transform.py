@@ -49,34 +49,34 @@ class MeasureNucleid(MapTransform):
             raise InputError(f"nuclei {nuclei!r} is unknown; use {', '.join(CHOICES)}")
         if nuclei != "known" and localiser is None:
             raise InputError(f"nuclei is {nuclei}, but nothing finds the basal ganglia; give a localiser, or use known")
-        self.measure = nuclei == "measure" or (nuclei == "auto" and find_spec(ATLAS_PACKAGE) is not None)
-        self.localiser = localiser
+        measure = nuclei == "measure" or (nuclei == "auto" and find_spec(ATLAS_PACKAGE) is not None)
+        self.localiser = localiser if measure else None
         self._lock = threading.Lock()
         self._reader: NucleiReader | None = None
-        if nuclei == "auto" and not self.measure:
+        if nuclei == "auto" and not measure:
             LOGGER.info("nuclei are not measured: the package %s, which holds their atlas, is absent", ATLAS_PACKAGE)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
-        if not self.measure or "nuclei" in data:
+        if self.localiser is None or "nuclei" in data:
             return data
         for key in self.key_iterator(data):
             image: MetaTensor = data[key]
             name = source_names(image, data)[0]
             maps, affine = image.numpy(), np.asarray(image.affine, float)
             try:
-                row, _ = self.reader().measure(maps, affine, self.localiser(maps, affine, name))
+                row, _ = self.reader(self.localiser).measure(maps, affine, self.localiser(maps, affine, name))
                 told: Any = rows_of(row)
             except InputError as error:
                 told = str(error).removeprefix(f"{name}: ")  # results name no place
             image.meta["nuclei"] = json.dumps(told)
         return data
 
-    def reader(self) -> NucleiReader:
+    def reader(self, localiser: Localiser) -> NucleiReader:
         """The atlas, read once, when the first scan needs it."""
         with self._lock:
             if self._reader is None:
-                self._reader = NucleiReader(self.localiser.ready()[0])
+                self._reader = NucleiReader(localiser.ready()[0])
             return self._reader
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from scripts.errors import InputError
 from scripts.reconstruction.fourier import PaddedFourier, padded_to, sphere_fits
 from scripts.reconstruction.progress import Progress, ignore_progress
 from scripts.reconstruction.spheres import spherical_mean_kernel
@@ -28,6 +29,8 @@ class VSHARP:
 
     def __init__(self, radii_mm: Sequence[float], threshold: float, harmonic_degree: int, pad_mm: float) -> None:
         self.radii_mm = sorted((float(r) for r in radii_mm), reverse=True)
+        if not self.radii_mm:
+            raise InputError("radii_mm: names no radius; give one or more, in mm")
         self.threshold = threshold
         self.harmonic_degree = harmonic_degree
         self.pad_mm = pad_mm
@@ -59,7 +62,7 @@ class VSHARP:
         field = torch.where(mask, field - field[mask].mean(), 0.0)
         spectrum, mask_spectrum = fourier.forward(field), fourier.forward(mask.float())
         filtered, known = torch.zeros_like(field), torch.zeros_like(mask)
-        restore = None
+        restore: torch.Tensor | None = None
         for number, radius in enumerate(self.radii_mm):
             kernel = spherical_mean_kernel(radius, spacing_mm, self.harmonic_degree)
             inside = sphere_fits(fourier, mask_spectrum, kernel)
@@ -70,6 +73,7 @@ class VSHARP:
             if restore is None:
                 restore = torch.where(high_pass.abs() < self.threshold, 0.0, 1.0 / high_pass)
             progress((number + 1) / (len(self.radii_mm) + 1))
+        assert restore is not None  # there is a radius
         local = fourier.inverse(fourier.forward(filtered) * restore)
         progress(1.0)
         return torch.where(known, local, 0.0), known

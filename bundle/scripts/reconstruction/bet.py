@@ -25,17 +25,17 @@ def icosphere(subdivisions: int) -> tuple[np.ndarray, np.ndarray]:
     """Unit sphere of triangles: vertices `[V, 3]` and faces `[F, 3]`, all seen counter-clockwise from outside."""
     golden = (1 + 5**0.5) / 2
     corners = [(-1, golden), (1, golden), (-1, -golden), (1, -golden)]
-    vertices = [(a, b, 0) for a, b in corners] + [(0, a, b) for a, b in corners] + [(b, 0, a) for a, b in corners]
-    vertices = np.array(vertices, dtype=float)
+    places = [(a, b, 0) for a, b in corners] + [(0, a, b) for a, b in corners] + [(b, 0, a) for a, b in corners]
+    vertices = np.array(places, dtype=float)
     side = 2.0
-    faces = [
+    triangles = [
         (i, j, k)
         for i in range(12)
         for j in range(i + 1, 12)
         for k in range(j + 1, 12)
         if all(abs(np.linalg.norm(vertices[a] - vertices[b]) - side) < 1e-6 for a, b in ((i, j), (j, k), (i, k)))
     ]
-    faces = np.array(faces)
+    faces = np.array(triangles)
     for _ in range(subdivisions):
         vertices, faces = subdivided(vertices, faces)
     vertices /= np.linalg.norm(vertices, axis=1, keepdims=True)

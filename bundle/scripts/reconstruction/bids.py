@@ -109,9 +109,10 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
     phase = others[0]
     times = []
     for echo, content in zip(echoes, sidecars, strict=True):
-        if "EchoTime" not in content:
+        time = number(content, "EchoTime", parts[kinds[0]][echo])
+        if time is None:
             raise InputError(f"{parts[kinds[0]][echo]}: no EchoTime in its sidecar; add it (s)")
-        times.append(number(content, "EchoTime", parts[kinds[0]][echo]))
+        times.append(time)
     check_echo_times(str(parts[kinds[0]][echoes[0]]), times)
     check_sidecars(
         [(parts[kinds[0]][echo], content) for echo, content in zip(echoes, sidecars, strict=True)],
@@ -205,7 +206,7 @@ def from_files(
     magnitude: Sequence[Any],
     phase: Sequence[Any] | None,
     participant_id: str,
-    echo_times_s: Sequence[float],
+    echo_times_s: Sequence[float] | None,
     flip_angles_deg: Sequence[float] | None,
     repetition_time_s: float | None,
     field_strength_t: float | None,
@@ -234,7 +235,7 @@ def from_files(
         parts, components = ("mag", "phase"), ("", "")
     if len(magnitude) != len(phase):
         raise InputError(f"magnitude: {len(magnitude)} flip angles but {len(phase)} of phase; give both of each")
-    angles = list(flip_angles_deg or [None] * len(magnitude))
+    angles = list(flip_angles_deg) if flip_angles_deg else [None] * len(magnitude)
     if len(angles) != len(magnitude):
         raise InputError(f"flip_angles_deg: {len(angles)} angles for {len(magnitude)} acquisitions; give one each")
     if not re.fullmatch(r"sub-[A-Za-z0-9]+", participant_id):

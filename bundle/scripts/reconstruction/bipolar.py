@@ -42,7 +42,7 @@ def remove_ramp(phase: np.ndarray, magnitude: np.ndarray, echo_times_s: Sequence
         return []
     thin = (slice(None), *(slice(None, None, _STEP),) * 3)
     angle, signal = phase[:_ECHOES][thin], magnitude[:_ECHOES][thin]
-    told = np.zeros(angle.shape[1:], np.complex64)
+    told: np.ndarray = np.zeros(angle.shape[1:], np.complex64)
     for n in range(len(angle) - 2):
         turned = angle[n] - 2 * angle[n + 1] + angle[n + 2]
         told += signal[n] * signal[n + 2] * np.exp(np.complex64(1j if n % 2 == 0 else -1j) * turned)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from scripts.errors import InputError
 from scripts.reconstruction.progress import Progress, ignore_progress
 from scripts.reconstruction.unwrap import TWO_PI, Line, smooth_phase, wrap
 
@@ -81,7 +82,7 @@ class AverageOfMaps:
             progress: told how far the work is.
         """
         chosen = range(self.first_echo - 1, min(self.last_echo, len(unwrapped)))
-        total = chi = local = 0.0
+        total = chi = local = torch.zeros((), device=unwrapped.device)
         mapped = None
         for done, echo in enumerate(chosen):
             field = phase_to_ppm(unwrapped[echo], echo_times_s[echo], field_strength_t)
@@ -95,6 +96,11 @@ class AverageOfMaps:
             total = total + weight
             chi = chi + weight * mapped.chi
             local = local + weight * mapped.local_field
+        if mapped is None:
+            raise InputError(
+                f"the scan has {len(unwrapped)} echoes, none of echo {self.first_echo} to {self.last_echo}; correct"
+                " first_echo and last_echo"
+            )
         total = torch.clamp(total, min=1e-30)
         known = mapped.mask
         mapped.chi, mapped.local_field = (torch.where(known, v / total, 0.0) for v in (chi, local))

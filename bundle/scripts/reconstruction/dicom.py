@@ -361,6 +361,8 @@ def acquisition_of(candidate: Candidate, rules: Rules) -> Acquisition:
     """One flip angle from its planes."""
     parts = candidate.parts()
     pair = pair_of(parts)
+    if pair is None:
+        raise InputError(f"input, {candidate.name}: has no magnitude and phase; send the whole series")
     times = sorted(parts[pair[0]])
     files: dict[str, list[Frame]] = {}  # a multi-frame file holds several echoes, and is read once
     frames = {part: [frames_at(parts[part][time], files) for time in times] for part in pair}
@@ -390,7 +392,8 @@ def acquisition_of(candidate: Candidate, rules: Rules) -> Acquisition:
 
 
 def _range_of(volumes: Sequence[Volume]) -> tuple[float, float]:
-    return min(float(v.array.min()) for v in volumes), max(float(v.array.max()) for v in volumes)
+    arrays = [volume.array for volume in volumes if volume.array is not None]
+    return min(float(array.min()) for array in arrays), max(float(array.max()) for array in arrays)
 
 
 def frames_at(planes: Sequence[Plane], files: dict[str, list[Frame]]) -> list[Frame]:

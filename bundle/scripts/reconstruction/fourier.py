@@ -73,9 +73,10 @@ class PaddedFourier:
         As published for TKD; for voxels, which have a size, and for oblique slices see `voxel_dipole`.
         """
         k = self.frequencies()
-        squared = sum(f * f for f in k)
+        squared = k[0] * k[0] + k[1] * k[1] + k[2] * k[2]
         squared[0, 0, 0] = 1.0
-        along = sum((f * b) ** 2 for f, b in zip(k, self.b0, strict=True))
+        x, y, z = ((f * b) ** 2 for f, b in zip(k, self.b0, strict=True))
+        along = x + y + z
         # The highest frequency of an even axis stands for both its signs, between which products of axes cancel: left
         # in, they would make a tilted dipole's volume complex.
         signed = [
@@ -91,10 +92,11 @@ class PaddedFourier:
 
     def minus_laplacian(self) -> torch.Tensor:
         """Spectrum of the sum over axes of D^T D, D the periodic forward difference of a voxel over its size in mm."""
-        return sum(
+        x, y, z = (
             (2.0 - 2.0 * torch.cos(2.0 * torch.pi * f * d)) / d**2
             for f, d in zip(self.frequencies(), self.spacing_mm, strict=True)
         )
+        return x + y + z
 
     def kernel_spectrum(self, kernel: torch.Tensor) -> torch.Tensor:
         """Real spectrum of a point-symmetric kernel with odd sides, centred in its array."""

@@ -113,12 +113,15 @@ class IterativeTKD(TKD):
         progress: Progress = ignore_progress,
     ) -> torch.Tensor:
         """As `TKD`; `r2star` is needed where structures are marked by it."""
+        marks = None if self.structures == "susceptibility" else r2star
+        if marks is None and self.structures != "susceptibility":
+            raise ValueError("structures are marked by R2*, which is not given")
         fourier = PaddedFourier(field.shape, spacing_mm, b0, self.pad_mm, field.device)
         spectrum = self.spectrum(fourier, field, mask)
         near_cone = fourier.dipole().abs() < self.threshold
         chi = fourier.inverse(spectrum)
         for number in range(self.iterations):
-            marked = (chi if self.structures == "susceptibility" else r2star) > self.structure_threshold
+            marked = (chi if marks is None else marks) > self.structure_threshold
             structures = fourier.forward(torch.where(mask & marked, chi, 0.0))
             chi = fourier.inverse(torch.where(near_cone, structures, spectrum))
             progress((number + 1) / self.iterations)

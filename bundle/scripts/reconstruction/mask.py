@@ -150,9 +150,9 @@ def eroded(mask: np.ndarray, radius_mm: float, spacing_mm: Sequence[float]) -> n
     # Shifted in one line, which only mixes up what lies in the padding.
     line, kept = padded.ravel(), padded.ravel().copy()
     for offset in np.ndindex(*(2 * n + 1 for n in reach)):
-        offset = np.array(offset) - reach
-        if 0 < np.linalg.norm(offset * spacing) <= radius_mm * (1 + 1e-6):
-            step = int(offset @ steps)
+        shift = np.array(offset) - reach
+        if 0 < np.linalg.norm(shift * spacing) <= radius_mm * (1 + 1e-6):
+            step = int(shift @ steps)
             if step > 0:
                 kept[:-step] &= line[step:]
             else:

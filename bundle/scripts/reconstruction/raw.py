@@ -69,7 +69,7 @@ class Volume:
         Raises:
             InputError: the file is missing, damaged, or holds several volumes where one is due.
         """
-        if self.array is not None:
+        if self.array is not None and self.affine is not None:
             return self.array.shape, self.affine
         image = nifti.read_header(self.path, self.kinds)
         shape = tuple(image.shape)
@@ -219,13 +219,25 @@ def check_scan(scan: RawScan) -> None:
         angles = [a.flip_angle_deg for a in scan.acquisitions]
         if None in angles or len(set(angles)) < len(angles):
             raise InputError(f"{name}: several acquisitions but flip angles {angles}; give FlipAngle in each sidecar")
-        times = [a.repetition_time_s for a in scan.acquisitions]
-        if None in times or max(times) - min(times) > 1e-4:
+        said = [a.repetition_time_s for a in scan.acquisitions]
+        times = [time for time in said if time is not None]
+        if len(times) < len(said) or max(times) - min(times) > 1e-4:
             raise InputError(
-                f"{name}: repetition times {times} s; T1 needs RepetitionTimeExcitation, the same for all flip angles"
+                f"{name}: repetition times {said} s; T1 needs RepetitionTimeExcitation, the same for all flip angles"
             )
         if not 0 < times[0] < 1:
             raise InputError(f"{name}: repetition time {times[0]:g}; it is in seconds, e.g. 0.036")
+
+
+def told(value: float | None, what: str) -> float:
+    """A number that headers or sidecars must say by now.
+
+    Raises:
+        InputError: nothing says it.
+    """
+    if value is None:
+        raise InputError(f"{what}: neither sidecar nor header says it; add it, or give it on the command line")
+    return value
 
 
 def check_echo_times(where: str, times: Sequence[float]) -> None:

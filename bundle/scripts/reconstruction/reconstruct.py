@@ -20,7 +20,7 @@ from scripts.reconstruction.phase import check_not_noise
 from scripts.reconstruction.planes import Planes
 from scripts.reconstruction.progress import Progress
 from scripts.reconstruction.r2star import ARLO, check_even, noise_level, without_dephasing
-from scripts.reconstruction.raw import Acquisition, RawScan, Volume, load_echoes, note_on_gaps
+from scripts.reconstruction.raw import Acquisition, RawScan, Volume, load_echoes, note_on_gaps, told
 from scripts.reconstruction.t1 import GivenB1, despot1
 from scripts.reconstruction.voxel_dipole import voxel_dipole
 
@@ -65,8 +65,8 @@ class Work:
         spacing: voxel size, mm.
         unit: what a magnitude of 1 is in the files.
         noise: standard deviation of the magnitudes' noise.
-        magnitude, phase: `[E, X, Y, Z]`; phase in rad, None once it is unwrapped.
-        unwrapped: the phase without jumps, rad; None once it is mapped.
+        magnitude, phase: `[E, X, Y, Z]`; phase in rad, gone once it is unwrapped.
+        unwrapped: the phase without jumps, rad; gone once it is mapped.
         whole_brain: bool, on the scan's grid; brain, good: bool, cut: brain, and where its phase is good.
         box: of the brain, with a margin.
         r2star: 1/s.
@@ -76,8 +76,8 @@ class Work:
     unit: float
     noise: float
     magnitude: torch.Tensor
-    phase: torch.Tensor | None
-    unwrapped: torch.Tensor | None
+    phase: torch.Tensor
+    unwrapped: torch.Tensor
     whole_brain: torch.Tensor
     brain: torch.Tensor
     good: torch.Tensor
@@ -192,7 +192,7 @@ class Reconstruction:
         self._unwrap(work)
         self._map_r2star(work)
         self._map_susceptibility(work)
-        work.unwrapped = None
+        del work.unwrapped
         self._keep_t1w(work)
         if len(scan.acquisitions) > 1:
             self._map_t1(work)
@@ -253,7 +253,7 @@ class Reconstruction:
             )
             check_finite("unwrapping", work.unwrapped, work.good)
         work.warnings += corrected
-        work.phase = None
+        del work.phase
         work.planes.add("phase, last echo, unwrapped", work.unwrapped[-1], "rad", mask=work.good)
 
     def _map_r2star(self, work: Work) -> None:
@@ -262,7 +262,7 @@ class Reconstruction:
         with work.step("R2*") as progress:
             shown = work.magnitude
             if self.dephasing_limit is not None:
-                shown = self.restored(shown, work.unwrapped, work.good, times, work.spacing)
+                shown = restored(shown, work.unwrapped, work.good, times, work.spacing, self.dephasing_limit)
             work.r2star = check_finite("r2star", torch.where(work.brain, self.r2star(shown, times, work.noise), 0.0))
             progress(1.0)
 
@@ -270,14 +270,15 @@ class Reconstruction:
         """Field, local field and QSM; QSM's mean is 0."""
         acquisition, good, spacing, r2star = work.acquisition, work.good, work.spacing, work.r2star
         with work.step("QSM") as progress:
-            chain = self.chain(good, spacing, b0_direction(work.scan.affine), r2star)
+            b0 = [float(part) for part in b0_direction(work.scan.affine)]
+            chain = self.chain(good, spacing, b0, r2star)
             mapped = self.echoes(
                 work.unwrapped,
                 work.magnitude,
                 good,
                 acquisition.echo_times_s,
                 spacing,
-                acquisition.field_strength_t,
+                told(acquisition.field_strength_t, "MagneticFieldStrength"),
                 chain,
                 progress,
             )
@@ -330,29 +331,18 @@ class Reconstruction:
 
         return run
 
-    def restored(
-        self,
-        magnitude: torch.Tensor,
-        unwrapped: torch.Tensor,
-        mask: torch.Tensor,
-        times: Sequence[float],
-        spacing: Sequence[float],
-    ) -> torch.Tensor:
-        """Magnitudes corrected for dephasing through the slice."""
-        field_hz = (unwrapped[1] - unwrapped[0]) / (2 * np.pi * (times[1] - times[0]))
-        return without_dephasing(magnitude, field_hz, mask, times, int(np.argmax(spacing)), self.dephasing_limit)
-
     def relaxation(
         self, scan: RawScan, signals: torch.Tensor, r2star: torch.Tensor, brain: torch.Tensor, box: tuple[slice, ...]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """T1 (s), PD and B1 on the cut grid, 0 outside the brain."""
-        angles = [a.flip_angle_deg for a in scan.acquisitions]
-        repetition = scan.acquisitions[0].repetition_time_s
+        angles = [told(a.flip_angle_deg, "FlipAngle") for a in scan.acquisitions]
+        repetition = told(scan.acquisitions[0].repetition_time_s, "RepetitionTimeExcitation")
         b1 = self.b1(signals, angles, repetition, brain, box)
         t1, pd = despot1(signals, angles, repetition, b1, self.t1_limit_s)
         pd = pd * torch.exp(r2star * scan.acquisitions[0].echo_times_s[0])
         pd = pd / pd[brain].median().clamp_min(1e-30)
-        return tuple(torch.where(brain, v, 0.0) for v in (t1, pd, b1))
+        t1, pd, b1 = (torch.where(brain, volume, 0.0) for volume in (t1, pd, b1))
+        return t1, pd, b1
 
     def doubts(
         self, chi: torch.Tensor, r2star: torch.Tensor, mask: torch.Tensor, covered: float, spacing: Sequence[float]
@@ -375,6 +365,19 @@ class Reconstruction:
                 f" try --phase_sign {-self.phase_sign}."
             )
         return found
+
+
+def restored(
+    magnitude: torch.Tensor,
+    unwrapped: torch.Tensor,
+    mask: torch.Tensor,
+    times: Sequence[float],
+    spacing: Sequence[float],
+    least: float,
+) -> torch.Tensor:
+    """Magnitudes corrected for dephasing through the slice; `least`: see `without_dephasing`."""
+    field_hz = (unwrapped[1] - unwrapped[0]) / (2 * np.pi * (times[1] - times[0]))
+    return without_dephasing(magnitude, field_hz, mask, times, int(np.argmax(spacing)), least)
 
 
 def without_edge(mask: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """`configs/reconstruct.yaml` ends here: all scans of a folder, checked first, then one after the other."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,20 @@ def find_scans(
     if magnitude is None and phase is not None:
         raise InputError("phase: given without magnitude; give both")
     if magnitude is not None:
-        magnitude, phase = ([files] if isinstance(files, str) else files for files in (magnitude, phase))
-        scans = [
+        first, second = ([files] if isinstance(files, str) else files for files in (magnitude, phase))
+        scans: list[RawScan | Refused] = [
             from_files(
-                magnitude, phase, participant_id, echo_times_s, flip_angles_deg, repetition_time_s, field_strength_t
+                first or [], second, participant_id, echo_times_s, flip_angles_deg, repetition_time_s, field_strength_t
             )
         ]
+    elif input_dir is None:
+        raise InputError("input: not given; give --input a BIDS or DICOM folder, or --magnitude and --phase")
     else:
         root = Path(input_dir)
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give --input a BIDS or DICOM folder")
-        scans = find_raw(root) if any(root.glob("sub-*")) else dicom_scans(root, participant_id, dicom_rules, series)
+        bids = any(root.glob("sub-*"))
+        scans = [*find_raw(root)] if bids else [*dicom_scans(root, participant_id, dicom_rules, series)]
         for acquisition in (a for scan in scans if isinstance(scan, RawScan) for a in scan.acquisitions):
             if field_strength_t is not None:
                 acquisition.field_strength_t = field_strength_t
@@ -154,8 +158,9 @@ def reconstruct(
         check_free(output, scan)
 
     scans = [checked(scan, check) for scan in scans]
-    if all(isinstance(scan, Refused) for scan in scans):
-        raise scans[0].error  # nothing was begun
+    refused = [scan for scan in scans if isinstance(scan, Refused)]
+    if len(refused) == len(scans):
+        raise refused[0].error  # nothing was begun
     steps = reconstruction.steps()
     good = [scan for scan in scans if isinstance(scan, RawScan)]
     origins = {scan.scan_id: origin_of(scan, root, mask, steps) for scan in good}
@@ -214,7 +219,9 @@ def one_scan(
 def origin_of(scan: RawScan, root: Path | None, mask: str | None, steps: Mapping[str, Any]) -> Origin:
     """What a scan's maps depend on: files, what headers and sidecars say of them, mask, box, steps and code."""
     volumes = [volume for a in scan.acquisitions for volume in (*a.first, *a.second)]
-    files = {"echoes": [volume.path for volume in volumes if volume.array is None]}
+    files: dict[str, Sequence[str | os.PathLike]] = {
+        "echoes": [volume.path for volume in volumes if volume.array is None]
+    }
     if mask is not None:
         files["mask"] = [mask.format(scan=scan.scan_id)]
     if root is not None:
@@ -223,6 +230,6 @@ def origin_of(scan: RawScan, root: Path | None, mask: str | None, steps: Mapping
         {key: value for key, value in vars(acquisition).items() if key not in ("first", "second")}
         for acquisition in scan.acquisitions
     ]
-    arrays = [hashlib.sha256(np.ascontiguousarray(v.array)).hexdigest() for v in volumes if v.array is not None]
+    arrays = [hashlib.sha256(np.ascontiguousarray(v.array).data).hexdigest() for v in volumes if v.array is not None]
     facts = [said, arrays, [volume.index for volume in volumes], scan.affine, dict(steps)]
     return Origin(files, facts, CODE)

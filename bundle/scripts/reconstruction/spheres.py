@@ -28,12 +28,12 @@ def spherical_mean_kernel(radius_mm: float, spacing_mm: Sequence[float], degree:
     """
     spacing = np.asarray(spacing_mm, dtype=float)
     half = np.maximum(np.ceil(radius_mm / spacing - 0.5).astype(int), 1)
-    inside = np.ones([1, 1, 1])
     squares = []
     for n, d in zip(half, spacing, strict=True):
         fine = (np.arange((2 * n + 1) * _SUBSAMPLES) + 0.5) / _SUBSAMPLES - 0.5 - n
         squares.append((fine * d) ** 2)
-    inside = sum(np.ix_(*squares)) <= radius_mm**2
+    x, y, z = np.ix_(*squares)
+    inside = x + y + z <= radius_mm**2
     blocks = [size for n in half for size in (2 * n + 1, _SUBSAMPLES)]
     weights = inside.reshape(blocks).mean(axis=(1, 3, 5))
     weights = weights / weights.sum()

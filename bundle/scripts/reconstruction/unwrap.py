@@ -5,6 +5,7 @@ it. Echo to echo is STAGE's own way (Chen et al., Magn Reson Imaging 2018, 46:13
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import torch
@@ -184,7 +185,7 @@ def has_poles(smooth: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, sp
 
         corners = [ahead(angle, *c) for c in ((0, 0), (1, 0), (1, 1), (0, 1))]
         all_sure = ahead(sure, 0, 0) & ahead(sure, 1, 0) & ahead(sure, 1, 1) & ahead(sure, 0, 1)
-        turns = sum(wrap(corners[(n + 1) % 4] - corners[n]) for n in range(4)) / TWO_PI
+        turns = reduce(torch.add, [wrap(corners[(n + 1) % 4] - corners[n]) for n in range(4)]) / TWO_PI
         wound += int((turns.round().abs() * all_sure).sum())
     return wound >= _POLE_SQUARES
 

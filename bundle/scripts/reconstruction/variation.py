@@ -220,12 +220,12 @@ class Edges:
                     torch.sub(here[1:], here[:inner], out=into[:inner])
                     into[inner:] = 0.0
                 else:
-                    inner = [slice(None)] * 3
-                    inner[axis] = slice(None, -1)
+                    but_last = [slice(None)] * 3
+                    but_last[axis] = slice(None, -1)
                     torch.sub(
                         here[:count].narrow(axis, 1, here.shape[axis] - 1),
-                        here[:count][tuple(inner)],
-                        out=into[tuple(inner)],
+                        here[:count][tuple(but_last)],
+                        out=into[tuple(but_last)],
                     )
                     into.select(axis, -1).zero_()
                 into.mul_(step).add_(dual[axis])

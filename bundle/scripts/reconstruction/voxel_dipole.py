@@ -66,8 +66,7 @@ def mean_response(counts: Sequence[int], spacing_mm: Sequence[float], b0: Sequen
         share = b0[i] * b0[j] * (1 if i == j else 2)
         if share == 0.0:
             continue
-        k = (set(range(3)) - {i, j}).pop() if i != j else None
-        order = (i, j, k) if i != j else (i, *(a for a in range(3) if a != i))
+        order = [*dict.fromkeys((i, j)), *(a for a in range(3) if a not in (i, j))]
         first = _newell_f if i == j else _newell_g
         grid = np.meshgrid(*(corners[a] for a in order), indexing="ij", sparse=True)
         potential = np.transpose(first(*grid), np.argsort(order))

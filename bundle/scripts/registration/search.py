@@ -86,9 +86,9 @@ def ras(maps: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
         maps `[3, X, Y, Z]`, their affine (LPS), and the orientation to undo it.
     """
     orientation = nib.io_orientation(affine)
-    maps = [*maps[:2], without_outliers(maps[2])]
-    turned = np.stack([nib.orientations.apply_orientation(channel, orientation) for channel in maps])
-    moved = affine @ nib.orientations.inv_ornt_aff(orientation, maps[0].shape)
+    channels = [*maps[:2], without_outliers(maps[2])]
+    turned = np.stack([nib.orientations.apply_orientation(channel, orientation) for channel in channels])
+    moved = affine @ nib.orientations.inv_ornt_aff(orientation, maps.shape[1:])
     lps = np.eye(4)
     lps[:3, :3], lps[:3, 3] = LPS_RAS @ moved[:3, :3], LPS_RAS @ moved[:3, 3]
     return turned, lps, orientation
@@ -182,7 +182,8 @@ def iron_signal(qsm: np.ndarray, r2star: np.ndarray, brain: np.ndarray, levels: 
 def blocks(affine: np.ndarray, target_mm: float) -> tuple[int, int, int]:
     """How many voxels along each axis make one of about `target_mm`; 1 where the scan's are larger."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    return tuple(int(max(1, np.floor(target_mm / d + 0.35))) for d in spacing)
+    a, b, c = (int(max(1, np.floor(target_mm / d + 0.35))) for d in spacing)
+    return a, b, c
 
 
 def scans_on(maps: np.ndarray, affine: np.ndarray) -> Iterator[Scan]:
@@ -338,12 +339,31 @@ def seen_from(image: sitk.Image, scan: Scan, transform: sitk.Transform) -> np.nd
     return sitk.GetArrayFromImage(moved).transpose(2, 1, 0)
 
 
+@dataclass(frozen=True)
+class Pose:
+    """Where a head lies and how large it is: turned and scaled about the middle of its brain, then moved.
+
+    Attributes:
+        angles_deg: turns about x, y and z, `[3]`.
+        shift_mm: from where the template's brain has its centre, RAS, `[3]`.
+        log_scale: logarithm of the template's size in the head's.
+        middle_mm: of the brain in the scan, RAS, `[3]`.
+        score: correlation of T1W with the template.
+    """
+
+    angles_deg: np.ndarray
+    shift_mm: np.ndarray
+    log_scale: float
+    middle_mm: np.ndarray
+    score: float
+
+
 def turns(angles_deg: np.ndarray) -> np.ndarray:
     """Rotation about x, then y, then z: `[3, 3]`."""
     return Rotation.from_euler("XYZ", angles_deg, degrees=True).as_matrix()
 
 
-def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[np.ndarray]:
+def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[Pose]:
     """Score poses over +-24 degrees of pitch, +-18 of roll and yaw and 12 cm along the body; climb from the best.
 
     Args:
@@ -353,9 +373,10 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
         starts: how many poses to return.
 
     Returns:
-        `[angle x, y, z (degrees), shift x, y, z (mm, RAS, of the brain's centre), log scale, score]`, best first.
+        the poses, best first.
     """
-    factors = tuple(int(max(1, round(COARSE_MM / d))) for d in scan.spacing)
+    a, b, c = (int(max(1, round(COARSE_MM / d))) for d in scan.spacing)
+    factors = a, b, c
     shape = [n // f * f for n, f in zip(scan.brain.shape, factors, strict=True)]
     crop = tuple(slice(0, n) for n in shape)
     near = ndimage.distance_transform_edt(~scan.brain, scan.spacing) < 12
@@ -376,6 +397,7 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
         return places, (part / max(np.linalg.norm(part), 1e-6)).astype(np.float32)
 
     rough, full = prepared(4), prepared(1)
+    # Below, a pose is `[turns (degrees), shift (mm), log scale]`, so that one step can be taken along any of the seven.
 
     def turned(pose: np.ndarray, sample: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """Places in voxels of the template, but for the pose's shift: float32 `[3, N]`."""
@@ -400,7 +422,7 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
             pose = np.array([*angles, 0, back, up, 0.0])
             scored.append((score(pose, rough, places), pose))
     scored.sort(key=lambda known: -known[0])
-    found: list[np.ndarray] = []
+    found: list[Pose] = []
     for _, pose in scored[:6]:
         best = score(pose, full)
         for step in (1.0, 0.5, 0.25):
@@ -414,20 +436,19 @@ def search(scan: Scan, target: Target, spacing_mm: float, starts: int) -> list[n
                         trial[axis] += sign * sizes[axis]
                         if LOG_SCALES[0] <= trial[6] <= LOG_SCALES[1] and (new := score(trial, full)) > best + 1e-4:
                             pose, best, better = trial, new, True
-        if all(np.abs(pose[:6] - other[:6]).max() > 6 for other in found):
-            found.append(np.append(pose, best))
-    found.sort(key=lambda pose: -pose[7])
-    return [np.concatenate([pose[:7], [pose[7]], middle]) for pose in found[:starts]]
+        if all(np.abs(pose[:6] - [*other.angles_deg, *other.shift_mm]).max() > 6 for other in found):
+            found.append(Pose(pose[:3], pose[3:6], float(pose[6]), middle, best))
+    found.sort(key=lambda pose: -pose.score)
+    return found[:starts]
 
 
 # --- step 2 ----------------------------------------------------------------------------------------------------------
 
 
-def affine_transform(pose: np.ndarray) -> sitk.AffineTransform:
+def affine_transform(pose: Pose) -> sitk.AffineTransform:
     """The LPS transform of a pose of `search`."""
-    matrix = np.exp(pose[6]) * turns(pose[:3])
-    middle = pose[8:11]
-    shift = BRAIN_CENTRE_MM + pose[3:6] - matrix @ middle
+    matrix = np.exp(pose.log_scale) * turns(pose.angles_deg)
+    shift = BRAIN_CENTRE_MM + pose.shift_mm - matrix @ pose.middle_mm
     transform = sitk.AffineTransform(3)
     transform.SetMatrix((LPS_RAS @ matrix @ LPS_RAS).ravel().tolist())
     transform.SetTranslation((LPS_RAS @ shift).tolist())

@@ -8,6 +8,8 @@ ordinary SimpleITK B-spline transform.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -32,14 +34,27 @@ def basis(places: np.ndarray, cells: int) -> np.ndarray:
     return matrix
 
 
+@dataclass(frozen=True)
+class Lattice:
+    """How B-splines are fitted.
+
+    Attributes:
+        knots_mm: distance of the knots, mm.
+        bending: weight of the mean squared second difference of the coefficients (mm^2) beside 1 - correlation.
+        iterations: of L-BFGS, at most.
+    """
+
+    knots_mm: float
+    bending: float
+    iterations: int
+
+
 def refine(
     scan: Scan,
     fixed: np.ndarray,
     moving: sitk.Image,
     start: sitk.Transform,
-    knots_mm: float,
-    bending: float,
-    iterations: int,
+    lattice: Lattice,
 ) -> sitk.Transform:
     """Displace a scan smoothly until `fixed` is most like `moving`.
 
@@ -48,15 +63,13 @@ def refine(
         fixed: `[X, Y, Z]` on the scan's grid.
         moving: of the template, with the contrast of `fixed`.
         start: scan to template.
-        knots_mm: distance of the lattice's knots, mm.
-        bending: weight of the mean squared second difference of the coefficients (mm^2) beside 1 - correlation.
-        iterations: of L-BFGS, at most.
+        lattice: how coarse, how stiff, how long.
 
     Returns:
         The composite of the B-splines and `start`, scan to template.
     """
     shape = np.array(scan.brain.shape)
-    cells = [int(max(1, round(e / knots_mm))) for e in scan.spacing * shape]
+    cells = [int(max(1, round(e / lattice.knots_mm))) for e in scan.spacing * shape]
     # The lattice lies along the scan's axes, so that it is a tensor product: one small matrix an axis.
     splines = sitk.BSplineTransform(3, 3)
     splines.SetTransformDomainOrigin((scan.affine @ [-0.5, -0.5, -0.5, 1])[:3].tolist())
@@ -65,7 +78,7 @@ def refine(
     splines.SetTransformDomainMeshSize(cells)
     # Sparse products run on one core, add up in the same order everywhere, and leave out what is 0.
     bases = [csr_array(basis((np.arange(n) + 0.5) / n * c, c)) for n, c in zip(shape, cells, strict=True)]
-    lattice = (3, *(c + 3 for c in cells))
+    shape_of = (3, *(c + 3 for c in cells))
 
     wide = scan.affine.copy()
     wide[:3, 3] = (scan.affine @ [-BORDER, -BORDER, -BORDER, 1])[:3]
@@ -85,7 +98,7 @@ def refine(
     wanted /= max(np.linalg.norm(wanted), 1e-9)
 
     def cost(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        coefficients = parameters.reshape(lattice)
+        coefficients = parameters.reshape(shape_of)
         places = here + spread(np.tensordot(to_place, coefficients, 1), bases).reshape(-1, 3)
         places = torch.from_numpy(places)[None, None, None]
         seen, *slopes = grid_sample(images, places, padding_mode="border", align_corners=True)[0, :, 0, 0].numpy()
@@ -96,12 +109,11 @@ def refine(
         by_place = np.stack([by_value * slope for slope in slopes], 1).reshape(*scan.brain.shape, 3)
         gradient = np.tensordot(to_index.T, gathered(by_place, bases), 1)
         price, by_bending = bending_of(coefficients)
-        return 1 - likeness + bending * price, (bending * by_bending - gradient).ravel()
+        return 1 - likeness + lattice.bending * price, (lattice.bending * by_bending - gradient).ravel()
 
-    found = minimize(
-        cost, np.zeros(np.prod(lattice)), jac=True, method="L-BFGS-B", options={"maxiter": iterations, "gtol": 3e-6}
-    )
-    splines.SetParameters(found.x.reshape(lattice).transpose(0, 3, 2, 1).ravel().tolist())
+    options = {"maxiter": lattice.iterations, "gtol": 3e-6}
+    found = minimize(cost, np.zeros(np.prod(shape_of)), jac=True, method="L-BFGS-B", options=options)
+    splines.SetParameters(found.x.reshape(shape_of).transpose(0, 3, 2, 1).ravel().tolist())
     # The last transform added is applied first.
     return sitk.CompositeTransform([start, splines])
 

@@ -88,7 +88,7 @@ def _digest(*parts: np.ndarray) -> str:
     """SHA-256 of arrays."""
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(np.ascontiguousarray(part))
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 

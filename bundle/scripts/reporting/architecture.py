@@ -11,7 +11,8 @@ from scripts.reporting.style import NETWORK_FILLS
 
 def layer_sizes(network: QNet, size: tuple[int, int]) -> list[tuple[str, tuple[int, ...]]]:
     """Name and output shape `[C, H, W]` of the stages of the embedding for one slice of `size`."""
-    net, shapes = network.embedding, []
+    net = network.embedding
+    shapes: list[tuple[str, tuple[int, ...]]] = []
     stages = {"7×7 conv,\nBN, ReLU": net.act, "max-pool": net.maxpool}
     stages |= {f"2 ResBlocks ({index})": getattr(net, f"layer{index}") for index in range(1, 5)}
     hooks = [
@@ -40,7 +41,7 @@ def architecture(num_slices: int, hidden_size: int, size: tuple[int, int] = (128
     axes.set_axis_off()
 
     axes.text(0.1, 5.15, "Stage 1: every slice on its own (ResNet; with SWA: ResNetSWA)", fontsize=11, weight="bold")
-    blocks = [("slice\nQSM, R2*, T1W", (3, *size), "input")]
+    blocks: list[tuple[str, tuple[int, ...], str]] = [("slice\nQSM, R2*, T1W", (3, *size), "input")]
     blocks += [(name, shape, "frozen") for name, shape in layer_sizes(network, size)]
     blocks += [
         ("global average\npooling", (network.sequence.lstm.input_size,), "frozen"),

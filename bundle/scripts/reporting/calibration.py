@@ -41,7 +41,7 @@ def calibration(table: pd.DataFrame, level: str, simulated: bool, bins: int = 10
             # NaN where a bin is empty, so that no line pretends to know what lies between its neighbours
             mean, share, count = np.full(bins, np.nan), np.full(bins, np.nan), np.zeros(bins)
             mean[found.place], share[found.place] = found.mean_probability, found.share_positive
-            count[found.place] = found.count
+            count[found.place] = found.cases
             look = {"color": style.colour, "linestyle": style.line}
             curve.plot(
                 mean,

@@ -61,7 +61,7 @@ def cross_validation_report(
     strips = {}
     for name, scans in tqdm(outcome.scans.items(), desc="pictures of subjects", unit="subject"):
         strips[name] = [sections.strip(outcome, scan, report_dir) for scan in scans]
-    parts = {
+    parts: dict[str, Any] = {
         "title": f"Q-Net cross-validation on a {'simulated cohort' if outcome.simulated else 'cohort'}",
         "note": page.note(outcome.simulated),
         "summary": sections.summary(outcome, measured, same_cohort),

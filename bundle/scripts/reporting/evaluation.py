@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch.utils.data import Dataset
+from monai.data import Dataset
 
 from scripts.evaluation.predict import write_predictions
 from scripts.evaluation.predictions import LEVELS, read_predictions

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_auc_score, roc_curve
 
@@ -59,7 +60,8 @@ def average_roc(labels: np.ndarray, probabilities: np.ndarray) -> Roc:
     called = probabilities >= 0.5
     point = (float(called[:, labels == 0].mean()), float(called[:, labels == 1].mean()))
     if len(curves) == 1:
-        return Roc(*curves[0], np.zeros(len(curves[0][0])), point)
+        ((false_positive_rate, true_positive_rate),) = curves
+        return Roc(false_positive_rate, true_positive_rate, np.zeros_like(false_positive_rate), point)
     raised = np.stack([np.interp(RATES, *curve) for curve in curves])
     return Roc(np.r_[0, RATES], np.r_[0, raised.mean(0)], np.r_[0, raised.std(0, ddof=1)], point)
 
@@ -118,10 +120,11 @@ def roc_panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
 def finish_roc(figure: Figure, title: str, table: pd.DataFrame, simulated: bool) -> Figure:
     """Legends, the title, and below all what curve, band and marker are."""
+    lines = []
     for axes in figure.axes:
         # below the panel: inside, so many lines would hide the curves
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8, frameon=False)
-    lines = [sum(words.get_text().count("\n") + 1 for words in a.get_legend().get_texts()) for a in figure.axes]
+        legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8, frameon=False)
+        lines.append(sum(words.get_text().count("\n") + 1 for words in legend.get_texts()))
     repeats = table["repeat"].nunique()
     meaning = f"mean of {repeats} repeats, band ± SD over repeats; " if repeats > 1 else ""
     explained = f"{meaning}AUC with 95 % interval over participants; markers: threshold 0.5"
@@ -191,16 +194,15 @@ def auc_boxes(table: pd.DataFrame, level: str, simulated: bool, samples: int, se
     regions, styles = regions_of(table, level), styles_of(table["model"])
     panels_scores = [scores(table, region, level) for region in regions]
     widths = [max(2.4, 1.3 * len(chosen.models)) for chosen in panels_scores]
-    figure = Figure(figsize=(sum(widths) + 0.8, 5.6), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1)  # inches
+    figure = Figure(figsize=(sum(widths) + 0.8, 5.6), layout=ConstrainedLayoutEngine(h_pad=0.1))  # inches
     panels = figure.subplots(1, len(regions), squeeze=False, sharey=True, width_ratios=widths)[0]
     marks, paired = significance_marks(table, level), False
     drawn = []
     for axes, chosen in zip(panels, panels_scores, strict=True):
-        resampling = {"clusters": chosen.clusters, "samples": samples, "seed": seed}
-        aucs = [bootstrap_aucs(chosen.labels, chosen.probabilities, **resampling)]
+        cases = chosen.labels, chosen.probabilities, chosen.clusters
+        aucs = [bootstrap_aucs(*cases, samples, seed)]
         if chosen.cross_validated:
-            aucs.append(bootstrap_within_folds(chosen.labels, chosen.probabilities, folds=chosen.folds, **resampling))
+            aucs.append(bootstrap_within_folds(*cases, chosen.folds, samples, seed))
             paired = True
         for kind, values in enumerate(aucs):
             draw_boxes(axes, values, chosen.models, styles, kind, len(aucs))
@@ -290,8 +292,8 @@ def confusion_matrices(table: pd.DataFrame, level: str, simulated: bool) -> Figu
     regions = regions_of(table, level)
     of_regions = [scores(table, region, level) for region in regions]
     columns = max(len(chosen.models) for chosen in of_regions)
-    figure = Figure(figsize=(2.7 * columns + 0.4, 3.1 * len(regions) + 0.6), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.1)  # inches: a row's label stays clear of the next row's title
+    apart = ConstrainedLayoutEngine(h_pad=0.1)  # inches: a row's label stays clear of the next row's title
+    figure = Figure(figsize=(2.7 * columns + 0.4, 3.1 * len(regions) + 0.6), layout=apart)
     grid = figure.subplots(len(regions), columns, squeeze=False)
     for region, chosen, row in zip(regions, of_regions, grid, strict=True):
         for axes in row[len(chosen.models) :]:
@@ -350,7 +352,7 @@ def read_curve(path: str | os.PathLike) -> pd.DataFrame:
     return curve[columns]
 
 
-def draw_over_folds(axes: Axes, folds: pd.DataFrame, column: str, label: str, **style: object) -> None:
+def draw_over_folds(axes: Axes, folds: pd.DataFrame, column: str, label: str, **style: Any) -> None:
     """Mean over folds by epoch, and a band from the lowest to the highest; nothing where nothing was measured."""
     by_epoch = folds.dropna(subset=column).groupby("epoch")[column]
     if not by_epoch.ngroups:

@@ -172,7 +172,7 @@ def write_scan_report(
     maps_height = 3 * 1.95 * min(aspect * maps.shape[1] / maps.shape[2], 1.25) + 0.4  # three rows of four pictures
 
     def pictures(figure: SubFigure | Figure) -> None:
-        top, bottom = figure.subfigures(2, 1, height_ratios=[maps_height, PLOT_HEIGHT])
+        top, bottom = figure.subfigures(2, 1, height_ratios=[maps_height, PLOT_HEIGHT], squeeze=False)[:, 0]
         draw_slices(top, maps, windows, heat, aspect, result)
         columns = bottom.subplots(1, 2 if nuclei else 1, width_ratios=[1.3, 1] if nuclei else None, squeeze=False)[0]
         draw_probabilities(columns[0], result)
@@ -212,7 +212,8 @@ def grey_windows(maps: np.ndarray, in_units: bool) -> list[tuple[str, float, flo
             unit = label.partition("(")[2].rstrip(")")
             windows.append((f"{name}, {limits[0]:g} to {limits[1]:g} {unit}", *limits))
         else:
-            windows.append((name, *(float(v) for v in np.percentile(values, (1, 99.5)))))
+            low, high = np.percentile(values, (1, 99.5))
+            windows.append((name, float(low), float(high)))
     return windows
 
 
@@ -317,7 +318,7 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     columns = ["\n".join(part) for part in (rows[: (len(rows) + 1) // 2], rows[(len(rows) + 1) // 2 :])]
     lines = max(3, *(column.count("\n") + 1 for column in columns))
     height = 1.3 + 0.15 * lines  # inches: title, headline, note, and the facts' lines
-    head, middle, foot = figure.subfigures(3, 1, height_ratios=[height, 8.85 - height, 2.85])
+    head, middle, foot = figure.subfigures(3, 1, height_ratios=[height, 8.85 - height, 2.85], squeeze=False)[:, 0]
     left, title, headline, note, facts = 0.04, *(1 - inches / height for inches in (0.12, 0.49, 0.87, 1.25))
     head.text(left, title, content.title, fontsize=13, weight="bold", va="top", parse_math=False)
     head.text(left, headline, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")

@@ -192,6 +192,8 @@ def _tested(column: str, value: float | str | None) -> str:
     """A cell of Table 2."""
     if value is None or pd.isna(value):
         return ""
+    if isinstance(value, str):
+        return value
     if column in ("p", "p_holm"):
         return fixed(value, 4) if value >= 1e-3 else f"{value:.1e}" if value > 0 else "< 1e-300"
-    return str(value) if column == "level" else fixed(value, 4 if column == "difference_std_error" else 3)
+    return fixed(value, 4 if column == "difference_std_error" else 3)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from scripts.evaluation.auc import Aucs, clustered_delong, compare, delong, holm
 from scripts.evaluation.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
 from scripts.evaluation.statistics import THRESHOLD, metrics, rate_interval
 from scripts.files.table import read_frame, table_text
-from scripts.files.writing import write_aside, write_json
+from scripts.files.writing import write_json, write_text
 from scripts.provenance import BUNDLE_ROOT, software
 from scripts.reporting.markup import latex, markdown
 from scripts.reporting.table_text import (
@@ -155,7 +156,7 @@ def delong_tests(table: pd.DataFrame) -> pd.DataFrame:
                 of_region = [m in set(table.loc[table["region"] == region, "model"]) for m in models]
                 if not any(of_region):
                     continue  # two models that see no image are compared once, in their own region
-                row = {"test": test, "region": region, "model1": models[0], "model2": models[1]}
+                row: dict[str, Any] = {"test": test, "region": region, "model1": models[0], "model2": models[1]}
                 found = compare(aucs, j, i)
                 for column in TESTED:
                     row[column] = getattr(found, column)
@@ -224,7 +225,7 @@ def write_tables(folder: str | os.PathLike, table: pd.DataFrame, simulated: bool
             (".tex", PREAMBLE + "\n".join(tex)),
         ):
             paths.append(folder / f"{name}{ending}")
-            write_aside(paths[-1], lambda part, text=text: Path(part).write_text(text, encoding="utf-8"))
+            write_text(paths[-1], text)
     digest = hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
     paths.append(folder / "tables.json")
     write_json(paths[-1], {"software": software(), "predictions": {"rows": len(table), "sha256": digest}, **made})

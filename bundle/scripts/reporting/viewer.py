@@ -64,8 +64,8 @@ def packed(scan: Scan, evidence: Mapping[str, str | os.PathLike], factor: int) -
         low, high = limits or np.percentile(volume, (2, 99.7))
         maps.append({"name": name, "data": encoded(volume, affine, (high - low) / STEPS), "low": low, "high": high})
     heats = {}
-    for region, path in evidence.items():
-        volume, affine = slab(path, scan.box, factor)
+    for region, of_region in evidence.items():
+        volume, affine = slab(of_region, scan.box, factor)
         share = volume / (float(np.abs(volume).max()) or 1.0)
         heats[region] = {"name": f"evidence, {region}", "data": encoded(share, affine, 1 / STEPS)}
     return {"maps": maps, "evidence": heats}

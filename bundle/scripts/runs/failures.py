@@ -57,7 +57,8 @@ def without_paths(message: str, places: Mapping[str, str]) -> str:
     part where BIDS named it, else by `...`."""
     for place in sorted(places, key=len, reverse=True):
         if place.strip("./"):
-            message = re.sub(rf"(?<![\w./]){re.escape(place)}(?![\w])", lambda _, name=places[place]: name, message)
+            name = places[place].replace("\\", r"\\")
+            message = re.sub(rf"(?<![\w./]){re.escape(place)}(?![\w])", name, message)
     message = _PATH.sub(lambda found: bids_name(found[0]), message)
     return " ".join(message.split())
 

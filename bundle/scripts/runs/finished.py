@@ -146,7 +146,7 @@ def imported_by(modules: Iterable[str]) -> set[str]:
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Import):
                 waiting += [alias.name for alias in node.names if alias.name.startswith("scripts")]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("scripts"):
+            elif isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("scripts"):
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return found
 
@@ -177,7 +177,7 @@ def settings_of(item: Any, depth: int = _DEPTH) -> Any:
         values = np.asarray(item)
         if values.size <= _LARGEST_ARRAY:
             return values.tolist()
-        return [values.shape, str(values.dtype), hashlib.sha256(np.ascontiguousarray(values)).hexdigest()]
+        return [values.shape, str(values.dtype), hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()]
     if isinstance(item, (type, np.dtype, torch.dtype, torch.device)):
         return str(item)
     if depth == 0:

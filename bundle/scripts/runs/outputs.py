@@ -17,10 +17,12 @@ _GIVEN_DERIVATIVES = ("basalganglia", "groundtruth")
 #: Lock files that this process holds: path -> open file, and the process (a forked one inherits the list).
 _held: dict[str, tuple[int, int]] = {}
 
+#: Config key -> its folder; config key -> its folder, file or files.
+Folders = Mapping[str, str | os.PathLike | None]
 Paths = Mapping[str, str | os.PathLike | Sequence[str] | None]
 
 
-def claim(outputs: Paths, inputs: Paths) -> None:
+def claim(outputs: Folders, inputs: Paths) -> None:
     """Before any work: refuse outputs that touch inputs, lock the output folders, and remove what killed runs left.
 
     Of several processes that torchrun started together, the first locks and cleans for all.
@@ -41,7 +43,7 @@ def claim(outputs: Paths, inputs: Paths) -> None:
             remove_leftovers(folder)
 
 
-def check_apart(outputs: Paths, inputs: Paths) -> None:
+def check_apart(outputs: Folders, inputs: Paths) -> None:
     """Refuse an output folder that is an input, lies in one, or holds one; links are followed.
 
     `derivatives/NAME` of a BIDS input is where BIDS wants results, and is no part of the input.
@@ -80,9 +82,10 @@ def relation(output: Path, source: Path) -> str | None:
         return None
     if inside(source, output):
         return "is" if inside(output, source) else "holds"
-    if not inside(output, source):
+    ancestor = existing_ancestor(output, source)
+    if ancestor is None:
         return None
-    below = Path(os.path.realpath(output)).relative_to(existing_ancestor(output, source)).parts
+    below = Path(os.path.realpath(output)).relative_to(ancestor).parts
     if len(below) > 1 and below[0] == "derivatives" and below[1] not in _GIVEN_DERIVATIVES:
         return None
     return "lies in"

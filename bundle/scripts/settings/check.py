@@ -79,12 +79,12 @@ def check(call: Call) -> None:
     for path in call.config_files:
         if path not in known.files:
             ids = {"initialize", "run", "finalize", *map(call.arguments.get, ("run_id", "init_id", "final_id"))}
-            changed |= overlay_values(path, known, parser.config, ids)
+            changed |= overlay_values(path, known, parser.get(), ids)
     known.extra = set(call.tracking_settings())
     for handler, package in {"MLFlowHandler": "mlflow", "TensorBoardStatsHandler": "tensorboard"}.items():
         if handler in str(call.tracking_settings()) and find_spec(package) is None:
             raise InputError(f"--tracking {call.arguments['tracking']}: needs {package}; pip install {package}")
-    known.live = parser.config
+    known.live = parser.get()
     for key, given in call.given.items():
         if not key.startswith("+"):
             changed[key] = _checked(key, given, known, parser)
@@ -187,7 +187,7 @@ def _check_expression(label: str, value: str, parser: ConfigParser) -> None:
     """Refuse an expression that Python cannot read, or that names a key which does not exist."""
     for reference in _REFERENCE.findall(value):
         if reference[1:] not in parser:
-            near = difflib.get_close_matches(reference[1:].split("#")[0], parser.config.keys(), 1)
+            near = difflib.get_close_matches(reference[1:].split("#")[0], parser.get().keys(), 1)
             raise InputError(
                 f"{label} {value}: no key {reference[1:]}; "
                 + (f"did you mean @{near[0]}?" if near else "@ stands for another key of the config")
@@ -434,7 +434,8 @@ def _parameters(target: Any, label: str = "") -> Mapping[str, Any]:
             raise InputError(f"{label}: nothing is called {target}; correct _target_")
         return {"**": "$"}
     names: dict[str, Any] = {}
-    for source in [c.__init__ for c in inspect.getmro(found)[:-1]] if inspect.isclass(found) else [found]:
+    classes = inspect.getmro(found)[:-1] if inspect.isclass(found) else ()
+    for source in [c.__init__ for c in classes] or [found]:  # type: ignore[misc]  # mypy takes the classes for instances
         parameters = list(inspect.signature(source).parameters.values())
         names = {p.name: "$" if p.default is p.empty else p.default for p in parameters if p.kind not in _STARS} | names
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):

@@ -62,7 +62,7 @@ def read_comments(path: Path) -> Config:
     """
     text = path.read_text(encoding="utf-8")
     comments = _comments(text)
-    head = []
+    head: list[str] = []
     while (line := comments.get(len(head))) and line.alone:
         head.append(line.text)
     reader = _Reader(text, comments, len(head))
@@ -87,7 +87,8 @@ def _comments(text: str) -> dict[int, _Comment]:
         for token in yaml.scan(text)
         if isinstance(token, yaml.ScalarToken)
     ]
-    found, start = {}, 0
+    found: dict[int, _Comment] = {}
+    start = 0
     for number, line in enumerate(text.splitlines(keepends=True)):
         for match in re.finditer(r"(?:^|(?<=\s))#", line):
             at = start + match.start()

@@ -56,7 +56,8 @@ class Call:
         tracking = self.arguments.get("tracking")
         if tracking is None:
             return {}
-        settings = DEFAULT_EXP_MGMT_SETTINGS.get(tracking) if isinstance(tracking, str) else tracking
+        known: Mapping[str, Any] = DEFAULT_EXP_MGMT_SETTINGS
+        settings = known.get(tracking) if isinstance(tracking, str) else tracking
         if settings is None:
             settings = self.workflow.parser.load_config_files(tracking)
         return settings["configs"]
@@ -110,7 +111,7 @@ def _typed(frame: FrameType | None) -> dict[str, Given] | None:
     return None
 
 
-def flags(words: list[str]) -> Mapping[str, Given]:
+def flags(words: list[str]) -> dict[str, Given]:
     """Flags and their words, as fire finds them: `--key word`, `--key=word`, `--key` (true), `--nokey` (false)."""
     found: dict[str, Given] = {}
     position = 0

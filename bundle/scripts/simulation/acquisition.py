@@ -92,13 +92,22 @@ def draw_scanner(
     of a gain around 1; units as in :class:`Scanner`.
     """
     gains = np.exp(np.array([qsm_gain_sd, r2star_gain_sd, t1w_gain_sd]) * np.clip(rng.standard_normal(3), -2.5, 2.5))
-    return Scanner(
-        float(rng.uniform(*blur_mm)),
-        *(float(g) for g in gains),
-        *(
-            float(rng.uniform(*pair))
-            for pair in (qsm_noise, r2star_noise, t1w_noise, cone_loss, streaks, field_residual, bias)
-        ),
+
+    def drawn(pair: tuple[float, float]) -> float:
+        return float(rng.uniform(*pair))
+
+    return Scanner(  # drawn in this order: another one is another cohort
+        blur_mm=drawn(blur_mm),
+        qsm_gain=float(gains[0]),
+        r2star_gain=float(gains[1]),
+        t1w_gain=float(gains[2]),
+        qsm_noise=drawn(qsm_noise),
+        r2star_noise=drawn(r2star_noise),
+        t1w_noise=drawn(t1w_noise),
+        cone_loss=drawn(cone_loss),
+        streaks=drawn(streaks),
+        field_residual=drawn(field_residual),
+        bias=drawn(bias),
         veins=int(rng.integers(veins[0], veins[1] + 1)),
     )
 

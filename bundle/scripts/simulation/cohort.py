@@ -245,7 +245,8 @@ def simulate(
     if seed < 0:
         raise InputError(f"seed={seed} is negative; give a whole number from 0")
     preset = sizes[size]
-    matrix, spacing = tuple(preset["matrix"]), tuple(preset["spacing_mm"])
+    a, b, c = matrix = preset["matrix"]
+    x, y, z = spacing = preset["spacing_mm"]
     if any(n * d < least for n, d, least in zip(matrix, spacing, _LEAST_FOV_MM, strict=True)):
         raise InputError(
             f"size={size}: matrix x spacing_mm is too small a scan; cover at least {list(_LEAST_FOV_MM)} mm"
@@ -260,19 +261,23 @@ def simulate(
         draws=draws,
         **ages,
     )
+    fluid, skull, scalp = shell_mm
+    narrowest, widest = box_margin_mm
     protocol = Protocol(
-        matrix,
-        spacing,
+        (a, b, c),
+        (x, y, z),
         seed,
         anatomy,
         scanner,
         texture["sd"],
         texture["length_mm"],
-        tuple(shell_mm),
-        tuple(box_margin_mm),
+        (fluid, skull, scalp),
+        (narrowest, widest),
     )
     chain = None
     if from_raw:
+        if raw is None:
+            raise InputError("raw: is missing; from_raw reads scanner, reconstruction and supersampling from it")
         from scripts.simulation.from_raw import load_chain  # reconstruction is only loaded where it is used
 
         chain = load_chain(**raw)

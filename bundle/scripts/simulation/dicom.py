@@ -9,11 +9,12 @@ import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 from tqdm import tqdm
 
 from scripts.errors import InputError
@@ -171,7 +172,7 @@ def save(image: Dataset, path: Path, transfer_syntax: str) -> None:
     image.file_meta = FileMetaDataset()
     image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID
     image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-    image.file_meta.ImplementationClassUID = uid("qnet_hemochromatosis", "phantom")
+    image.file_meta.ImplementationClassUID = UID(uid("qnet_hemochromatosis", "phantom"))
     syntax = TRANSFER_SYNTAXES[transfer_syntax]
     image.file_meta.TransferSyntaxUID = (
         ImplicitVRLittleEndian if syntax == ImplicitVRLittleEndian else (ExplicitVRLittleEndian)
@@ -189,7 +190,7 @@ def write_cohort(
     *,
     slab: str,
     style: str,
-    **settings,
+    **settings: Any,
 ) -> list[Path]:
     """Write every chosen scan of a BIDS folder as a study; one that is there already, made of the same, stays.
 

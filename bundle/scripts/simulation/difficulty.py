@@ -11,6 +11,8 @@ oracle on this very cohort shows beside the oracle over infinitely many subjects
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -98,7 +100,7 @@ def measure(
     }
 
 
-def table(auc: dict[str, float], targets: dict[str, tuple[float, float]]) -> str:
+def table(auc: dict[str, float], targets: Mapping[str, Sequence[float]]) -> str:
     """The AUC of every reader beside the range it was designed for, as plain text."""
     width = max(map(len, READERS.values()))
     lines = [f"{'Difficulty (area under the ROC curve)':<{width}}  here   expected"]

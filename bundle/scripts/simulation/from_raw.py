@@ -82,7 +82,8 @@ def load_chain(scanner: str | Path, reconstruction: str | Path, supersampling: l
         contents.append(content)
     parser = ConfigParser(contents[1] | {"device": "cpu"})
     steps = parser.get_parsed_content("reconstruction")
-    return Chain(make_sequence(contents[0]["sequence"]), tuple(supersampling), steps)
+    a, b, c = supersampling
+    return Chain(make_sequence(contents[0]["sequence"]), (a, b, c), steps)
 
 
 def scanned_maps(
@@ -97,8 +98,8 @@ def scanned_maps(
         chain: scanner and reconstruction.
     """
     rng = random_numbers(participant, protocol)
-    head = draw_head(rng, protocol)
-    grid = Grid(tuple(protocol.matrix), protocol.affine, chain.supersampling)
+    head, _ = draw_head(rng, protocol)
+    grid = Grid(protocol.matrix, protocol.affine, chain.supersampling)
     extent = tuple((np.array(protocol.matrix) - 1) / 2.0 * protocol.spacing_mm)
     digital = build_head(participant, head, templates, grid, extent)
     taken = scan(rng, digital, chain.sequence, field_model(grid))
@@ -108,7 +109,8 @@ def scanned_maps(
     name = participant.participant_id
     raw = RawScan(name, name, f"{name}/anat")
     step = np.pi / 32767
-    for flip, images in zip(chain.sequence.flip_angles_deg, taken.signal, strict=True):
+    by_angle = sorted(zip(chain.sequence.flip_angles_deg, taken.signal, strict=True), key=lambda angle: angle[0])
+    for flip, images in by_angle:
         magnitude = [Volume(f"{name} magnitude", None, i.abs().numpy(), protocol.affine) for i in images]
         phases = [stored_phase(i.angle(), "rad")[0] * np.float32(step) for i in images]
         phase = [Volume(f"{name} phase", None, p, protocol.affine) for p in phases]
@@ -124,7 +126,6 @@ def scanned_maps(
                 "rad",
             )
         )
-    raw.acquisitions.sort(key=lambda a: a.flip_angle_deg)
     volumes = chain.reconstruction(raw).volumes
     volumes["T1w"] = volumes["T1w"] * T1W_SCALE
     stored = {

@@ -281,7 +281,7 @@ def _rigid(
     matrix = (rotation.T * half / half[:, None])[::-1, ::-1]
     offset = (-rotation.T @ shift_mm / half)[::-1]
     theta = torch.from_numpy(np.column_stack([matrix, offset]).astype(np.float32))[None]
-    grid = torch.nn.functional.affine_grid(theta, (1, 2, *image.shape), align_corners=False)
+    grid = torch.nn.functional.affine_grid(theta, [1, 2, *image.shape], align_corners=False)
     parts = torch.view_as_real(image).permute(3, 0, 1, 2)[None].contiguous()
     moved = torch.nn.functional.grid_sample(parts, grid, align_corners=False)[0]
     return torch.complex(moved[0], moved[1])

@@ -100,8 +100,8 @@ class Grid:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Size of the fine voxels."""
-        sides = np.linalg.norm(self.affine[:3, :3], axis=0) / self.supersampling
-        return tuple(float(d) for d in sides)
+        x, y, z = (float(d) for d in np.linalg.norm(self.affine[:3, :3], axis=0) / self.supersampling)
+        return x, y, z
 
     @property
     def first(self) -> np.ndarray:
@@ -112,7 +112,8 @@ class Grid:
     def shape(self) -> tuple[int, int, int]:
         """Fine voxels of the whole head and the scan."""
         low, high = self._extent()
-        return tuple(int(n) for n in (high - low) * self.supersampling)
+        x, y, z = (int(n) for n in (high - low) * self.supersampling)
+        return x, y, z
 
     @property
     def target(self) -> tuple[tuple[int, int], ...]:
@@ -181,7 +182,7 @@ class DigitalHead:
     left: torch.Tensor
 
 
-def even_iron(age: int) -> Participant:
+def even_iron(age: float) -> Participant:
     """Somebody whose nuclei hold the published iron of an age (years), evenly."""
     names = [f"level_{name}" for name in ("all", *NUCLEI)]
     names += ["putamen_posterior", "caudate_front", "pallidum_lateral", "head", "pulvinar"]
@@ -200,7 +201,8 @@ def _inside(ellipsoids: tuple, xyz: torch.Tensor) -> torch.Tensor:
     """Whether points ``[3, ...]`` (MNI mm) lie in any of the ellipsoids."""
     found = torch.zeros(xyz.shape[1:], dtype=torch.bool)
     for centre, half in ellipsoids:
-        found |= sum(((xyz[a] - centre[a]) / half[a]) ** 2 for a in range(3)) < 1.0
+        squares = [((xyz[a] - centre[a]) / half[a]) ** 2 for a in range(3)]
+        found |= squares[0] + squares[1] + squares[2] < 1.0
     return found
 
 
@@ -257,9 +259,10 @@ def build_head(
         membership = np.stack([sampled[name] for name in NUCLEI]) * ~below
         where = np.nonzero(membership.sum(0) > 0)
         texture = _stretched(head.texture[None], scanner_mm, extent)[0].numpy()[where]
-        index = (where[0] + start, *where[1:])
+        rows, columns, slices = where
+        place = np.stack([rows + start, columns, slices])
         iron_voxels.append(
-            (np.stack(index), membership[(slice(None), *where)], xyz.numpy()[(slice(None), *where)], texture)
+            (place, membership[:, rows, columns, slices], xyz.numpy()[:, rows, columns, slices], texture)
         )
 
         low, high = max(start, target[0][0]), min(start + len(i), target[0][1])
@@ -269,12 +272,12 @@ def build_head(
             for name, volume in (("r2star", r2star), ("t1", t1), ("pd", pd), ("wm", wm), ("brain", brain)):
                 volume[into] = torch.from_numpy(chunk[name][source])
             nuclei[:, into] = torch.from_numpy(membership[(slice(None), *source)])
-            left[into] = xyz[(0, *source)] < 0
+            left[into] = xyz[0][source] < 0
 
-    index, membership, xyz, texture = (np.concatenate(parts, axis=-1) for parts in zip(*iron_voxels, strict=True))
-    here = dict(zip(NUCLEI, membership, strict=True))
-    maps = iron.iron_maps(participant.age, participant.latents, head.more_on_left, texture, here, xyz, templates)
-    amount = torch.from_numpy(sum(maps[name] * here[name] for name in NUCLEI).astype(np.float32))
+    index, shares, xyz_mm, texture = (np.concatenate(parts, axis=-1) for parts in zip(*iron_voxels, strict=True))
+    share = dict(zip(NUCLEI, shares, strict=True))
+    maps = iron.iron_maps(participant.age, participant.latents, head.more_on_left, texture, share, xyz_mm, templates)
+    amount = torch.from_numpy(np.sum([maps[name] * share[name] for name in NUCLEI], 0).astype(np.float32))
     chi[tuple(index)] += acquisition.PPM_PER_IRON * amount
     index = index - np.array([a for a, _ in target])[:, None]
     scanned = ((index >= 0) & (index < np.array(size)[:, None])).all(0)
@@ -292,7 +295,7 @@ def _veins(head: Head, grid: Grid) -> np.ndarray:
 
 
 def _tissue(
-    sampled: dict[str, np.ndarray], xyz: torch.Tensor, veins: np.ndarray, shell_mm: tuple[float, ...]
+    sampled: dict[str, np.ndarray], xyz: torch.Tensor, veins: np.ndarray, shell_mm: tuple[float, float, float]
 ) -> dict[str, np.ndarray]:
     """Properties of some voxels, without the nuclei's iron."""
     outside = sampled["outside_mm"]

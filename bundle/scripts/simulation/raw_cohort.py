@@ -91,7 +91,8 @@ def make_grid(preset: dict[str, Any], tilt_deg: list[float], slice_gap_mm: float
             " supersampling in sizes"
         )
     share = 1.0 - slice_gap_mm / spacing[2]
-    return Grid(matrix, scan_affine(matrix, spacing, tuple(tilt_deg)), factors, share)
+    pitch, roll, yaw = tilt_deg
+    return Grid(matrix, scan_affine(matrix, spacing, (pitch, roll, yaw)), factors, share)
 
 
 def draw_digital_head(
@@ -109,7 +110,9 @@ def draw_digital_head(
     drawn = poses.draw_pose(rng, extent, **pose)
     # A deformation of standard deviation 0 is 0 divided by nothing.
     points, area = acquisition.draw_veins(rng, small_veins)
-    return Head(drawn, None, np.zeros((2, 2, 2), np.float32), True, points, area, tuple(shell_mm)), tuple(extent / 2)
+    fluid, skull, scalp = shell_mm
+    head = Head(drawn, np.zeros((2, 2, 2), np.float32), True, points, area, (fluid, skull, scalp))
+    return head, tuple(extent / 2)
 
 
 _worker: dict[str, Any] = {}
@@ -241,7 +244,7 @@ def simulate_raw(
 def _describe(root: Path, settings: dict[str, Any]) -> None:
     generated = {"Name": "Q-Net bundle, configs/simulate_raw.yaml", "Version": bundle_version()}
     common = {"BIDSVersion": BIDS_VERSION}
-    description = {"Name": "Simulated raw data of digital heads", **common, "DatasetType": "raw"}
+    description: dict[str, Any] = {"Name": "Simulated raw data of digital heads", **common, "DatasetType": "raw"}
     description["GeneratedBy"] = [{**generated, "Description": "Simulated, no patient data", "Settings": settings}]
     write_json(root / "dataset_description.json", description)
     (root / "README").write_text(_README, encoding="utf-8")

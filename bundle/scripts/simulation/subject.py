@@ -39,7 +39,7 @@ class Participant:
 
     participant_id: str
     index: int
-    age: int
+    age: float
     sex: str
     group: str
     latents: dict[str, float]
@@ -82,11 +82,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Head:
-    """Everything random about one participant's head and scan, before anything is imaged.
+    """Everything random about one participant's head, before anything is imaged.
 
     Attributes:
         pose: position, size and deformation.
-        scanner: faults of the scan.
         texture: relative fluctuation of iron ``[H, W, S]`` on the protocol's grid.
         more_on_left: which side holds more iron.
         vein_points_mm, vein_area_mm2: courses of the veins in MNI space, ``[N, 3]`` and ``[N]``.
@@ -94,7 +93,6 @@ class Head:
     """
 
     pose: poses.Pose
-    scanner: acquisition.Scanner
     texture: np.ndarray
     more_on_left: bool
     vein_points_mm: np.ndarray
@@ -102,15 +100,16 @@ class Head:
     shell_mm: tuple[float, float, float]
 
 
-def draw_head(rng: np.random.Generator, protocol: Protocol) -> Head:
+def draw_head(rng: np.random.Generator, protocol: Protocol) -> tuple[Head, acquisition.Scanner]:
     """Draw a participant's head and the faults of the scan."""
     pose = poses.draw_pose(rng, np.array(protocol.matrix) * protocol.spacing_mm, **protocol.anatomy)
     scanner = acquisition.draw_scanner(rng, **protocol.scanner)
     texture = acquisition.smooth_field(rng, protocol.matrix, protocol.spacing_mm, protocol.texture_mm)
     more_on_left = bool(rng.integers(2))
     points, area = acquisition.draw_veins(rng, scanner.veins)
-    shell = tuple(np.array(protocol.shell_mm) * rng.uniform(0.8, 1.2, 3))
-    return Head(pose, scanner, texture * protocol.texture_sd, more_on_left, points, area, shell)
+    fluid, skull, scalp = np.array(protocol.shell_mm) * rng.uniform(0.8, 1.2, 3)
+    shell = (fluid, skull, scalp)
+    return Head(pose, texture * protocol.texture_sd, more_on_left, points, area, shell), scanner
 
 
 def random_numbers(participant: Participant, protocol: Protocol) -> np.random.Generator:
@@ -129,14 +128,14 @@ def image_maps(
     """
     rng = random_numbers(participant, protocol)
     matrix, spacing = protocol.matrix, protocol.spacing_mm
-    head = draw_head(rng, protocol)
+    head, scanner = draw_head(rng, protocol)
     coordinates = poses.template_coordinates(matrix, spacing, head.pose)
     sampled = poses.sample(templates, coordinates)
     xyz = coordinates.numpy()
     labels = poses.label_map(sampled, xyz[0])
 
     # Iron only matters where a nucleus is: a hundredth of the scan.
-    where = np.nonzero(sum(sampled[name] for name in NUCLEI) > 0)
+    where = np.nonzero(np.sum([sampled[name] for name in NUCLEI], 0) > 0)
     here = {name: sampled[name][where] for name in NUCLEI}
     maps = iron.iron_maps(
         participant.age,
@@ -144,7 +143,7 @@ def image_maps(
         head.more_on_left,
         head.texture[where],
         here,
-        xyz[(slice(None), *where)],
+        xyz[:, where[0], where[1], where[2]],
         templates,
     )
     nuclei_iron = np.zeros(matrix, np.float32)
@@ -153,7 +152,7 @@ def image_maps(
     points = poses.scanner_coordinates(head.vein_points_mm, head.pose)
     veins = acquisition.vein_fraction(points, head.vein_area_mm2, matrix, spacing)
     clean = acquisition.tissue_maps(sampled, nuclei_iron, veins, head.shell_mm)
-    scanned = acquisition.acquire(rng, clean, sampled["outside_mm"], spacing, head.scanner)
+    scanned = acquisition.acquire(rng, clean, sampled["outside_mm"], spacing, scanner)
     scanned["T1w"] = scanned["T1w"] * T1W_SCALE
     stored = {
         suffix: np.clip(np.round(volume / STEPS[suffix]), -32767, 32767).astype(np.int16)

@@ -14,6 +14,7 @@ and the device is never waited for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -236,7 +237,7 @@ class BatchAugment(torch.nn.Module):
         # an image that is only flipped needs no interpolation
         for x, y, axes in ((True, False, [3]), (False, True, [2]), (True, True, [2, 3])):
             only = ~distorted & ~moved & (parameters.horizontal_flip == x) & (parameters.vertical_flip == y)
-            _change(images, _indices(only), lambda part, _, axes=axes: part.flip(axes), at_once)
+            _change(images, _indices(only), partial(_flipped, axes), at_once)
         for group, grid_of in (
             (moved & ~distorted, self._moved_grid),
             (distorted & ~moved, self._distorted_grid),
@@ -245,14 +246,12 @@ class BatchAugment(torch.nn.Module):
             chosen = _indices(group)
             if len(chosen):
                 grid = grid_of(AugmentParameters(*(value[chosen] for value in parameters)), images)
-                _change(
-                    images,
-                    chosen,
-                    lambda part, among, grid=grid: F.grid_sample(
-                        part, grid(among).permute(0, 2, 3, 1), padding_mode=self.padding_mode, align_corners=True
-                    ),
-                    at_once,
-                )
+                _change(images, chosen, partial(self._sampled, grid), at_once)
+
+    def _sampled(self, grid: Callable[[slice], torch.Tensor], part: torch.Tensor, among: slice) -> torch.Tensor:
+        """Images `part` at the places that `grid` gives for them."""
+        places = grid(among).permute(0, 2, 3, 1)
+        return F.grid_sample(part, places, padding_mode=self.padding_mode, align_corners=True)
 
     # Where each pixel of the result is read, as a function of which of the images: planes `[b, 2, H, W]` (x, y) in
     # grid_sample's units (-1..1 between pixel centres). A result pixel goes back through the steps in reverse:
@@ -313,6 +312,11 @@ def _intensity(images: torch.Tensor, parameters: AugmentParameters, at_once: int
     exponents = gamma[_move(chosen, images)]
     _change(out, chosen, lambda part, among: part.pow_(exponents[among]), at_once)
     return out
+
+
+def _flipped(axes: list[int], part: torch.Tensor, among: slice) -> torch.Tensor:
+    """Images turned around along some axes, whichever of the batch they are."""
+    return part.flip(axes)
 
 
 def _change(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from typing import Any
 
 from monai.data import MetaTensor, PersistentDataset
@@ -28,7 +29,7 @@ class CachedScans(PersistentDataset):
 
     def __init__(self, data: Sequence[Mapping[str, Any]], transform: Compose, cache_dir: str | os.PathLike) -> None:
         made_by = digest_of([settings_of(transform), code_of("scripts.training.preprocessing")])
-        super().__init__(data, transform, cache_dir, hash_func=partial(scan_key, made_by))
+        super().__init__(data, transform, Path(cache_dir), hash_func=partial(scan_key, made_by))
 
     def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
         kept = super()._cachecheck(item_transformed)

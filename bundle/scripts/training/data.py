@@ -1,11 +1,12 @@
 """Data, inferer and loss of both training stages. The engines themselves are MONAI's, put together in `train.yaml`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import ignite.distributed as idist
 import torch
+from monai.data import Dataset as Scans
 from monai.engines import PrepareBatch
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
@@ -28,7 +29,7 @@ CODE = (
 )
 
 
-def stack_scans(scans: Dataset) -> tuple[Tensor, Tensor]:
+def stack_scans(scans: Scans) -> tuple[Tensor, Tensor]:
     """All preprocessed scans of a dataset: images `[N, 3, H, W, S]` and labels `[N]`."""
     items = [scans[i] for i in range(len(scans))]
     images = torch.stack([item["image"].as_tensor() for item in items])
@@ -46,7 +47,7 @@ class SliceDataset(Dataset):
         device: where the slices stay.
     """
 
-    def __init__(self, scans: Dataset, device: torch.device) -> None:
+    def __init__(self, scans: Scans, device: torch.device) -> None:
         images, labels = stack_scans(scans)
         self.images = slices_of(images).contiguous().to(device)
         self.labels = labels.repeat_interleave(images.shape[-1]).to(device)
@@ -54,7 +55,7 @@ class SliceDataset(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int | Tensor) -> Batch:
         return {"image": self.images[index], "label": self.labels[index]}
 
     def __getitems__(self, indices: list[int]) -> Batch:
@@ -79,7 +80,7 @@ class FeatureDataset(Dataset):
 
     def __init__(
         self,
-        scans: Dataset,
+        scans: Scans,
         network: QNet,
         augment: BatchAugment,
         num_views: int,
@@ -102,8 +103,8 @@ class FeatureDataset(Dataset):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         self.view = torch.randint(self.num_views, (len(self.scans),), generator=generator)
 
-    def embed(self) -> None:
-        """Compute the features `[num_views, N, S, 512]` of all scans."""
+    def embed(self) -> Tensor:
+        """Compute the features `[num_views, N, S, 512]` of all scans, and keep them."""
         images, labels = stack_scans(self.scans)
         self.augment.generator.manual_seed(self.seed)
         size = self.scans_at_once(images)
@@ -117,6 +118,7 @@ class FeatureDataset(Dataset):
                 views.append(torch.cat(parts))
         self.features = torch.stack(views)
         self.labels = labels.to(self.device)
+        return self.features
 
     @staticmethod
     def scans_at_once(images: Tensor) -> int:
@@ -132,11 +134,10 @@ class FeatureDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """A batch `{"image": [B, S, 512], "label": [B]}`."""
-        if self.features is None:
-            self.embed()
+        features = self.embed() if self.features is None else self.features
         chosen = torch.tensor(indices)
         return {
-            "image": self.features[self.view[chosen].to(self.device), chosen.to(self.device)],
+            "image": features[self.view[chosen].to(self.device), chosen.to(self.device)],
             "label": self.labels[chosen.to(self.device)],
         }
 
@@ -163,11 +164,11 @@ class ShuffledBatches(Batches):
     """
 
     def __init__(self, dataset: Dataset, batch_size: int, seed: int) -> None:
-        order = DistributedSampler(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
+        order: Sampler = DistributedSampler(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
         super().__init__(dataset, batch_size, order)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -182,7 +183,7 @@ class AugmentedBatch(PrepareBatch):
         self.augment = augment
 
     def __call__(
-        self, batchdata: Batch, device: torch.device, non_blocking: bool = False, **kwargs: Any
+        self, batchdata: Batch, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         images = self.augment(batchdata["image"].to(device, non_blocking=non_blocking))
         labels = batchdata["label"].to(device, non_blocking=non_blocking)
@@ -230,7 +231,7 @@ class ScanLoss(nn.Module):
 class ProbabilityOfHHd(MapTransform):
     """A batch's logits `[B, 2]` -> probabilities of HH `[B]`; of a pair of logits the first, the scan's, counts."""
 
-    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
             logits = data[key][0] if isinstance(data[key], (tuple, list)) else data[key]

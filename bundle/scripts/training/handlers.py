@@ -3,14 +3,15 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import Workflow
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 from tqdm import tqdm
 
 from scripts.errors import InputError
@@ -90,7 +91,7 @@ class StochasticWeightAveraging:
 
     def recompute_statistics(self, engine: Engine) -> None:
         self.epoch_seed.start(engine)
-        self.loader.sampler.set_epoch(engine.state.epoch)
+        cast(DistributedSampler, self.loader.sampler).set_epoch(engine.state.epoch)
         update_bn((self.prepare_batch(batch, self.device)[0] for batch in self.loader), self.averaged)
 
 
@@ -115,6 +116,16 @@ class SaveWeights:
         if idist.get_rank() == 0:
             save_weights(self.network, self.path, self.dtype)
         idist.barrier()  # the other processes may read the file next
+
+
+def loss_of(engine: Engine) -> torch.Tensor:
+    """The loss of the batch that MONAI's trainer has just done."""
+    return cast(Mapping[str, torch.Tensor], engine.state.output)["loss"]
+
+
+def key_metric(engine: Engine) -> float | None:
+    """The measure that MONAI's engine was told to watch, once it is there."""
+    return engine.state.metrics.get(cast(Workflow, engine).state.key_metric_name)
 
 
 class Resume:
@@ -207,16 +218,16 @@ class LearningCurve:
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
     def add(self, engine: Engine) -> None:
-        self.losses.append(engine.state.output["loss"].detach())
+        self.losses.append(loss_of(engine).detach())
 
     @idist.one_rank_only()
     def write(self, engine: Engine) -> None:
         rows = [row for row in self.read() if int(row["epoch"]) < engine.state.epoch]
-        train_auc = engine.state.metrics[engine.state.key_metric_name]
-        val_auc = self.evaluator.state.metrics.get(self.evaluator.state.key_metric_name) if self.measured else None
+        train_auc = key_metric(engine)
+        val_auc = key_metric(self.evaluator) if self.measured else None
         rows.append(
             {
-                "epoch": engine.state.epoch,
+                "epoch": str(engine.state.epoch),
                 "learning_rate": f"{self.learning_rate:.6g}",
                 "train_loss": f"{torch.stack(self.losses).mean().item():.6f}",
                 "train_auc": f"{train_auc:.6f}",
@@ -258,7 +269,7 @@ class Progress:
             )
 
     def look(self, engine: Engine) -> None:
-        self.loss = engine.state.output["loss"]
+        self.loss = loss_of(engine)
 
     def update(self, engine: Engine) -> None:
         if self.bar is not None:
@@ -284,4 +295,4 @@ class OutputForTrackers:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.wrap)
 
     def wrap(self, engine: Engine) -> None:
-        engine.state.output = [engine.state.output]
+        engine.state.output = [engine.state.output]  # type: ignore[assignment]  # ignite's stub says a number
