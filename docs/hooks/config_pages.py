@@ -202,7 +202,7 @@ def _made(path: Path, keys: list[Key]) -> str:
     rows = []
     for key in keys:
         target = targets.get(f"{key.name}#_target_", "")
-        if called := re.match(r"[\"']?\$(scripts(?:\.\w+)+)\(", key.default):
+        if called := re.match(r"(?:[\"']?\$|\{_target_: )(scripts(?:\.\w+)+)[(,]", key.default):
             target = called[1]
         rows.append(f"| {code(key.name)} | {_component(target) if target else ''} | {text(key.words)} |")
     return "\n".join(["| name | made by | what it is |", "| --- | --- | --- |", *rows])

@@ -170,7 +170,7 @@ def test_bad_weights_end_in_one_line_and_no_file(shared_cohort, tmp_path):
 def test_one_bad_scan_is_reported_and_the_others_are_done(weights, cohort, tmp_path):
     damaged = cohort / "sub-02" / "anat" / "sub-02_R2starmap.nii.gz"
     damaged.write_bytes(damaged.read_bytes()[:20000])
-    done = infer(weights, cohort, tmp_path / "output")
+    done = infer(weights, cohort, tmp_path / "output", outputs="json")
     assert_ends_with_one_error_line(done, "1 of 4 scans failed", damaged.name, tmp_path / "output" / "predictions.csv")
     assert "input summary" not in done.stdout  # MONAI's, which shows every path of the command line
     rows = [row for row in table(tmp_path / "output") if row["slice"] == ""]
