@@ -68,3 +68,8 @@ def test_a_complex_file_by_key_needs_no_phase_and_a_real_one_does(image, tmp_pat
     nib.save(nib.Nifti1Image(np.moveaxis(abs(image), 0, 3), affine()), path)
     with refused("echoes.nii.gz", "--phase"):
         find_scans(None, [str(path)], None, *keys)
+
+
+def test_neither_folder_nor_files_is_refused():
+    with refused("input: not given", "--input", "--magnitude"):
+        find_scans(None, None, None, "sub-01", None, None, None, None, RULES)

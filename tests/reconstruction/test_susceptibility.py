@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from raw_head import positions, sphere_field
+from refusal import refused
 
 from scripts.reconstruction.background import PDF, SHARP, VSHARP
+from scripts.reconstruction.combine import AverageOfMaps
 from scripts.reconstruction.fourier import PaddedFourier, b0_direction
 from scripts.reconstruction.inversion import TKD, IterativeTKD, point_spread, truncated_inverse
 from scripts.reconstruction.spheres import even_harmonics, spherical_mean_kernel
@@ -228,3 +230,14 @@ def test_a_single_step_finds_a_source_under_a_background_a_hundred_times_as_stro
     local, known = VSHARP([8, 4, 2], 0.05, 4, 15)(total, mask, mask.float(), SPACING, UP)
     two_steps = TV(5e-5, 25, 0.0, 15)(local, known, known.float(), SPACING, UP)
     assert error(found, true, known) < 0.9 * error(two_steps, true, known)
+
+
+def test_radii_that_name_none_are_refused():
+    with refused("radii_mm", "one or more"):
+        VSHARP([], 0.05, 4, 12)
+
+
+def test_echoes_that_the_scan_lacks_are_refused():
+    echoes = torch.ones(2, 4, 4, 4)
+    with refused("2 echoes", "first_echo"):
+        AverageOfMaps(3, 6)(echoes, echoes, echoes[0] > 0, [0.005, 0.01], SPACING, 3.0, pytest.fail)

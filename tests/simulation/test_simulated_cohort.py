@@ -181,6 +181,7 @@ def test_full_disk_is_refused(tmp_path, settings, monkeypatch):
         ({"size": "huge"}, "size=huge is unknown"),
         ({"num_workers": 0}, "num_workers"),
         ({"seed": -1}, "seed"),
+        ({"from_raw": True, "raw": None}, "raw: is missing"),
     ],
 )
 def test_bad_settings_are_refused_and_leave_nothing(tmp_path, settings, change, words):
