@@ -31,7 +31,7 @@ ELSEWHERE = {
     "train_and_test": "tests/crossvalidation/test_crossval.py",
 }
 #: Parts of run ids, and what MONAI runs itself.
-PARTS = {"prepare", "checks", "check_scans", "stage_1", "stage_2", "finalize"}
+PARTS = {"prepare", "checks", "check_scans", "note_scans", "stage_1", "stage_2", "finalize"}
 PARTS |= {"train_folds", "tables_figures_report"}
 
 

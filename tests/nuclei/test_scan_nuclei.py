@@ -108,4 +108,4 @@ def test_bad_choices_are_refused(monkeypatch):
     with refused("no_such_package", "pip install"):
         check_atlas("measure")
     check_atlas("auto")
-    assert not MeasureNucleid("image", "auto", Localiser("none")).measure
+    assert MeasureNucleid("image", "auto", Localiser("none")).localiser is None

@@ -105,6 +105,8 @@ def read_rules(path: str | os.PathLike) -> Rules:
     Raises:
         InputError: no such file, not YAML, a key that is missing, unknown or out of range, a pattern that is none.
     """
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file; give --dicom_rules a YAML file as configs/dicom_series.yaml is")
     try:
         content = yaml.safe_load(read_text(path, "give --dicom_rules a YAML file in UTF-8"))
     except yaml.YAMLError as error:

@@ -177,9 +177,6 @@ class FlagMapsd(MapTransform):
 class NoteScand(MapTransform):
     """Give an item `notes`, what is to be said of the scan, as JSON: what its image's metadata hold of `box_source`,
     `box_confidence`, `t1w_registration` and `flags`. Metadata do not outlive a cache on disk; this does.
-
-    Args:
-        keys: the entry whose metadata count.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
