@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 import torch
+from scipy.interpolate import BSpline
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from torch.nn.functional import grid_sample
@@ -23,15 +24,9 @@ from scripts.registration.search import Scan, sitk_image
 BORDER = 4
 
 
-def basis(places: np.ndarray, cells: int) -> np.ndarray:
+def basis(places: np.ndarray, cells: int) -> csr_array:
     """Uniform cubic B-splines: weight of each of `cells + 3` coefficients at places 0..cells, `[N, cells + 3]`."""
-    first = np.clip(np.floor(places).astype(int), 0, cells - 1)
-    t = places - first
-    weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], 1) / 6
-    matrix = np.zeros((len(places), cells + 3))
-    for n in range(4):
-        matrix[np.arange(len(places)), first + n] += weights[:, n]
-    return matrix
+    return csr_array(BSpline.design_matrix(places, np.arange(-3.0, cells + 4), 3))
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def refine(
     splines.SetTransformDomainPhysicalDimensions((scan.spacing * shape).tolist())
     splines.SetTransformDomainMeshSize(cells)
     # Sparse products run on one core, add up in the same order everywhere, and leave out what is 0.
-    bases = [csr_array(basis((np.arange(n) + 0.5) / n * c, c)) for n, c in zip(shape, cells, strict=True)]
+    bases = [basis((np.arange(n) + 0.5) / n * c, c) for n, c in zip(shape, cells, strict=True)]
     shape_of = (3, *(c + 3 for c in cells))
 
     wide = scan.affine.copy()
