@@ -14,6 +14,7 @@ import ignite.distributed as idist
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.nifti import says_simulated
+from scripts.files.text import read_content
 from scripts.files.writing import sha256, write_json
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
@@ -118,8 +119,8 @@ def cohort_fingerprint(dataset_dir: str | os.PathLike) -> dict[str, str | int | 
     maps = sorted(root.glob("sub-*/**/*.nii*"))
     digest = hashlib.sha256()
     participants = root / "participants.tsv"
-    if participants.exists():
-        digest.update(participants.read_bytes())
+    if os.path.lexists(participants):
+        digest.update(read_content(participants))
     for path in maps:
         digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
     return {

@@ -134,6 +134,7 @@ def test_a_csv_has_quotes_and_lines_within_cells(tmp_path):
         ("group\tage\nHC\t1\n" + "\t" * 1_000_000 + "x\n", "line 3"),
         ("age\n1\n", "no column 'group'"),
         ("", "no column 'group'"),
+        ("a\t" * 300_000 + "group\nHC\n", "300001 cells"),
         ("group;age\nHC;1\n", "separated by ';'"),
         ("group\nHC\nHC\n", "lines 2 and 3"),
     ],

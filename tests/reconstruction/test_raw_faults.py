@@ -9,6 +9,8 @@ from scripts.reconstruction.checks import check_map
 from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_scan, load_echoes, normalise
 
+FILES = ["p.nii.gz", "p2.nii.gz", "p3.nii.gz"]
+
 
 @pytest.fixture(scope="module")
 def signal() -> np.ndarray:
@@ -39,7 +41,7 @@ def test_scanners_scales_are_known_and_one_voxel_changes_nothing(signal, stored,
     given = stored(phase).astype(np.float32)
     if odd:
         given[:, 3, 4, 5] += odd * given.max()
-    scaled = scale_phase(given, "", "p.nii.gz")
+    scaled = scale_phase(given, "", FILES)
     difference = apart(scaled.phase, phase)
     difference[:, 3, 4, 5] = 0
     assert difference.max() < 0.005
@@ -48,14 +50,14 @@ def test_scanners_scales_are_known_and_one_voxel_changes_nothing(signal, stored,
 
 
 def test_an_unknown_scale_is_said(signal):
-    scaled = scale_phase((np.angle(signal) * 7.7).astype(np.float32), "", "p.nii.gz")
+    scaled = scale_phase((np.angle(signal) * 7.7).astype(np.float32), "", FILES)
     assert "no scale that we know" in scaled.warnings[0]
 
 
 def test_signed_values_declared_unsigned_are_refused(signal):
     signed = np.round(np.angle(signal) / np.pi * 4096).astype(np.int16)
     with refused("p.nii.gz", "signed values declared unsigned"):
-        scale_phase(signed.view(np.uint16).astype(np.float32), "", "p.nii.gz")
+        scale_phase(signed.view(np.uint16).astype(np.float32), "", FILES)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -101,6 +103,51 @@ def test_echoes_that_were_scaled_each_on_its_own_are_refused(signal):
     grown[2] /= 5
     grown[1, 3, 4, 5] *= 1e6  # one voxel is another fault
     load_echoes(made(signal, grown), 1)
+
+
+def test_echoes_in_reverse_order_are_refused(signal):
+    with refused("m1", "grows", "reverse order", "--echo_times_s"):
+        load_echoes(made(signal, np.abs(signal)[::-1]), 1)
+    late = np.abs(signal) * np.array([1.0, 1.6, 1.5])[:, None, None, None]
+    with refused("m1", "grows with echo time", "one scale"):
+        load_echoes(made(signal, late), 1)
+
+
+def test_an_echo_brighter_than_the_one_before_it_is_said(signal):
+    magnitude = np.abs(signal)
+    magnitude[2] *= 1.2  # 20/s lets 10 % decay from echo to echo
+    (line,) = load_echoes(made(signal, magnitude), 1).warnings
+    assert line.startswith("Echo 3 (15 ms) is 9 % brighter")
+    magnitude[2] /= 1.2
+    assert load_echoes(made(signal, magnitude), 1).warnings == []
+
+
+@pytest.mark.parametrize(("stored", "span"), [(1 / np.pi, "2,"), (0.5 / np.pi, "")])
+@pytest.mark.parametrize("echo", [0, 1])
+@pytest.mark.parametrize("blanked", [False, True], ids=["noise around", "blank around"])
+def test_a_phase_in_radians_that_wraps_at_less_than_a_turn_is_refused(signal, stored, span, echo, blanked):
+    phase = np.angle(signal * np.exp(2j)).astype(np.float32)
+    if blanked:
+        phase[:, abs(signal[0]) < 0.5 * abs(signal[0]).max()] = 0
+    assert scale_phase(phase, "rad", FILES).warnings == []
+    phase[echo] *= stored
+    with refused(f"{FILES[echo]}: phase from -", f"wraps within {span}", "correct Units"):
+        scale_phase(phase, "rad", FILES)
+
+
+def test_a_phase_that_never_wraps_may_span_less_than_a_turn(signal):
+    inside = abs(signal[0]) > 0.5 * abs(signal[0]).max()
+    x = np.linspace(1, 2, signal.shape[1])[:, None, None]
+    phase = np.stack([np.where(inside, n * x, 0) for n in (0.5, 1.0, 1.5)]).astype(np.float32)
+    assert np.array_equal(scale_phase(phase, "rad", FILES).phase, phase)
+
+
+def test_the_echo_whose_phase_has_another_scale_is_named(signal):
+    phase = np.angle(signal).astype(np.float32)
+    phase[1] *= 4096 / np.pi
+    for units, words in (("rad", "more than one wrap"), ("", "ranges of phase differ")):
+        with refused(FILES[1], words):
+            scale_phase(phase, units, FILES)
 
 
 def test_an_echo_of_one_value_is_refused(signal):

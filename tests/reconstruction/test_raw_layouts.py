@@ -10,8 +10,8 @@ from raw_head import TIMES, affine, echoes, write_raw
 from refusal import refused
 
 from scripts.reconstruction.bids import find_raw
-from scripts.reconstruction.raw import Acquisition, check_scan, load_echoes
-from scripts.reconstruction.run import find_scans
+from scripts.reconstruction.raw import Acquisition, RawScan, check_scan, load_echoes
+from scripts.reconstruction.run import find_scans, path_for, reconstruct
 
 RULES = str(Path(__file__).parents[2] / "bundle" / "configs" / "dicom_series.yaml")
 
@@ -42,6 +42,39 @@ def test_echoes_are_sorted_by_their_times_whatever_their_names(tmp_path):
     assert "15, 10, 5, 20, 25, 30 ms" in acquisition.notes[0]
     assert np.array_equal(read(acquisition), before)
     assert acquisition.notes[0] in load_echoes(acquisition, 1).warnings
+
+
+@pytest.mark.parametrize("other", ["echo-03_part-mag_MEGRE.nii.gz", "echo-3_part-mag_MEGRE.nii", "echo-3_MEGRE.nii.gz"])
+def test_two_files_for_one_echo_and_part_are_refused(tmp_path, other):
+    write_raw(tmp_path, flips=(24,))
+    anat = tmp_path / "sub-01" / "anat"
+    one = anat / "sub-01_acq-fa24_echo-3_part-mag_MEGRE.nii.gz"
+    nib.save(nib.load(one), anat / f"sub-01_acq-fa24_{other}")
+    with refused(one.name, f"sub-01_acq-fa24_{other}", "same echo"):
+        raise find_raw(tmp_path)[0].error
+
+
+def test_of_words_in_braces_the_scan_alone_is_filled_in(tmp_path):
+    scan = RawScan("sub-01", "sub-01_run-2", "sub-01/anat")
+    assert path_for("/x/{scan}/{scan}_mask.nii", scan) == "/x/sub-01_run-2/sub-01_run-2_mask.nii"
+    for wrong in ("{subject}", "{}", "{scan", "{scan.x}", "{scan!z}", "{scan}}"):
+        with refused(f"/x/{wrong}_mask.nii", "{scan} alone"):
+            path_for(f"/x/{wrong}_mask.nii", scan)
+    odd = tmp_path / "{a} mask.nii"
+    odd.touch()
+    assert path_for(str(odd), scan) == str(odd)
+
+
+@pytest.mark.parametrize("name", ["participants.tsv", "participants.json"])
+def test_a_table_of_participants_that_is_no_file_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with refused(tmp_path / name, "directory"):
+        reconstruct(str(tmp_path / "maps"), str(tmp_path), [], None, None, {})
+    (tmp_path / name).rmdir()
+    (tmp_path / name).symlink_to("nowhere")
+    with refused(tmp_path / name, "No such file"):
+        reconstruct(str(tmp_path / "maps"), str(tmp_path), [], None, None, {})
+    assert not (tmp_path / "maps").exists()
 
 
 def test_complex_files_of_a_bids_folder_are_read_as_magnitude_and_phase(image, tmp_path):

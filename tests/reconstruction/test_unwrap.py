@@ -23,7 +23,7 @@ def measured() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         torch.from_numpy(np.moveaxis(nib.load(DATA / f"{name}.nii").get_fdata(dtype=np.float32), 3, 0).copy())
         for name in ("Phase", "Mag")
     )
-    phase = torch.from_numpy(scale_phase(phase.numpy(), "arbitrary", "Phase.nii").phase)
+    phase = torch.from_numpy(scale_phase(phase.numpy(), "arbitrary", ["Phase.nii"] * len(phase)).phase)
     good = (magnitude[0] > 0.2 * magnitude[0].median()) & (phase_roughness(phase[1]) < 1.0)
     return phase, magnitude, torch.from_numpy(without_islands(good.numpy(), 2000)) & good
 

@@ -22,6 +22,8 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?inf|nan", re.I
 Row = dict[str, str]
 #: What parts cells: of a CSV, of a TSV.
 SIGNS = (",", "\t")
+#: A table with more columns is none of a cohort; such a header took seconds to minutes to be refused.
+_MOST_COLUMNS = 10_000
 #: Cells that hold nothing.
 MISSING = ("", "n/a")
 
@@ -72,6 +74,10 @@ def read_frame(
     # the header is the first line with words
     empty = found[0] if (found := re.match(rf"(?:[ {SIGNS[tabs]}]*(?:\r\n|\n|\r))*", text)) else ""
     widths = [1 + line.count(SIGNS[tabs]) for line in re.split(r"\r|\n", text[len(empty) :])]
+    if widths[0] > _MOST_COLUMNS:
+        raise InputError(
+            f"{path}: its header has {widths[0]} cells, and more than {_MOST_COLUMNS} are not read; {cure}, {separated}"
+        )
     try:
         cells = pd.read_csv(
             StringIO(text, newline=""),  # U+2028 and its like end no line of a table

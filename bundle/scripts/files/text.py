@@ -17,6 +17,23 @@ _MARKS = (
 )
 
 
+def read_content(path: str | os.PathLike) -> bytes:
+    """The bytes of a text file.
+
+    Raises:
+        InputError: no such file, not readable, or too large.
+    """
+    path = Path(path)
+    check_plain(path)
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_TEXT:
+            raise InputError(f"{path}: has {words(size)}, too much for a text; give the right file")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path or its permissions") from error
+
+
 def read_text(path: str | os.PathLike, cure: str = "save the file as UTF-8") -> str:
     """A text in UTF-8, or in any encoding that a byte order mark names (Windows writes UTF-16 and UTF-8 with one).
 
@@ -27,15 +44,7 @@ def read_text(path: str | os.PathLike, cure: str = "save the file as UTF-8") -> 
     Raises:
         InputError: no such file, not readable, too large, or in an encoding that nothing names.
     """
-    path = Path(path)
-    check_plain(path)
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_TEXT:
-            raise InputError(f"{path}: has {words(size)}, too much for a text; give the right file")
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path or its permissions") from error
+    content = read_content(path)
     mark, encoding = next(((m, e) for m, e in _MARKS if content.startswith(m)), (b"", "utf-8"))
     try:
         text = content[len(mark) :].decode(encoding)

@@ -68,10 +68,12 @@ def scan_of(root: Path, folder: Path, name: str, paths: Sequence[Path]) -> RawSc
         part = names.get("part", "complex" if is_complex(path) else "mag")
         if part not in PARTS:
             raise InputError(f"{path}: part-{part} is unknown; use part-mag and part-phase, or part-real and part-imag")
-        if not names["echo"].isdigit():
+        if not names["echo"].isdecimal():
             raise InputError(f"{path}: echo-{names['echo']} is no number; count echoes from 1")
-        # Both the same echo of the same flip angle would be a name that differs in its ending only.
-        acquisitions[names.get("acq", ""), names.get("flip", ""), suffix][part][int(names["echo"])] = path
+        echoes = acquisitions[names.get("acq", ""), names.get("flip", ""), suffix][part]
+        other = echoes.setdefault(int(names["echo"]), path)
+        if other != path:
+            raise InputError(f"{path}: {other.name} is the same echo and part; keep one, and move the other away")
     check_names(paths, folder.relative_to(root), ("sub", "ses", "run"))
     scan = RawScan(folder.relative_to(root).parts[0], name, str(folder.relative_to(root)))
     scan.acquisitions = [acquisition_of(root, parts) for _, parts in sorted(acquisitions.items())]

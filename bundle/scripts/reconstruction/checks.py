@@ -69,12 +69,12 @@ def check_map(chi: torch.Tensor, total_field: torch.Tensor, local_field: torch.T
         )
 
 
-def check_slices(volumes: np.ndarray, path: str) -> None:
+def check_slices(volumes: np.ndarray, paths: Sequence[str]) -> None:
     """Refuse slices without any value between slices that have some, as a lost slice leaves.
 
     Args:
         volumes: one part of all echoes, `[E, X, Y, Z]`.
-        path: for the message.
+        paths: of the echoes, for the message.
 
     Raises:
         InputError: the first of them.
@@ -86,17 +86,17 @@ def check_slices(volumes: np.ndarray, path: str) -> None:
             empty = [n for n in range(known[0], known[-1]) if not there[n]] if len(known) else []
             if empty:
                 raise InputError(
-                    f"{path}: slice {empty[0]} (from 0) along axis {'ijk'[axis]} of echo {echo} is 0 throughout"
-                    f" ({len(empty)} such slices) amid others that are not; export it again"
+                    f"{paths[echo - 1]}: slice {empty[0]} (from 0) along axis {'ijk'[axis]} of echo {echo} is 0"
+                    f" throughout ({len(empty)} such slices) amid others that are not; export it again"
                 )
 
 
-def check_echoes_differ(volumes: np.ndarray, path: str) -> None:
+def check_echoes_differ(volumes: np.ndarray, paths: Sequence[str]) -> None:
     """Refuse an echo that is a copy of another.
 
     Args:
         volumes: one part of all echoes, `[E, X, Y, Z]`.
-        path: for the message.
+        paths: of the echoes, for the message.
 
     Raises:
         InputError: the first two that are alike.
@@ -105,7 +105,7 @@ def check_echoes_differ(volumes: np.ndarray, path: str) -> None:
         for other in range(one):
             if np.array_equal(volumes[one], volumes[other]):
                 raise InputError(
-                    f"{path}: echoes {other + 1} and {one + 1} are the same image; give each echo its own file"
+                    f"{paths[one]}: echoes {other + 1} and {one + 1} are the same image; give each echo its own file"
                 )
 
 

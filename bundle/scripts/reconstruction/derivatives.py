@@ -13,6 +13,7 @@ import numpy as np
 from scripts.errors import InputError
 from scripts.files.nifti import SIMULATED
 from scripts.files.parts import part_file, part_folder
+from scripts.files.text import read_content
 from scripts.files.writing import write_json
 from scripts.maps.bids import BIDS_VERSION, BOX_DERIVATIVE
 from scripts.provenance import bundle_version, declared_name
@@ -197,15 +198,26 @@ def finished(output_dir: Path, scan: RawScan, steps: Mapping[str, Any], origin: 
     return origin.made(content.get("Finished")) and all(path.exists() for path in files)
 
 
+def check_cohort_files(input_dir: Path) -> None:
+    """Refuse a raw BIDS folder whose files for the whole cohort cannot be copied, before any work.
+
+    Raises:
+        InputError: one is there and no file that can be read.
+    """
+    for path in (input_dir / "participants.json", input_dir / "participants.tsv"):
+        if os.path.lexists(path):
+            read_content(path)
+
+
 def write_cohort_files(
     output_dir: Path, input_dir: Path | None, record: Mapping[str, Any], participants: Collection[str]
 ) -> None:
     """Write dataset_description.json, and the rows of a raw BIDS folder's participants whose maps are there."""
     name = "gradient echo data"
     if input_dir is not None:
-        if (input_dir / "participants.json").exists():
+        if os.path.lexists(input_dir / "participants.json"):
             copy(input_dir / "participants.json", output_dir / "participants.json")
-        if (input_dir / "participants.tsv").exists():
+        if os.path.lexists(input_dir / "participants.tsv"):
             copy_rows(input_dir / "participants.tsv", output_dir / "participants.tsv", participants)
         name = declared_name(input_dir)
     content = {
@@ -221,7 +233,7 @@ def write_cohort_files(
 
 def copy_rows(source: Path, target: Path, participants: Collection[str]) -> None:
     """Copy a participants table without the rows of those who have no maps, for a cohort has a scan for every row."""
-    text = source.read_bytes()
+    text = read_content(source)
     header, *rows = text.splitlines(keepends=True)
     names = [name.strip() for name in header.decode("utf-8-sig", errors="replace").split("\t")]
     if "participant_id" in names:

@@ -33,6 +33,10 @@ _NO_GAP = 0.03
 _BRIGHTEST = 1000.0
 #: An echo's mean brightness in that of an earlier one: fat and water in and out of phase give a few tenths above 1.
 _LARGEST_GROWTH = 2.0
+#: Growth that rounding gives a signal which does not decay; in few voxels also what chance does, in standard errors.
+_LEAST_GROWTH, _CHANCE = 1.02, 4.0
+#: Share of the summed echoes' 98th percentile from which a voxel is bright.
+_BRIGHT = 0.5
 
 
 @dataclass(frozen=True)
@@ -309,13 +313,14 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     """
     first, second = load_all(acquisition.first), load_all(acquisition.second)
     where, path = acquisition.first[0].path, acquisition.second[0].path
-    for volumes, file in ((first, where), (second, path)):
-        check_slices(volumes, file)
+    paths, others = ([volume.path for volume in part] for part in (acquisition.first, acquisition.second))
+    for volumes, files in ((first, paths), (second, others)):
+        check_slices(volumes, files)
         if np.any(volumes):
-            check_echoes_differ(volumes, file)
+            check_echoes_differ(volumes, files)
     if acquisition.parts == ("real", "imag"):
-        check_no_gap(first, where)
-        check_no_gap(second, path)
+        check_no_gap(first, paths)
+        check_no_gap(second, others)
         if not np.any(second):
             raise InputError(f"{path}: the imaginary part is 0 throughout; export real and imaginary images")
         scaled = Scaled(np.arctan2(second, first), "angle of real and imaginary part", [])
@@ -323,18 +328,19 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     else:
         magnitude = first
         check_no_empty_echo(first, acquisition.first, "magnitude")
-        if first.min() < 0:
-            raise InputError(f"{where}: has negative values; a magnitude has none: check the names")
+        for echo, file in zip(first, paths, strict=True):
+            if echo.min() < 0:
+                raise InputError(f"{file}: has negative values; a magnitude has none: check the names")
         if not np.any(second):
             raise InputError(f"{path}: the phase is 0 throughout; export phase images, or real and imaginary ones")
         check_no_empty_echo(second[1:], acquisition.second[1:], "phase")  # the first may be what the others refer to
-        scaled = scale_phase(second, acquisition.phase_units, path)
+        scaled = scale_phase(second, acquisition.phase_units, others)
         check_not_magnitude(second, first, path)
-    check_decay(magnitude, acquisition.first)
+    grown = check_decay(magnitude, acquisition.first, acquisition.echo_times_s)
     if not np.any(magnitude):
         raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
     unit, odd = normalise(magnitude)
-    warnings = [*acquisition.notes, *scaled.warnings, *odd, *turn_slices_back(scaled.phase, magnitude)]
+    warnings = [*acquisition.notes, *scaled.warnings, *odd, *grown, *turn_slices_back(scaled.phase, magnitude)]
     warnings += remove_ramp(scaled.phase, magnitude, acquisition.echo_times_s)
     phase = scaled.phase if sign == 1 else -scaled.phase
     return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)
@@ -351,21 +357,65 @@ def check_no_empty_echo(echoes: np.ndarray, volumes: Sequence[Volume], what: str
             raise InputError(f"{volume.path}: the {what} of this echo is {echo.max():g} throughout; export it again")
 
 
-def check_decay(magnitude: np.ndarray, volumes: Sequence[Volume]) -> None:
-    """Refuse echoes `[E, X, Y, Z]` of which one is far brighter than one before it: signal decays, and echoes that were
-    scaled each on its own have lost R2*.
+def check_decay(magnitude: np.ndarray, volumes: Sequence[Volume], times_s: Sequence[float]) -> list[str]:
+    """Refuse echoes whose signal grows with echo time, or of which one is far brighter than one before it: signal
+    decays, and echoes that were scaled each on its own have lost R2*.
+
+    The median of the voxels that are bright in the sum of all echoes decides, whatever the echoes' order.
+
+    Args:
+        magnitude: `[E, X, Y, Z]`.
+        volumes: where the echoes come from.
+        times_s: rising echo times, s.
+
+    Returns:
+        a warning for each echo that is over 2 % brighter than the one before it, and not by chance.
 
     Raises:
-        InputError: names the first of those files.
+        InputError: names the file of the first echo, or of one that is far brighter.
     """
-    bright = [float(np.quantile(thinned(echo), 0.98)) for echo in magnitude]
+    echoes = np.stack([thinned(echo) for echo in magnitude])
+    total = echoes.sum(0)
+    limit = _BRIGHT * float(np.quantile(total, 0.98))
+    inside = [echo[total > limit] for echo in echoes] if limit > 0 else []
+    bright = [float(np.median(echo)) for echo in inside]
+    if not bright or min(bright) <= 0:
+        return []
+    relative = [echo / value for echo, value in zip(inside, bright, strict=True)]
+    steps = [after / before for before, after in zip(bright[:-1], bright[1:], strict=True)]
+    slope = float(np.polyfit(times_s, np.log(bright), 1)[0])
+    growth = float(np.exp(slope * (times_s[-1] - times_s[0])))
+    grows = growth > largest_by_chance(relative[0], relative[-1])
+    cure = "correct EchoTime (--echo_times_s), or export all echoes with one scale"
+    if grows and min(steps) > 1:
+        raise InputError(
+            f"{volumes[0].path}: the signal grows from echo to echo, to {bright[-1] / bright[0]:.3g} times the first,"
+            f" though signal decays (echo times in reverse order?); {cure}"
+        )
     for number in range(1, len(bright)):
         before = min(bright[:number])
-        if 0 < before < bright[number] / _LARGEST_GROWTH:
+        if before < bright[number] / _LARGEST_GROWTH:
             raise InputError(
                 f"{volumes[number].path}: echo {number + 1} is {bright[number] / before:.3g} times as bright as one"
                 " before it, though signal decays; export all echoes with one scale, in the order of their times"
             )
+    if grows:
+        raise InputError(
+            f"{volumes[0].path}: the signal grows with echo time, {growth:.3g} times from the first echo to the last,"
+            f" though signal decays (echo times in another order?); {cure}"
+        )
+    return [
+        f"Echo {number} ({1000 * times_s[number - 1]:g} ms) is {100 * (step - 1):.0f} % brighter than the one before"
+        " it, though signal decays: were echoes swapped, or scaled each on its own? R2* is wrong then."
+        for number, step in enumerate(steps, 2)
+        if step > largest_by_chance(relative[number - 2], relative[number - 1])
+    ]
+
+
+def largest_by_chance(one: np.ndarray, other: np.ndarray) -> float:
+    """Growth of the median between two echoes that noise and rounding may give; `[N]`, both over their medians."""
+    spread = 1.48 * float(np.median(np.abs(other - one)))  # a normal distribution's standard deviation
+    return max(_LEAST_GROWTH, 1 + _CHANCE * 1.25 * spread / np.sqrt(len(one)))
 
 
 def normalise(magnitude: np.ndarray) -> tuple[float, list[str]]:

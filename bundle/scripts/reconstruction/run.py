@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ from scripts.errors import InputError
 from scripts.files.writing import check_output_dir, write_table
 from scripts.provenance import cohort_fingerprint, settings, software
 from scripts.reconstruction.bids import find_raw, from_files
-from scripts.reconstruction.derivatives import box_of, check_free, finished, write_cohort_files, write_maps
+from scripts.reconstruction.derivatives import (
+    box_of,
+    check_cohort_files,
+    check_free,
+    finished,
+    write_cohort_files,
+    write_maps,
+)
 from scripts.reconstruction.raw import RawScan, Volume, check_scan
 from scripts.reconstruction.reconstruct import Reconstruction
 from scripts.runs.failures import Refused, log_of, why
@@ -105,12 +113,26 @@ def load_mask(path: str, scan: RawScan) -> np.ndarray:
     Raises:
         InputError: it cannot be read, is empty, or lies on another grid.
     """
-    volume = Volume(path.format(scan=scan.scan_id))
+    volume = Volume(path_for(path, scan))
     check_same_grid(volume, scan, "mask")
     mask = volume.load() > 0.5
     if not mask.any():
         raise InputError(f"{volume.path}: the mask is empty; it must be 1 in the brain")
     return mask
+
+
+def path_for(template: str, scan: RawScan) -> str:
+    """A path with the scan's name for `{scan}`; other braces stay where there is such a file.
+
+    Raises:
+        InputError: there is none, so they were meant for something else.
+    """
+    path = template.replace("{scan}", scan.scan_id)
+    if re.search("[{}]", path) and not os.path.lexists(path):
+        raise InputError(
+            f"{template}: of words in braces {{scan}} alone is filled in; write {{scan}}, or a file's path"
+        )
+    return path
 
 
 def check_same_grid(volume: Volume, scan: RawScan, what: str) -> None:
@@ -153,10 +175,12 @@ def reconstruct(
 
     def check(scan: RawScan) -> None:
         if mask is not None:
-            check_same_grid(Volume(mask.format(scan=scan.scan_id)), scan, "mask")
+            check_same_grid(Volume(path_for(mask, scan)), scan, "mask")
         reconstruction.check(scan)
         check_free(output, scan)
 
+    if root is not None:
+        check_cohort_files(root)
     scans = [checked(scan, check) for scan in scans]
     refused = [scan for scan in scans if isinstance(scan, Refused)]
     if len(refused) == len(scans):
@@ -223,7 +247,7 @@ def origin_of(scan: RawScan, root: Path | None, mask: str | None, steps: Mapping
         "echoes": [volume.path for volume in volumes if volume.array is None]
     }
     if mask is not None:
-        files["mask"] = [mask.format(scan=scan.scan_id)]
+        files["mask"] = [path_for(mask, scan)]
     if root is not None:
         files["box"] = [box_of(root, scan)]
     said = [
