@@ -155,8 +155,8 @@ class Place:
             own = names[0] in ("simulate_raw", "reconstruct") or (names[0] == "cross_validation" and names[1:])
             if before == "--evaluation_dir" or (before == "--output_dir" and own):  # others write the same names
                 word = str(self._fresh())
-            elif before == "--output_dir" and name == "RESULTS":
-                word = str(self._fresh() if fixed["RESULTS"].exists() else fixed["RESULTS"])
+            elif before == "--output_dir" and name in ("RESULTS", "STUDIES"):
+                word = str(self._fresh() if fixed[name].exists() else fixed[name])
             elif before == "--output_dir" and names[0] == "simulate":
                 word = str(self._fresh() if simulated.exists() else simulated)
             elif name in fixed:
