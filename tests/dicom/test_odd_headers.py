@@ -192,3 +192,14 @@ def test_values_become_what_dicom_allows(keyword, value, kept):
 def test_a_word_that_names_somebody_is_left_out_of_a_description():
     assert discreet("QSM_Erika Muster t1", ("Muster^Erika", "ID-90210")) == "QSM_*** *** t1"
     assert discreet("QSM Siemens 90210", ("Siemens^GE", "ID-90210")) == "QSM *** ***"
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("DoeJane loc", "Doe^Jane"), ("MUELLER JUERGEN loc", "Müller^Jürgen"), ("Muller loc", "Müller^Jürgen"),
+        ("Mu\u0308llerQSM loc", "Müller"), ("qsm4711 loc", "SECRET-4711"), ("山田太郎 loc", "山田^太郎"),
+    ],
+)  # fmt: skip
+def test_a_name_inside_a_word_or_spelt_otherwise_is_left_out_too(said, name):
+    assert set(discreet(said, [name]).split()) == {"***", "loc"}

@@ -16,7 +16,7 @@ from scripts.localisation.localiser import Localiser, check_template
 from scripts.localisation.locate import Found
 from scripts.maps.bids import find_scans
 from scripts.runs.former import say_former
-from scripts.runs.outputs import LOCK, check_apart, claim, release
+from scripts.runs.outputs import LOCK, check_apart, check_own, claim, release
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 #: A process that claims a folder, says so, and works until it is killed.
@@ -184,3 +184,19 @@ def test_results_of_scans_that_are_gone_stay_and_one_line_says_so(
     (line,) = caplog.messages
     assert line.startswith("2 results in output_dir of scans that this input does not hold; they stay, ")
     assert len(list(tmp_path.glob("*/*.json"))) == 3
+
+
+@pytest.mark.parametrize("maker", [None, "fMRIPrep"])
+def test_a_derivative_of_somebody_else_is_not_written_over(tmp_path: Path, maker: str | None) -> None:
+    (tmp_path / "nuclei.tsv").write_text("drawn by hand")
+    if maker is not None:
+        (tmp_path / "dataset_description.json").write_text(f'{{"GeneratedBy": [{{"Name": "{maker}"}}]}}')
+    with pytest.raises(InputError, match="was not made by this bundle"):
+        check_own(tmp_path, ["nuclei.tsv"])
+
+
+def test_a_derivative_of_ours_is_written_again(tmp_path: Path) -> None:
+    (tmp_path / "nuclei.tsv").touch()
+    (tmp_path / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "Q-Net bundle, nuclei"}]}')
+    check_own(tmp_path, ["nuclei.tsv"])
+    check_own(tmp_path / "none yet", ["nuclei.tsv"])

@@ -7,6 +7,7 @@ that a person wrote into a header reaches a library that would quote it.
 
 import hashlib
 import re
+import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -36,6 +37,9 @@ UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"
 #: What a UID is derived from where it is missing.
 STUDY_TAGS = ("PatientID", "PatientName", "PatientBirthDate", "StudyDate", "StudyID", "AccessionNumber")
 SERIES_TAGS = ("SeriesNumber", "SeriesDescription", "ProtocolName", "Modality")
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae"})
+#: Parts of a name that name somebody inside a longer word too; the first range is East Asian.
+_PARTS = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]{2,}|[^\W\d]{3,}|\d{4,}")
 _LONGEST = {"LO": 64, "SH": 16, "CS": 16, "PN": 64}
 #: Leading zeros are not allowed, but written by some; a UID that is changed would lead nowhere.
 _UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
@@ -84,14 +88,31 @@ def _class_of(dataset: Dataset) -> str:
 
 
 def discreet(said: str, names: Iterable[str]) -> str:
-    """Text of a header with every word left out that also names somebody in it.
+    """Text of a header with every word left out that also names somebody in it, or holds such a name.
+
+    Accents and capitals make no difference, and an umlaut may be written with an e. Inside a longer word, parts of at
+    least three letters, two signs of an East Asian script, or four digits count.
 
     Args:
         said: e.g. a series' description.
         names: values of NAMING_TAGS.
     """
-    words = {word.casefold() for name in names for word in re.findall(r"[^\W_]{2,}", name)}
-    return re.sub(r"[^\W_]+", lambda found: "***" if found[0].casefold() in words else found[0], said)
+    words = {way for name in names for word in re.findall(r"[^\W_]{2,}", name) for way in spellings(word)}
+    parts = {part for word in words for part in _PARTS.findall(word)}
+
+    said = unicodedata.normalize("NFC", said)
+
+    def names_somebody(word: str) -> bool:
+        return any(way in words or any(part in way for part in parts) for way in spellings(word))
+
+    return re.sub(r"[^\W_]+", lambda found: "***" if names_somebody(found[0]) else found[0], said)
+
+
+def spellings(word: str) -> set[str]:
+    """A word without capitals and accents: an umlaut as its vowel, and as vowel and e."""
+    folded = unicodedata.normalize("NFC", word.casefold())
+    plain = [unicodedata.normalize("NFKD", way) for way in (folded, folded.translate(_UMLAUTS))]
+    return {"".join(c for c in way if not unicodedata.combining(c)) for way in plain}
 
 
 # --- what an output object may hold ----------------------------------------------------------------------------------

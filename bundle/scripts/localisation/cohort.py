@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.files.writing import check_output_dir, write_table
-from scripts.localisation.localiser import Localiser
+from scripts.localisation.localiser import Localiser, describe
 from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
 from scripts.maps.scan import Scan
 from scripts.maps.transforms import reading
@@ -22,6 +22,7 @@ from scripts.registration.t1w_grid import in_words
 from scripts.reporting import page
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.former import say_former
+from scripts.runs.outputs import check_own
 
 COLUMNS = (
     "participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "t1w_registration", "flags",
@@ -52,7 +53,9 @@ def localise_cohort(
     wanted = [scan for scan in scans if annotated_too or scan.box is None]
     if not wanted:
         raise InputError("every scan has an annotated box; use --annotated_too true to find boxes all the same")
+    check_own(folder, ("localise.tsv", "index.html"))
     localiser.ready()
+    describe(folder)  # from now on it is ours
     rows = [row_of(folder, scan, localiser, resample_t1w) for scan in tqdm(wanted, desc="localisation", unit="scan")]
     write_table(folder / "localise.tsv", COLUMNS, rows)
     page.write_page(

@@ -31,9 +31,12 @@ from scripts.registration.t1w_grid import in_words
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin, code_of, digest_of, settings_of
 from scripts.runs.former import say_former
+from scripts.runs.outputs import check_own
 
 LOGGER = logging.getLogger(__name__)
 #: What other code measured is measured again.
+#: What is written beside the subjects' folders.
+WRITTEN = ("nuclei.tsv", "nuclei.json", "scans.tsv", "desc-nuclei_dseg.tsv")
 CODE = ("scripts.maps.transforms", "scripts.nuclei.reader", "scripts.localisation.locate", "scripts.anatomy.template")
 
 
@@ -63,6 +66,7 @@ def measure_cohort(
     """
     check_place(localiser, scans)
     folder = check_output_dir(output_dir, 2e6 * len(scans))
+    check_own(folder, WRITTEN)
     reader = NucleiReader(localiser.ready()[0], **reader_settings)
     made_by = {"Code": code_of(*CODE), "Settings": dict(reader_settings), "Version": bundle_version()}
     decided_by = digest_of(

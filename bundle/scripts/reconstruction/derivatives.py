@@ -14,8 +14,8 @@ from scripts.errors import InputError
 from scripts.files.nifti import SIMULATED
 from scripts.files.parts import part_file, part_folder
 from scripts.files.text import read_content
-from scripts.files.writing import write_json
-from scripts.maps.bids import BIDS_VERSION, BOX_DERIVATIVE
+from scripts.files.writing import write_json, write_table
+from scripts.maps.bids import BIDS_VERSION, BOX_DERIVATIVE, read_participants
 from scripts.provenance import bundle_version, declared_name
 from scripts.reconstruction.quality import write_page
 from scripts.reconstruction.raw import RawScan
@@ -207,19 +207,13 @@ def check_cohort_files(input_dir: Path) -> None:
     for path in (input_dir / "participants.json", input_dir / "participants.tsv"):
         if os.path.lexists(path):
             read_content(path)
+    if os.path.lexists(input_dir / "participants.tsv"):
+        read_participants(input_dir / "participants.tsv", ["participant_id"])
 
 
-def write_cohort_files(
-    output_dir: Path, input_dir: Path | None, record: Mapping[str, Any], participants: Collection[str]
-) -> None:
-    """Write dataset_description.json, and the rows of a raw BIDS folder's participants whose maps are there."""
-    name = "gradient echo data"
-    if input_dir is not None:
-        if os.path.lexists(input_dir / "participants.json"):
-            copy(input_dir / "participants.json", output_dir / "participants.json")
-        if os.path.lexists(input_dir / "participants.tsv"):
-            copy_rows(input_dir / "participants.tsv", output_dir / "participants.tsv", participants)
-        name = declared_name(input_dir)
+def describe(output_dir: Path, input_dir: Path | None, record: Mapping[str, Any]) -> None:
+    """Write dataset_description.json."""
+    name = "gradient echo data" if input_dir is None else declared_name(input_dir)
     content = {
         "Name": f"STAGE maps of: {name}",
         "BIDSVersion": BIDS_VERSION,
@@ -231,17 +225,25 @@ def write_cohort_files(
     write_json(output_dir / "dataset_description.json", content)
 
 
-def copy_rows(source: Path, target: Path, participants: Collection[str]) -> None:
-    """Copy a participants table without the rows of those who have no maps, for a cohort has a scan for every row."""
-    text = read_content(source)
-    header, *rows = text.splitlines(keepends=True)
-    names = [name.strip() for name in header.decode("utf-8-sig", errors="replace").split("\t")]
-    if "participant_id" in names:
-        column = names.index("participant_id")
-        known = {name.encode() for name in participants}
-        rows = [row for row in rows if b"".join(row.split(b"\t")[column : column + 1]).strip() in known]
-    with part_file(target) as part:
-        Path(part).write_bytes(header + b"".join(rows))
+def write_participants(output_dir: Path, input_dir: Path | None, participants: Collection[str]) -> None:
+    """Take over a raw BIDS folder's participants whose maps are there; a cohort has a scan for every row.
+
+    Columns and rows that somebody added to the table beside the maps stay; the raw table decides its own columns.
+    """
+    if input_dir is None:
+        return
+    if os.path.lexists(input_dir / "participants.json"):
+        copy(input_dir / "participants.json", output_dir / "participants.json")
+    if not os.path.lexists(input_dir / "participants.tsv"):
+        return
+    raw = read_participants(input_dir / "participants.tsv", ["participant_id"])
+    target = output_dir / "participants.tsv"
+    rows = read_participants(target, ["participant_id"]) if os.path.lexists(target) else {}
+    for name, row in raw.items():
+        if name in participants:
+            rows[name] = rows.get(name, {}) | row
+    columns = list(dict.fromkeys(column for table in (raw, rows) for row in table.values() for column in row))
+    write_table(target, columns or ["participant_id"], rows.values())
 
 
 def copy(source: Path, target: Path) -> None:

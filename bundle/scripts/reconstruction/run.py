@@ -17,15 +17,17 @@ from scripts.reconstruction.derivatives import (
     box_of,
     check_cohort_files,
     check_free,
+    describe,
     finished,
-    write_cohort_files,
     write_maps,
+    write_participants,
 )
 from scripts.reconstruction.raw import RawScan, Volume, check_scan
 from scripts.reconstruction.reconstruct import Reconstruction
 from scripts.runs.failures import Refused, log_of, why
 from scripts.runs.finished import Origin
 from scripts.runs.former import say_former
+from scripts.runs.outputs import check_own
 
 #: Maps that other code made are made again.
 CODE = ("scripts.reconstruction.reconstruct", "scripts.reconstruction.derivatives")
@@ -191,10 +193,12 @@ def reconstruct(
     done = {scan.scan_id for scan in good if finished(output, scan, steps, origins[scan.scan_id])}
     todo = [scan for scan in good if scan.scan_id not in done]
     check_output_dir(output, int(sum(15.0 * np.prod(scan.shape) for scan in todo)))
+    check_own(output, ("participants.*", "reconstruct.tsv", "sub-*.html"))
     origin = cohort_fingerprint(root) if root is not None else {"name": scans[0].scan_id, "simulated": False}
     volumes = [volume for scan in good for a in scan.acquisitions for volume in (*a.first, *a.second)]
     origin["simulated"] = bool(origin["simulated"]) or any(volume.simulated() for volume in volumes)
     record = {"software": software(), "settings": settings(resolved), "input": origin}
+    describe(output, root, record)  # from now on it is ours
     rows = []
     for scan in scans:
         row = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, "status": "ok", "message": ""}
@@ -212,7 +216,7 @@ def reconstruct(
     bad = [row for row in rows if row["status"] != "ok"]
     if done:
         print(f"{len(done)} of {len(scans)} scans were there already")
-    write_cohort_files(output, root, record, {row["participant_id"] for row in rows if row["status"] == "ok"})
+    write_participants(output, root, {row["participant_id"] for row in rows if row["status"] == "ok"})
     write_table(output / "reconstruct.tsv", list(rows[0]), rows)
     say_former(output, "_desc-brain_mask.json", {row["scan_id"] for row in rows}, "reconstruct.tsv")
     if bad:

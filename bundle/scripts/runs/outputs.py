@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.errors import InputError
+from scripts.files.json_file import read_json
 from scripts.files.limits import check_plain
 from scripts.files.parts import remove_leftovers
 
 LOCK = ".qnet-lock"
+#: How the makers begin that dataset_description.json names in derivatives of ours.
+OWN_NAMES = ("Q-Net bundle", "qnet_hemochromatosis")
 #: Derivatives that hold what users and simulations say about a cohort; all others may be written by our commands.
 _GIVEN_DERIVATIVES = ("basalganglia", "groundtruth")
 #: Lock files that this process holds: path -> open file, and the process (a forked one inherits the list).
@@ -63,6 +66,30 @@ def check_apart(outputs: Folders, inputs: Paths) -> None:
                         f"{key}: {output} {found} {path}, which {name} names, so results would mix with your data;"
                         f" give --{key} a folder apart from it"
                     )
+
+
+def check_own(folder: str | os.PathLike, written: Sequence[str]) -> None:
+    """Refuse a derivative's folder that holds files of names that a command writes, made by somebody else.
+
+    A folder is ours where its dataset_description.json says that this bundle generated it.
+
+    Args:
+        folder: the derivative's root.
+        written: names of files beside the subjects' folders, or patterns of them.
+
+    Raises:
+        InputError: names the first such file.
+    """
+    folder = Path(folder).expanduser()
+    description = folder / "dataset_description.json"
+    if description.is_file():
+        makers = read_json(description, "description", "move it, or choose another output folder").get("GeneratedBy")
+        makers = makers if isinstance(makers, list) else [makers]
+        names = [str(maker.get("Name")) for maker in makers if isinstance(maker, Mapping)]
+        if any(name.startswith(OWN_NAMES) for name in names):
+            return
+    for path in sorted(path for name in (description.name, *written) for path in folder.glob(name)):
+        raise InputError(f"{path}: is there and was not made by this bundle; move it, or choose another output folder")
 
 
 def paths_of(given: str | os.PathLike | Sequence[str] | None) -> list[Path]:
