@@ -21,9 +21,10 @@ from pydicom.valuerep import validate_value
 
 pytest.importorskip("highdicom")
 
+from scripts.dicom.discretion import discreet  # noqa: E402
 from scripts.dicom.evidence import write_parametric_map, write_segmentation  # noqa: E402
 from scripts.dicom.files import read_headers  # noqa: E402
-from scripts.dicom.identity import allowed, discreet  # noqa: E402
+from scripts.dicom.identity import allowed  # noqa: E402
 from scripts.dicom.sources import read_series
 from scripts.dicom.structured_report import write_structured_report
 
@@ -203,3 +204,28 @@ def test_a_word_that_names_somebody_is_left_out_of_a_description():
 )  # fmt: skip
 def test_a_name_inside_a_word_or_spelt_otherwise_is_left_out_too(said, name):
     assert set(discreet(said, [name]).split()) == {"***", "loc"}
+
+
+@pytest.mark.parametrize(
+    ("said", "names", "left"),
+    [
+        ("DoeJane loc", "Doe^Jane", "*** loc"),
+        ("t1_DOE2 JaneT1", "Doe^Jane", "t1_*** ***"),
+        ("MUELLER JUERGEN loc", "Müller^Jürgen", "*** *** loc"),
+        ("Muller Jurgen loc", "Müller^Jürgen", "*** *** loc"),
+        ("Müller_MÜLLER loc", "Mueller^J", "***_*** loc"),
+        ("Mu\u0308ller loc", "Muller^J", "*** loc"),
+        ("Strasse Soren Lukasz", "Straße^Søren^Łukasz", "*** *** ***"),
+        ("loc4711 4711x t2", "SECRET-4711", "*** *** t2"),
+        ("secretloc 90210", "ID90210", "secretloc ***"),
+        ("born 1960 or 19600101a", "19600101", "born *** or ***"),
+        ("NgLi ng li LiNg t1", "Ng^Li", "*** *** *** *** t1"),
+        ("山田太郎 head 山田T1", "山田^太郎", "*** head ***"),
+        ("김철수 T1", "김^철수", "*** T1"),
+        ("हिन्दी T1", "हिन्दी^क", "*** T1"),
+        ("Jane T1", "DoeJane", "*** T1"),
+        ("t1_mprage_sag 123 01", "J^D\\SIM-12", "t1_mprage_sag 123 01"),
+    ],
+)
+def test_a_name_is_left_out_however_it_is_spelt_or_joined(said, names, left):
+    assert discreet(said, (names,)) == left

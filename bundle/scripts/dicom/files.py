@@ -28,8 +28,9 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import VR
 
+from scripts.dicom.discretion import NAMING_TAGS, discreet
 from scripts.dicom.frames import TIMING_TAGS, Frame
-from scripts.dicom.identity import NAMING_TAGS, SERIES_TAGS, STUDY_TAGS, UIDS, discreet, text, uids_of
+from scripts.dicom.identity import SERIES_TAGS, STUDY_TAGS, UIDS, text, uids_of
 from scripts.dicom.rules import HEADERS, Rules
 from scripts.errors import InputError
 from scripts.files.writing import sha256

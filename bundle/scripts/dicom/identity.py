@@ -7,7 +7,6 @@ that a person wrote into a header reaches a library that would quote it.
 
 import hashlib
 import re
-import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -26,12 +25,6 @@ from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 _DUE = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
         "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
 _WELCOME = ("PatientAge", "IssuerOfPatientID", "StudyDescription")
-#: Headers in which somebody may be named, by name or number.
-NAMING_TAGS = (
-    "PatientID", "PatientName", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName",
-    "PatientBirthDate", "AccessionNumber", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName",
-    "PhysiciansOfRecord", "RequestingPhysician",
-)  # fmt: skip
 #: UIDs that every image has; where one is missing it is derived, from what the file says or holds.
 UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 #: What a UID is derived from where it is missing.
@@ -85,34 +78,6 @@ def _class_of(dataset: Dataset) -> str:
     if text(dataset.get("Modality")) != "MR":
         return SecondaryCaptureImageStorage
     return EnhancedMRImageStorage if "NumberOfFrames" in dataset else MRImageStorage
-
-
-def discreet(said: str, names: Iterable[str]) -> str:
-    """Text of a header with every word left out that also names somebody in it, or holds such a name.
-
-    Accents and capitals make no difference, and an umlaut may be written with an e. Inside a longer word, parts of at
-    least three letters, two signs of an East Asian script, or four digits count.
-
-    Args:
-        said: e.g. a series' description.
-        names: values of NAMING_TAGS.
-    """
-    words = {way for name in names for word in re.findall(r"[^\W_]{2,}", name) for way in spellings(word)}
-    parts = {part for word in words for part in _PARTS.findall(word)}
-
-    said = unicodedata.normalize("NFC", said)
-
-    def names_somebody(word: str) -> bool:
-        return any(way in words or any(part in way for part in parts) for way in spellings(word))
-
-    return re.sub(r"[^\W_]+", lambda found: "***" if names_somebody(found[0]) else found[0], said)
-
-
-def spellings(word: str) -> set[str]:
-    """A word without capitals and accents: an umlaut as its vowel, and as vowel and e."""
-    folded = unicodedata.normalize("NFC", word.casefold())
-    plain = [unicodedata.normalize("NFKD", way) for way in (folded, folded.translate(_UMLAUTS))]
-    return {"".join(c for c in way if not unicodedata.combining(c)) for way in plain}
 
 
 # --- what an output object may hold ----------------------------------------------------------------------------------
