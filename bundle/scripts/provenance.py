@@ -122,7 +122,9 @@ def cohort_fingerprint(dataset_dir: str | os.PathLike) -> dict[str, str | int | 
     if os.path.lexists(participants):
         digest.update(read_content(participants))
     for path in maps:
-        digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+        # a link that leads nowhere, or a name that is no UTF-8, is that scan's own failure later
+        size = path.stat().st_size if path.exists() else None
+        digest.update(f"{path.relative_to(root)} {size}\n".encode(errors="surrogateescape"))
     return {
         "name": declared_name(root),
         "simulated": simulated(root),

@@ -109,10 +109,23 @@ def test_only_what_changed_or_failed_is_run_again(weights, cohort, tmp_path):
     os.utime(cohort / "sub-01" / "anat" / "sub-01_T1w.nii.gz", (1, 1))  # touched, the same content
     (output / "sub-04" / "sub-04_evidence.nii.gz").unlink()
     run(workflow(weights, cohort, output, **FAST))
+    tampered = output / "sub-04" / "sub-04_prediction.json"
+    tampered.write_text(json.dumps(json.loads(tampered.read_text()) | {"probability_HH": 7}))
+    run(workflow(weights, cohort, output, **FAST))
+    assert json.loads(tampered.read_text())["probability_HH"] <= 1
     after = predictions(output)
     again = {name for name in after if after[name] != before.get(name)}
     assert again == {f"sub-0{n}_prediction.json" for n in (2, 3, 4)}
     assert all(row["status"] == "ok" for row in table(output))
+
+
+def test_a_map_that_was_not_fetched_fails_its_own_scan_alone(weights, cohort, tmp_path):
+    missing = cohort / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
+    missing.unlink()
+    missing.symlink_to("../.git/annex/objects/none")
+    with refused("1 of 4 scans failed"):
+        run(workflow(weights, cohort, tmp_path / "output", **FAST))
+    assert len(predictions(tmp_path / "output")) == 3
 
 
 def test_changed_settings_are_refused_by_their_key_before_any_work(weights, batch_cohort, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -29,6 +30,7 @@ from scripts.maps.scan import Scan
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin
 
+LOGGER = logging.getLogger(__name__)
 #: Names that are safe as a file name on every system: no separator, no control character, no leading dot or dash.
 SAFE_NAME = re.compile(r"[^\W_][^\x00-\x1f\x7f/\\:*?\"<>|]*")
 #: Results that other code made are made again.
@@ -85,6 +87,13 @@ def origin_of(scan: Scan, settings: Any) -> Origin:
 
 #: What a run writes, appends to or removes beside the scans' folders.
 WRITTEN = ("predictions.csv", "summary.html", "progress-*.csv", "*_error.log")
+
+
+def content_sha256(prediction: Mapping[str, Any]) -> str:
+    """SHA-256 of what a scan's prediction JSON says, but for how the run knows it again."""
+    said = {key: value for key, value in prediction.items() if key != "run"}
+    plain = json.loads(json.dumps(said))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 class RunFolder:
@@ -169,6 +178,9 @@ class RunFolder:
             run = found["run"]
             same = origin_of(scan, self.settings).made(run["basis"])
             complete = all((stem.parent / name).exists() for name in run["files"])
+            if run["content_sha256"] != content_sha256(found):
+                LOGGER.warning("%s: its prediction was changed by hand and is made anew", scan.scan_id)
+                return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if same and complete else None

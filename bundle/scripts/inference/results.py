@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_aside, write_json, write_table
-from scripts.inference.batch import RunFolder, ScanStream
+from scripts.inference.batch import RunFolder, ScanStream, content_sha256
 from scripts.inference.summary import write_summary
 from scripts.maps.plausibility import nuclei_flags
 from scripts.maps.scan import Scan
@@ -240,6 +240,7 @@ def write_scan(
         )  # fmt: skip
     if series:
         write_dicom(path, series, made, output["pred"], model, segment_fraction)
+    made["run"]["content_sha256"] = content_sha256(made)
     write_json(path["prediction.json"], made)
     return made
 
