@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,11 @@ OVERLAYS = {
         ("inference", ["--output-dir", "run"], "output_dir", "run"),
         ("inference", ["--dataset_dir", "in#2"], "input", "in#2"),
         ("inference", ["--input", "@home/scans"], "input", "@home/scans"),
+        ("inference", ["--input", "a.nii,~root/b.nii,~/c.nii"], "input",
+         f"a.nii,{os.path.expanduser('~root')}/b.nii,{Path.home()}/c.nii"),
+        ("inference", ["--output_dir", "~"], "output_dir", str(Path.home())),
+        ("inference", ["--participants", "~"], "participants", str(Path.home())),
+        ("reconstruct", ["--magnitude", "['~/a.nii','a~/b.nii']"], "magnitude", [f"{Path.home()}/a.nii", "a~/b.nii"]),
         ("inference", ["--box", "[[1,2],[3,4],[5,6]]"], "box", [[1, 2], [3, 4], [5, 6]]),
         ("inference", ["--threshold", "$1/4"], "threshold", 0.25),
         ("inference", ["--device", "cpu"], "device", torch.device("cpu")),
@@ -99,6 +105,8 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("inference", ["--threshold"], ["has no value"]),
         ("inference", ["--threshold", "$2"], ["--threshold $2", "gives 2"]),
         ("inference", ["--treshold", "0.9"], ["--treshold", "did you mean --threshold?"]),
+        ("inference", ["--THRESHOLD", "0.9"], ["--THRESHOLD", "did you mean --threshold?"]),
+        ("localise", ["--output_dir", "~no_such_user/x"], ["--output_dir ~no_such_user/x", "'no_such_user'"]),
         ("inference", ["--num_slices", "16.5"], ["--num_slices 16.5", "whole number"]),
         ("inference", ["--num_slices", "true"], ["--num_slices true"]),
         ("inference", ["--include_identifiers", "maybe"], ["true or false"]),

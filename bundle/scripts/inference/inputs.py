@@ -118,7 +118,7 @@ def _as_paths(source: str | os.PathLike | Sequence[str]) -> list[Path]:
         parts = [str(part) for part in source]
     if len(parts) not in (1, len(MAPS)) or not all(parts):
         raise InputError(f"input: {len(parts)} paths given; give {KINDS}")
-    return [Path(part).expanduser() for part in parts]
+    return [Path(part) for part in parts]
 
 
 def _nifti_scan(paths: Sequence[Path], resample_t1w: str) -> Scan:

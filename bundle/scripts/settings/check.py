@@ -115,9 +115,16 @@ def _check_component(label: str, component: Mapping[str, Any]) -> None:
     names = _parameters(component["_target_"], label)
     unknown = [key for key in component if key not in names and key not in ConfigComponent.non_arg_keys]
     if unknown and "**" not in names:
-        near = difflib.get_close_matches(unknown[0], names, 1)
-        advice = f"did you mean {near[0]}?" if near else "give the whole step, or leave that out"
+        near = _near(unknown[0], names)
+        advice = f"did you mean {near}?" if near else "give the whole step, or leave that out"
         raise InputError(f"{label}: {component['_target_']} takes no {unknown[0]}; {advice}")
+
+
+def _near(name: str, names: Iterable[str]) -> str | None:
+    """The name most like one that does not exist, whatever the case of its letters; None where none is."""
+    folded = {other.casefold(): other for other in names}
+    near = difflib.get_close_matches(name.casefold(), folded, 1)
+    return folded[near[0]] if near else None
 
 
 def is_ours(path: str) -> bool:
@@ -187,10 +194,10 @@ def _check_expression(label: str, value: str, parser: ConfigParser) -> None:
     """Refuse an expression that Python cannot read, or that names a key which does not exist."""
     for reference in _REFERENCE.findall(value):
         if reference[1:] not in parser:
-            near = difflib.get_close_matches(reference[1:].split("#")[0], parser.get().keys(), 1)
+            near = _near(reference[1:].split("#")[0], parser.get())
             raise InputError(
                 f"{label} {value}: no key {reference[1:]}; "
-                + (f"did you mean @{near[0]}?" if near else "@ stands for another key of the config")
+                + (f"did you mean @{near}?" if near else "@ stands for another key of the config")
             )
     if not value.startswith("$"):
         return
@@ -303,9 +310,9 @@ class Known:
             step = self.base[key]
             if isinstance(step, Mapping) and "_target_" in step and self.rule([key, parts[0]]) is not None:
                 raise InputError(f"{label}: a key of {key}; write {start}{key}#{parts[0]}")
-        near = difflib.get_close_matches(parts[depth], [str(n) for n in names if not str(n).startswith("_")], 1)
+        near = _near(parts[depth], [str(n) for n in names if not str(n).startswith("_")])
         where = parts[depth - 1] if depth else Path(self.files[0]).name
-        advice = f"did you mean {start}{before}{near[0]}?" if near else f"its keys stand in {Path(self.files[0]).name}"
+        advice = f"did you mean {start}{before}{near}?" if near else f"its keys stand in {Path(self.files[0]).name}"
         raise InputError(f"{label}: no such key in {where}; {advice}")
 
     def due(self, rule: Any, default: Any) -> str:

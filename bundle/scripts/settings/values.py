@@ -196,6 +196,8 @@ def _items(value: Any, rule: Any, default: Any, lone: bool = False) -> list[Any]
 def _either(value: Any, parts: list[Any], rule: Any, default: Any) -> Any:
     hints: tuple[str, ...] = ()
     for part in parts:
+        if part == "null" and value == "~" and {"path", "files"} & set(parts):
+            continue  # the home folder; a file's bare ~ has come as None
         try:
             return read(value, part, default)
         except Wrong as error:
@@ -253,13 +255,27 @@ def _text(value: Any, part: str, wrong: Wrong) -> str:
         value = str(value)  # a name of digits, from a file
     if not isinstance(value, str) or not value.strip():
         raise wrong
-    if value.strip().casefold() in NOTHING:
+    if value.strip().casefold() in NOTHING and not (part == "path" and value == "~"):
         raise Wrong(*wrong.args, "it cannot be left empty")
     if any(ord(letter) < 32 for letter in value):
         raise Wrong(*wrong.args, "it has line breaks or other control characters")
     if part == "path" and any(len(name.encode(errors="replace")) > _LONGEST_NAME for name in re.split("[/,]", value)):
         raise Wrong(*wrong.args, f"it has a name of more than {_LONGEST_NAME} bytes, which no file can have")
-    return os.path.expanduser(value) if part == "path" and value.startswith("~/") else value
+    if part != "path" or os.path.lexists(value) and not value.startswith("~"):
+        return value
+    return ",".join(_at_home(name, wrong) for name in value.split(","))
+
+
+def _at_home(path: str, wrong: Wrong) -> str:
+    """A path in which `~` and `~user` are the home folders that they stand for. No other code expands them."""
+    home = path.lstrip().split("/")[0]
+    if not home.startswith("~"):
+        return path
+    expanded = os.path.expanduser(path.lstrip())
+    if expanded.startswith("~"):
+        whose = f"of a user {home[1:]!r} " if home[1:] else ""
+        raise Wrong(*wrong.args, f"no home folder {whose}is known here, and ./{home} is a folder of that name")
+    return expanded
 
 
 def _size(value: Any, wrong: Wrong) -> str:

@@ -44,7 +44,7 @@ class Build:
     """
 
     def __init__(self, output_dir: str | Path, needed_bytes: float, made_by: Any, code: str) -> None:
-        self.output = output = Path(output_dir).expanduser().resolve()
+        self.output = output = Path(output_dir).resolve()
         self.part = part = output.with_name(output.name + ".part")
         self.records = part / ".simulation"
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
