@@ -401,15 +401,15 @@ def test_an_incomplete_subject_does_not_stop_the_others_and_finished_means_all_i
     assert str(damaged) not in rows[0][3]
     assert (output / "participants.tsv").read_text() == "participant_id\tgroup\nsub-02\tHH\n"
 
-    (output / "participants.tsv").write_text("participant_id\tgroup\tferritin\nsub-02\tHC\t900\nsub-07\tHH\t12\n")
-    (damaged / "participants.tsv").write_text("participant_id\tgroup\n01\tHC\n02\tHH\n")
+    (output / "participants.tsv").write_text("participant_id\tgroup\tferritin\nsub-02\tn/a\t900\nsub-07\tHH\t12\n")
+    (damaged / "participants.tsv").write_text("participant_id\tgroup\tferritin\n01\tHC\t1\n02\tHH\t2\n")
     shutil.rmtree(damaged / "sub-01")
     page, lesion = output / "sub-02.html", output / "sub-02" / "anat" / "sub-02_lesion_mask.nii.gz"
     page.unlink()  # as after a kill between maps and page
     lesion.write_bytes(b"the user's")
     run(workflow(damaged, output, **TOY))
     assert page.exists() and lesion.read_bytes() == b"the user's"
-    rows = (output / "participants.tsv").read_text().splitlines()  # what the user added stays, the raw table's is new
+    rows = (output / "participants.tsv").read_text().splitlines()  # what stood there stays, what was missing is new
     assert rows == ["participant_id\tgroup\tferritin", "sub-02\tHH\t900", "sub-07\tHH\t12"]
 
 

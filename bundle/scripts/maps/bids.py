@@ -173,6 +173,12 @@ def checked_box(box: Any, path: str | os.PathLike) -> list[list[int]]:
     return shaped
 
 
+def participant_name(cell: str) -> str:
+    """The id that a cell of participant_id means: `01`, `Sub-01` and `"sub-01"` are `sub-01`."""
+    name = cell.strip("\"'\u2018\u2019\u201c\u201d ")
+    return "sub-" + (name[4:] if name[:4].casefold() == "sub-" else name)
+
+
 def read_participants(path: str | os.PathLike, columns: Sequence[str]) -> dict[str, dict[str, str]]:
     """Read a participants table (tab-separated): participant_id -> row.
 
@@ -180,15 +186,14 @@ def read_participants(path: str | os.PathLike, columns: Sequence[str]) -> dict[s
         InputError: no such file, a table that `read_table` refuses, one of `columns` missing, or a participant with
             two rows.
 
-    Participants may be written with or without `sub-`; the ids that are returned have it.
+    Participants may be written as `participant_name` reads them; the ids that are returned have `sub-`.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InputError(f"{path}: no such file; it lists {' and '.join(columns)} of every subject, tab-separated")
     participants: dict[str, dict[str, str]] = {}
     for row in read_table(path, columns):
-        name = row["participant_id"]
-        name = name if name.startswith("sub-") else f"sub-{name}"
+        name = participant_name(row["participant_id"])
         if name in participants:
             raise InputError(f"{path}: participant {name!r} has more than one row; keep one")
         participants[name] = {**row, "participant_id": name}

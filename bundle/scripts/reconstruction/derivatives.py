@@ -228,20 +228,26 @@ def describe(output_dir: Path, input_dir: Path | None, record: Mapping[str, Any]
 def write_participants(output_dir: Path, input_dir: Path | None, participants: Collection[str]) -> None:
     """Take over a raw BIDS folder's participants whose maps are there; a cohort has a scan for every row.
 
-    Columns and rows that somebody added to the table beside the maps stay; the raw table decides its own columns.
+    What stands beside the maps already stays: rows, columns and cells. Only what is missing comes from the raw table,
+    and one line says where the two differ.
     """
     if input_dir is None:
         return
-    if os.path.lexists(input_dir / "participants.json"):
+    if os.path.lexists(input_dir / "participants.json") and not os.path.lexists(output_dir / "participants.json"):
         copy(input_dir / "participants.json", output_dir / "participants.json")
     if not os.path.lexists(input_dir / "participants.tsv"):
         return
     raw = read_participants(input_dir / "participants.tsv", ["participant_id"])
     target = output_dir / "participants.tsv"
     rows = read_participants(target, ["participant_id"]) if os.path.lexists(target) else {}
+    other = []
     for name, row in raw.items():
         if name in participants:
-            rows[name] = rows.get(name, {}) | row
+            known = {key: value for key, value in rows.get(name, {}).items() if value not in ("", "n/a")}
+            other += [f"{name}, {key}" for key in row if key in known and known[key] != row[key]]
+            rows[name] = rows.get(name, {}) | row | known
+    if other:
+        print(f"{target}: differs from the raw table in {len(other)} cells and was left so (first: {other[0]})")
     columns = list(dict.fromkeys(column for table in (raw, rows) for row in table.values() for column in row))
     write_table(target, columns or ["participant_id"], rows.values())
 
