@@ -91,6 +91,14 @@ def test_a_series_that_the_user_names_is_taken_whatever_it_is_called(study):
         item.study.choose()
 
 
+def test_a_t1w_after_contrast_agent_is_not_taken_by_itself(study):
+    relabel(study, T1W, ContrastBolusAgent="None")
+    only_study(study).load()
+    relabel(study, T1W, ContrastBolusAgent="Gadovist")
+    with refused_discreetly("no series is the T1w", "--series#T1w NUMBER"):
+        only_study(study).load()
+
+
 def test_of_two_candidates_the_user_chooses_by_number_and_no_unit_is_guessed(study):
     relabel(study, T1W, SeriesDescription="QSM second try")
     (item,) = find_input(study, dicom_rules=RULES, series={"Chimap": QSM, "T1w": T1W})

@@ -17,6 +17,7 @@ HEADERS = (
     "SeriesDescription", "ProtocolName", "SequenceName", "ImageType", "DerivationDescription", "Manufacturer",
     "ManufacturerModelName", "SoftwareVersions", "SeriesNumber", "ScanningSequence", "SequenceVariant",
     "MRAcquisitionType", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "Modality",
+    "ContrastBolusAgent",
 )  # fmt: skip
 #: Those that hold a number, and may stand in `ranges`. Times in ms, angles in degrees.
 NUMBERS = ("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle")
