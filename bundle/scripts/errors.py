@@ -40,7 +40,7 @@ class InputError(*((ValueError,) if _HTTP is None else (ValueError, _HTTP))):  #
     __str__, __repr__ = ValueError.__str__, ValueError.__repr__
 
     def __init__(self, message: str) -> None:
-        ValueError.__init__(self, message)
+        ValueError.__init__(self, printable(message))
         if _HTTP is not None:
             logging.getLogger(__name__).warning("InputError: %s", message)
 
@@ -48,6 +48,11 @@ class InputError(*((ValueError,) if _HTTP is None else (ValueError, _HTTP))):  #
     def detail(self) -> str:
         """The message for a client."""
         return _FOLDERS.sub("", str(self))
+
+
+def printable(text: str) -> str:
+    """Text that can be printed and written: bytes of a file's name that are no UTF-8 become `\\xe9`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def reason(error: BaseException) -> str:

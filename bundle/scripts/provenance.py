@@ -175,7 +175,9 @@ def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
     for key, given in wanted.items():
         value = list(given) if isinstance(given, tuple) else given
         if key in trained and trained[key] != value:
-            raise InputError(f"{weights}: was trained with {key} {trained[key]}, not {value}; set --{key} as in {path}")
+            raise InputError(
+                f"{weights}: was trained with {key} {trained[key]!r}, not {value!r}; set --{key} as in {path}"
+            )
 
 
 def write_record(

@@ -244,11 +244,37 @@ def test_a_header_that_claims_too_much_is_refused_before_it_is_read(small):
         nifti.read_header(small)
 
 
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        (b"/annex/objects/MD5E-s12345--4d7a.nii.gz\n", "git annex get"),
+        (b"../../.git/annex/objects/Kx/q1/MD5E-s12345--4d7a.nii.gz", "git annex get"),
+    ],
+)
+def test_a_pointer_to_a_file_that_was_not_fetched_is_said_to_be_one(tmp_path, content, word):
+    reads = {
+        "a_T1w.nii.gz": nifti.read_header,
+        "a_T1w.nii": nifti.read,
+        "model.pt": lambda path: read_tensors(path, "give another"),
+        "participants.tsv": lambda path: read_table(path, ["participant_id"]),
+        "box.json": lambda path: read_json(path, "box"),
+    }
+    for name, read in reads.items():
+        (tmp_path / name).write_bytes(content)
+        with refused(tmp_path / name, "is a pointer of", word):
+            read(tmp_path / name)
+
+
 def test_the_limit_is_set_in_words(small):
     limits.set_largest_file("1 KB")
     try:
         with refused(small, "1 KB"):
             nifti.read_header(small)
+        with refused("--largest_file", "model.pt: has 2 KB, and more than 1 KB are not read"):
+            torch.save(torch.zeros(250), small.with_name("model.pt"))
+            os.truncate(small.with_name("model.pt"), 2000)
+            read_tensors(small.with_name("model.pt"), "give another")
     finally:
         limits.set_largest_file("4 GB")
     for size in ("4", "four GB", "0 GB", 4):

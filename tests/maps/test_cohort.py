@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -161,6 +162,34 @@ def test_a_table_that_is_not_text_is_refused(cohort):
     (cohort / "participants.tsv").write_bytes(b"PK\x03\x04\xff\xfe" * 20)  # a spreadsheet under another name
     with refused(cohort / "participants.tsv", "tab-separated"):
         labelled_scans(cohort)
+
+
+def test_a_name_that_is_no_utf8_is_that_scans_failure_and_can_be_written(cohort):
+    (cohort / "sub-04").rename(cohort / os.fsdecode(b"sub-\xe9"))
+    scans = find_scans(cohort, incomplete_too=True)
+    (bad,) = [scan for scan in scans if scan.refused]
+    assert (len(scans), bad.scan_id) == (4, "sub-\\xe9")
+    assert "not in UTF-8" in bad.refused
+    bad.refused.encode()
+    with refused("sub-\\xe9", "rename it"):
+        find_scans(cohort)
+
+
+@pytest.mark.parametrize("link", ["sub-04", "sub-04/anat"])
+def test_a_link_to_nothing_is_that_scans_failure(cohort, link):
+    shutil.rmtree(cohort / link)
+    (cohort / link).symlink_to("nowhere")
+    scans = find_scans(cohort, incomplete_too=True)
+    assert [scan.scan_id for scan in scans if scan.refused] == ["sub-04"]
+    with refused(cohort / link, "link to what is not there"):
+        find_scans(cohort)
+
+
+def test_a_subject_without_scans_is_passed_over_with_a_word(cohort, caplog):
+    (cohort / "sub-05" / "func").mkdir(parents=True)
+    (cohort / "sub-01.html").touch()
+    assert len(find_scans(cohort)) == 4
+    assert caplog.messages == ["1 subjects have no anat folder and are passed over (first: sub-05)"]
 
 
 def test_a_participant_with_two_rows_is_refused(cohort):

@@ -183,6 +183,14 @@ def test_a_slice_without_contrast_becomes_zero(shared_cohort):
     assert torch.all(result[1, ..., 4].amax() == 1)
 
 
+def test_the_unit_of_a_map_makes_no_difference(shared_cohort):
+    image = LoadImageMapsd("image")(find_scans(shared_cohort)[0].item())["image"]
+    stretched = StretchHistogramd("image", 0.5, 99.5)({"image": image})["image"]
+    for unit in (2.0**-66, 2.0**66):
+        result = StretchHistogramd("image", 0.5, 99.5)({"image": image * unit})["image"]
+        assert torch.equal(result, stretched)
+
+
 # --- one tensor for training and inference --------------------------------------------------------
 
 

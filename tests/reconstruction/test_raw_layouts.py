@@ -1,6 +1,8 @@
 """Raw echoes laid out in other ways: named in another order, or as complex numbers."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +12,7 @@ from raw_head import TIMES, affine, echoes, write_raw
 from refusal import refused
 
 from scripts.reconstruction.bids import find_raw
+from scripts.reconstruction.derivatives import box_of, copy_box
 from scripts.reconstruction.raw import Acquisition, RawScan, check_scan, load_echoes
 from scripts.reconstruction.run import find_scans, path_for, reconstruct
 
@@ -52,6 +55,34 @@ def test_two_files_for_one_echo_and_part_are_refused(tmp_path, other):
     nib.save(nib.load(one), anat / f"sub-01_acq-fa24_{other}")
     with refused(one.name, f"sub-01_acq-fa24_{other}", "same echo"):
         raise find_raw(tmp_path)[0].error
+
+
+def test_a_name_that_is_no_utf8_is_that_scans_failure_and_can_be_written(tmp_path):
+    write_raw(tmp_path, flips=(24,))
+    old = os.fsdecode(b"sub-\xe9")
+    shutil.copytree(tmp_path / "sub-01", tmp_path / old)
+    good, bad = find_raw(tmp_path)
+    assert (good.scan_id, bad.participant_id) == ("sub-01", "sub-\\xe9")
+    with refused("sub-\\xe9", "not in UTF-8"):
+        raise bad.error
+    str(bad.error).encode()
+
+
+def test_a_box_beside_the_maps_that_somebody_changed_stays(tmp_path, capsys):
+    scan = RawScan("sub-01", "sub-01", "sub-01/anat")
+    raw, maps = box_of(tmp_path / "raw", scan), box_of(tmp_path / "maps", scan)
+    for path in (raw, maps):
+        path.parent.mkdir(parents=True)
+    raw.write_text("first")
+    maps.unlink(missing_ok=True)
+    copied = copy_box(tmp_path / "raw", tmp_path / "maps", scan, None)
+    raw.write_text("second")
+    copied = copy_box(tmp_path / "raw", tmp_path / "maps", scan, copied)
+    assert maps.read_text() == "second"  # ours, so it follows the raw data's
+    maps.write_text("drawn")
+    assert copy_box(tmp_path / "raw", tmp_path / "maps", scan, copied) is None
+    assert maps.read_text() == "drawn"
+    assert "was left so" in capsys.readouterr().out
 
 
 def test_of_words_in_braces_the_scan_alone_is_filled_in(tmp_path):

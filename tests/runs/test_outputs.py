@@ -1,5 +1,6 @@
 """Where commands write: apart from their input, one run at a time, nothing of the user's touched."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,11 +13,13 @@ import pytest
 
 from scripts.errors import InputError
 from scripts.files.parts import PREFIX, part_file, remove_leftovers
+from scripts.localisation.cohort import localise_cohort
 from scripts.localisation.localiser import Localiser, check_template
 from scripts.localisation.locate import Found
 from scripts.maps.bids import find_scans
+from scripts.nuclei.cohort import measure_cohort
 from scripts.runs.former import say_former
-from scripts.runs.outputs import LOCK, check_apart, check_own, claim, release
+from scripts.runs.outputs import LOCK, check_apart, check_derivative, claim, describe, release
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 #: A process that claims a folder, says so, and works until it is killed.
@@ -172,6 +175,49 @@ def test_a_drawn_box_is_not_replaced_by_a_found_one(
     assert drawn.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("localise", "localise.tsv"),
+        ("localise", "index.html"),
+        ("localise", "sub-01/anat/sub-01_desc-basalganglia_box.png"),
+        ("nuclei", "nuclei.tsv"),
+        ("nuclei", "scans.tsv"),
+        ("nuclei", "dataset_description.json"),
+        ("nuclei", "sub-01/anat/sub-01_desc-nuclei_dseg.nii.gz"),
+        ("nuclei", "../localise/localise.tsv"),  # boxes are kept there
+    ],
+)
+def test_a_derivative_of_the_users_is_refused_before_work(cohort: Path, command: str, name: str) -> None:
+    output = cohort / "derivatives" / command
+    path = output / name
+    (output / path.parent).mkdir(parents=True)
+    path.write_text('{"Name": "my own", "DatasetType": "derivative", "GeneratedBy": [{"Name": "me"}]}')
+    before = {file: file.read_bytes() for file in cohort.rglob("*") if file.is_file()}
+    localiser = Localiser(cohort / "none.nii.gz", cache_dir=output if command == "localise" else None)
+    with pytest.raises(InputError, match=r"is there and was not made by this bundle; move it, or choose"):
+        if command == "nuclei":
+            measure_cohort(output, find_scans(cohort), localiser, {})
+        else:
+            localise_cohort(output, find_scans(cohort), localiser, True)
+    assert {file: file.read_bytes() for file in cohort.rglob("*") if file.is_file()} == before
+
+
+def test_a_derivative_of_ours_is_gone_on_with_and_keeps_what_users_say_of_it(tmp_path: Path) -> None:
+    description = tmp_path / "dataset_description.json"
+    ours = {"Name": "n", "DatasetType": "derivative", "GeneratedBy": [{"Name": "Q-Net bundle, configs/nuclei.yaml"}]}
+    describe(tmp_path, ours)
+    (tmp_path / "nuclei.tsv").touch()
+    check_derivative(tmp_path, ["nuclei.tsv"], "output_dir")
+    description.write_text(json.dumps({**ours, "License": "CC0"}))
+    describe(tmp_path, {**ours, "Name": "new"})
+    assert json.loads(description.read_text()) == {**ours, "Name": "new", "License": "CC0"}
+    for other in ({"DatasetType": "raw"}, {"GeneratedBy": [{"Name": "me"}]}, {"GeneratedBy": "Q-Net bundle, x"}):
+        description.write_text(json.dumps({**ours, **other}))
+        with pytest.raises(InputError, match=r"dataset_description.json: is there"):
+            check_derivative(tmp_path, ["nuclei.tsv"], "output_dir")
+
+
 def test_results_of_scans_that_are_gone_stay_and_one_line_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -184,19 +230,3 @@ def test_results_of_scans_that_are_gone_stay_and_one_line_says_so(
     (line,) = caplog.messages
     assert line.startswith("2 results in output_dir of scans that this input does not hold; they stay, ")
     assert len(list(tmp_path.glob("*/*.json"))) == 3
-
-
-@pytest.mark.parametrize("maker", [None, "fMRIPrep"])
-def test_a_derivative_of_somebody_else_is_not_written_over(tmp_path: Path, maker: str | None) -> None:
-    (tmp_path / "nuclei.tsv").write_text("drawn by hand")
-    if maker is not None:
-        (tmp_path / "dataset_description.json").write_text(f'{{"GeneratedBy": [{{"Name": "{maker}"}}]}}')
-    with pytest.raises(InputError, match="was not made by this bundle"):
-        check_own(tmp_path, ["nuclei.tsv"])
-
-
-def test_a_derivative_of_ours_is_written_again(tmp_path: Path) -> None:
-    (tmp_path / "nuclei.tsv").touch()
-    (tmp_path / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "Q-Net bundle, nuclei"}]}')
-    check_own(tmp_path, ["nuclei.tsv"])
-    check_own(tmp_path / "none yet", ["nuclei.tsv"])

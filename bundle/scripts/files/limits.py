@@ -60,13 +60,13 @@ def check_size(path: str | os.PathLike, size: float, what: str) -> None:
     Args:
         path: for the message.
         size: bytes.
-        what: what takes them, e.g. `its header claims 512 x 512 x 300 voxels`.
+        what: what takes them, e.g. `has`, `its header claims 512 x 512 x 300 voxels,`.
 
     Raises:
         InputError: too large.
     """
     if size > _largest:
         raise InputError(
-            f"{path}: {what}, {words(size)}, and more than {words(_largest)} are not read;"
+            f"{path}: {what} {words(size)}, and more than {words(_largest)} are not read;"
             " check the file, or raise --largest_file"
         )

@@ -12,6 +12,7 @@ from nibabel.arrayproxy import ArrayProxy
 
 from scripts.errors import InputError, reason
 from scripts.files.limits import check_plain, check_size, words
+from scripts.files.pointers import check_fetched
 
 ENDINGS = (".nii", ".nii.gz")
 #: Kinds of numbers that are real: signed, unsigned and floating.
@@ -41,6 +42,7 @@ def read_header(path: str | os.PathLike, kinds: str = REAL) -> nib.Nifti1Image:
     path = Path(path)
     check_ending(path)
     check_plain(path)
+    check_fetched(path)
     try:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):  # CIFTI has the same ending
@@ -80,7 +82,7 @@ def _checked(
     claimed = " x ".join(str(n) for n in shape)
     # as float32 in memory, or as the file has it, whichever is more
     needed = float(np.prod([float(n) for n in shape])) * max(dtype.itemsize, 4)
-    check_size(path, needed, f"its header claims {claimed} voxels of {dtype.name}")
+    check_size(path, needed, f"its header claims {claimed} voxels of {dtype.name},")
     header = image.header
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         raise InputError(
@@ -128,7 +130,7 @@ def read(path: str | os.PathLike, kinds: str = REAL) -> nib.Nifti1Image:
     size = int(proxy.offset) + int(np.prod(proxy.shape, dtype=np.int64)) * proxy.dtype.itemsize
     if proxy.offset < image.header.single_vox_offset:
         raise InputError(f"{path}: its header says that voxels begin within the header; export it again")
-    check_size(path, size, "its header claims voxels far inside the file")
+    check_size(path, size, "its header claims voxels far inside the file,")
     try:
         content = _unpacked(path, size) if path.name.endswith(".gz") else _plain(path, size)
         image = type(image).from_bytes(content)

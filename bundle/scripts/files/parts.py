@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scripts.errors import InputError
+
 #: What the name of everything half-made begins with. Only this is ever cleaned up.
 PREFIX = ".part-qnet-"
 #: Read once, since asking for it sets it for the whole process for a moment.
@@ -20,8 +22,13 @@ def part_file(path: str | os.PathLike) -> Iterator[str]:
     """A temporary file beside `path`, which becomes `path` when the block ends well and is gone when it does not.
 
     Its name keeps the full suffix, since writers choose the format by it. Permissions are those of any new file.
+
+    Raises:
+        InputError: a folder lies there.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder where a file must be written; move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=PREFIX, suffix="".join(path.suffixes), dir=path.parent)
     try:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scripts.errors import InputError, reason
 from scripts.files.limits import check_size
+from scripts.files.pointers import check_fetched
 
 
 def read_tensors(path: str | os.PathLike, cure: str) -> Any:
@@ -25,8 +26,9 @@ def read_tensors(path: str | os.PathLike, cure: str) -> Any:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; {cure}")
+    check_fetched(path)
     size = path.stat().st_size
-    check_size(path, size, "the file has")
+    check_size(path, size, "has")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scripts.errors import InputError
 from scripts.files.limits import LARGEST_TEXT, check_plain, words
+from scripts.files.pointers import check_fetched
 
 #: Byte order marks, the longer first: that of UTF-16 begins that of UTF-32.
 _MARKS = (
@@ -21,10 +22,11 @@ def read_content(path: str | os.PathLike) -> bytes:
     """The bytes of a text file.
 
     Raises:
-        InputError: no such file, not readable, or too large.
+        InputError: no such file, not readable, too large, or not fetched yet.
     """
     path = Path(path)
     check_plain(path)
+    check_fetched(path)
     try:
         size = path.stat().st_size
         if size > LARGEST_TEXT:

@@ -139,6 +139,8 @@ class RunFolder:
         record = self.path / "run.json"
         for path in (path for name in WRITTEN for path in self.path.glob(name)):
             check_plain(path)
+            if path.is_dir():
+                raise InputError(f"{path}: is a folder where a file must be written; move it away")
         if os.path.lexists(record):
             saved = read_json(record, "run", "use another --output_dir")["run"]
             changed = [key for key in sorted({*saved, *self.settings}) if saved.get(key) != self.settings.get(key)]

@@ -12,7 +12,7 @@ from scripts.errors import InputError
 from scripts.files.limits import check_plain
 from scripts.files.nifti import ENDINGS, read_header, says_simulated
 from scripts.files.writing import sha256
-from scripts.maps.bids import check_grid, check_names, chosen_scans
+from scripts.maps.bids import anat_folders, check_grid, check_names, chosen_scans
 from scripts.maps.scan import MAPS, Box, Scan
 from scripts.provenance import PLACES, cohort_fingerprint, settings, software
 
@@ -98,7 +98,7 @@ def find_input(
         raise InputError(f"{paths[0]}: no such file or folder; give --input {KINDS}")
     elif paths[0].is_file():
         scans = [_nifti_scan(paths, resample_t1w)]
-    elif any(paths[0].glob("sub-*/anat")) or any(paths[0].glob("sub-*/ses-*/anat")):
+    elif anat_folders(paths[0]):
         scans = chosen_scans(paths[0], participants, incomplete_too=True)
         participants = None
     else:

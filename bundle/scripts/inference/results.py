@@ -189,7 +189,7 @@ class ResultWriter:
                 finish_batch(self.run, self.dataset.data, self.model)
             except OSError as error:
                 raise InputError(
-                    f"{self.run.path}: predictions.csv cannot be written ({error.strerror}); free some space or correct"
+                    f"{self.run.path}: its tables cannot be written ({error.strerror}); free some space or correct"
                     " the permissions, and give the same command again"
                 ) from error
 

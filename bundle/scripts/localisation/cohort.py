@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.files.writing import check_output_dir, write_table
-from scripts.localisation.localiser import Localiser, describe
+from scripts.localisation.localiser import DESCRIPTION, TABLES, Localiser, check_kept
 from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
 from scripts.maps.scan import Scan
 from scripts.maps.transforms import reading
@@ -22,7 +22,7 @@ from scripts.registration.t1w_grid import in_words
 from scripts.reporting import page
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.former import say_former
-from scripts.runs.outputs import check_own
+from scripts.runs.outputs import check_derivative, describe
 
 COLUMNS = (
     "participant_id", "scan_id", "status", "confidence", "holds_annotation", "box", "t1w_registration", "flags",
@@ -47,15 +47,16 @@ def localise_cohort(
         resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
 
     Raises:
-        InputError: some scans were refused; the table says which and why.
+        InputError: see `check_derivative`; or some scans were refused, and the table says which and why.
     """
-    folder = check_output_dir(output_dir, 1e6 * len(scans))
     wanted = [scan for scan in scans if annotated_too or scan.box is None]
     if not wanted:
         raise InputError("every scan has an annotated box; use --annotated_too true to find boxes all the same")
-    check_own(folder, ("localise.tsv", "index.html"))
+    check_kept(localiser, wanted, "output_dir")
+    check_derivative(output_dir, [*TABLES, *(log_of("", scan.scan_id) for scan in wanted)], "output_dir")
+    folder = check_output_dir(output_dir, 1e6 * len(scans))
     localiser.ready()
-    describe(folder)  # from now on it is ours
+    describe(folder, DESCRIPTION)
     rows = [row_of(folder, scan, localiser, resample_t1w) for scan in tqdm(wanted, desc="localisation", unit="scan")]
     write_table(folder / "localise.tsv", COLUMNS, rows)
     page.write_page(

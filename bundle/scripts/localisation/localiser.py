@@ -26,13 +26,23 @@ from scripts.maps.scan import Scan
 from scripts.provenance import bundle_version, declared_name
 from scripts.registration import search as registration
 from scripts.runs.finished import code_of
-from scripts.runs.outputs import check_apart
+from scripts.runs.outputs import check_apart, check_derivative, describe
 
 #: Where found boxes are kept, below the cohort's root.
 LOCALISE_DERIVATIVE = Path("derivatives") / "localise"
 #: The code that decides where a box lies: a box that other code found is found again.
 CODE = ("scripts.anatomy.template", "scripts.localisation.locate")
+#: What `configs/localise.yaml` adds to them.
+TABLES = ("localise.tsv", "index.html")
 GENERATED_BY = {"Name": "Q-Net bundle, scripts/localisation/localiser.py", "Version": bundle_version()}
+
+#: What the derivative says of itself.
+DESCRIPTION = {
+    "Name": "Basal ganglia boxes, found by registration",
+    "BIDSVersion": BIDS_VERSION,
+    "DatasetType": "derivative",
+    "GeneratedBy": [GENERATED_BY],
+}
 
 
 class Localiser:
@@ -152,19 +162,18 @@ class Localiser:
             "OutlineMM": found.outline_mm.round(2).tolist(),
             **made_by,
         }
-        own = Path(f"{stem}_desc-basalganglia_box.json")
+        own, transform, picture = kept_files(stem)
         if drawn_by_hand(own):
             raise InputError(
                 f"{own}: was not found by this bundle, so it is not replaced; move it away, or set --localise_dir to"
                 " another folder"
             )
+        check_derivative(root, [*TABLES, *(path.relative_to(root) for path in kept_files(stem))], "localise_dir")
         try:
-            describe(root)
+            describe(root, DESCRIPTION)
             remove_leftovers(stem.parent)  # of a killed run, which may have been another command's
-            transform = f"{stem}_from-MNI152NLin2009aSym_to-T1w_mode-image_xfm.tfm"
             write_aside(transform, lambda part: sitk.WriteTransform(found.transform, part))
             if self.pictures:
-                picture = f"{stem}_desc-basalganglia_box.png"
                 title = f"{'Simulated. ' if is_simulated(name) else ''}{stem.name}"
                 write_aside(picture, lambda part: draw(part, maps, affine, found, title))
             write_json(own, content)
@@ -190,18 +199,10 @@ def bids_folders(path: Path) -> tuple[str, ...] | None:
     return folders if len(folders) > 1 and folders[0].startswith("sub-") and folders[-1] == "anat" else None
 
 
-def describe(root: Path) -> None:
-    """Make the derivative's folder with its dataset_description.json."""
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / "dataset_description.json"
-    if not path.exists():
-        content = {
-            "Name": "Basal ganglia boxes, found by registration",
-            "BIDSVersion": BIDS_VERSION,
-            "DatasetType": "derivative",
-            "GeneratedBy": [GENERATED_BY],
-        }
-        write_json(path, content)
+def kept_files(stem: Path) -> tuple[Path, Path, Path]:
+    """Where box, transform and picture of a scan are kept; `stem`: see `Localiser.where`."""
+    box = f"{stem}_desc-basalganglia_box"
+    return Path(f"{box}.json"), Path(f"{stem}_from-MNI152NLin2009aSym_to-T1w_mode-image_xfm.tfm"), Path(f"{box}.png")
 
 
 def is_simulated(name: str) -> bool:
@@ -220,13 +221,14 @@ def fingerprint(maps: np.ndarray, affine: np.ndarray) -> str:
 
 def read_back(stem: Path, made_by: Mapping[str, Any], picture: bool) -> Found | None:
     """A kept box, if it was made from the same by the same and all of it is there (with its picture); else None."""
-    if picture and not Path(f"{stem}_desc-basalganglia_box.png").exists():
+    own, kept, drawn = kept_files(stem)
+    if picture and not drawn.exists():
         return None
     try:
-        content = read_json(f"{stem}_desc-basalganglia_box.json", "found box")
+        content = read_json(own, "found box")
         if any(content.get(key) != value for key, value in made_by.items()):
             return None
-        transform = sitk.ReadTransform(f"{stem}_from-MNI152NLin2009aSym_to-T1w_mode-image_xfm.tfm")
+        transform = sitk.ReadTransform(str(kept))
         return Found(
             [[int(a), int(b)] for a, b in content["Box"]],
             float(content["Confidence"]),
@@ -262,6 +264,21 @@ def check_place(localiser: Localiser, scans: Sequence[Scan]) -> None:
     check_apart({"localise_dir": localiser.cache_dir}, {"dataset_dir or input": sorted(roots)})
 
 
+def check_kept(localiser: Localiser, scans: Sequence[Scan], key: str) -> None:
+    """Refuse, before any work starts, to keep boxes of scans over files that the bundle did not make.
+
+    Raises:
+        InputError: as `scripts.runs.outputs.check_derivative`.
+    """
+    files: dict[Path, list[str | os.PathLike]] = {}
+    for first in (scan.maps[0] for scan in scans if scan.maps):
+        root, stem = localiser.where(str(first))
+        if root is not None and stem is not None:
+            files.setdefault(root, [*TABLES]).extend(path.relative_to(root) for path in kept_files(stem))
+    for root, names in files.items():
+        check_derivative(root, names, key)
+
+
 def check_template(localise: str, localiser: Localiser, scans: Sequence[Scan]) -> None:
     """Make sure, before any work starts, that there is a template if a scan will need it, and a place for boxes.
 
@@ -270,7 +287,9 @@ def check_template(localise: str, localiser: Localiser, scans: Sequence[Scan]) -
     """
     if localise == "auto":
         check_place(localiser, scans)
-    if localise == "auto" and any(scan.box is None and scan.refused is None for scan in scans):
+    bare = [scan for scan in scans if scan.box is None and scan.refused is None]
+    if localise == "auto" and bare:
+        check_kept(localiser, bare, "localise_dir")
         localiser.ready()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
-from scripts.errors import InputError
+from scripts.errors import InputError, printable
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, read_header
 from scripts.files.table import near_column, read_table
@@ -57,9 +57,13 @@ def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> 
     root = Path(dataset_dir)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give --dataset_dir a BIDS folder")
-    folders = sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")])
+    folders = anat_folders(root)
     if not folders:
         raise InputError(f"{root}: holds no sub-*/anat folder; lay the scans out as BIDS (docs/README.md, Data)")
+    subjects = {folder.relative_to(root).parts[0] for folder in folders}
+    bare = sorted(path.name for path in root.glob("sub-*") if path.is_dir() and path.name not in subjects)
+    if bare:
+        LOGGER.warning("%d subjects have no anat folder and are passed over (first: %s)", len(bare), printable(bare[0]))
     scans: list[Scan] = []
     for folder in folders:
         try:
@@ -67,7 +71,7 @@ def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> 
         except InputError as error:
             if not incomplete_too:
                 raise
-            names = folder.relative_to(root).parts[:-1]
+            names = [printable(name) for name in folder.relative_to(root).parts[:-1]]
             scan_id = "_".join(names)
             while any(scan.scan_id == scan_id for scan in scans):
                 scan_id += "_again"
@@ -76,11 +80,36 @@ def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> 
     return scans
 
 
-def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> Scan:
-    """The scan of one anat folder; `taken` are the names of those before it."""
+def anat_folders(root: Path) -> list[Path]:
+    """Where a BIDS folder keeps images of the head, `sub-*/anat` and `sub-*/ses-*/anat`, in order; what is a link to
+    nothing, or a file, is listed as well (see `check_anat`)."""
+    places = [*root.glob("sub-*"), *root.glob("sub-*/ses-*")]
+    places = [place for place in places if place.is_dir() or place.is_symlink() and not place.exists()]
+    return sorted(place / "anat" for place in places if os.path.lexists(place / "anat") or not place.exists())
+
+
+def check_anat(root: Path, folder: Path) -> None:
+    """Refuse what is no folder where images must lie.
+
+    Raises:
+        InputError: names it, or the link to nothing that it would lie in.
+    """
+    for path in [folder, *(path for path in folder.parents if path.is_relative_to(root))]:
+        if path.is_symlink() and not path.exists():
+            raise InputError(
+                f"{path}: is a link to what is not there; fetch it (datalad get, git annex get) or move it"
+            )
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file where a folder with the maps must be; move it away")
+
+
+def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> Scan:
+    """The scan of one anat folder; `taken` are the names of those before it."""
+    check_text(folder)
+    check_anat(root, folder)
     paths = [_one_map(folder, suffix) for suffix in MAPS]
+    for path in paths:
+        check_text(path)
     check_names(paths, folder.relative_to(root))
     scan_id = paths[0].name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap")
     if scan_id in taken:
@@ -142,6 +171,16 @@ def check_names(paths: Sequence[Path], folder: Path | None = None, shared: Seque
                     f"{path}: is {key}-{value} but lies with {key}-{other} ({where}); files of different {SHARED[key]}"
                     " are no scan, so put each where it belongs"
                 )
+
+
+def check_text(path: Path) -> None:
+    """Refuse a name whose bytes are no UTF-8, as old disks and archives hold them: results could not say it.
+
+    Raises:
+        InputError: it is one.
+    """
+    if printable(str(path)) != str(path):
+        raise InputError(f"{path}: its name is not in UTF-8; rename it with letters, digits and hyphens")
 
 
 def read_box(path: str | os.PathLike) -> list[list[int]]:

@@ -284,7 +284,9 @@ class StretchHistogramd(MapTransform):
             pixels = torch.as_tensor(image).flatten(1, 2)
             low, high = quantiles(pixels, self.quantiles)[:, :, None, None]  # each [C, 1, 1, S]
             span = high - low
-            stretched = ((torch.as_tensor(image) - low) / span.clamp_min(1e-12)).clamp(0, 1) * (span > 0)
+            stretched = ((torch.as_tensor(image) - low) / span.clamp_min(torch.finfo(span.dtype).tiny)).clamp(0, 1) * (
+                span > 0
+            )
             meta = {**image.meta, "stretch": torch.stack([low, span])[:, :, 0, 0]}
             data[key] = MetaTensor(stretched, meta=meta, applied_operations=image.applied_operations)
         return data

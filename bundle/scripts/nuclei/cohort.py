@@ -18,7 +18,7 @@ from scripts.anatomy.atlas import LABELS, LOOKUP, NUCLEI
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir, write_aside, write_json, write_table
-from scripts.localisation.localiser import Localiser, check_place, is_simulated
+from scripts.localisation.localiser import Localiser, check_kept, check_place, is_simulated
 from scripts.localisation.picture import draw
 from scripts.maps.bids import BIDS_VERSION
 from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
@@ -31,12 +31,14 @@ from scripts.registration.t1w_grid import in_words
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin, code_of, digest_of, settings_of
 from scripts.runs.former import say_former
-from scripts.runs.outputs import check_own
+from scripts.runs.outputs import check_derivative, describe
 
 LOGGER = logging.getLogger(__name__)
+#: Of the whole cohort.
+TABLES = ("nuclei.tsv", "nuclei.json", "desc-nuclei_dseg.tsv", "scans.tsv")
+#: Of a scan, behind its name.
+ENDINGS = ("desc-nuclei_stats.json", "desc-nuclei_dseg.nii.gz", "desc-nuclei_dseg.png")
 #: What other code measured is measured again.
-#: What is written beside the subjects' folders.
-WRITTEN = ("nuclei.tsv", "nuclei.json", "scans.tsv", "desc-nuclei_dseg.tsv")
 CODE = ("scripts.maps.transforms", "scripts.nuclei.reader", "scripts.localisation.locate", "scripts.anatomy.template")
 
 
@@ -62,11 +64,12 @@ def measure_cohort(
         resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
 
     Raises:
-        InputError: the atlas or the template is missing, or some scans were refused.
+        InputError: the atlas or the template is missing, see `check_derivative`, or some scans were refused.
     """
     check_place(localiser, scans)
+    check_kept(localiser, scans, "localise_dir")
+    check_derivative(output_dir, [name for scan in scans for name in names_of(scan)] + [*TABLES], "output_dir")
     folder = check_output_dir(output_dir, 2e6 * len(scans))
-    check_own(folder, WRITTEN)
     reader = NucleiReader(localiser.ready()[0], **reader_settings)
     made_by = {"Code": code_of(*CODE), "Settings": dict(reader_settings), "Version": bundle_version()}
     decided_by = digest_of(
@@ -78,7 +81,7 @@ def measure_cohort(
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "Q-Net bundle, configs/nuclei.yaml", "Version": bundle_version()}],
     }
-    write_json(folder / "dataset_description.json", description)
+    describe(folder, description)
     rows, said = [], []
     for scan in tqdm(scans, desc="nuclei", unit="scan"):
         row: dict[str, Any] = {"participant_id": scan.participant_id, "scan_id": scan.scan_id}
@@ -110,6 +113,12 @@ def measure_cohort(
         )
 
 
+def names_of(scan: Scan) -> list[Path]:
+    """All that a scan may get, below the derivative's root."""
+    stem = Path(scan.participant_id) / "anat" / scan.scan_id
+    return [log_of("", scan.scan_id), *(Path(f"{stem}_{ending}") for ending in ENDINGS)]
+
+
 def one_scan(
     folder: Path,
     scan: Scan,
@@ -127,10 +136,10 @@ def one_scan(
         `T1wRegistration` (how good it is, None where the T1W is on the grid of the others).
     """
     stem = folder / scan.participant_id / "anat" / scan.scan_id
-    kept = Path(f"{stem}_desc-nuclei_stats.json")
+    kept, labelled, outlined = (Path(f"{stem}_{ending}") for ending in ENDINGS)
     origin = Origin({"maps": scan.maps}, decided_by, CODE)
-    endings = ["dseg.nii.gz", *(["dseg.png"] if pictures else [])]
-    content = read_stats(kept) if all(Path(f"{stem}_desc-nuclei_{ending}").exists() for ending in endings) else {}
+    whole = labelled.exists() and (outlined.exists() or not pictures)
+    content = read_stats(kept) if whole else {}
     if origin.made(content.get("Basis")):
         return content
     basis = origin.basis()  # before anything is read
@@ -143,11 +152,11 @@ def one_scan(
     row, labels = reader.measure(maps, affine, found)
     row = {"confidence": found.confidence, **row}
     label_image = nib.Nifti1Image(labels, affine)
-    write_aside(f"{stem}_desc-nuclei_dseg.nii.gz", lambda part: nib.save(label_image, part))
+    write_aside(labelled, lambda part: nib.save(label_image, part))
     if pictures:
         title = f"{'Simulated. ' if is_simulated(scan.maps[0]) else ''}{scan.scan_id}"
         outlines = {name: np.isin(labels, [LABELS[f"{side}_{name}"] for side in ("left", "right")]) for name in NUCLEI}
-        write_aside(f"{stem}_desc-nuclei_dseg.png", lambda part: draw(part, maps, affine, found, title, outlines))
+        write_aside(outlined, lambda part: draw(part, maps, affine, found, title, outlines))
     values = {n: None if math.isnan(v) else v for n, v in row.items()}
     quality = json.loads(image.meta.get("t1w_registration", "null"))
     content = {"Nuclei": values, "Flags": flags, "T1wRegistration": quality}

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import InputError
+from scripts.errors import InputError, printable
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, REAL, read_header
-from scripts.maps.bids import check_names
+from scripts.maps.bids import anat_folders, check_anat, check_names, check_text
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times, sorted_by_time
 from scripts.runs.failures import Refused
 
@@ -38,7 +38,14 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
         InputError: no images.
     """
     groups: dict[tuple, list[Path]] = defaultdict(list)
-    for folder in sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]):
+    scans: list[RawScan | Refused] = []
+    for folder in anat_folders(root):
+        try:
+            check_anat(root, folder)
+        except InputError as error:
+            names = [printable(name) for name in folder.relative_to(root).parts[:-1]]
+            scans.append(Refused(names[0], "_".join(names), error))
+            continue
         for path in sorted(folder.glob("*.nii*")):
             if path.name.startswith(".") or not path.name.endswith(ENDINGS):
                 continue
@@ -51,12 +58,11 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
             f"{root}: no sub-*/anat/*_echo-*_part-mag_MEGRE.nii.gz; lay the echoes out as BIDS, or name files by"
             " --magnitude and --phase"
         )
-    scans: list[RawScan | Refused] = []
     for (folder, name), paths in groups.items():
         try:
             scans.append(scan_of(root, folder, name, paths))
         except InputError as error:
-            scans.append(Refused(folder.relative_to(root).parts[0], name, error))
+            scans.append(Refused(printable(folder.relative_to(root).parts[0]), printable(name), error))
     return scans
 
 
@@ -64,6 +70,7 @@ def scan_of(root: Path, folder: Path, name: str, paths: Sequence[Path]) -> RawSc
     """One scan from its files."""
     acquisitions: dict[tuple, dict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
     for path in paths:
+        check_text(path)
         names, suffix = entities(path)
         part = names.get("part", "complex" if is_complex(path) else "mag")
         if part not in PARTS:

@@ -14,7 +14,7 @@ from scripts.errors import InputError
 from scripts.files.nifti import SIMULATED
 from scripts.files.parts import part_file, part_folder
 from scripts.files.text import read_content
-from scripts.files.writing import write_json, write_table
+from scripts.files.writing import sha256, write_json, write_table
 from scripts.maps.bids import BIDS_VERSION, BOX_DERIVATIVE, read_participants
 from scripts.provenance import bundle_version, declared_name
 from scripts.reconstruction.quality import write_page
@@ -70,17 +70,17 @@ def write_maps(
         )
         names = sorted(path.name for path in part.iterdir())
         own = marker(output_dir, scan)
+        box = read_marker(own).get("BoxSha256")
         content = json.loads((part / own.name).read_text())
-        write_json(part / own.name, {**content, "Finished": None, "Files": names})
+        write_json(part / own.name, {**content, "Finished": None, "Files": names, "BoxSha256": box})
         if final.exists():
             replace(part, final, own, names)
         else:
             part.rename(final)
     facts = {"warnings": maps.warnings, "findings": maps.findings, "steps": maps.steps, "software": record["software"]}
     write_page(output_dir / f"{scan.scan_id}.html", scan.scan_id, simulated, maps.planes.pictures, facts)
-    if input_dir is not None and box_of(input_dir, scan).exists():
-        copy(box_of(input_dir, scan), box_of(output_dir, scan))
-    write_json(own, {**content, "Finished": basis, "Files": names})
+    box = copy_box(input_dir, output_dir, scan, box)
+    write_json(own, {**content, "Finished": basis, "Files": names, "BoxSha256": box})
     return final
 
 
@@ -138,6 +138,26 @@ def read_marker(path: Path) -> dict[str, Any]:
 def box_of(root: Path, scan: RawScan) -> Path:
     """Where a cohort keeps a scan's annotated box."""
     return root / BOX_DERIVATIVE / scan.folder / f"{scan.scan_id}_desc-basalganglia_box.json"
+
+
+def copy_box(input_dir: Path | None, output_dir: Path, scan: RawScan, copied: str | None) -> str | None:
+    """Take over a scan's annotated box; one beside the maps that somebody drew or changed stays, and a line says so.
+
+    Args:
+        copied: SHA-256 of the box that an earlier reconstruction took over.
+
+    Returns:
+        SHA-256 of the box that is taken over; None where none is.
+    """
+    if input_dir is None or not os.path.lexists(box_of(input_dir, scan)):
+        return None
+    source, target = box_of(input_dir, scan), box_of(output_dir, scan)
+    given = sha256(source)
+    if os.path.lexists(target) and sha256(target) not in (given, copied):
+        print(f"{target}: differs from the raw data's box and was left so; move it away to take theirs")
+        return None
+    copy(source, target)
+    return given
 
 
 def sources(input_dir: Path | None, scan: RawScan) -> list[str]:
@@ -211,10 +231,10 @@ def check_cohort_files(input_dir: Path) -> None:
         read_participants(input_dir / "participants.tsv", ["participant_id"])
 
 
-def describe(output_dir: Path, input_dir: Path | None, record: Mapping[str, Any]) -> None:
-    """Write dataset_description.json."""
+def description_of(input_dir: Path | None, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What dataset_description.json says of the maps."""
     name = "gradient echo data" if input_dir is None else declared_name(input_dir)
-    content = {
+    return {
         "Name": f"STAGE maps of: {name}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
@@ -222,7 +242,6 @@ def describe(output_dir: Path, input_dir: Path | None, record: Mapping[str, Any]
         "SourceDatasets": [{"Name": name}],
         "Provenance": record,
     }
-    write_json(output_dir / "dataset_description.json", content)
 
 
 def write_participants(output_dir: Path, input_dir: Path | None, participants: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from scripts.reconstruction.derivatives import (
     box_of,
     check_cohort_files,
     check_free,
-    describe,
+    description_of,
     finished,
     write_maps,
     write_participants,
@@ -27,7 +27,7 @@ from scripts.reconstruction.reconstruct import Reconstruction
 from scripts.runs.failures import Refused, log_of, why
 from scripts.runs.finished import Origin
 from scripts.runs.former import say_former
-from scripts.runs.outputs import check_own
+from scripts.runs.outputs import check_derivative, describe
 
 #: Maps that other code made are made again.
 CODE = ("scripts.reconstruction.reconstruct", "scripts.reconstruction.derivatives")
@@ -192,13 +192,14 @@ def reconstruct(
     origins = {scan.scan_id: origin_of(scan, root, mask, steps) for scan in good}
     done = {scan.scan_id for scan in good if finished(output, scan, steps, origins[scan.scan_id])}
     todo = [scan for scan in good if scan.scan_id not in done]
+    written = ["participants.tsv", "participants.json", "reconstruct.tsv", *(f"{scan.scan_id}.html" for scan in todo)]
+    check_derivative(output, [*written, *(log_of("", scan.scan_id) for scan in scans)], "output_dir")
     check_output_dir(output, int(sum(15.0 * np.prod(scan.shape) for scan in todo)))
-    check_own(output, ("participants.*", "reconstruct.tsv", "sub-*.html"))
     origin = cohort_fingerprint(root) if root is not None else {"name": scans[0].scan_id, "simulated": False}
     volumes = [volume for scan in good for a in scan.acquisitions for volume in (*a.first, *a.second)]
     origin["simulated"] = bool(origin["simulated"]) or any(volume.simulated() for volume in volumes)
     record = {"software": software(), "settings": settings(resolved), "input": origin}
-    describe(output, root, record)  # from now on it is ours
+    describe(output, description_of(root, record))  # from now on it is ours
     rows = []
     for scan in scans:
         row = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, "status": "ok", "message": ""}

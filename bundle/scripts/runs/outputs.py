@@ -4,17 +4,21 @@ import atexit
 import contextlib
 import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.limits import check_plain
 from scripts.files.parts import remove_leftovers
+from scripts.files.writing import write_json
 
 LOCK = ".qnet-lock"
-#: How the makers begin that dataset_description.json names in derivatives of ours.
-OWN_NAMES = ("Q-Net bundle", "qnet_hemochromatosis")
+#: What tells, in a folder of BIDS, what it is and who made it.
+_DESCRIPTION = "dataset_description.json"
+#: How the makers begin that it names in derivatives of ours.
+_MAKERS = ("Q-Net bundle", "qnet_hemochromatosis")
 #: Derivatives that hold what users and simulations say about a cohort; all others may be written by our commands.
 _GIVEN_DERIVATIVES = ("basalganglia", "groundtruth")
 #: Lock files that this process holds: path -> open file, and the process (a forked one inherits the list).
@@ -57,7 +61,7 @@ def check_apart(outputs: Folders, inputs: Paths) -> None:
     for key, folder in outputs.items():
         if folder is None:
             continue
-        output = Path(folder).expanduser()
+        output = Path(folder)
         for name, paths in inputs.items():
             for path in paths_of(paths):
                 found = relation(output, path)
@@ -68,28 +72,54 @@ def check_apart(outputs: Folders, inputs: Paths) -> None:
                     )
 
 
-def check_own(folder: str | os.PathLike, written: Sequence[str]) -> None:
-    """Refuse a derivative's folder that holds files of names that a command writes, made by somebody else.
-
-    A folder is ours where its dataset_description.json says that this bundle generated it.
+def check_derivative(folder: str | os.PathLike, files: Iterable[str | os.PathLike], key: str) -> None:
+    """Before any work: refuse a derivative's folder that the bundle did not make and that holds what it would replace.
 
     Args:
-        folder: the derivative's root.
-        written: names of files beside the subjects' folders, or patterns of them.
+        folder: root of the derivative.
+        files: all that the command may write there, as paths below the folder; dataset_description.json is among them.
+        key: the config key that names the folder.
 
     Raises:
         InputError: names the first such file.
     """
-    folder = Path(folder).expanduser()
-    description = folder / "dataset_description.json"
-    if description.is_file():
-        makers = read_json(description, "description", "move it, or choose another output folder").get("GeneratedBy")
-        makers = makers if isinstance(makers, list) else [makers]
-        names = [str(maker.get("Name")) for maker in makers if isinstance(maker, Mapping)]
-        if any(name.startswith(OWN_NAMES) for name in names):
-            return
-    for path in sorted(path for name in (description.name, *written) for path in folder.glob(name)):
-        raise InputError(f"{path}: is there and was not made by this bundle; move it, or choose another output folder")
+    root = Path(folder)
+    if _made_here(_description_of(root)):
+        return
+    for path in (root / _DESCRIPTION, *(root / file for file in files)):
+        if os.path.lexists(path):
+            raise InputError(
+                f"{path}: is there and was not made by this bundle; move it, or choose another folder (--{key})"
+            )
+
+
+def describe(folder: str | os.PathLike, description: Mapping[str, Any]) -> None:
+    """Write a derivative's dataset_description.json, which makes the folder ours; what users added to it stays.
+
+    Args:
+        folder: root of the derivative, which `check_derivative` let pass.
+        description: `GeneratedBy` names the bundle and the config.
+    """
+    before = _description_of(Path(folder))
+    content = {**before, **description}
+    if content != before:
+        write_json(Path(folder) / _DESCRIPTION, content)
+
+
+def _description_of(root: Path) -> dict[str, Any]:
+    """What a folder says of itself; empty where it says nothing that can be read."""
+    try:
+        return read_json(root / _DESCRIPTION, "description")
+    except InputError:
+        return {}
+
+
+def _made_here(description: Mapping[str, Any]) -> bool:
+    """Whether a folder is a derivative of ours: simulated cohorts are what users gave, whoever made them."""
+    makers = description.get("GeneratedBy")
+    makers = makers if isinstance(makers, list) else [makers]
+    names = [str(maker.get("Name")) for maker in makers if isinstance(maker, Mapping)]
+    return any(name.startswith(_MAKERS) for name in names) and description.get("DatasetType") == "derivative"
 
 
 def paths_of(given: str | os.PathLike | Sequence[str] | None) -> list[Path]:
@@ -100,7 +130,7 @@ def paths_of(given: str | os.PathLike | Sequence[str] | None) -> list[Path]:
         return [path for item in given for path in paths_of(item)]
     text = os.fspath(given)
     parts = [text] if os.path.exists(text) else [part.strip() for part in text.split(",")]
-    return [Path(part).expanduser() for part in parts if part]
+    return [Path(part) for part in parts if part]
 
 
 def relation(output: Path, source: Path) -> str | None:
@@ -141,7 +171,7 @@ def lock(folder: str | os.PathLike, key: str) -> None:
     Raises:
         InputError: another process works there, or the folder cannot be written.
     """
-    path = os.path.realpath(Path(folder).expanduser() / LOCK)
+    path = os.path.realpath(Path(folder) / LOCK)
     if path in _held:
         return
     try:
@@ -172,7 +202,7 @@ def lock(folder: str | os.PathLike, key: str) -> None:
 
 def release(folder: str | os.PathLike) -> None:
     """Let other runs into a folder that this process locked."""
-    path = os.path.realpath(Path(folder).expanduser() / LOCK)
+    path = os.path.realpath(Path(folder) / LOCK)
     handle, owner = _held.pop(path, (None, 0))
     if handle is not None and owner == os.getpid():
         Path(path).unlink(missing_ok=True)

@@ -126,7 +126,7 @@ def _words(part: str, default: Any) -> str:
     named |= {"size": "a number with KB, MB, GB or TB, such as '4 GB'"}
     if part in named:
         return named[part]
-    if found := _range(part):
+    if found := _range(part, default):
         whole = found["kind"] == "whole" or (found["kind"] is None and type(default) is int)
         limits = part.removeprefix(found["kind"] or "").strip()
         kind = "an odd number" if found["kind"] == "odd" else "a whole number" if whole else "a number"
@@ -134,9 +134,14 @@ def _words(part: str, default: Any) -> str:
     return part
 
 
-def _range(part: str) -> re.Match | None:
-    """The ends of a range and its type; None for another rule. A number alone is a word, as in `1 | -1`."""
+def _range(part: str, default: Any) -> re.Match | None:
+    """The ends of a range and its type; None for another rule.
+
+    A number alone is a word, as in `1 | -1`, and so is a type alone where the default is text, as in `whole | full`.
+    """
     found = _RANGE.fullmatch(part)
+    if isinstance(default, str) and found and found["kind"] == part:
+        return None
     return found if found and (found["low"] or found["most"] or not found["least"]) else None
 
 
@@ -239,7 +244,7 @@ def _scalar(value: Any, part: str, default: Any) -> Any:
         if isinstance(value, Mapping) and "_target_" in value:
             return value
         raise wrong
-    found = _range(part)
+    found = _range(part, default)
     word = str(value).strip().casefold()
     if part.casefold() == word or (found is None and _number_or_none(part) == _number_or_none(word) is not None):
         return type(default)(part) if isinstance(default, int) and not isinstance(default, bool) else part
