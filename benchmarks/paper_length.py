@@ -2,8 +2,9 @@
 
     python benchmarks/paper_length.py OUT --output FOLDER     # OUT: output_dir of configs/cross_validation.yaml
 
-Writes `curves.json` and `curves.md`: means over folds of the AUC on the held-out fold, which decided nothing. Seconds of a fold are from its first file to its last, where the fold was trained in one go, and are those
-of a fold that shares the machine with as many others as the run had at a time.
+Writes `curves.json` and `curves.md`: means over folds of the AUC on the held-out fold, which decided nothing. Seconds
+of a fold are from its first file to its last, where the fold was trained in one go, and are those of a fold that shares
+the machine with as many others as the run had at a time.
 """
 
 from __future__ import annotations
