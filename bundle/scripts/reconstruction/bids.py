@@ -43,8 +43,8 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
         try:
             check_anat(root, folder)
         except InputError as error:
-            names = [printable(name) for name in folder.relative_to(root).parts[:-1]]
-            scans.append(Refused(names[0], "_".join(names), error))
+            parts = [printable(part) for part in folder.relative_to(root).parts[:-1]]
+            scans.append(Refused(parts[0], "_".join(parts), error))
             continue
         for path in sorted(folder.glob("*.nii*")):
             if path.name.startswith(".") or not path.name.endswith(ENDINGS):
