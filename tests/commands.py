@@ -56,6 +56,7 @@ TINY = {
     "cross_validation": [f"--training#{key}={value}" for key, value in TRAINING.items()]
     + ["--num_repeats=1", "--folds_on_cpu=2", "--analysis#bootstrap_samples=100"],
     "analyse": ["--bootstrap_samples=100"],
+    "compare": ["--bootstrap_samples=100"],
     "simulate": [
         "--size=small", "--num_workers=2",
         "--sizes#small={'hh': 2, 'hc': 13, 'men': 9, 'matrix': [96, 96, 24], 'spacing_mm': [2.25, 2.25, 3.0]}",
@@ -69,7 +70,7 @@ TINY = {
 ORDER = [
     "ckpt_export", "onnx_export", "template", "simulate", "simulate_raw", "localise", "run nuclei", "reference_curves",
     "inference", "simulate_dicom", "STUDIES", "reconstruct", "augmentation_samples", "training", "image_level",
-    "scan_level", "evaluate", "report", "cross_validation", "folds", "analyse", "results",
+    "scan_level", "evaluate", "report", "cross_validation", "folds", "analyse", "compare", "results",
 ]  # fmt: skip
 
 
@@ -144,6 +145,7 @@ class Place:
             "OTHER": self.cohort,
             "SCANS": self.cohort,
             "OUT": self.root / "out",
+            "OUT2": self.root / "out",
             "RESULTS": self.root / "results",
             "RAW": self.raw,
             "STUDIES": self.root / "studies",

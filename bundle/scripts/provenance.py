@@ -158,6 +158,10 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
     return read_json(path, "record") if os.path.lexists(path) else {}
 
 
+#: What records of version 0.5 and before do not say, since there was no other.
+_BEFORE = {"intensity": "stretch", "scan_model": "bilstm"}
+
+
 def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
     """Refuse to feed a network other input than it was trained on, where a training record lies beside its weights.
 
@@ -171,7 +175,7 @@ def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
     path = Path(weights).with_suffix(".json")
     if not os.path.lexists(path):
         return
-    trained = read_json(path, "training record")["settings"]
+    trained = {**_BEFORE, **read_json(path, "training record")["settings"]}
     for key, given in wanted.items():
         value = list(given) if isinstance(given, tuple) else given
         if key in trained and trained[key] != value:

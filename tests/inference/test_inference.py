@@ -377,6 +377,8 @@ def test_other_input_than_trained_on_is_refused_by_its_key(tmp_path):
     with refused("model.pt", "region", "cropped"):
         check_trained_with(weights, region="cropped", num_slices=4)
     check_trained_with(tmp_path / "without_record.pt", region="cropped")
+    with refused("model.pt", "intensity 'stretch', not 'window'"):  # the record is older than the key
+        check_trained_with(weights, intensity="window")
     (tmp_path / "model.json").write_text(json.dumps({"settings": {"num_slices": "4"}}))
     with refused("model.pt", "trained with num_slices '4', not 4"):
         check_trained_with(weights, num_slices=4)

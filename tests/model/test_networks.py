@@ -19,6 +19,7 @@ from scripts.model.networks import (
     resnet,
     save_weights,
 )
+from scripts.model.scan_level import scan_level_model
 
 
 def torchvision_shapes(classes: int) -> dict[str, tuple[int, ...]]:
@@ -355,3 +356,43 @@ def test_an_embedding_of_another_network_is_refused(network, tmp_path):
 def test_imagenet_weights_that_are_not_there_are_refused(tmp_path):
     with refused(tmp_path / "resnet18.pth"):
         image_level_model(str(tmp_path / "resnet18.pth"), tmp_path)
+
+
+# --- readers of the slices ------------------------------------------------------------------------
+
+
+def test_attention_is_a_weighted_mean_of_the_slices():
+    torch.manual_seed(3)
+    reader = scan_level_model("attention", num_slices=4, hidden_size=5)
+    embeddings = torch.randn(2, 4, 512)
+    with torch.no_grad():
+        first, _, second = reader.attention
+        scores = torch.tanh(embeddings @ first.weight.T + first.bias) @ second.weight.T + second.bias
+        weights = scores.exp() / scores.exp().sum(1, keepdim=True)
+        expected = sum(weights[:, i] * embeddings[:, i] for i in range(4)) @ reader.scan_head.weight.T
+        torch.testing.assert_close(reader(embeddings)[0], expected + reader.scan_head.bias)
+
+
+@pytest.mark.parametrize("scan_model", ["attention", "mean"])
+def test_pooling_knows_no_order_and_no_number_of_slices(scan_model):
+    torch.manual_seed(3)
+    reader = scan_level_model(scan_model, num_slices=4, hidden_size=5)
+    embeddings = torch.randn(2, 4, 512)
+    scan, image = reader(embeddings)
+    assert image.shape == (2, 4, 2)
+    torch.testing.assert_close(reader(embeddings.flip(1))[0], scan)
+    torch.testing.assert_close(reader(torch.cat([embeddings, embeddings], 1))[0], scan)
+
+
+@pytest.mark.parametrize("scan_model", ["bilstm", "attention", "mean"])
+def test_every_reader_is_scripted_and_explained(scan_model, image):
+    torch.manual_seed(3)
+    network = QNet(num_slices=3, hidden_size=5, scan_model=scan_model).eval()
+    scripted = torch.jit.script(network)
+    torch.testing.assert_close(scripted(image), network(image))
+    torch.testing.assert_close(scripted.class_activation(image), network.class_activation(image))
+
+
+def test_an_unknown_reader_is_refused():
+    with refused("scan_model 'lstm'", "bilstm, attention or mean"):
+        scan_level_model("lstm", 4, 5)

@@ -1,4 +1,4 @@
-"""The paper's models: ResNet18 on one slice (stage 1), and Q-Net, a Bi-LSTM over a scan's slices (stage 2)."""
+"""The paper's models: ResNet18 on one slice (stage 1), and Q-Net, which reads a scan's slices together (stage 2)."""
 
 import os
 from pathlib import Path
@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from scripts.errors import InputError, reason
 from scripts.files.tensors import read_tensors
 from scripts.files.writing import write_aside
+from scripts.model.scan_level import NUM_CLASSES, scan_level_model
 
 #: torchvision's ImageNet weights of ResNet18; the name holds the first digits of the file's SHA-256.
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
-#: Length of the embedding of one slice: ResNet18's channels after global average pooling.
-EMBEDDING_SIZE = 512
-NUM_CLASSES = 2
 
 
 def resnet(feed_forward: bool) -> ResNet:
@@ -77,30 +75,6 @@ def download_imagenet_weights(download_dir: str | os.PathLike) -> str:
     return str(path)
 
 
-class ScanLevelModel(nn.Module):
-    """Stage 2 (paper, Scan-Level Model): a one-layer Bi-LSTM and two FC layers, on the embeddings of a scan's slices.
-
-    Args:
-        num_slices: S, fixed because the scan's FC layer reads all outputs side by side.
-        hidden_size: Bi-LSTM units per direction.
-    """
-
-    def __init__(self, num_slices: int, hidden_size: int) -> None:
-        super().__init__()
-        self.num_slices = num_slices
-        self.lstm = nn.LSTM(EMBEDDING_SIZE, hidden_size, batch_first=True, bidirectional=True)
-        self.image_head = nn.Linear(2 * hidden_size, NUM_CLASSES)
-        self.scan_head = nn.Linear(2 * hidden_size * num_slices, NUM_CLASSES)
-
-    def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, S, 512]` -> scan logits `[B, 2]` and image logits `[B, S, 2]`."""
-        start = embeddings.new_zeros(2, embeddings.shape[0], self.lstm.hidden_size)
-        # The functional form of self.lstm with train=True (it has no dropout): cuDNN allows no gradient through an LSTM
-        # in evaluation mode, and the evidence map needs one. (torch's stubs know neither a list of states nor weights.)
-        outputs, _, _ = torch.lstm(embeddings, [start, start], self.lstm._flat_weights, True, 1, 0.0, True, True, True)  # type: ignore[arg-type]
-        return self.scan_head(outputs.flatten(1)), self.image_head(outputs)
-
-
 class QNet(nn.Module):
     """Q-Net: the frozen embedding of stage 1 and the scan-level model of stage 2.
 
@@ -109,12 +83,13 @@ class QNet(nn.Module):
     Args:
         num_slices: S, slices a scan.
         hidden_size: Bi-LSTM units per direction (the paper leaves it open).
+        scan_model: what reads the slices, see `scripts.model.scan_level.scan_level_model`.
     """
 
-    def __init__(self, num_slices: int = 16, hidden_size: int = 128) -> None:
+    def __init__(self, num_slices: int = 16, hidden_size: int = 128, scan_model: str = "bilstm") -> None:
         super().__init__()
         self.embedding = resnet(feed_forward=False).requires_grad_(False)
-        self.sequence = ScanLevelModel(num_slices, hidden_size)
+        self.sequence = scan_level_model(scan_model, num_slices, hidden_size)
         self.embedding.eval()
 
     def train(self, mode: bool = True) -> "QNet":
@@ -209,7 +184,7 @@ def load_state_dict(network: nn.Module, state: dict[str, Tensor], path: str | os
         if own[name].shape != state[name].shape:
             raise InputError(
                 f"{path}: {name!r} has shape {list(state[name].shape)}, the config's network {list(own[name].shape)};"
-                " use the settings (num_slices, hidden_size) that it was trained with"
+                " use the settings (num_slices, hidden_size, scan_model) that it was trained with"
             )
     network.load_state_dict(state)
 

@@ -5,7 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from scripts.model.networks import NUM_CLASSES, QNet
+from scripts.model.networks import QNet
+from scripts.model.scan_level import EMBEDDING_SIZE, NUM_CLASSES
 from scripts.reporting.style import NETWORK_FILLS
 
 
@@ -26,15 +27,25 @@ def layer_sizes(network: QNet, size: tuple[int, int]) -> list[tuple[str, tuple[i
     return [next(item for item in shapes if item[0] == name) for name in stages]
 
 
-def architecture(num_slices: int, hidden_size: int, size: tuple[int, int] = (128, 128)) -> Figure:
+#: What the figure calls the readers of `scripts.model.scan_level`, and what the scan's FC layer reads of them.
+READERS = {
+    "bilstm": ("Bi-LSTM, 1 layer,\n2 × {hidden_size} units", "outputs side by side"),
+    "attention": ("attention,\n{hidden_size} units", "weighted mean of slices"),
+    "mean": ("embeddings\nas they are", "mean of slices"),
+}
+
+
+def architecture(
+    num_slices: int, hidden_size: int, size: tuple[int, int] = (128, 128), scan_model: str = "bilstm"
+) -> Figure:
     """Draw both stages from left to right.
 
     Args:
-        num_slices, hidden_size: of `QNet`.
+        num_slices, hidden_size, scan_model: of `QNet`.
         size: H, W of a slice.
     """
-    network = QNet(num_slices, hidden_size).eval()
-    features, directions = network.sequence.image_head.in_features, 2
+    network = QNet(num_slices, hidden_size, scan_model).eval()
+    features, (reader, read) = network.sequence.image_head.in_features, READERS[scan_model]
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(0, 13), ylim=(0, 5.4))
@@ -44,7 +55,7 @@ def architecture(num_slices: int, hidden_size: int, size: tuple[int, int] = (128
     blocks: list[tuple[str, tuple[int, ...], str]] = [("slice\nQSM, R2*, T1W", (3, *size), "input")]
     blocks += [(name, shape, "frozen") for name, shape in layer_sizes(network, size)]
     blocks += [
-        ("global average\npooling", (network.sequence.lstm.input_size,), "frozen"),
+        ("global average\npooling", (EMBEDDING_SIZE,), "frozen"),
         ("FC", (NUM_CLASSES,), "head"),
     ]
     right = 0.1
@@ -63,13 +74,12 @@ def architecture(num_slices: int, hidden_size: int, size: tuple[int, int] = (128
         0.9,
         2.1,
         "embedding of stage 1\n(weights frozen)",
-        (num_slices, network.sequence.lstm.input_size),
+        (num_slices, EMBEDDING_SIZE),
         "frozen",
     )
-    lstm = f"Bi-LSTM, {network.sequence.lstm.num_layers} layer,\n{directions} × {hidden_size} units"
-    block(axes, 4.7, 0.9, 2.1, lstm, (num_slices, features), "sequence")
+    block(axes, 4.7, 0.9, 2.1, reader.format(hidden_size=hidden_size), (num_slices, features), "sequence")
     block(axes, 7.6, 1.6, 1.9, "FC on each slice", (num_slices, NUM_CLASSES), "head")
-    block(axes, 7.6, 0.1, 1.9, "outputs side by side", (network.sequence.scan_head.in_features,), "sequence")
+    block(axes, 7.6, 0.1, 1.9, read, (network.sequence.scan_head.in_features,), "sequence")
     block(axes, 10.0, 0.1, 1.2, "FC", (NUM_CLASSES,), "head")
     for start, end in (((1.6, 1.5), (2.1, 1.5)), ((4.2, 1.5), (4.7, 1.5)), ((6.8, 1.6), (7.6, 2.2)),
                        ((6.8, 1.4), (7.6, 0.7)), ((9.5, 0.7), (10.0, 0.7))):  # fmt: skip

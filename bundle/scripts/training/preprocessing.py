@@ -8,6 +8,7 @@ from monai.transforms import Compose, Orientationd, Resized, Transform
 from scripts.anatomy.axes import AXCODES
 from scripts.localisation.localiser import Localiser
 from scripts.localisation.transform import LocaliseBasalGangliad
+from scripts.maps.intensity import scaling
 from scripts.maps.scan import Scan
 from scripts.maps.transforms import (
     CheckMapsd,
@@ -15,7 +16,6 @@ from scripts.maps.transforms import (
     FlagMapsd,
     LoadImageMapsd,
     NoteScand,
-    StretchHistogramd,
 )
 
 
@@ -27,6 +27,9 @@ def preprocessing(
     localise: str,
     localiser: Localiser | None = None,
     resample_t1w: str = "refuse",
+    intensity: str = "stretch",
+    chimap_window: Sequence[float] = (-0.1, 0.3),
+    r2starmap_window: Sequence[float] = (0.0, 120.0),
 ) -> Transform:
     """The steps from files to network input, as `inference.yaml` also lists them.
 
@@ -38,6 +41,7 @@ def preprocessing(
         localise: `auto`, `annotated` or `whole` (see LocaliseBasalGangliad and CropBasalGangliad).
         localiser: finds the boxes that `auto` lacks; other choices need none.
         resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
+        intensity, chimap_window, r2starmap_window: see `scripts.maps.intensity.scaling`.
 
     Returns:
         A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, "notes": see
@@ -53,7 +57,7 @@ def preprocessing(
             CropBasalGangliad(keys="image", region=region, localise=localise),
             NoteScand(keys="image"),
             Resized(keys="image", spatial_size=[*spatial_size, num_slices], mode="trilinear"),
-            StretchHistogramd(keys="image", lower=stretch_percentiles[0], upper=stretch_percentiles[1]),
+            scaling(intensity, stretch_percentiles, chimap_window, r2starmap_window),
         ]
     )
 

@@ -1,0 +1,87 @@
+"""Cross-validations of one cohort in one predictions table: what another recipe, input or backbone is worth."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scripts.errors import InputError
+from scripts.evaluation.predictions import NO_INPUT, PREDICTION_COLUMNS, at_level, read_predictions
+from scripts.files.json_file import read_json
+from scripts.files.writing import check_output_dir, write_json, write_table
+
+
+def join_runs(
+    output_dir: str | os.PathLike, runs: Mapping[str, str | os.PathLike], models: Sequence[str]
+) -> dict[str, int]:
+    """Write `predictions.csv` and its record of several cross-validations; a model is called `Q-Net, NAME` of its run.
+
+    Slices are kept where all runs have the same; scans always. Models that see no image stand once.
+
+    Args:
+        output_dir: gets both files.
+        runs: name -> output folder of a cross-validation.
+        models: which models of each run, e.g. `Q-Net`.
+
+    Returns:
+        rows of each run in the table.
+
+    Raises:
+        InputError: fewer than two runs, a run without such a model, or runs of other subjects or folds.
+    """
+    if len(runs) < 2:
+        raise InputError("runs: names fewer than two cross-validations; give --runs#NAME OUT for each")
+    tables = {name: read_predictions(Path(folder) / "predictions.csv") for name, folder in runs.items()}
+    records = {
+        name: read_json(Path(folder) / "predictions.json", "predictions record") for name, folder in runs.items()
+    }
+    check_comparable(tables, records)
+    alike = len({frozenset(map(tuple, slices_of(table).itertuples(index=False))) for table in tables.values()}) == 1
+    if not alike:
+        print("the runs have other slices, so only whole scans are compared")
+    parts, counts = [], {}
+    for name, table in tables.items():
+        lacking = [model for model in models if model not in set(table["model"])]
+        if lacking:
+            raise InputError(
+                f"models: run {name!r} has no {lacking[0]}; it has {', '.join(sorted(set(table['model'])))}"
+            )
+        own = table[table["model"].isin(models) & (table["region"] != NO_INPUT)]
+        own = own if alike else at_level(own, "scan")
+        parts.append(own.assign(model=own["model"] + ", " + name))
+        counts[name] = len(own)
+    blind = next((t[t["region"] == NO_INPUT] for t in tables.values() if (t["region"] == NO_INPUT).any()), None)
+    joined = pd.concat(parts if blind is None else [*parts, blind])
+    folder = check_output_dir(output_dir, 10e6)
+    rows = joined.astype(object).where(joined.notna(), "").to_dict("records")
+    write_table(folder / "predictions.csv", PREDICTION_COLUMNS, rows)
+    first = next(iter(records.values()))
+    write_json(folder / "predictions.json", {"input": first["input"], "runs": records})
+    return counts
+
+
+def slices_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Which slices of whom a table has."""
+    return at_level(table, "image")[["participant_id", "slice"]].drop_duplicates()
+
+
+def check_comparable(tables: Mapping[str, pd.DataFrame], records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse runs whose models were not tested on the same subjects by the same folds: their AUCs are not paired.
+
+    Raises:
+        InputError: names the first such run, and what differs.
+    """
+    columns = ["repeat", "fold", "participant_id", "label"]
+    (first, table), *others = tables.items()
+    held_out = set(at_level(table, "scan")[columns].itertuples(index=False, name=None))
+    regions = set(table["region"]) - {NO_INPUT}
+    for name, other in others:
+        cure = "run both with the same cohort, regions, num_folds, num_repeats and seed"
+        if records[name]["input"].get("sha256") != records[first]["input"].get("sha256"):
+            raise InputError(f"runs: {name!r} and {first!r} are of other cohorts; {cure}")
+        if set(at_level(other, "scan")[columns].itertuples(index=False, name=None)) != held_out:
+            raise InputError(f"runs: {name!r} and {first!r} held out other subjects in their folds; {cure}")
+        if set(other["region"]) - {NO_INPUT} != regions:
+            raise InputError(f"runs: {name!r} and {first!r} have other input regions; {cure}")

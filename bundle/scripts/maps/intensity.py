@@ -1,0 +1,92 @@
+"""How grey values become the network's input: each slice between its own percentiles, or quantities on one scale."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from scripts.errors import InputError
+from scripts.maps.transforms import StretchHistogramd, quantiles
+
+#: What the key `intensity` may be.
+INTENSITIES = ("stretch", "window")
+
+
+class WindowIntensityd(MapTransform):
+    """Quantities between fixed values, the same for every scan; a map without a unit between percentiles of its scan.
+
+    QSM and R2* measure iron. The paper's stretching of each slice (`StretchHistogramd`) keeps their pattern and loses
+    their level, this keeps both.
+
+    Args:
+        keys: entries `[C, H, W, S]`.
+        windows: of each channel what becomes 0 and 1, in its unit; None takes the percentiles of the whole scan.
+        lower, upper: these percentiles, 0-100. Values beyond a window are clipped.
+
+    A channel without contrast in its scan becomes 0. The metadata get `stretch` `[2, C, S]`, as of `StretchHistogramd`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        windows: Sequence[Sequence[float] | None],
+        lower: float,
+        upper: float,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        for window in windows:
+            if window is not None and not (len(window) == 2 and window[0] < window[1]):
+                raise InputError(f"window {list(window)} does not rise; give what becomes 0 and what becomes 1")
+        if not 0 <= lower < upper <= 100:
+            raise InputError(f"stretch percentiles {lower}, {upper} do not rise; give two within 0 to 100")
+        self.windows = [None if window is None else (float(window[0]), float(window[1])) for window in windows]
+        self.quantiles = (lower / 100, upper / 100)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image = data[key]
+            values = torch.as_tensor(image)
+            if values.shape[0] != len(self.windows):
+                raise InputError(f"{values.shape[0]} maps but {len(self.windows)} windows; give one a map")
+            ends = torch.stack([self.ends(*pair) for pair in zip(values, self.windows, strict=True)])
+            low, span = ends[:, 0], ends[:, 1] - ends[:, 0]
+            shape = (-1, 1, 1, 1)
+            scaled = (values - low.view(shape)) / torch.where(span > 0, span, torch.ones_like(span)).view(shape)
+            stretch = torch.stack([low, span])[:, :, None].expand(-1, -1, values.shape[-1])
+            meta = {**image.meta, "stretch": stretch.clone()}
+            scaled = scaled.clamp(0, 1) * (span > 0).view(shape)
+            data[key] = MetaTensor(scaled, meta=meta, applied_operations=image.applied_operations)
+        return data
+
+    def ends(self, channel: torch.Tensor, window: tuple[float, float] | None) -> torch.Tensor:
+        """What becomes 0 and 1 of a channel `[H, W, S]`."""
+        if window is not None:
+            return channel.new_tensor(window)
+        return quantiles(channel.reshape(1, -1, 1), self.quantiles)[:, 0, 0]
+
+
+def scaling(
+    intensity: str, percentiles: Sequence[float], chimap_window: Sequence[float], r2starmap_window: Sequence[float]
+) -> MapTransform:
+    """The step that brings `image` `[3, H, W, S]` (QSM, R2*, T1W) to 0..1.
+
+    Args:
+        intensity: `stretch`: each slice of each map between `percentiles` (paper, Data Augmentation); `window`: QSM
+            (ppm) and R2* (1/s) between fixed values, T1W, which has no unit, between `percentiles` of the scan.
+        percentiles: lower and upper, 0-100.
+        chimap_window, r2starmap_window: what becomes 0 and 1.
+
+    Raises:
+        InputError: another word, or numbers that do not rise.
+    """
+    if intensity == "stretch":
+        return StretchHistogramd(keys="image", lower=percentiles[0], upper=percentiles[1])
+    if intensity == "window":
+        windows = [chimap_window, r2starmap_window, None]
+        return WindowIntensityd(keys="image", windows=windows, lower=percentiles[0], upper=percentiles[1])
+    raise InputError(f"intensity {intensity!r} is unknown; use {' or '.join(INTENSITIES)}")

@@ -1,0 +1,68 @@
+"""Cross-validations beside each other."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_predictions import made_predictions
+from refusal import refused
+from sklearn.metrics import roc_auc_score
+
+from scripts.evaluation.joined import join_runs
+from scripts.evaluation.predictions import read_predictions
+from scripts.reporting.tables import scan_level
+
+
+def write_run(folder: Path, table: pd.DataFrame, cohort: str = "a") -> Path:
+    folder.mkdir()
+    table.to_csv(folder / "predictions.csv", index=False)
+    (folder / "predictions.json").write_text(json.dumps({"input": {"sha256": cohort, "simulated": True}}))
+    return folder
+
+
+@pytest.fixture
+def one() -> pd.DataFrame:
+    return made_predictions(regions=["cropped"], baselines=["ROI-LR"])
+
+
+def better(table: pd.DataFrame) -> pd.DataFrame:
+    """The same run with probabilities nearer to the truth."""
+    return table.assign(probability_HH=np.clip(table["probability_HH"] + 0.1 * (table["label"] - 0.5), 0, 1))
+
+
+def test_a_model_of_each_run_stands_beside_the_other_and_baselines_once(tmp_path, one):
+    runs = {"paper": write_run(tmp_path / "one", one), "ours": write_run(tmp_path / "two", better(one))}
+    join_runs(tmp_path / "out", runs, ["Q-Net"])
+    table = read_predictions(tmp_path / "out" / "predictions.csv")
+    assert set(table["model"]) == {"Q-Net, paper", "Q-Net, ours", "ROI-LR"}
+    assert (table["model"] == "ROI-LR").sum() == (one["model"] == "ROI-LR").sum()
+    measured = scan_level(table).set_index(["measure", "model"])["mean"]
+    for name, source in (("paper", one), ("ours", better(one))):
+        scans = source[(source["model"] == "Q-Net") & source["slice"].isna()]
+        expected = [roc_auc_score(r["label"], r["probability_HH"]) for _, r in scans.groupby("repeat")]
+        assert measured["auc", f"Q-Net, {name}"] == pytest.approx(np.mean(expected))
+
+
+def test_runs_of_other_slices_are_compared_by_scans(tmp_path, one, capsys):
+    fewer = one[one["slice"].isna() | (one["slice"] < 2)]
+    runs = {"paper": write_run(tmp_path / "one", one), "thin": write_run(tmp_path / "two", fewer)}
+    join_runs(tmp_path / "out", runs, ["Q-Net"])
+    assert read_predictions(tmp_path / "out" / "predictions.csv")["slice"].isna().all()
+    assert "only whole scans" in capsys.readouterr().out
+
+
+def test_runs_that_are_not_paired_are_refused(tmp_path, one):
+    first = write_run(tmp_path / "one", one)
+    other_folds = write_run(tmp_path / "two", one.assign(fold=(one["fold"] + 1) % 5))
+    other_cohort = write_run(tmp_path / "three", one, "b")
+    with refused("'ours' and 'paper' held out other subjects", "seed"):
+        join_runs(tmp_path / "out", {"paper": first, "ours": other_folds}, ["Q-Net"])
+    with refused("other cohorts"):
+        join_runs(tmp_path / "out", {"paper": first, "ours": other_cohort}, ["Q-Net"])
+    with refused("run 'paper' has no ViT", "Q-Net"):
+        join_runs(tmp_path / "out", {"paper": first, "ours": first}, ["ViT"])
+    with refused("fewer than two"):
+        join_runs(tmp_path / "out", {"paper": first}, ["Q-Net"])
+    assert not (tmp_path / "out").exists()
