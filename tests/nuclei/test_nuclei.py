@@ -10,6 +10,7 @@ from heads import TEMPLATE, head, write_scan
 from monai.bundle import ConfigWorkflow
 from refusal import refused
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from scripts.anatomy import atlas
@@ -29,7 +30,8 @@ from scripts.nuclei.curves import (
 )
 from scripts.nuclei.figure import age_figure
 from scripts.nuclei.reader import core_of, iron_levels, row_of
-from scripts.nuclei.table import MEASURED, data_dictionary, nucleus_means, read_tsv
+from scripts.nuclei.slopes import slopes
+from scripts.nuclei.table import AXES, MEASURED, data_dictionary, nucleus_means, read_tsv
 from scripts.registration.search import Scan
 from scripts.simulation.iron import AGE_CURVES
 
@@ -154,6 +156,7 @@ def tables(root, subjects: int = 60, shift: float = 1.5):
                 for side in SIDES:
                     extra = shift * (number % 2) * (nucleus == "putamen")
                     row[f"{suffix}_{side}_{nucleus}_mean"] = float(unit * (iron + rng.normal() + extra))
+                    row |= {f"{suffix}_{side}_{nucleus}_{axis}": float(unit * rng.normal()) for axis in AXES}
         rows.append(row)
         people.append(f"{who}\t{age}\t{group}")
     (root / "participants.tsv").write_text("\n".join(people) + "\n")
@@ -203,6 +206,47 @@ def test_held_out_participants_do_not_change_what_is_learned(tmp_path):
     again = roi_baseline_rows(changed, names[:40], names[40:], WHERE)
     kept = [row for row in again if row["participant_id"] in names[40:50]]
     assert [row["probability_HH"] for row in kept] == [row["probability_HH"] for row in first]
+
+
+def test_patterns_find_what_means_do_not(tmp_path):
+    nuclei, people = tables(tmp_path, shift=0.0)
+    rows = read_tsv(nuclei)
+    for number, row in enumerate(rows):
+        for side in SIDES:
+            row[f"R2starmap_{side}_putamen_posterior"] += 3.0 * (number % 2)
+    write_table(nuclei, list(rows[0]), rows)
+    features = roi_features(nuclei, people)
+    names = [scan["participant_id"] for scan in features]
+    found = roi_baseline_rows(features, names[:40], names[40:], WHERE)
+    auc = {}
+    for model in ROI_MODELS:
+        of_model = [row for row in found if row["model"] == model]
+        auc[model] = roc_auc_score([r["label"] for r in of_model], [r["probability_HH"] for r in of_model])
+    assert auc["ROI-patterns"] > 0.75 > auc["ROI-LR"]
+
+
+def test_a_table_without_slopes_has_no_patterns(tmp_path):
+    nuclei, people = tables(tmp_path)
+    rows = read_tsv(nuclei)
+    kept = [name for name in rows[0] if not name.endswith(AXES)]
+    write_table(nuclei, kept, [{name: row[name] for name in kept} for row in rows])
+    features = roi_features(nuclei, people)
+    names = [scan["participant_id"] for scan in features]
+    assert {row["model"] for row in roi_baseline_rows(features, names[:40], names[40:], WHERE)} == {"ROI-LR", "ROI-SVM"}
+
+
+def test_slopes_are_those_of_a_plane_in_the_template():
+    rng = np.random.default_rng(0)
+    places = np.stack(np.meshgrid(np.arange(-20, -8), np.arange(-5, 9), np.arange(3, 9), indexing="ij")).astype(float)
+    core = np.full(places.shape[1:], LABELS["right_putamen"], np.uint8)
+    maps = np.stack([2 * places[1], 50 - 0.5 * places[0] + 3 * places[2], rng.normal(size=core.shape)])
+    row = slopes(maps, core, places)
+    x, y, z = places
+    assert row["Chimap_right_putamen_posterior"] == pytest.approx(2 * y.std())
+    assert row["Chimap_right_putamen_lateral"] == pytest.approx(0, abs=1e-9)
+    assert row["R2starmap_right_putamen_lateral"] == pytest.approx(0.5 * x.std())  # x is negative on the right
+    assert row["R2starmap_right_putamen_superior"] == pytest.approx(3 * z.std())
+    assert np.isnan(row["Chimap_left_putamen_posterior"])
 
 
 def test_sides_are_averaged_or_kept(tmp_path):

@@ -80,6 +80,8 @@ def roi_rows(
     The nuclei do not depend on the input region; each region gets the same rows, so that every table shows them.
     """
     features = roi_features(nuclei_table, Path(setup.settings["dataset_dir"]) / "participants.tsv", roi_sides)
+    if any(scan["patterns"] is None for scan in features):
+        print(f"no ROI-patterns: {nuclei_table} has not all slopes; run configs/nuclei.yaml again, then this")
     rows = []
     for fold in folds:
         seed = setup.seed + fold.repeat

@@ -1,5 +1,7 @@
 """The hand-crafted approach that the paper argues against: nucleus means and age into logistic regression or an SVM.
 
+And a rival that reads patterns as the network may: slopes within the nuclei and the difference of the sides as well.
+
 (Paper, Discussion.) Nothing is learned from held-out participants: scaling, the SVM's regularisation-free calibration
 (Platt, 1999) and the fit all happen inside the training fold.
 """
@@ -21,7 +23,7 @@ from sklearn.svm import SVC
 from scripts.errors import InputError
 from scripts.evaluation.predictions import ROI_MODELS
 from scripts.maps.bids import GROUPS, read_participants
-from scripts.nuclei.table import age_of, nucleus_means, read_tsv
+from scripts.nuclei.table import age_of, nucleus_means, nucleus_patterns, read_tsv
 
 #: How the two sides of a nucleus become features: one mean, or both.
 SIDE_CHOICES = ("mean", "both")
@@ -40,7 +42,8 @@ def roi_features(
         sides: `mean` averages left and right (as the paper's ROI studies do, 9 features), `both` keeps them apart (17).
 
     Returns:
-        One dictionary a scan: `participant_id`, `scan_id`, `label` (0 HC, 1 HH), `features` (float64 `[F]`), `names`.
+        One dictionary a scan: `participant_id`, `scan_id`, `label` (0 HC, 1 HH), `features` (float64 `[F]`), `names`,
+        and `patterns` (float64 `[P]`, these and `scripts.nuclei.table.nucleus_patterns`; None where not measured).
 
     Raises:
         InputError: a table is missing or damaged; a participant without a row, a usable age or a known group; a scan
@@ -70,23 +73,32 @@ def roi_features(
                 "label": GROUPS[group],
                 "features": np.array(list(features.values())),
                 "names": list(features),
+                "patterns": with_patterns(features, nucleus_patterns(row)),
             }
         )
     return scans
 
 
+def with_patterns(features: Mapping[str, float], patterns: Mapping[str, float] | None) -> np.ndarray | None:
+    """Features with those of patterns behind them; None where one of these is not known."""
+    if patterns is None or not all(map(np.isfinite, patterns.values())):
+        return None
+    return np.array([*features.values(), *patterns.values()])
+
+
 def roi_models(seed: int) -> dict[str, Pipeline | CalibratedClassifierCV]:
     """Untrained models by their names in the predictions table.
 
-    Logistic regression and SVM (radial basis functions) with scikit-learn's defaults, features standardised on what
-    the model is fitted with. The SVM's distances become probabilities by Platt's sigmoid, fitted by cross-validation
-    within the training fold.
+    Logistic regression (also of ROI-patterns) and SVM (radial basis functions) with scikit-learn's defaults, features
+    standardised on what the model is fitted with. The SVM's distances become probabilities by Platt's sigmoid, fitted
+    by cross-validation within the training fold.
     """
     svm = make_pipeline(StandardScaler(), SVC())
     inner = StratifiedKFold(CALIBRATION_FOLDS, shuffle=True, random_state=seed)
     models = (
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         CalibratedClassifierCV(svm, method="sigmoid", cv=inner, ensemble=False),
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
     )
     return dict(zip(ROI_MODELS, models, strict=True))
 
@@ -107,7 +119,8 @@ def roi_baseline_rows(
         seed: of the calibration's inner folds.
 
     Returns:
-        Rows of the predictions table, scan level (`slice` empty), models ROI_MODELS, in the order of `features`.
+        Rows of the predictions table, scan level (`slice` empty), models ROI_MODELS, in the order of `features`;
+        ROI-patterns only where every scan of the table has patterns.
 
     Raises:
         InputError: a participant on both sides or without features; too few training participants of a class.
@@ -127,10 +140,13 @@ def roi_baseline_rows(
             f"ROI baseline: {fewest} training scans in the smaller class, at least {CALIBRATION_FOLDS} are due;"
             " take fewer folds or a larger cohort"
         )
-    known = np.stack([scan["features"] for scan in fitted])
-    unknown = np.stack([scan["features"] for scan in tested]) if tested else np.empty((0, known.shape[1]))
     rows = []
     for name, model in roi_models(seed).items():
+        kind = "patterns" if name == "ROI-patterns" else "features"
+        if any(scan.get(kind) is None for scan in features):
+            continue
+        known = np.stack([scan[kind] for scan in fitted])
+        unknown = np.stack([scan[kind] for scan in tested]) if tested else np.empty((0, known.shape[1]))
         model.fit(known, labels)
         probabilities = model.predict_proba(unknown)[:, 1] if len(unknown) else []
         for scan, probability in zip(tested, probabilities, strict=True):

@@ -22,8 +22,9 @@ MODELS = ("ResNet", "ResNetSWA", "Q-Net")
 REGIONS = ("full", "cropped")
 #: Region of models that see no image: their rows do not depend on an input, and stand once.
 NO_INPUT = "none"
-#: Models on nucleus means and age (`scripts.crossvalidation.roi_baseline`), which see no image.
-ROI_MODELS = ("ROI-LR", "ROI-SVM")
+#: Models on nucleus means and age, the last on patterns within nuclei too: `scripts.crossvalidation.roi_baseline`. They
+#: see no image.
+ROI_MODELS = ("ROI-LR", "ROI-SVM", "ROI-patterns")
 #: What a row is about: one slice, or a whole scan.
 LEVELS = ("image", "scan")
 

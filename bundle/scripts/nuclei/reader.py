@@ -20,6 +20,7 @@ from scripts.anatomy.axes import LPS_RAS
 from scripts.anatomy.template import Template, sphere
 from scripts.errors import InputError
 from scripts.localisation.locate import Found, inverse, matrix_of
+from scripts.nuclei.slopes import slopes
 from scripts.nuclei.table import MEASURED, PERCENTILES
 from scripts.registration import search as registration
 from scripts.registration.search import bounds, sitk_image
@@ -182,10 +183,8 @@ class NucleiReader:
             return labels
         i, j, k = index.T
         labels[i, j, k] = membership[:, i, j, k].argmax(0) + 1
-        matrix, offset = matrix_of(affine_part(found.transform))
-        world = (index @ affine[:3, :3].T + affine[:3, 3]) @ LPS_RAS
         # LPS: x of the template grows to the left.
-        right = (world @ matrix.T + offset)[:, 0] < 0
+        right = places_in_template(labels, affine, found)[0, i, j, k] < 0
         labels[tuple(index[right].T)] += len(NUCLEI)
         return labels
 
@@ -193,13 +192,24 @@ class NucleiReader:
         """One scan's row of `nuclei.tsv`, and its label image.
 
         Returns:
-            `{nucleus of a side}_volume` (ml) and, for each map, `{suffix}_{side}_{nucleus}_{mean, sd, p05..p95}`;
-            NaN for a nucleus without voxels. Values are those of `MEASURED`'s units.
+            `{nucleus of a side}_volume` (ml) and, for each map, `{suffix}_{side}_{nucleus}_{mean, sd, p05..p95}` and
+            slopes (see `scripts.nuclei.slopes`); NaN for a nucleus without voxels. Units are those of `MEASURED`.
         """
         membership = self.memberships(maps, affine, found)
         labels = self.labels(membership, affine, found)
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        return row_of(maps, labels, core_of(labels, membership, self.core), spacing), labels
+        core = core_of(labels, membership, self.core)
+        return row_of(maps, labels, core, spacing) | slopes(maps, core, places_in_template(core, affine, found)), labels
+
+
+def places_in_template(core: np.ndarray, affine: np.ndarray, found: Found) -> np.ndarray:
+    """Where the voxels of the nuclei lie in the template: `[3, I, J, K]`, LPS mm; 0 outside of them."""
+    index = np.argwhere(core > 0)
+    places = np.zeros((3, *core.shape), np.float32)
+    matrix, offset = matrix_of(affine_part(found.transform))
+    world = (index @ affine[:3, :3].T + affine[:3, 3]) @ LPS_RAS
+    places[(slice(None), *index.T)] = (world @ matrix.T + offset).T
+    return places
 
 
 def core_of(labels: np.ndarray, membership: np.ndarray, core: float) -> np.ndarray:

@@ -18,6 +18,8 @@ NUCLEI_TABLE = Path("derivatives") / "nuclei" / "nuclei.tsv"
 PERCENTILES = (5, 25, 50, 75, 95)
 #: What is measured, by the map's BIDS suffix: channel and unit.
 MEASURED = {"Chimap": (0, "ppm"), "R2starmap": (1, "1/s")}
+#: Along what slopes are measured, see `scripts.nuclei.slopes`.
+AXES = ("lateral", "posterior", "superior")
 
 
 def data_dictionary() -> dict[str, Mapping[str, Any]]:
@@ -35,6 +37,11 @@ def data_dictionary() -> dict[str, Mapping[str, Any]]:
             for key, word in words.items():
                 text = f"{word} of {suffix} in the {name.replace('_', ' ')}"
                 columns[f"{suffix}_{name}_{key}"] = {"Description": text, "Units": unit}
+            for axis in AXES:
+                text = (
+                    f"Change of {suffix} in the {name.replace('_', ' ')} over one SD of its extent, {axis} end higher"
+                )
+                columns[f"{suffix}_{name}_{axis}"] = {"Description": text, "Units": unit}
     return columns
 
 
@@ -73,6 +80,31 @@ def nucleus_means(row: Mapping[str, Any], sides: str, where: str | os.PathLike) 
             else:
                 means |= {f"{suffix}_{side}_{nucleus}": value for side, value in values.items()}
     return means
+
+
+def nucleus_patterns(row: Mapping[str, Any]) -> dict[str, float] | None:
+    """What a study of patterns measures in one scan: slopes within the nuclei (mean of the sides), and how unlike the
+    sides are, by feature name. Slopes of R2* are relative to its mean, those of QSM, whose zero is arbitrary, in ppm.
+
+    Returns:
+        None where the table has no slopes: version 0.5 and before did not measure them.
+    """
+    if any(f"{s}_{side}_{n}_{axis}" not in row for s in MEASURED for side in SIDES for n in NUCLEI for axis in AXES):
+        return None
+    patterns = {}
+    for suffix in MEASURED:
+        means = {(side, n): float(row[f"{suffix}_{side}_{n}_mean"]) for side in SIDES for n in NUCLEI}
+        for n in NUCLEI:
+            for axis in AXES:
+                values = [
+                    float(row[f"{suffix}_{side}_{n}_{axis}"]) / (means[side, n] if suffix == "R2starmap" else 1.0)
+                    for side in SIDES
+                ]
+                patterns[f"{suffix}_{n}_{axis}"] = sum(values) / len(values)
+        apart = [abs(means["left", n] - means["right", n]) for n in NUCLEI]
+        level = [means["left", n] + means["right", n] if suffix == "R2starmap" else 1.0 for n in NUCLEI]
+        patterns[f"{suffix}_asymmetry"] = sum(a / b for a, b in zip(apart, level, strict=True)) / len(apart)
+    return patterns
 
 
 def age_of(person: Mapping[str, str], table: str | os.PathLike) -> float:
