@@ -4,6 +4,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from torch import nn
 
 from scripts.model.networks import QNet
 from scripts.model.scan_level import EMBEDDING_SIZE, NUM_CLASSES
@@ -35,6 +36,13 @@ READERS = {
 }
 
 
+def inputs_of(module: nn.Module, name: str) -> int:
+    """How many numbers a fully connected layer of a module reads."""
+    layer = module.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer.in_features
+
+
 def architecture(
     num_slices: int, hidden_size: int, size: tuple[int, int] = (128, 128), scan_model: str = "bilstm"
 ) -> Figure:
@@ -45,7 +53,8 @@ def architecture(
         size: H, W of a slice.
     """
     network = QNet(num_slices, hidden_size, scan_model).eval()
-    features, (reader, read) = network.sequence.image_head.in_features, READERS[scan_model]
+    features, all_features = (inputs_of(network.sequence, name) for name in ("image_head", "scan_head"))
+    reader, read = READERS[scan_model]
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(0, 13), ylim=(0, 5.4))
@@ -79,7 +88,7 @@ def architecture(
     )
     block(axes, 4.7, 0.9, 2.1, reader.format(hidden_size=hidden_size), (num_slices, features), "sequence")
     block(axes, 7.6, 1.6, 1.9, "FC on each slice", (num_slices, NUM_CLASSES), "head")
-    block(axes, 7.6, 0.1, 1.9, read, (network.sequence.scan_head.in_features,), "sequence")
+    block(axes, 7.6, 0.1, 1.9, read, (all_features,), "sequence")
     block(axes, 10.0, 0.1, 1.2, "FC", (NUM_CLASSES,), "head")
     for start, end in (((1.6, 1.5), (2.1, 1.5)), ((4.2, 1.5), (4.7, 1.5)), ((6.8, 1.6), (7.6, 2.2)),
                        ((6.8, 1.4), (7.6, 0.7)), ((9.5, 0.7), (10.0, 0.7))):  # fmt: skip
