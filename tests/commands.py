@@ -70,7 +70,7 @@ TINY = {
 ORDER = [
     "ckpt_export", "onnx_export", "template", "simulate", "simulate_raw", "localise", "run nuclei", "reference_curves",
     "inference", "simulate_dicom", "STUDIES", "reconstruct", "augmentation_samples", "training", "image_level",
-    "scan_level", "evaluate", "report", "cross_validation", "folds", "analyse", "compare", "results",
+    "scan_level", "evaluate", "contributions", "report", "cross_validation", "folds", "analyse", "compare", "results",
 ]  # fmt: skip
 
 

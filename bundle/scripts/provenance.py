@@ -159,7 +159,7 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
 
 
 #: What records of version 0.5 and before do not say, since there was no other.
-_BEFORE = {"intensity": "stretch", "scan_model": "bilstm"}
+_BEFORE = {"intensity": "stretch", "scan_model": "bilstm", "leave_out": []}
 
 
 def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:

@@ -6,7 +6,7 @@ import torch
 from monai.data import MetaTensor
 from refusal import refused
 
-from scripts.maps.intensity import WindowIntensityd, scaling
+from scripts.maps.intensity import LeaveOutMapsd, WindowIntensityd, scaling
 from scripts.maps.transforms import StretchHistogramd
 
 PERCENTILES = (0.5, 99.5)
@@ -51,3 +51,15 @@ def test_other_words_and_windows_are_refused(image):
         scaling("window", PERCENTILES, (0.3, -0.1), (0, 120))
     with refused("3 maps but 2 windows"):
         WindowIntensityd("image", [(0, 1), None], 0, 100)({"image": image})
+
+
+def test_a_map_that_is_left_out_is_zero_and_the_others_stay(image):
+    before = image.clone()
+    result = LeaveOutMapsd("image", ["R2starmap"])({"image": image})["image"]
+    assert (result[1] == 0).all()
+    assert torch.equal(result[[0, 2]], before[[0, 2]])
+    assert torch.equal(image, before)  # what was read stays as it is
+    with refused("leave_out 'QSM'", "Chimap"):
+        LeaveOutMapsd("image", ["QSM"])
+    with refused("all maps"):
+        LeaveOutMapsd("image", ["T1w", "Chimap", "R2starmap"])

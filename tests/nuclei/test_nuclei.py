@@ -213,7 +213,7 @@ def test_patterns_find_what_means_do_not(tmp_path):
     rows = read_tsv(nuclei)
     for number, row in enumerate(rows):
         for side in SIDES:
-            row[f"R2starmap_{side}_putamen_posterior"] += 3.0 * (number % 2)
+            row[f"R2starmap_{side}_putamen_posterior"] += 9.0 * (number % 2)
     write_table(nuclei, list(rows[0]), rows)
     features = roi_features(nuclei, people)
     names = [scan["participant_id"] for scan in features]

@@ -30,6 +30,7 @@ OVERLAYS = {
     "report": "train",
     "multi_gpu_train": "train",
     "cross_validation_fold": "train",
+    "contributions": "train",
     "recommended": "train",
     "reduced": "train",
     "small": "train",

@@ -239,7 +239,7 @@ def read_participants(path: str | os.PathLike, columns: Sequence[str]) -> dict[s
     return participants
 
 
-def known_ages(table: Path) -> dict[str, float]:
+def known_ages(table: str | os.PathLike) -> dict[str, float]:
     """Participant -> age in years, of those whose age is given; none without a table or a column `age`.
 
     Raises:
@@ -247,7 +247,7 @@ def known_ages(table: Path) -> dict[str, float]:
     """
     if not os.path.lexists(table):
         return {}
-    ages = {}
+    ages, table = {}, Path(table)
     people = read_participants(table, ["participant_id"])
     columns = next(iter(people.values()), {})
     if "age" not in columns and (near := near_column("age", columns)) is not None:

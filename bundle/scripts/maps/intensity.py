@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from scripts.errors import InputError
+from scripts.maps.scan import MAPS
 from scripts.maps.transforms import StretchHistogramd, quantiles
 
 #: What the key `intensity` may be.
@@ -68,6 +69,36 @@ class WindowIntensityd(MapTransform):
         if window is not None:
             return channel.new_tensor(window)
         return quantiles(channel.reshape(1, -1, 1), self.quantiles)[:, 0, 0]
+
+
+class LeaveOutMapsd(MapTransform):
+    """Maps that the network shall not see are 0 throughout, in training as in inference: what is a map worth?
+
+    Args:
+        keys: entries `[3, H, W, S]`.
+        maps: BIDS suffixes of MAPS; none changes nothing.
+
+    Raises:
+        InputError: another name, or all of them.
+    """
+
+    def __init__(self, keys: KeysCollection, maps: Sequence[str] = (), allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        unknown = [name for name in maps if name not in MAPS]
+        if unknown:
+            raise InputError(f"leave_out {unknown[0]!r} is no map; use {', '.join(MAPS)}")
+        if set(maps) == set(MAPS):
+            raise InputError("leave_out names all maps; leave one in")
+        self.channels = [MAPS.index(name) for name in maps]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            if self.channels:
+                image = data[key].clone()
+                image[self.channels] = 0
+                data[key] = image
+        return data
 
 
 def scaling(

@@ -45,9 +45,12 @@ def directions(places: np.ndarray) -> Mapping[str, np.ndarray]:
 
 def plane(values: np.ndarray, towards: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Slopes of the plane that fits values `[N]` best, per standard deviation of each axis."""
+    unknown = dict.fromkeys(towards, float("nan"))
+    if len(values) < LEAST_VOXELS:
+        return unknown
     extents = {axis: float(along.std()) for axis, along in towards.items()}
-    if len(values) < LEAST_VOXELS or min(extents.values()) < 0.1:
-        return dict.fromkeys(towards, float("nan"))
+    if min(extents.values()) < 0.1:
+        return unknown
     columns = [(along - along.mean()) / extents[axis] for axis, along in towards.items()]
     fitted = np.linalg.lstsq(np.stack([*columns, np.ones(len(values))], 1), values.astype(float), rcond=None)[0]
     return {axis: float(slope) for axis, slope in zip(towards, fitted, strict=False)}

@@ -8,7 +8,7 @@ from monai.transforms import Compose, Orientationd, Resized, Transform
 from scripts.anatomy.axes import AXCODES
 from scripts.localisation.localiser import Localiser
 from scripts.localisation.transform import LocaliseBasalGangliad
-from scripts.maps.intensity import scaling
+from scripts.maps.intensity import LeaveOutMapsd, scaling
 from scripts.maps.scan import Scan
 from scripts.maps.transforms import (
     CheckMapsd,
@@ -30,6 +30,7 @@ def preprocessing(
     intensity: str = "stretch",
     chimap_window: Sequence[float] = (-0.1, 0.3),
     r2starmap_window: Sequence[float] = (0.0, 120.0),
+    leave_out: Sequence[str] = (),
 ) -> Transform:
     """The steps from files to network input, as `inference.yaml` also lists them.
 
@@ -42,6 +43,7 @@ def preprocessing(
         localiser: finds the boxes that `auto` lacks; other choices need none.
         resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
         intensity, chimap_window, r2starmap_window: see `scripts.maps.intensity.scaling`.
+        leave_out: maps that the network does not see, see `scripts.maps.intensity.LeaveOutMapsd`.
 
     Returns:
         A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, "notes": see
@@ -58,6 +60,7 @@ def preprocessing(
             NoteScand(keys="image"),
             Resized(keys="image", spatial_size=[*spatial_size, num_slices], mode="trilinear"),
             scaling(intensity, stretch_percentiles, chimap_window, r2starmap_window),
+            LeaveOutMapsd(keys="image", maps=leave_out),
         ]
     )
 
