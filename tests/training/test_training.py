@@ -16,7 +16,7 @@ from monai.bundle import ConfigWorkflow
 from scripts.errors import InputError, input_error_in
 from scripts.model.networks import read_state_dict
 from scripts.runs.outputs import LOCK
-from scripts.training.data import cosine_annealing, swa_start_epoch
+from scripts.training.data import cosine_annealing, swa_start_epoch, used_precision
 
 TINY = {
     "num_folds": 3,
@@ -242,3 +242,15 @@ def test_learning_rate_falls_by_cosine_and_then_stays():
 def test_swa_starts_after_three_quarters_of_the_epochs():
     assert swa_start_epoch(100, True, 0.75) == 75
     assert swa_start_epoch(100, False, 0.75) == 100
+
+
+def test_auto_is_bfloat16_where_the_processor_computes_in_it(monkeypatch):
+    cpu = torch.device("cpu")
+    assert [used_precision(name, cpu) for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if "flags" in flags:  # the system's own list, on Intel and AMD
+        has = any(name in flags.split() for name in ("avx512_bf16", "amx_bf16"))
+        assert used_precision("auto", cpu) == ("bfloat16" if has else "float32")
+    for found, expected in (({"avx2": True}, "float32"), ({"avx512_bf16": True}, "bfloat16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert used_precision("auto", cpu) == expected

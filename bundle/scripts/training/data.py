@@ -190,6 +190,20 @@ class AugmentedBatch(PrepareBatch):
         return images.contiguous(memory_format=torch.channels_last), labels
 
 
+def used_precision(precision: str, device: torch.device) -> str:
+    """`float32` or `bfloat16`: what the key `precision` means on a device.
+
+    `auto` takes bfloat16 where the device computes in it (Intel's AVX512-BF16 and AMX, ARM's BF16, NVIDIA from Ampere
+    on), since it is far slower where it is only imitated.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    known = torch.cpu.get_capabilities()
+    return "bfloat16" if any(value is True and name.endswith("bf16") for name, value in known.items()) else "float32"
+
+
 class AutocastInferer(Inferer):
     """Run a network at a chosen precision and return float32.
 
