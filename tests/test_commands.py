@@ -24,6 +24,7 @@ from raw_head import write_raw  # noqa: E402
 COMMANDS = bundle_commands()
 #: Run ids that need what only MONAI Label makes, or that only a cross-validation runs: their tests are elsewhere.
 ELSEWHERE = {
+    "share": "tests/inference/test_shares.py",
     "fine_tune": "tests/training/test_fine_tuning.py",
     "fine_tuning": "tests/training/test_fine_tuning.py",
     "fill_cache": "tests/crossvalidation/test_crossval.py",

@@ -173,6 +173,98 @@ def test_a_folder_in_use_is_not_overwritten(dist):
         build(str(dist), URL, str(dist.parent / "repository" / "bundle"))
 
 
+# --- from a hub -------------------------------------------------------------------------------------------------------
+
+
+class Hub(http.server.SimpleHTTPRequestHandler):
+    """Speaks as much of Hugging Face's HTTP API as its client asks for a snapshot of one repository.
+
+    Attributes:
+        folder: what the repository holds.
+        asked: paths of the requests, of all handlers.
+    """
+
+    folder: Path
+    asked: list[str]
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def names(self) -> list[str]:
+        return sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
+
+    def say(self, content: object) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        self.asked.append(path)
+        api = f"/api/models/owner/{NAME}"
+        if path == f"{api}/refs":
+            refs = [{"name": name, "ref": ref, "targetCommit": self.commit} for name, ref in
+                    ((VERSION, f"refs/tags/{VERSION}"), ("main", "refs/heads/main"))]  # fmt: skip
+            self.say({"tags": refs[:1], "branches": refs[1:], "converts": []})
+        elif path.startswith(f"{api}/tree/"):
+            sizes = {name: (self.folder / name).stat().st_size for name in self.names()}
+            self.say([{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in sizes.items()])
+        elif path == api or path.startswith(f"{api}/revision/"):
+            files = [{"rfilename": name} for name in self.names()]
+            self.say({"id": f"owner/{NAME}", "modelId": f"owner/{NAME}", "sha": self.commit, "siblings": files,
+                      "private": False, "downloads": 0, "likes": 0, "tags": []})  # fmt: skip
+        elif path.startswith(f"/owner/{NAME}/resolve/"):
+            file = self.folder / path.split("/", 5)[5]
+            content = file.read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/octet-stream")
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", f'"{sha256(file)}"')
+            self.send_header("X-Repo-Commit", self.commit)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+        else:
+            self.send_error(404)
+
+
+@pytest.mark.other_programs
+def test_monai_downloads_the_bundle_from_a_hub_as_from_hugging_face(dist, tmp_path):
+    """Against a server on this machine that speaks the Hub's API, since the Hub itself is out of reach here."""
+    pytest.importorskip("huggingface_hub")
+    handler = type("OurHub", (Hub,), {"folder": dist / "huggingface", "asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        environment = os.environ | {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hub"),
+            "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore",
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "monai.bundle", "download", "--name", NAME, "--source", "huggingface_hub",
+             "--repo", f"owner/{NAME}", "--bundle_dir", str(tmp_path / "bundles")],
+            env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert any(f"/resolve/{Hub.commit}/" in path or f"/resolve/{VERSION}/" in path for path in handler.asked)
+    there = tmp_path / "bundles" / NAME
+    names = [path.relative_to(dist / "huggingface") for path in (dist / "huggingface").rglob("*") if path.is_file()]
+    assert [name for name in names if sha256(there / name) != sha256(dist / "huggingface" / name)] == []
+    state = load(name=NAME, bundle_dir=str(tmp_path / "bundles"), device="cpu", source="huggingface_hub")
+    assert state.keys() == QNet().state_dict().keys()
+
+
 # --- the downloaded bundle at work ----------------------------------------------------------------------------------
 
 

@@ -73,7 +73,9 @@ def test_every_key_for_users_is_commented(name):
     assert [key.name for key in for_users if not key.words and not key.note] == []
 
 
-DOCUMENTS = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "apps/deploy/README.md")]
+DOCUMENTS = [
+    REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "apps/deploy/README.md", "apps/bids_app/README.md")
+]
 DOCUMENTS += [*(BUNDLE / "docs").rglob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
 
 

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from blobs import BUNDLE, write_cohort
 from commands import TINY
@@ -79,14 +80,44 @@ def test_tensorboard_follows_both_stages(python, six, tmp_path):
     assert done.stdout.splitlines() == ["train_auc train_loss", "train_auc train_loss", "val_auc"]
 
 
-def test_each_fold_of_a_cross_validation_is_a_run(python, six, tmp_path):
+def cross_validate(python: Path, cohort: Path, folder: Path, tracking: str) -> None:
     run(
-        python, "folds", "--config_file", "configs/cross_validation.yaml", "--dataset_dir", str(six), "--output_dir",
-        str(tmp_path / "out"), "--regions", "cropped", "--tracking", "mlflow", *TINY["cross_validation"],
+        python, "cross_validation", "--config_file", "configs/cross_validation.yaml", "--dataset_dir", str(cohort),
+        "--output_dir", str(folder), "--regions", "cropped", "--viewer_subjects", "0", "--tracking", tracking,
+        *TINY["cross_validation"],
     )  # fmt: skip
-    runs, values = logged(tmp_path / "out" / "mlruns.db")
-    assert sorted(runs) == [(f"cropped/repeat-0/fold-0{fold}", "FINISHED") for fold in (0, 1)]
+
+
+def test_each_fold_of_a_cross_validation_is_a_run_and_one_holds_what_came_out(python, six, tmp_path):
+    out = tmp_path / "out"
+    cross_validate(python, six, out, "mlflow")
+    runs, values = logged(out / "mlruns.db")
+    folds = [(f"cropped/repeat-0/fold-0{fold}", "FINISHED") for fold in (0, 1)]
+    assert sorted(runs) == [*folds, ("results", "FINISHED")]
     assert values["train_loss"] == 2
+    table = pd.read_csv(out / "tables" / "table3_scan_level.csv").set_index(["model", "measure"])["mean"]
+    with sqlite3.connect(out / "mlruns.db") as database:
+        ((auc,),) = database.execute("select value from metrics where key = 'scan/cropped/Q-Net/auc'")
+    assert auc == pytest.approx(table["Q-Net", "auc"])
+    kept = {path.name for path in (out / "mlruns").rglob("*") if path.is_file()}
+    assert {"cross_validation.json", "predictions.csv", "table1_image_level.csv", "index.html"} <= kept
+
+
+def test_tensorboard_gets_what_came_out_of_a_cross_validation(python, six, tmp_path):
+    cross_validate(python, six, tmp_path / "out", "configs/track_tensorboard.yaml")
+    read = (
+        "import sys\nfrom tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n"
+        "events = EventAccumulator(sys.argv[1]).Reload()\n"
+        "print(events.Scalars('scan/cropped/Q-Net/auc')[0].value)"
+    )
+    done = subprocess.run(
+        [str(python), "-c", read, str(tmp_path / "out" / "tensorboard" / "results")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    table = pd.read_csv(tmp_path / "out" / "tables" / "table3_scan_level.csv").set_index(["model", "measure"])["mean"]
+    assert float(done.stdout) == pytest.approx(table["Q-Net", "auc"])
+    folds = {path.parent.name for path in (tmp_path / "out" / "folds").rglob("events.out.*")}
+    assert {"stage_1", "stage_2"} <= folds
 
 
 @pytest.mark.parametrize("tracking", ["mlflow", "configs/track_mlflow.yaml"])

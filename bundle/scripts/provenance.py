@@ -31,6 +31,8 @@ PLACES = (
     "dataset_dir",
     "ckpt_dir",
     "input",
+    "fetched_dir",
+    "send",
     "output_dir",
     "participants",
     "weights",

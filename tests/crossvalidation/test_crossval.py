@@ -21,7 +21,6 @@ from refusal import refused
 
 from scripts.anatomy.atlas import NUCLEI, SIDES
 from scripts.crossvalidation.collect import roi_rows
-from scripts.crossvalidation.engines import LocalEngine, engine
 from scripts.crossvalidation.folds import Fold, Setup
 from scripts.crossvalidation.run import checked_settings, config_files
 from scripts.maps.bids import labelled_scans, split
@@ -77,7 +76,8 @@ def test_every_subject_is_tested_once_in_each_repeat_and_input(finished):
         (r["repeat"], r["region"], r["model"], r["participant_id"]) for r in rows(finished) if not r["slice"]
     )
     assert set(scans.values()) == {1}
-    assert len(scans) == 2 * 2 * 3 * 12
+    assert len(scans) == 2 * 2 * 4 * 12  # the paper's models, and age and sex alone
+    assert {model for _, _, model, _ in scans} == {"ResNet", "ResNetSWA", "Q-Net", "Age-sex-LR"}
 
 
 def test_no_subject_is_in_the_training_of_its_own_fold(finished):
@@ -127,6 +127,10 @@ def test_tables_figures_and_report_are_written(finished):
         for suffix in (".csv", ".md", ".tex"):
             assert (finished / "tables" / f"{name}{suffix}").exists()
     assert len(list((finished / "figures").glob("*.pdf"))) >= 10
+    parts = pd.read_csv(finished / "tables" / "table4_subgroups.csv", keep_default_na=False)
+    assert set(parts["subgroup"]) == {"all", "sex", "age"}  # the cohort has no column `site`
+    page = (finished / "report" / "index.html").read_text()
+    assert "Whole scans in parts of the cohort" in page and "Decision curve of whole scans" in page
     assert "simulated" in (finished / "report" / "index.html").read_text()
 
 
@@ -276,24 +280,7 @@ def test_an_overlay_that_is_not_there_is_refused():
         config_files(BUNDLE, ["configs/absent.yaml"])
 
 
-@pytest.mark.parametrize(
-    ("word", "name", "folds_per_gpu", "folds_on_cpu"),
-    [("slurm", "slurm", 1, 1), ("folds_on_cpu", "local", 1, 0), ("folds_per_gpu", "local", 0, 1)],
-)
-def test_an_engine_that_cannot_be_is_refused(word, name, folds_per_gpu, folds_on_cpu):
-    with refused(word):
-        engine(name, folds_per_gpu, folds_on_cpu, None)
-
-
-def die(job: int, device: str) -> None:
-    os._exit(9)
-
-
-def test_a_process_that_is_killed_is_told_in_one_line():
-    with refused("killed", "folds_on_cpu"):
-        LocalEngine(["cpu"]).run(die, [1], lambda: None)
-
-
+@pytest.mark.other_programs
 def test_ray_runs_folds_as_the_local_engine_does(finished, shared_cohort, tmp_path):
     ray = pytest.importorskip("ray")
     try:

@@ -71,6 +71,8 @@ def test_every_kind_is_known_for_what_it_is(scan, shared_cohort, template, stack
     assert item.scan_id == item.participant_id == item.study.name
     assert {name: len(files) for name, files in item.series().items()} == dict.fromkeys(MAPS, 8)
     assert item.patient() == {} and item.box is None
+    assert item.scanner().keys() == {"manufacturer", "model", "field_strength_t"}
+    assert item.scanner()["field_strength_t"] == 3.0
     (item,) = found(template, include_identifiers=True)
     assert item.patient()["PatientID"] == "SIM-sub-01"
 

@@ -24,7 +24,7 @@ TOY = {"mask::island_size": 200, "mask::erosion_mm": 2.0, "inversion::radii_mm":
 
 def workflow(raw: Path | None, output: Path, overlays: list[str] = (), **changed) -> ConfigWorkflow:
     files = [str(BUNDLE / "configs" / name) for name in ("reconstruct.yaml", *overlays)]
-    keys = {"bundle_root": str(BUNDLE), "device": "cpu", "output_dir": str(output), **changed}
+    keys = {"bundle_root": str(BUNDLE), "device": "cpu", "output_dir": str(output), "num_workers": 1, **changed}
     if raw is not None:
         keys["input"] = str(raw)
     flow = ConfigWorkflow(files, workflow_type="infer", logging_file=False, run_id="reconstruct", **keys)

@@ -1,19 +1,20 @@
 """Many folds' results as one predictions table, with the ROI baseline trained and tested on the same folds."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from scripts.crossvalidation.folds import HARMLESS, Fold, Setup
-from scripts.crossvalidation.roi_baseline import roi_baseline_rows, roi_features
+from scripts.crossvalidation.roi_baseline import age_and_sex, age_and_sex_rows, roi_baseline_rows, roi_features
 from scripts.errors import InputError
 from scripts.evaluation.predictions import PREDICTION_COLUMNS
+from scripts.evaluation.subgroups import SUBJECT_COLUMNS, SUBJECTS, sex_of
 from scripts.files.json_file import read_json
 from scripts.files.table import read_table
 from scripts.files.writing import sha256, write_json, write_table
-from scripts.maps.bids import split
+from scripts.maps.bids import read_participants, split
 from scripts.maps.scan import LabelledScan
 
 
@@ -23,6 +24,7 @@ def collect(
     scans: Sequence[LabelledScan],
     nuclei_table: str | os.PathLike,
     roi_sides: str,
+    roi_harmonise: str = "none",
 ) -> None:
     """Join the folds' predictions into one table, `predictions.csv`, and their records into `predictions.json`.
 
@@ -30,7 +32,7 @@ def collect(
         setup, folds: of the run.
         scans: from `scripts.maps.bids.labelled_scans`.
         nuclei_table: `nuclei.tsv` of configs/nuclei.yaml; where it exists, the ROI baseline joins the models.
-        roi_sides: see `scripts.crossvalidation.roi_baseline.roi_features`.
+        roi_sides, roi_harmonise: see `scripts.crossvalidation.roi_baseline`.
 
     Raises:
         InputError: two folds were made with different settings, software or data.
@@ -54,10 +56,13 @@ def collect(
     baseline = None
     if Path(nuclei_table).exists():
         baseline = sha256(nuclei_table)
-        rows += roi_rows(setup, folds, scans, nuclei_table, roi_sides)
+        rows += roi_rows(setup, folds, scans, nuclei_table, roi_sides, roi_harmonise)
     else:
         print(f"no ROI baseline: there is no {nuclei_table}; run configs/nuclei.yaml on the cohort, then this again")
+    people = people_of(Path(setup.settings["dataset_dir"]) / "participants.tsv", scans)
+    rows += demographic_rows(setup, folds, scans, people)
     write_table(output_dir / "predictions.csv", PREDICTION_COLUMNS, rows)
+    write_table(output_dir / SUBJECTS, SUBJECT_COLUMNS, people)
     write_json(
         output_dir / "predictions.json",
         {
@@ -73,7 +78,12 @@ def collect(
 
 
 def roi_rows(
-    setup: Setup, folds: Sequence[Fold], scans: Sequence[LabelledScan], nuclei_table: str | os.PathLike, roi_sides: str
+    setup: Setup,
+    folds: Sequence[Fold],
+    scans: Sequence[LabelledScan],
+    nuclei_table: str | os.PathLike,
+    roi_sides: str,
+    roi_harmonise: str = "none",
 ) -> list[dict[str, Any]]:
     """Scan-level rows of the ROI baseline for every fold, see `scripts.crossvalidation.roi_baseline`.
 
@@ -85,7 +95,36 @@ def roi_rows(
     rows = []
     for fold in folds:
         seed = setup.seed + fold.repeat
-        train, test = split(scans, setup.num_folds, fold.fold, seed)
-        trained, held_out = ({scan.participant_id for scan in side} for side in (train, test))
-        rows += roi_baseline_rows(features, trained, held_out, asdict(fold), seed)
+        trained, held_out = sides(setup, fold, scans)
+        rows += roi_baseline_rows(features, trained, held_out, asdict(fold), seed, roi_harmonise)
     return rows
+
+
+def demographic_rows(
+    setup: Setup, folds: Sequence[Fold], scans: Sequence[LabelledScan], people: Sequence[Mapping[str, str]]
+) -> list[dict[str, Any]]:
+    """Scan-level rows of what age and sex alone tell, for every fold; none where not everybody's are known."""
+    if any("n/a" in (person["age"], person["sex"]) for person in people):
+        print("no baseline of age and sex: participants.tsv does not say both of everybody")
+        return []
+    features = age_and_sex(people)
+    rows = []
+    for fold in folds:
+        rows += age_and_sex_rows(features, *sides(setup, fold, scans), asdict(fold))
+    return rows
+
+
+def sides(setup: Setup, fold: Fold, scans: Sequence[LabelledScan]) -> tuple[set[str], set[str]]:
+    """Participants of a fold that are trained on, and those that are held out."""
+    train, test = split(scans, setup.num_folds, fold.fold, setup.seed + fold.repeat, setup.fold_by)
+    return {scan.participant_id for scan in train}, {scan.participant_id for scan in test}
+
+
+def people_of(table: Path, scans: Sequence[LabelledScan]) -> list[dict[str, str]]:
+    """SUBJECT_COLUMNS of every participant, `n/a` where participants.tsv says nothing."""
+    said = read_participants(table, ["participant_id", "group"])
+    found = []
+    for name in sorted({scan.participant_id for scan in scans}):
+        row = {key: said[name].get(key) or "n/a" for key in SUBJECT_COLUMNS}
+        found.append({**row, "sex": sex_of(row["sex"])})
+    return found

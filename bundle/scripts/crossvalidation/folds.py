@@ -54,6 +54,7 @@ class Setup:
         seed: of repeat 0.
         keep_weights: whether a finished fold keeps its weights.
         tracking: MONAI's arguments for experiment tracking, if any.
+        fold_by: `random` or `site`, see `scripts.maps.bids.split`.
     """
 
     config_files: tuple[str, ...]
@@ -63,6 +64,7 @@ class Setup:
     seed: int
     keep_weights: bool
     tracking: Mapping[str, Any] = field(default_factory=dict)
+    fold_by: str = "random"
 
     def folder(self, fold: Fold) -> Path:
         return Path(self.output_dir) / "folds" / fold.name

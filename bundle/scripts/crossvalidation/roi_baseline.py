@@ -20,8 +20,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from scripts.crossvalidation.harmonise import fit_combat
 from scripts.errors import InputError
-from scripts.evaluation.predictions import ROI_MODELS
+from scripts.evaluation.predictions import DEMOGRAPHICS, ROI_MODELS
+from scripts.evaluation.subgroups import sex_of
 from scripts.maps.bids import GROUPS, read_participants
 from scripts.nuclei.table import age_of, nucleus_means, nucleus_patterns, read_tsv
 
@@ -74,6 +76,8 @@ def roi_features(
                 "features": np.array(list(features.values())),
                 "names": list(features),
                 "patterns": with_patterns(features, nucleus_patterns(row)),
+                "site": people[who].get("site") or "n/a",
+                "sex": sex_of(people[who].get("sex") or "n/a"),
             }
         )
     return scans
@@ -103,12 +107,76 @@ def roi_models(seed: int) -> dict[str, Pipeline | CalibratedClassifierCV]:
     return dict(zip(ROI_MODELS, models, strict=True))
 
 
+def without_sites(
+    fitted: Sequence[Mapping[str, Any]], known: np.ndarray, tested: Sequence[Mapping[str, Any]], unknown: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides' features after ComBat, learned from `fitted`; age and sex are preserved.
+
+    Raises:
+        InputError: somebody's site or sex is not told, or see `scripts.crossvalidation.harmonise`.
+    """
+    for scan in (*fitted, *tested):
+        if "n/a" in (scan["site"], scan["sex"]):
+            raise InputError(
+                f"roi_harmonise combat: needs site and sex of {scan['participant_id']!r}; fill them in in"
+                " participants.tsv, or use --roi_harmonise none"
+            )
+
+    place = fitted[0]["names"].index("age")
+
+    def covariates(scans: Sequence[Mapping[str, Any]], values: np.ndarray) -> np.ndarray:
+        return np.column_stack([values[:, place], [scan["sex"] == "M" for scan in scans]]).astype(float)
+
+    def nuclei(values: np.ndarray) -> np.ndarray:
+        return np.delete(values, place, axis=1)
+
+    combat = fit_combat(nuclei(known), [scan["site"] for scan in fitted], covariates(fitted, known))
+    both = []
+    for scans, values in ((fitted, known), (tested, unknown)):
+        cleaned = combat(nuclei(values), [scan["site"] for scan in scans], covariates(scans, values))
+        both.append(np.insert(cleaned, place, values[:, place], axis=1))
+    return both[0], both[1]
+
+
+def age_and_sex(people: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Features of every participant as of `roi_features`: age (years) and sex (1: man), nothing of an image.
+
+    Raises:
+        InputError: an age that is none.
+    """
+    return [
+        {
+            "participant_id": person["participant_id"],
+            "label": GROUPS[person["group"]],
+            "features": np.array([age_of(person, "participants.tsv"), float(person["sex"] == "M")]),
+        }
+        for person in people
+    ]
+
+
+def age_and_sex_rows(
+    features: Sequence[Mapping[str, Any]], train: Collection[str], test: Collection[str], where: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Rows of the predictions table of logistic regression on age and sex: what a model must beat to see anything."""
+    fitted = [person for person in features if person["participant_id"] in train]
+    tested = [person for person in features if person["participant_id"] in test]
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model.fit(np.stack([p["features"] for p in fitted]), [p["label"] for p in fitted])
+    found = model.predict_proba(np.stack([p["features"] for p in tested]))[:, 1]
+    return [
+        {**where, "model": DEMOGRAPHICS, "participant_id": p["participant_id"], "slice": "", "label": p["label"],
+         "probability_HH": float(probability)}
+        for p, probability in zip(tested, found, strict=True)
+    ]  # fmt: skip
+
+
 def roi_baseline_rows(
     features: Sequence[Mapping[str, Any]],
     train: Collection[str],
     test: Collection[str],
     where: Mapping[str, Any],
     seed: int = 0,
+    harmonise: str = "none",
 ) -> list[dict[str, Any]]:
     """Train on one fold's training participants, predict its held-out ones.
 
@@ -117,6 +185,7 @@ def roi_baseline_rows(
         train, test: participant ids on either side of the split.
         where: `repeat`, `fold` and `region` of the rows (the features know no region: give each region its rows).
         seed: of the calibration's inner folds.
+        harmonise: `combat` takes sites out of the nuclei before, learned from the training participants.
 
     Returns:
         Rows of the predictions table, scan level (`slice` empty), models ROI_MODELS, in the order of `features`;
@@ -147,6 +216,8 @@ def roi_baseline_rows(
             continue
         known = np.stack([scan[kind] for scan in fitted])
         unknown = np.stack([scan[kind] for scan in tested]) if tested else np.empty((0, known.shape[1]))
+        if harmonise == "combat":
+            known, unknown = without_sites(fitted, known, tested, unknown)
         model.fit(known, labels)
         probabilities = model.predict_proba(unknown)[:, 1] if len(unknown) else []
         for scan, probability in zip(tested, probabilities, strict=True):

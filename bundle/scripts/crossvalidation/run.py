@@ -16,7 +16,6 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from tqdm import tqdm
 
 from scripts.crossvalidation.collect import collect
-from scripts.crossvalidation.engines import Engine
 from scripts.crossvalidation.folds import HARMLESS, MANAGED, Fold, Setup
 from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
@@ -24,6 +23,7 @@ from scripts.files.writing import check_output_dir, write_json
 from scripts.maps.bids import labelled_scans, split
 from scripts.maps.scan import LabelledScan, Scan, of_scans
 from scripts.provenance import bundle_version
+from scripts.runs.engines import Engine
 from scripts.runs.finished import code_of, settings_of
 from scripts.runs.outputs import release
 from scripts.settings.check import Known, is_ours, overlay_values
@@ -54,6 +54,7 @@ def run_folds(
     keep_weights: bool,
     nuclei_table: str | os.PathLike,
     roi_sides: str,
+    roi_harmonise: str = "none",
     tracking: Mapping[str, Any] | None = None,
 ) -> None:
     """Train and test all folds that are not finished, then write the predictions table of all.
@@ -68,9 +69,10 @@ def run_folds(
         num_repeats: how many cross-validations, each with another seed.
         training: values of train.yaml's keys for every fold.
         overlays: config files between train.yaml and evaluate.yaml.
-        engine: runs the folds, see `scripts.crossvalidation.engines`.
+        engine: runs the folds, see `scripts.runs.engines`.
         keep_weights: whether a finished fold keeps its weights.
         nuclei_table, roi_sides: of the ROI baseline, see `scripts.crossvalidation.collect`.
+        roi_harmonise: `none`; or `combat`: sites are taken out of the nuclei, learned from training folds.
         tracking: MONAI's arguments for experiment tracking; each fold is a run of its own.
 
     Raises:
@@ -96,11 +98,18 @@ def run_folds(
         config["seed"],
         keep_weights,
         dict(tracking or {}),
+        config["fold_by"],
     )
     scans = labelled_scans(dataset_dir, config["resample_t1w"])
     check_one_scan_each(scans)
     for repeat in range(num_repeats):
-        split(scans, config["num_folds"], 0, config["seed"] + repeat)
+        split(scans, config["num_folds"], 0, config["seed"] + repeat, config["fold_by"])
+    if config["fold_by"] == "site" and num_repeats > 1:
+        raise InputError("num_repeats: folds by site are the same in every repeat; give --num_repeats 1")
+    if config["fold_by"] == "site" and roi_harmonise == "combat":
+        raise InputError(
+            "roi_harmonise: ComBat knows nothing of a site that is left out (fold_by site); give --roi_harmonise none"
+        )
     check_same_run(Path(output_dir), config, scans)
 
     # repeat by repeat and both inputs side by side, so that a run that is stopped early can be looked at
@@ -124,8 +133,10 @@ def run_folds(
 
             mlflow.MlflowClient(setup.tracking["tracking_uri"]).search_experiments()
         with Progress(setup, folds, config["image_epochs"] + config["scan_epochs"]) as progress:
-            engine.run(run_fold, [(setup, fold) for fold in open_folds], progress.update)
-    collect(setup, folds, scans, nuclei_table, roi_sides)
+            for _, outcome in engine.each(run_fold, setup, {fold.name: fold for fold in open_folds}, progress.update):
+                if isinstance(outcome, Exception):
+                    raise outcome
+    collect(setup, folds, scans, nuclei_table, roi_sides, roi_harmonise)
 
 
 def check_one_scan_each(scans: Sequence[Scan]) -> None:
@@ -233,13 +244,12 @@ def fold_workflow(setup: Setup, fold: Fold, device: str, run_id: str) -> ConfigW
     return workflow
 
 
-def run_fold(job: tuple[Setup, Fold], device: str) -> None:
+def run_fold(setup: Setup, fold: Fold, device: str) -> None:
     """Train and test one fold; what it prints goes into `log.txt` in its folder.
 
     Raises:
         InputError: as training and evaluation do, with the fold's name in front.
     """
-    setup, fold = job
     folder = setup.folder(fold)
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -9,6 +9,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property, partial
@@ -19,6 +20,7 @@ import torch
 from monai.data import MetaTensor
 from pydicom.uid import MediaStorageDirectoryStorage
 
+from scripts.dicom.address import parse_address
 from scripts.dicom.files import (
     PATIENT_TAGS,
     SOFTWARE,
@@ -34,12 +36,16 @@ from scripts.dicom.identity import STUDY_TAGS, UIDS, text, uids_of
 from scripts.dicom.rules import Rule, Rules
 from scripts.dicom.series import check_one_patient, choose_series, group_series
 from scripts.dicom.volume import Volume, read_volume
+from scripts.dicom.web import Archive, FetchedFiles
 from scripts.errors import InputError
 from scripts.maps.scan import MAPS
 from scripts.registration.t1w_grid import register, same_grid
 
 #: How many files of a folder are tried to learn which study it holds.
 _MOST_PEEKS = 20
+SCANNER_TAGS = {"manufacturer": "Manufacturer", "model": "ManufacturerModelName"}
+FIELD_TAG = "MagneticFieldStrength"
+_MOST_TESLA = 50.0
 AGE_TAGS = ("PatientAge", "PatientBirthDate", "StudyDate")
 
 
@@ -47,11 +53,12 @@ AGE_TAGS = ("PatientAge", "PatientBirthDate", "StudyDate")
 class DicomStudy:
     """A study that waits to be read. LoadImageMapsd reads it when its turn comes.
 
-    `name` is how messages call it. The names of `files` are not to be shown.
+    `name` is how messages call it. The names of `files` are not to be shown; those of an archive are fetched when they
+    are first asked for.
     """
 
     name: str
-    files: tuple[str, ...] = field(repr=False)
+    files: Sequence[str] = field(repr=False)
     rules: Rules = field(repr=False)
 
     def choose(self) -> dict[str, tuple[Sequence[Header], Rule]]:
@@ -129,6 +136,17 @@ class DicomStudy:
         dataset = read_dataset(path, self.name, pixels=False, tags=PATIENT_TAGS)
         return {tag: text(dataset.get(tag)) for tag in PATIENT_TAGS}
 
+    def scanner(self) -> dict[str, str | float]:
+        """What the study says of the machine: `manufacturer`, `model` and `field_strength_t`, as far as it does."""
+        (path, *_) = self.series_files[MAPS[0]]
+        dataset = read_dataset(path, self.name, pixels=False, tags=[*SCANNER_TAGS.values(), FIELD_TAG])
+        words = {key: text(dataset.get(tag)) for key, tag in SCANNER_TAGS.items()}
+        said: dict[str, str | float] = {key: word for key, word in words.items() if word}
+        with suppress(TypeError, ValueError):
+            if (found := float(dataset.get(FIELD_TAG))) > 0:
+                said["field_strength_t"] = found if found < _MOST_TESLA else found / 1e4  # some write gauss
+        return said
+
     def age(self) -> float | None:
         """The patient's age in years by Patient's Age or else by birth and study date; None where neither is told."""
         (path, *_) = self.series_files[MAPS[0]]
@@ -183,11 +201,43 @@ def find_studies(root: str | Path, rules: Rules, *, include_identifiers: bool = 
         patients.setdefault(uid, patient)
     studies = []
     for uid, paths in files.items():
-        known = not uid.startswith("damaged")
-        name = f"study-{hashlib.sha256(uid.encode()).hexdigest()[:10]}" if known else f"study-{uid.replace(' ', '-')}"
-        if include_identifiers and (patient := re.sub(r"[^A-Za-z0-9-]", "", patients[uid])):
-            name = f"{patient}_{name}"
-        studies.append(DicomStudy(name, tuple(paths), rules))
+        studies.append(DicomStudy(name_of(uid, patients[uid], include_identifiers), tuple(paths), rules))
+    return studies
+
+
+def name_of(uid: str, patient_id: str, include_identifiers: bool = False) -> str:
+    """What messages and results call a study.
+
+    Args:
+        uid: its Study Instance UID, or `damaged` and a number.
+        patient_id: Patient ID.
+        include_identifiers: whether the name tells the Patient ID.
+    """
+    known = not uid.startswith("damaged")
+    name = f"study-{hashlib.sha256(uid.encode()).hexdigest()[:10]}" if known else f"study-{uid.replace(' ', '-')}"
+    patient = re.sub(r"[^A-Za-z0-9-]", "", patient_id) if include_identifiers else ""
+    return f"{patient}_{name}" if patient else name
+
+
+def find_in_archive(address: str, rules: Rules, folder: Path, *, include_identifiers: bool = False) -> list[DicomStudy]:
+    """The studies that are asked for in an archive; each is fetched when its turn comes.
+
+    Args:
+        address: see `scripts.dicom.web.parse_address`.
+        rules: from `read_rules`.
+        folder: gets the studies' files.
+        include_identifiers: call studies by their Patient ID too.
+
+    Raises:
+        InputError: see `scripts.dicom.web.Archive.find`.
+    """
+    url, query = parse_address(address, "input")
+    archive = Archive(url)
+    studies = []
+    for uid, patient_id in archive.find("input", query).items():
+        name = name_of(uid, patient_id, include_identifiers)
+        fetch = partial(archive.fetch, uid, name, folder / name_of(uid, ""), rules.max_files)
+        studies.append(DicomStudy(name, FetchedFiles(fetch), rules))
     return studies
 
 

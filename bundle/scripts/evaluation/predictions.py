@@ -25,6 +25,8 @@ NO_INPUT = "none"
 #: Models on nucleus means and age, the last on patterns within nuclei too: `scripts.crossvalidation.roi_baseline`. They
 #: see no image.
 ROI_MODELS = ("ROI-LR", "ROI-SVM", "ROI-patterns")
+#: Logistic regression on age and sex alone: what a model must beat to have seen anything.
+DEMOGRAPHICS = "Age-sex-LR"
 #: What a row is about: one slice, or a whole scan.
 LEVELS = ("image", "scan")
 
@@ -105,7 +107,7 @@ def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
 def without_input_once(table: pd.DataFrame) -> pd.DataFrame:
     """The table with rows of models that see no image once instead of once a region, in region NO_INPUT.
 
-    These are ROI_MODELS, and models whose rows are the same in several regions.
+    These are ROI_MODELS, DEMOGRAPHICS, and models whose rows are the same in several regions.
     """
     case = ["repeat", "fold", "participant_id", "slice", "label", "probability_HH"]
     kept = []
@@ -113,7 +115,7 @@ def without_input_once(table: pd.DataFrame) -> pd.DataFrame:
         of_region = [part for _, part in rows.groupby("region", sort=False)]
         contents = [part[case].sort_values(case[:4]).reset_index(drop=True) for part in of_region]
         same = all(content.equals(contents[0]) for content in contents[1:])
-        once = same and (len(of_region) > 1 or model in ROI_MODELS)
+        once = same and (len(of_region) > 1 or model in (*ROI_MODELS, DEMOGRAPHICS))
         kept.append(of_region[0].assign(region=NO_INPUT) if once else rows)
     return pd.concat(kept).sort_index().reset_index(drop=True)
 

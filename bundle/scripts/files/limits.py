@@ -27,14 +27,19 @@ def bytes_of(size: str) -> int:
 _largest = bytes_of("4 GB")
 
 
-def set_largest_file(size: str) -> None:
-    """Let this process read files up to a size, as the config key `largest_file` says it.
+def set_largest_file(size: str | int) -> None:
+    """Let this process read files up to a size, as the config key `largest_file` says it, or in bytes.
 
     Raises:
         InputError: see `bytes_of`.
     """
     global _largest
-    _largest = bytes_of(size)
+    _largest = size if isinstance(size, int) else bytes_of(size)
+
+
+def largest_file() -> int:
+    """Bytes up to which this process reads files: to be set in others that work for it."""
+    return _largest
 
 
 def words(size: float) -> str:

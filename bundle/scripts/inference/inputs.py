@@ -1,16 +1,20 @@
 """What a user wants classified, whatever it comes as: a BIDS folder, DICOM studies, three NIfTI files, or one of 4D."""
 
+import atexit
 import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from scripts.dicom.address import is_address
 from scripts.errors import InputError
 from scripts.files.limits import check_plain
 from scripts.files.nifti import ENDINGS, read_header, says_simulated
+from scripts.files.parts import part_folder
 from scripts.files.writing import sha256
 from scripts.maps.bids import anat_folders, check_grid, check_names, chosen_scans
 from scripts.maps.scan import MAPS, Box, Scan
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
     from scripts.dicom.study import DicomStudy
 
 KINDS = (
-    "a BIDS folder, a DICOM study's folder or one that holds several, three NIfTI files (QSM,R2*,T1W), or one 4D NIfTI"
+    "a BIDS folder, a DICOM study's folder or one that holds several, three NIfTI files (QSM,R2*,T1W), one 4D NIfTI, or"
+    " dicomweb:URL?StudyInstanceUID=..."
 )
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 #: A file named by BIDS entities; other names may hold anybody's name and are not passed on.
@@ -55,6 +60,9 @@ class DicomScan(Scan):
     def patient(self) -> dict[str, str]:
         return self.study.patient() if self.include_identifiers else {}
 
+    def scanner(self) -> dict[str, str | float]:
+        return self.study.scanner()
+
     def years(self) -> float | None:
         if self.age is not None or (age := self.study.age()) is None:
             return self.age
@@ -70,6 +78,8 @@ def find_input(
     series: Mapping[str, int | None] | None = None,
     include_identifiers: bool = False,
     resample_t1w: str = "refuse",
+    fetched_dir: str | os.PathLike | None = None,
+    scratch_dir: str | os.PathLike = ".",
 ) -> list[Scan]:
     """The scans of an input of any kind.
 
@@ -82,6 +92,8 @@ def find_input(
         series: map -> number of its series in every DICOM study; what is missing or None is left to the rules.
         include_identifiers: results and messages may name patients.
         resample_t1w: see `scripts.maps.bids.check_grid`.
+        fetched_dir: keeps what is fetched from an archive; None keeps it until this process ends.
+        scratch_dir: where it lies until then.
 
     Returns:
         the scans; those of studies are `DicomScan`.
@@ -89,11 +101,16 @@ def find_input(
     Raises:
         InputError: nothing there, nothing known, or several scans for one box.
     """
-    paths = _as_paths(source)
+    numbers = {suffix: number for suffix, number in (series or {}).items() if number is not None}
+    paths = [] if is_address(source) else _as_paths(source)
     for path in paths:
         check_plain(path)
-    if len(paths) > 1:
-        scans: Sequence[Scan] = [_nifti_scan(paths, resample_t1w)]
+    scans: Sequence[Scan]
+    if not paths:
+        folder = Path(fetched_dir) if fetched_dir is not None else until_the_end(scratch_dir)
+        scans = _studies(str(source), dicom_rules, numbers, include_identifiers, folder)
+    elif len(paths) > 1:
+        scans = [_nifti_scan(paths, resample_t1w)]
     elif not paths[0].exists():
         raise InputError(f"{paths[0]}: no such file or folder; give --input {KINDS}")
     elif paths[0].is_file():
@@ -102,7 +119,6 @@ def find_input(
         scans = chosen_scans(paths[0], participants, incomplete_too=True)
         participants = None
     else:
-        numbers = {suffix: number for suffix, number in (series or {}).items() if number is not None}
         scans = _studies(paths[0], dicom_rules, numbers, include_identifiers)
     if participants is not None:
         raise InputError("participants: names scans of a BIDS folder only; leave it out for other input")
@@ -145,17 +161,31 @@ def _nifti_scan(paths: Sequence[Path], resample_t1w: str) -> Scan:
     return Scan(participant_id=participant_id, scan_id=scan_id, maps=tuple(map(str, paths)))
 
 
+def until_the_end(parent: str | os.PathLike) -> Path:
+    """A folder in `parent` that is gone when this process ends; what a killed one leaves, the next run removes."""
+    kept = ExitStack()
+    atexit.register(kept.close)
+    return kept.enter_context(part_folder(parent))
+
+
 def _studies(
-    folder: Path, dicom_rules: str | os.PathLike, numbers: Mapping[str, int], include_identifiers: bool
+    source: str | Path,
+    dicom_rules: str | os.PathLike,
+    numbers: Mapping[str, int],
+    include_identifiers: bool,
+    fetched_dir: Path | None = None,
 ) -> list[DicomScan]:
-    """The DICOM studies below a folder as scans."""
+    """The DICOM studies below a folder, or in an archive from which they are fetched into a folder, as scans."""
     try:
         from scripts.dicom.rules import read_rules
-        from scripts.dicom.study import find_studies
+        from scripts.dicom.study import find_in_archive, find_studies
     except ImportError as error:
         raise InputError(f"DICOM needs the package {error.name}; install the extra 'dicom'") from error
     rules = replace(read_rules(dicom_rules), numbers=numbers)
-    studies = find_studies(folder, rules, include_identifiers=include_identifiers)
+    if fetched_dir is not None:
+        studies = find_in_archive(str(source), rules, fetched_dir, include_identifiers=include_identifiers)
+    else:
+        studies = find_studies(source, rules, include_identifiers=include_identifiers)
     if not studies:
         # The folder's own name stays out: it was typed by the user, but it ends up in logs and may name a patient.
         raise InputError(f"input: the folder holds neither sub-*/anat (BIDS) nor any DICOM file; give --input {KINDS}")
@@ -195,6 +225,9 @@ def fingerprint(source: str | os.PathLike | Sequence[str], scans: Sequence[Scan]
     if _from_dicom(scans):
         digest = hashlib.sha256()
         for scan in scans:
+            if is_address(source):  # what it holds is not fetched yet
+                digest.update(f"{scan.scan_id}\n".encode())
+                continue
             sizes = [os.path.getsize(path) for path in scan.study.files] if len(scans) == 1 else []
             digest.update(f"{scan.scan_id} {len(scan.study.files)} {sizes}\n".encode())
         about = {"kind": "dicom", "studies": len(scans), "sha256": digest.hexdigest()}

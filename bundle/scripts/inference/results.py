@@ -216,7 +216,7 @@ def write_scan(
     made: dict[str, Any] = {"participant_id": scan.participant_id, "scan_id": scan.scan_id}
     if include_identifiers and (patient := scan.patient()):
         made["patient"] = patient
-    known = {"age": scan.years(), "nuclei": scan.nuclei}
+    known = {"age": scan.years(), "nuclei": scan.nuclei, "scanner": scan.scanner() or None}
     made |= {**output["result"], **{key: value for key, value in known.items() if value is not None}}
     if (scores := usual_for_age(made.get("nuclei"), made.get("age"), curves)) is not None:
         made["age_z_scores"] = scores

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.files.writing import check_output_dir, write_table
@@ -20,6 +19,7 @@ from scripts.maps.transforms import reading
 from scripts.provenance import RESEARCH_ONLY
 from scripts.registration.t1w_grid import in_words
 from scripts.reporting import page
+from scripts.runs.engines import Engine, LocalEngine, run_jobs
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.former import say_former
 from scripts.runs.outputs import check_derivative, describe
@@ -36,6 +36,7 @@ def localise_cohort(
     localiser: Localiser,
     annotated_too: bool,
     resample_t1w: str = "refuse",
+    engine: Engine | None = None,
 ) -> None:
     """Localise scans into `output_dir`: boxes and pictures (see `Localiser`), `localise.tsv`, `index.html`.
 
@@ -45,6 +46,7 @@ def localise_cohort(
         localiser: keeps what it finds in `output_dir`.
         annotated_too: also scans that have a box.
         resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
+        engine: where scans are worked on; None: in this process.
 
     Raises:
         InputError: see `check_derivative`; or some scans were refused, and the table says which and why.
@@ -57,7 +59,13 @@ def localise_cohort(
     folder = check_output_dir(output_dir, 1e6 * len(scans))
     localiser.ready()
     describe(folder, DESCRIPTION)
-    rows = [row_of(folder, scan, localiser, resample_t1w) for scan in tqdm(wanted, desc="localisation", unit="scan")]
+    jobs, shared = {scan.scan_id: scan for scan in wanted}, (folder, localiser, resample_t1w)
+    engine = engine or LocalEngine(["cpu"], stay=True)
+    made = dict(run_jobs(engine, work, shared, jobs, title="localisation", unit="scan"))
+    rows = [
+        refused(folder, scan, outcome) if isinstance(outcome := made[scan.scan_id], Exception) else outcome
+        for scan in wanted
+    ]
     write_table(folder / "localise.tsv", COLUMNS, rows)
     page.write_page(
         folder / "index.html",
@@ -78,6 +86,18 @@ def localise_cohort(
         )
 
 
+def work(shared: tuple[Path, Localiser, str], scan: Scan, device: str) -> dict[str, Any]:
+    """`row_of` as a job of an engine."""
+    folder, localiser, resample_t1w = shared
+    return row_of(folder, scan, localiser, resample_t1w)
+
+
+def refused(folder: Path, scan: Scan, error: Exception) -> dict[str, Any]:
+    """The row of a scan that could not be localised."""
+    row = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, "status": "refused"}
+    return {**row, "message": why(error, log_of(folder, scan.scan_id), called(scan.files()))}
+
+
 def row_of(folder: Path, scan: Scan, localiser: Localiser, resample_t1w: str) -> dict[str, Any]:
     """Localise one scan: a row of the table, and `picture` where there is one."""
     log = log_of(folder, scan.scan_id)
@@ -89,7 +109,7 @@ def row_of(folder: Path, scan: Scan, localiser: Localiser, resample_t1w: str) ->
         image = reading(resample_t1w)(scan.item())["image"]
         found = localiser(image.numpy(), np.asarray(image.affine, float), scan.maps[0])
     except Exception as error:
-        return {**row, "status": "refused", "message": why(error, log, called(scan.files()))}
+        return {**row, **refused(folder, scan, error)}
     log.unlink(missing_ok=True)  # of an earlier try
     flags = region_flags(image.numpy(), found.box) + found_flags(found.measures, LEAST_IRON)
     if "t1w_registration" in image.meta:

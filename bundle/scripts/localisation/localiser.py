@@ -82,6 +82,13 @@ class Localiser:
         self._warned = False
         self._recent: dict[tuple, Found] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs; it reads the template itself."""
+        return {**self.__dict__, "_lock": None, "_ready": None, "_recent": {}}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
     def ready(self) -> tuple[Template, registration.Target]:
         """The template, read when it is first needed."""
         with self._lock:

@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 from scripts.errors import InputError, printable
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, read_header
-from scripts.files.table import near_column, read_table
+from scripts.files.table import MISSING, near_column, read_table
 from scripts.files.writing import write_table
 from scripts.maps.copies import check_no_copies
 from scripts.maps.scan import MAPS, LabelledScan, Scan
@@ -315,7 +315,8 @@ def labelled_scans(dataset_dir: str | os.PathLike, resample_t1w: str = "refuse")
         if scan.participant_id not in participants:
             raise InputError(f"{table}: no row for {scan.participant_id!r}, which has scans; add it")
         label = GROUPS[participants[scan.participant_id]["group"]]
-        labelled.append(LabelledScan(**vars(scan), label=label))
+        site = participants[scan.participant_id].get("site")
+        labelled.append(LabelledScan(**vars(scan), label=label, site=None if site in (None, *MISSING) else site))
         check_grid(scan.maps, resample_t1w)
     check_no_copies(labelled)
     labels = {scan.label for scan in labelled}
@@ -379,24 +380,28 @@ def check_affine(affine: np.ndarray, name: str) -> None:
 
 
 def split(
-    scans: Sequence[LabelledScan], num_folds: int, fold: int, seed: int
+    scans: Sequence[LabelledScan], num_folds: int, fold: int, seed: int, by: str = "random"
 ) -> tuple[list[LabelledScan], list[LabelledScan]]:
-    """Split a cohort by subject, stratified by group (paper, Training Procedure: 10 folds).
+    """Split a cohort by subject, stratified by group (paper, Training Procedure: 10 folds), or by site.
 
     Args:
         scans: from `labelled_scans`.
         num_folds: how many folds, at least 2.
         fold: which one is held out, 0 to num_folds - 1.
         seed: decides which subjects share a fold.
+        by: `random`; or `site`: each fold holds out all subjects of one site, in order of the sites' names.
 
     Returns:
         Training scans and held-out scans. All scans of one subject are on one side.
 
     Raises:
-        InputError: fewer than num_folds subjects in a class, or a fold that does not exist.
+        InputError: fewer than num_folds subjects in a class, a fold that does not exist, or see `site_folds`.
     """
     if num_folds < 2 or not 0 <= fold < num_folds:
         raise InputError(f"fold {fold} of {num_folds} cannot be; take at least 2 folds, and count fold from 0")
+    if by == "site":
+        left_out = site_folds(scans, num_folds)[fold]
+        return [scan for scan in scans if scan.site != left_out], [scan for scan in scans if scan.site == left_out]
     label_of = {scan.participant_id: scan.label for scan in scans}
     subjects = np.array(sorted(label_of))
     labels = np.array([label_of[name] for name in subjects])
@@ -408,3 +413,35 @@ def split(
     train = [scan for scan in scans if scan.participant_id not in held_out]
     test = [scan for scan in scans if scan.participant_id in held_out]
     return train, test
+
+
+def site_folds(scans: Sequence[LabelledScan], num_folds: int) -> list[str]:
+    """The sites, each of which is held out once.
+
+    Raises:
+        InputError: a subject without a site or with two, a site with one group or subject, or another number of folds
+            than sites.
+    """
+    of: dict[str, str] = {}
+    groups: dict[str, dict[str, int]] = {}
+    for scan in scans:
+        if scan.site is None:
+            raise InputError(
+                f"fold_by site: {scan.participant_id!r} has none; fill in the column site of participants.tsv, or use"
+                " --fold_by random"
+            )
+        if of.setdefault(scan.participant_id, scan.site) != scan.site:
+            raise InputError(
+                f"fold_by site: {scan.participant_id!r} is of two sites, and a subject is on one side; keep one"
+            )
+        groups.setdefault(scan.site, {})[scan.participant_id] = scan.label
+    for site, labels in sorted(groups.items()):
+        if len(labels) < 2 or len(set(labels.values())) < 2:
+            have = "one subject" if len(labels) < 2 else f"only {'HC' if 0 in labels.values() else 'HH'}"
+            raise InputError(
+                f"fold_by site: site {site!r} has {have}, so nothing can be measured there; merge it with another in"
+                " participants.tsv, or leave it out"
+            )
+    if len(groups) != num_folds:
+        raise InputError(f"fold_by site: the cohort has {len(groups)} sites; give --num_folds {len(groups)}")
+    return sorted(groups)

@@ -72,6 +72,10 @@ class Scan:
         """What DICOM says of the person, where results may name people."""
         return {}
 
+    def scanner(self) -> dict[str, str | float]:
+        """What DICOM says of the machine: `manufacturer`, `model`, `field_strength_t`; nothing that names a place."""
+        return {}
+
     def years(self) -> float | None:
         """The age in years, where it is known."""
         return self.age
@@ -83,9 +87,11 @@ class LabelledScan(Scan):
 
     Attributes:
         label: 0 HC, 1 HH.
+        site: where it was scanned, if participants.tsv has a column `site`.
     """
 
     label: int
+    site: str | None = None
 
     def item(self) -> dict[str, Any]:
         """As that of a scan, with `label`."""
@@ -102,6 +108,7 @@ def of_scans(scans: Iterable[LabelledScan]) -> dict[str, str]:
     return {
         f"{scan.scan_id} of the cohort (its maps, box or label)": digest_of(
             [content({"maps": scan.maps}), scan.box, scan.label, scan.participant_id]
+            + ([] if scan.site is None else [scan.site])
         )
         for scan in scans
     }

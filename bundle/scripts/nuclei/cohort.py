@@ -7,12 +7,13 @@ import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from tqdm import tqdm
 
 from scripts.anatomy.atlas import LABELS, LOOKUP, NUCLEI
 from scripts.errors import InputError
@@ -28,6 +29,7 @@ from scripts.nuclei.reader import NucleiReader
 from scripts.nuclei.table import data_dictionary
 from scripts.provenance import bundle_version
 from scripts.registration.t1w_grid import in_words
+from scripts.runs.engines import Engine, LocalEngine, run_jobs
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin, code_of, digest_of, settings_of
 from scripts.runs.former import say_former
@@ -49,6 +51,7 @@ def measure_cohort(
     reader_settings: Mapping[str, Any],
     pictures: bool = True,
     resample_t1w: str = "refuse",
+    engine: Engine | None = None,
 ) -> None:
     """Write `nuclei.tsv` (a row a scan), `nuclei.json` (what its columns mean) and each scan's label image.
 
@@ -62,6 +65,7 @@ def measure_cohort(
         reader_settings: keyword arguments of `NucleiReader` beside template and atlas.
         pictures: draw box and outlines of every scan.
         resample_t1w: `refuse` or `rigid`: what is done with a T1W on another grid.
+        engine: where scans are worked on; None: in this process.
 
     Raises:
         InputError: the atlas or the template is missing, see `check_derivative`, or some scans were refused.
@@ -82,21 +86,24 @@ def measure_cohort(
         "GeneratedBy": [{"Name": "Q-Net bundle, configs/nuclei.yaml", "Version": bundle_version()}],
     }
     describe(folder, description)
+    shared = Measuring(folder, localiser, dict(reader_settings), made_by, decided_by, pictures, resample_t1w)
+    shared.__dict__["reader"] = reader  # this process has it already
+    jobs = {scan.scan_id: scan for scan in scans}
+    made = dict(run_jobs(engine or LocalEngine(["cpu"], stay=True), work, shared, jobs, title="nuclei", unit="scan"))
     rows, said = [], []
-    for scan in tqdm(scans, desc="nuclei", unit="scan"):
+    for scan in scans:
         row: dict[str, Any] = {"participant_id": scan.participant_id, "scan_id": scan.scan_id}
         said.append({**row, "status": "ok", "t1w_registration": "", "flags": "", "message": ""})
         log = log_of(folder, scan.scan_id)
-        try:
-            scan.check_usable()
-            kept = one_scan(folder, scan, localiser, reader, made_by, decided_by, pictures, resample_t1w)
+        kept = made[scan.scan_id]
+        if isinstance(kept, Exception):
+            said[-1] |= {"status": "failed", "message": why(kept, log, called(scan.files()))}
+        else:
             row |= {name: float("nan") if value is None else value for name, value in kept["Nuclei"].items()}
             said[-1]["flags"] = "; ".join(kept.get("Flags", ()))
             if kept.get("T1wRegistration"):
                 said[-1]["t1w_registration"] = in_words(kept["T1wRegistration"])
             log.unlink(missing_ok=True)  # of an earlier try
-        except Exception as error:
-            said[-1] |= {"status": "failed", "message": why(error, log, called(scan.files()))}
         rows.append(row)
     columns = list(data_dictionary())
     write_table(folder / "nuclei.tsv", columns, rows)
@@ -117,6 +124,36 @@ def names_of(scan: Scan) -> list[Path]:
     """All that a scan may get, below the derivative's root."""
     stem = Path(scan.participant_id) / "anat" / scan.scan_id
     return [log_of("", scan.scan_id), *(Path(f"{stem}_{ending}") for ending in ENDINGS)]
+
+
+@dataclass
+class Measuring:
+    """What all scans of a run have in common: arguments of `one_scan`."""
+
+    folder: Path
+    localiser: Localiser
+    reader_settings: dict[str, Any]
+    made_by: dict[str, Any]
+    decided_by: str
+    pictures: bool
+    resample_t1w: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "reader"}
+
+    @cached_property
+    def reader(self) -> NucleiReader:
+        """Made once in each process."""
+        return NucleiReader(self.localiser.ready()[0], **self.reader_settings)
+
+
+def work(shared: Measuring, scan: Scan, device: str) -> dict[str, Any]:
+    """`one_scan` as a job of an engine."""
+    scan.check_usable()
+    return one_scan(
+        shared.folder, scan, shared.localiser, shared.reader, shared.made_by, shared.decided_by, shared.pictures,
+        shared.resample_t1w,
+    )  # fmt: skip
 
 
 def one_scan(

@@ -4,13 +4,17 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.files.writing import check_output_dir, write_table
+from scripts.maps.bids import read_participants
 from scripts.provenance import cohort_fingerprint, settings, software
 from scripts.reconstruction.bids import find_raw, from_files
 from scripts.reconstruction.derivatives import (
@@ -24,6 +28,7 @@ from scripts.reconstruction.derivatives import (
 )
 from scripts.reconstruction.raw import RawScan, Volume, check_scan
 from scripts.reconstruction.reconstruct import Reconstruction
+from scripts.runs.engines import Engine, LocalEngine, run_jobs
 from scripts.runs.failures import Refused, log_of, why
 from scripts.runs.finished import Origin
 from scripts.runs.former import say_former
@@ -44,11 +49,12 @@ def find_scans(
     field_strength_t: float | None,
     dicom_rules: str,
     series: int | str | Sequence[int | str] | None = None,
+    participants: str | os.PathLike | None = None,
 ) -> list[RawScan | Refused]:
     """The scans that the keys name: NIfTI files (`magnitude`, `phase`), or a folder with BIDS or DICOM.
 
     Of `dicom_rules` (configs/dicom_series.yaml) the limits and the tolerance count; `series` chooses among the scans of
-    a DICOM study.
+    a DICOM study; `participants` is a table that names whom to take of a BIDS folder.
 
     Returns:
         the scans, and `Refused` where something is wrong with what headers and sidecars say of one.
@@ -76,7 +82,24 @@ def find_scans(
         for acquisition in (a for scan in scans if isinstance(scan, RawScan) for a in scan.acquisitions):
             if field_strength_t is not None:
                 acquisition.field_strength_t = field_strength_t
+    if participants is not None:
+        scans = chosen(scans, participants)
     return [checked(scan, check_scan) for scan in scans]
+
+
+def chosen(scans: Sequence[RawScan | Refused], participants: str | os.PathLike) -> list[RawScan | Refused]:
+    """The scans of the participants that a table names.
+
+    Raises:
+        InputError: the table names nobody, or somebody without a scan.
+    """
+    wanted = read_participants(participants, ["participant_id"])
+    if not wanted:
+        raise InputError(f"{participants}: names nobody; add a row a participant, or leave it out to take everybody")
+    missing = wanted.keys() - {scan.participant_id for scan in scans}
+    if missing:
+        raise InputError(f"{participants}: {sorted(missing)[0]!r} has no echoes in the input; correct the table")
+    return [scan for scan in scans if scan.participant_id in wanted]
 
 
 def checked(scan: RawScan | Refused, check: Callable[[RawScan], None]) -> RawScan | Refused:
@@ -158,6 +181,7 @@ def reconstruct(
     reconstruction: Reconstruction,
     mask: str | None,
     resolved: Mapping[str, Any],
+    engine: Engine | None = None,
 ) -> None:
     """Reconstruct every scan that is not done yet, and write a cohort; a scan that fails does not stop the others.
 
@@ -168,6 +192,7 @@ def reconstruct(
         reconstruction: the steps.
         mask: see `load_mask`; None finds the brain.
         resolved: the config's resolved content, for the record.
+        engine: where scans are worked on; None: in this process.
 
     Raises:
         InputError: no scan can be worked on, the folder holds maps of other steps, or some scans failed.
@@ -200,20 +225,27 @@ def reconstruct(
     origin["simulated"] = bool(origin["simulated"]) or any(volume.simulated() for volume in volumes)
     record = {"software": software(), "settings": settings(resolved), "input": origin}
     describe(output, description_of(root, record))  # from now on it is ours
+    shared = Common(output, root, reconstruction, mask, record, steps)
+    failed = {scan.scan_id: scan.error for scan in refused}
+    engine = engine or LocalEngine([str(reconstruction.device)], stay=True)
+    jobs = {scan.scan_id: scan for scan in todo}
+    for name, outcome in run_jobs(
+        engine, work, shared, jobs, title="reconstruction", unit="scan", total=len(jobs) + len(done)
+    ):
+        if isinstance(outcome, Exception):
+            failed[name] = outcome
+        else:
+            tqdm.write("\n".join(outcome))
     rows = []
     for scan in scans:
         row = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, "status": "ok", "message": ""}
         rows.append(row)
         log = log_of(output, scan.scan_id)
-        try:
-            if isinstance(scan, Refused):
-                raise scan.error
-            if scan.scan_id not in done:
-                one_scan(output, root, scan, reconstruction, mask, record, origins[scan.scan_id])
-            log.unlink(missing_ok=True)
-        except Exception as error:
+        if scan.scan_id in failed:
             places = {str(root): "input", str(output): "output_dir", str(mask): "brain_mask"}
-            row |= {"status": "failed", "message": why(error, log, places)}
+            row |= {"status": "failed", "message": why(failed[scan.scan_id], log, places)}
+        else:
+            log.unlink(missing_ok=True)
     bad = [row for row in rows if row["status"] != "ok"]
     if done:
         print(f"{len(done)} of {len(scans)} scans were there already")
@@ -227,22 +259,31 @@ def reconstruct(
         )
 
 
-def one_scan(
-    output: Path,
-    root: Path | None,
-    scan: RawScan,
-    reconstruction: Reconstruction,
-    mask: str | None,
-    record: Mapping[str, Any],
-    origin: Origin,
-) -> None:
-    """Reconstruct one scan and write what it became."""
-    basis = origin.basis()  # before anything is read
-    maps = reconstruction(scan, None if mask is None else load_mask(mask, scan))
-    folder = write_maps(output, root, scan, maps, record, basis)
-    for line in maps.warnings:
-        print(f"warning: {scan.scan_id}: {line}")
-    print(f"{scan.scan_id}: {folder}, look at {output / (scan.scan_id + '.html')}")
+@dataclass
+class Common:
+    """What all scans of a run have in common.
+
+    Attributes:
+        output, root: folders of the maps and of the raw data (None for single files).
+        reconstruction, mask, record, steps: see `reconstruct`.
+    """
+
+    output: Path
+    root: Path | None
+    reconstruction: Reconstruction
+    mask: str | None
+    record: Mapping[str, Any]
+    steps: Mapping[str, Any]
+
+
+def work(common: Common, scan: RawScan, device: str) -> list[str]:
+    """Reconstruct one scan and write what it became: a job of an engine. Returns what there is to say of it."""
+    common.reconstruction.device = torch.device(device)
+    basis = origin_of(scan, common.root, common.mask, common.steps).basis()  # before anything is read
+    maps = common.reconstruction(scan, None if common.mask is None else load_mask(common.mask, scan))
+    folder = write_maps(common.output, common.root, scan, maps, common.record, basis)
+    warnings = [f"warning: {scan.scan_id}: {line}" for line in maps.warnings]
+    return [*warnings, f"{scan.scan_id}: {folder}, look at {common.output / (scan.scan_id + '.html')}"]
 
 
 def origin_of(scan: RawScan, root: Path | None, mask: str | None, steps: Mapping[str, Any]) -> Origin:

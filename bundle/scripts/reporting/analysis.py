@@ -5,9 +5,11 @@ from pathlib import Path
 
 from scripts.errors import InputError
 from scripts.evaluation.predictions import read_predictions
+from scripts.evaluation.subgroups import SUBJECTS, read_subjects
 from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir
 from scripts.reporting.gallery import draw_learning_curves, draw_predictions
+from scripts.reporting.subgroups import write_subgroups
 from scripts.reporting.tables import write_tables
 
 
@@ -38,6 +40,9 @@ def analyse(
         simulated = recorded_as_simulated(Path(predictions).with_suffix(".json"))
     folder = check_output_dir(output_dir, 50e6)
     tables = write_tables(folder / "tables", table, simulated)
+    people = read_subjects(Path(predictions).with_name(SUBJECTS))
+    if people is not None:
+        tables += write_subgroups(folder / "tables", table, people, simulated)
     draw_predictions(table, folder / "figures", simulated, bootstrap_samples, seed)
     draw_learning_curves(folds_dir, folder / "figures", simulated)
     for path in tables:

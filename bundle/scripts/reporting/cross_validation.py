@@ -12,7 +12,7 @@ from scripts.evaluation.statistics import THRESHOLD
 from scripts.files.writing import write_aside
 from scripts.model.evidence import METHODS
 from scripts.provenance import cohort_fingerprint
-from scripts.reporting import page, sections
+from scripts.reporting import page, sections, subgroups
 from scripts.reporting.architecture import architecture
 from scripts.reporting.outcome import Outcome, read_outcome
 from scripts.reporting.pictures import Explained, evidence_overlays, example_maps
@@ -65,7 +65,10 @@ def cross_validation_report(
         "title": f"Q-Net cross-validation on a {'simulated cohort' if outcome.simulated else 'cohort'}",
         "note": page.note(outcome.simulated),
         "summary": sections.summary(outcome, measured, same_cohort),
-        "tables": sections.tables(outcome, measured),
+        "tables": [
+            *sections.tables(outcome, measured),
+            *subgroups.section(outcome.folder / "tables", outcome.simulated),
+        ],
         "figures": sections.figures(outcome.folder / "figures", left_out),
         "cohort": sections.cohort(outcome),
         "subjects": sections.subjects(outcome, in_viewer, strips),

@@ -13,6 +13,7 @@ from scripts.evaluation.predictions import LEVELS, REGIONS, regions_of
 from scripts.reporting import figures
 from scripts.reporting.calibration import calibration
 from scripts.reporting.style import VECTOR, save_figure, titled
+from scripts.reporting.subgroups import decision_curve
 
 #: What a reader must know of evidence (docs/evidence.md).
 OF_EVIDENCE = "It shows what the network used, not where a disease is; colours are shares of each scan's strongest."
@@ -40,6 +41,8 @@ CAPTIONS = {
     " 95 % intervals over participants, and how many cases each probability was given. Brier score and expected"
     " calibration error: lower is better.",
     "calibration_scan": "Calibration at scan level.",
+    "decision_curve": "Decision curve of whole scans: what acting from a probability on would be worth, in true"
+    " positives per subject, against acting on everybody or nobody. The share of HH here is not that of a clinic.",
     "confusion_image": "Confusion matrices at image level, threshold 0.5.",
     "confusion_scan": "Confusion matrices at scan level, threshold 0.5.",
     "learning_curves_full": "Training with full-size input: mean over all folds, band from the lowest to the highest.",
@@ -82,6 +85,8 @@ def draw_predictions(
         drawings[models] = partial(figures.roc_models, table, panels[level])
         drawings[boxes] = partial(figures.auc_boxes, table, level, samples=samples, seed=seed)
         drawings[f"calibration_{level}"] = partial(calibration, table, level)
+        if level == "scan":
+            drawings["decision_curve"] = partial(decision_curve, table)
         drawings[f"confusion_{level}"] = partial(figures.confusion_matrices, table, level)
     written = []
     for name, draw in tqdm(drawings.items(), desc="figures", unit="figure"):

@@ -22,6 +22,7 @@ from scripts.reporting.gallery import CAPTIONS
 from scripts.reporting.markup import fixed, html
 from scripts.reporting.outcome import Outcome
 from scripts.reporting.pictures import subject_strip
+from scripts.reporting.subgroups import facts as subgroup_facts
 from scripts.reporting.subjects import summary as demographic_summary
 from scripts.reporting.table_text import design_text
 from scripts.reporting.tables import shown
@@ -234,6 +235,7 @@ def facts(outcome: Outcome, measured: Mapping[str, pd.DataFrame]) -> dict[str, A
         of_all = demographic_summary(outcome.people).iloc[-1]
         age = of_all["age, mean ± SD (years)"]
         known["demographics"] = f"{of_all['women']} women, {of_all['men']} men; age {age} years"
+    known |= subgroup_facts(outcome.folder / "tables")
     for name, field in (("table1_image_level", "auc_image"), ("table3_scan_level", "auc_scan")):
         rows = aucs(measured.get(name))
         known[field] = "; ".join(

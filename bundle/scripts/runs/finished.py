@@ -26,7 +26,7 @@ NEUTRAL = (
     "scripts.errors",
     "scripts.files.parts",
     "scripts.localisation.picture",
-    *(f"scripts.runs.{n}" for n in ("failures", "finished", "former", "outputs", "processes")),
+    *(f"scripts.runs.{n}" for n in ("failures", "finished", "former", "outputs", "processes", "engines")),
 )
 #: The room of pages and figures counts only where these are the result: where a result's own modules name it.
 PAGES = "scripts.reporting"

@@ -7,19 +7,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
-
-from scripts.errors import InputError
 
 _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def fresh_processes(
-    count: int, start: Callable[..., None], arguments: tuple, killed: str
-) -> Iterator[ProcessPoolExecutor]:
+def fresh_processes(count: int, start: Callable[..., None], arguments: tuple) -> Iterator[ProcessPoolExecutor]:
     """Processes for a `with` block, which gets their pool. Jobs that have not begun when it ends are dropped.
 
     They are not forked: a fork cannot use CUDA, and one of a process that has threads can hang.
@@ -27,17 +22,11 @@ def fresh_processes(
     Args:
         count: processes.
         start: called with `arguments` in each at its start.
-        killed: what to say if the system kills one: why perhaps, and what to do.
-
-    Raises:
-        InputError: `killed`, where the block lets `BrokenProcessPool` pass.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(start, arguments))
     try:
         yield pool
-    except BrokenProcessPool as error:
-        raise InputError(killed) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

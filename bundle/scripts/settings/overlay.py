@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import merge_kv
@@ -23,6 +24,15 @@ def run_with(overlay: str, run_id: str) -> None:
     for key, value in ConfigParser.load_config_file(CONFIGS / overlay).items():
         merge_kv(parser, key, value)
     parser.get_parsed_content(run_id)
+
+
+def running_config() -> dict[str, Any]:
+    """The config of the workflow that evaluates this, as the user's values left it, for another process.
+
+    Raises:
+        RuntimeError: no MONAI workflow runs this.
+    """
+    return dict(copy.deepcopy(_running().parser.get()))
 
 
 def _running() -> ConfigWorkflow:

@@ -205,6 +205,26 @@ def tissue_maps(
     return (qsm * brain).astype(np.float32), (r2star * brain).astype(np.float32), t1w.astype(np.float32)
 
 
+def at_field(
+    maps: tuple[np.ndarray, np.ndarray, np.ndarray], field_strength_t: float, echo_time_s: float, qsm_gain: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Noise-free maps as another scanner would give them; as they are at 3 T, at the echo time of `ECHO_TIME_S`.
+
+    Args:
+        maps: from `tissue_maps`.
+        field_strength_t: T; R2* is in proportion to it.
+        echo_time_s: of the T1-weighted image, s: later, iron darkens it more.
+        qsm_gain: multiplies QSM.
+    """
+    qsm, r2star, t1w = maps
+    scale = field_strength_t / 3.0
+    if (scale, echo_time_s, qsm_gain) == (1.0, ECHO_TIME_S, 1.0):
+        return maps
+    darker = echo_time_s * scale * (r2star - TISSUE_R2STAR["wm"]) - ECHO_TIME_S * (r2star - TISSUE_R2STAR["wm"])
+    t1w = np.where(r2star > 0, t1w * np.exp(-darker), t1w)
+    return qsm * np.float32(qsm_gain), r2star * np.float32(scale), t1w.astype(np.float32)
+
+
 def dipole_kernel(matrix: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """Unit dipole in k-space with the main field along the slice axis, float32, in ``scipy.fft.rfftn`` layout."""
     frequencies = [np.fft.fftfreq(n, d) for n, d in zip(matrix[:2], spacing_mm[:2], strict=True)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,16 @@ from scripts.errors import InputError
 from scripts.files.writing import write_table
 from scripts.maps.bids import BIDS_VERSION
 from scripts.provenance import bundle_version
+from scripts.runs.engines import Engine, scan_engine
 from scripts.simulation import difficulty
 from scripts.simulation.folder import Build, begin, keep
 from scripts.simulation.iron import Latent, draw_latents
+from scripts.simulation.sites import assign, protocol_of, read_sites
 from scripts.simulation.subject import Participant, Protocol, image_maps, write_json, write_subject
 
 GROUPS = ("HH", "HC")
+#: Arguments of `simulate` that decide nothing, or are recorded in parts.
+PLACES_AND_PARTS = ("output_dir", "num_workers", "engine", "ray_address", "sizes", "from_raw", "raw", "sites")
 # Bytes on disk per voxel, three maps and labels together, with room to spare (measured: about 2.5 at 0.6 mm).
 _BYTES_PER_VOXEL = 4.0
 # Share of the scan's extent that the template must fill; below this a scan would miss the basal ganglia.
@@ -44,6 +47,7 @@ _COLUMNS = {
     "sex": {"Description": "Sex of the participant", "Levels": {"M": "male", "F": "female"}},
     "group": {"Description": "Diagnosis", "Levels": {"HH": "hereditary hemochromatosis", "HC": "healthy control"}},
 }
+_SITE = {"site": {"Description": "Simulated site, see Settings of dataset_description.json"}}
 
 
 def draw_participants(
@@ -104,47 +108,48 @@ def draw_participants(
     ]
 
 
-# What each worker process is given once, at its start: read-only from then on.
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(root: Path, protocol: Protocol, templates: atlas.Templates, image: Callable) -> None:
+def _work(shared: Mapping[str, Any], participant: Participant, device: str) -> dict[str, float]:
+    """Write one subject. `shared`: arguments of `write_subject`; `protocol` and `image` by site."""
     # Subjects run in parallel, so each must keep to one core; it also keeps the arithmetic the same everywhere.
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    _worker.update(root=root, protocol=protocol, templates=templates, image=image)
-
-
-def _work(participant: Participant) -> dict[str, float]:
-    begin(_worker["root"], participant.participant_id)
-    row = {name: float(value) for name, value in write_subject(participant=participant, **_worker).items()}
-    keep(_worker["root"], participant.participant_id, row)
-    return row
+    try:
+        begin(shared["root"], participant.participant_id)
+        how = {key: shared[key][participant.site] for key in ("protocol", "image")}
+        common = {"root": shared["root"], "templates": shared["templates"], **how}
+        row = {name: float(value) for name, value in write_subject(participant=participant, **common).items()}
+        keep(shared["root"], participant.participant_id, row)
+        return row
+    finally:
+        torch.set_num_threads(before)
 
 
 def _write_subjects(
-    build: Build, participants: list[Participant], protocol: Protocol, num_workers: int, chain: Any
+    build: Build,
+    participants: list[Participant],
+    protocols: Mapping[Any, Protocol],
+    engine: Engine,
+    chains: Mapping[Any, Any],
 ) -> list[dict[str, float]]:
     """Simulate all participants in parallel, but for those that a killed run finished; returns their nucleus
     measurements in the order given. One that fails is noted in ``build`` and has none.
 
-    ``chain`` is None, or a ``from_raw.Chain`` that scans and reconstructs.
+    ``protocols`` is of each site; ``chains`` holds nothing, or each site's ``from_raw.Chain``, which scans and
+    reconstructs.
     """
-    if chain is None:
-        image, templates = image_maps, atlas.load_templates()
+    images: dict[Any, Callable]
+    if not chains:
+        images, templates = dict.fromkeys(protocols, image_maps), atlas.load_templates()
     else:
         from scripts.simulation.from_raw import scanned_maps
 
-        image, templates = partial(scanned_maps, chain=chain), atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)
-        # The bars of each step of each subject would drown the one that counts subjects; workers inherit this.
-        os.environ["TQDM_DISABLE"] = "1"
+        images = {site: partial(scanned_maps, chain=chain) for site, chain in chains.items()}
+        templates = atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)
     rows = {p.participant_id: build.done(p.participant_id) for p in participants}
-    jobs = {p.participant_id: (p,) for p in participants if rows[p.participant_id] is None}
-    try:
-        start = (_start_worker, build.part, protocol, templates, image)
-        made = build.in_processes(_work, jobs, num_workers, start, "Simulating", len(participants))
-        return list((rows | made).values())
-    finally:
-        os.environ.pop("TQDM_DISABLE", None)
+    jobs = {p.participant_id: p for p in participants if rows[p.participant_id] is None}
+    shared = {"root": build.part, "protocol": dict(protocols), "templates": templates, "image": images}
+    made = build.make(engine, _work, shared, jobs, "Simulating", len(participants))
+    return list((rows | made).values())
 
 
 def _write_descriptions(root: Path, settings: dict[str, Any]) -> None:
@@ -159,7 +164,7 @@ def _write_descriptions(root: Path, settings: dict[str, Any]) -> None:
     }
     write_json(root / "dataset_description.json", description)
     (root / "README").write_text(_README, encoding="utf-8")
-    write_json(root / "participants.json", _COLUMNS)
+    write_json(root / "participants.json", _COLUMNS | (_SITE if "sites" in settings else {}))
     for folder, name in (("basalganglia", "Basal ganglia boxes"), ("groundtruth", "True nuclei and latents")):
         derivative = {"Name": f"Simulated: {name}", **common, "DatasetType": "derivative", "GeneratedBy": [generated]}
         path = root / "derivatives" / folder
@@ -205,6 +210,9 @@ def simulate(
     draws: str = "independent",
     from_raw: bool = False,
     raw: dict[str, Any] | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
+    sites: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, float]:
     """Simulate a cohort and print how difficult it is.
 
@@ -217,6 +225,8 @@ def simulate(
         sizes: per size ``hh``, ``hc``, ``men`` (subjects), ``matrix`` (voxels) and ``spacing_mm``, three each.
         seed: any whole number from 0.
         num_workers: processes, at least 1.
+        engine, ray_address: where subjects are made, see `scripts.runs.engines.scan_engine`.
+        sites: name -> how it differs, see `scripts.simulation.sites.Site`; none: one scanner, and no column `site`.
         ages: ``age_range``, ``age_mean``, ``age_sd`` of :func:`draw_participants`.
         latents: per latent ``mean``, ``sd`` and ``effect`` (see ``iron.Latent``).
         texture: ``sd`` (relative) and ``length_mm`` of the random fluctuation of iron.
@@ -237,11 +247,10 @@ def simulate(
         InputError: a setting is out of range, the folder cannot be written, or a subject failed; the others are kept
             for the same command.
     """
-    settings = {k: v for k, v in locals().items() if k not in ("output_dir", "num_workers", "sizes", "from_raw", "raw")}
+    settings = {k: v for k, v in locals().items() if k not in PLACES_AND_PARTS}
     if size not in sizes:
         raise InputError(f"size={size} is unknown; choose one of {', '.join(sizes)}")
-    if num_workers < 1:
-        raise InputError(f"num_workers={num_workers} is below 1; give the number of processes")
+    where = scan_engine(engine, num_workers, ray_address, "cpu")
     if seed < 0:
         raise InputError(f"seed={seed} is negative; give a whole number from 0")
     preset = sizes[size]
@@ -274,26 +283,36 @@ def simulate(
         (fluid, skull, scalp),
         (narrowest, widest),
     )
-    chain = None
+    protocols: dict[Any, Protocol] = {None: protocol}
+    if sites:
+        settings["sites"] = {name: dict(keys or {}) for name, keys in sites.items()}
+        known = read_sites(sites)
+        participants = assign(participants, known, seed)
+        protocols = {name: protocol_of(site, protocol) for name, site in known.items()}
+    chains: dict[Any, Any] = {}
     if from_raw:
         if raw is None:
             raise InputError("raw: is missing; from_raw reads scanner, reconstruction and supersampling from it")
         from scripts.simulation.from_raw import load_chain  # reconstruction is only loaded where it is used
 
-        chain = load_chain(**raw)
-        settings["from_raw"] = chain.settings()
+        own: dict[Any, dict[str, Any]] = {None: {}}
+        if sites:
+            own = {name: dict((keys or {}).get("raw") or {}) for name, keys in sites.items()}
+        chains = {name: load_chain(**{**raw, **changed}) for name, changed in own.items()}
+        used = {name: chain.settings() for name, chain in chains.items()}
+        settings["from_raw"] = used if sites else used[None]
     needed = _BYTES_PER_VOXEL * np.prod(matrix) * len(participants)
     with Build(output_dir, needed, settings | {"sizes": {size: preset}}, __name__) as build:
         part = build.part
         _write_descriptions(part, settings | {"sizes": {size: preset}})
-        people = [{k: getattr(p, k) for k in ("participant_id", "age", "sex", "group")} for p in participants]
+        told = ("participant_id", "age", "sex", "group", *(["site"] if sites else []))
+        people = [{k: getattr(p, k) for k in told} for p in participants]
         write_table(part / "participants.tsv", list(people[0]), people)
         print(
-            f"simulating {len(participants)} subjects with {min(num_workers, len(participants))} processes; the first"
-            " take a minute, since templates are prepared",
+            f"simulating {len(participants)} subjects; the first take a minute, since templates are prepared",
             flush=True,
         )
-        rows = _write_subjects(build, participants, protocol, num_workers, chain)
+        rows = _write_subjects(build, participants, protocols, where, chains)
         if not build.failed:
             truth = part / "derivatives" / "groundtruth"
             auc = _write_truth(truth, participants, rows, distributions)

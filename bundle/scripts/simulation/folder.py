@@ -5,26 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from scripts.errors import InputError
 from scripts.files.parts import part_file
+from scripts.runs.engines import Engine, Work, run_jobs
 from scripts.runs.failures import log_of, why
 from scripts.runs.finished import code_of, digest_of
 from scripts.runs.outputs import LOCK, lock, release
-from scripts.runs.processes import fresh_processes
-
-#: What is said where the system killed a worker.
-KILLED = (
-    "num_workers: a process was killed, perhaps for want of memory; lower --num_workers and give the same command again"
-    " to go on"
-)
 
 
 class Build:
@@ -97,37 +87,25 @@ class Build:
         except (OSError, ValueError):
             return None
 
-    def in_processes(
-        self, work: Callable[..., Any], jobs: Mapping[str, tuple], processes: int, start: tuple, title: str, total: int
+    def make(
+        self, engine: Engine, work: Work, shared: Any, jobs: Mapping[str, Any], title: str, total: int
     ) -> dict[str, Any]:
-        """Make subjects in processes of their own, one core each. One that fails is noted (`fail`).
+        """Make subjects on an engine. One that fails is noted (`fail`), and the others are made.
 
         Args:
-            work: makes a subject.
-            jobs: subject -> arguments of `work`.
-            processes: at most.
-            start: what each process calls first, and its arguments.
+            engine, work, shared, jobs: see `scripts.runs.engines.Engine.each`; a job is a subject's.
             title: of the progress bar.
             total: subjects, with those that a killed run finished.
 
         Returns:
             subject -> what `work` returned, of those that did not fail.
-
-        Raises:
-            InputError: the system killed a process.
         """
         made = {}
-        first, *arguments = start
-        with fresh_processes(max(1, min(processes, len(jobs))), first, tuple(arguments), KILLED) as pool:
-            futures = {pool.submit(work, *arguments): name for name, arguments in jobs.items()}
-            bar = tqdm(as_completed(futures), title, total, unit="subject", initial=total - len(jobs))
-            for future in bar:
-                try:
-                    made[futures[future]] = future.result()
-                except BrokenProcessPool:
-                    raise
-                except Exception as error:
-                    self.fail(futures[future], error)
+        for name, outcome in run_jobs(engine, work, shared, jobs, title=title, unit="subject", total=total):
+            if isinstance(outcome, Exception):
+                self.fail(name, outcome)
+            else:
+                made[name] = outcome
         return made
 
     def fail(self, name: str, error: Exception) -> None:

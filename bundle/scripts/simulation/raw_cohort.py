@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from scripts.anatomy import atlas
 from scripts.errors import InputError
 from scripts.files.writing import write_table
 from scripts.maps.bids import BIDS_VERSION
 from scripts.provenance import bundle_version
+from scripts.runs.engines import scan_engine
 from scripts.simulation import acquisition, poses
 from scripts.simulation.folder import Build, begin, keep
 from scripts.simulation.gre import Sequence, field_model, scan
@@ -24,6 +24,8 @@ from scripts.simulation.subject import Head, write_json
 
 # Bytes on disk per voxel of the scan for each image, and for the truth, with room to spare.
 _BYTES_PER_IMAGE_VOXEL, _BYTES_OF_TRUTH = 2.2, 40.0
+#: Arguments of `simulate_raw` that decide nothing, or are recorded in parts.
+PLACES = ("output_dir", "num_workers", "engine", "ray_address", "sizes")
 # Vendors of ``raw_dicom``, and nothing.
 DICOM_CHOICES = ("none", "siemens", "ge")
 _README = """Simulated raw data: complex multi-echo gradient echo images of digital heads. Nobody here is real.
@@ -115,16 +117,17 @@ def draw_digital_head(
     return head, tuple(extent / 2)
 
 
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(shared: dict[str, Any]) -> None:
+def _work(w: dict[str, Any], subject: tuple[int, str, float], device: str) -> None:
+    """Scan one subject (number, name, age). `w`: what all have in common; the field model stays in it."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
-    _worker.update(shared)
+    try:
+        _one_subject(w, *subject)
+    finally:
+        torch.set_num_threads(before)
 
 
-def _work(index: int, name: str, age: float) -> None:
-    w = _worker
+def _one_subject(w: dict[str, Any], index: int, name: str, age: float) -> None:
     begin(w["root"], name)
     rng = np.random.default_rng(np.random.SeedSequence([w["seed"], 1 + index]))
     if "dipole" not in w:
@@ -158,6 +161,8 @@ def simulate_raw(
     head: dict[str, Any],
     phase_scale: str,
     dicom: str,
+    engine: str = "local",
+    ray_address: str | None = None,
 ) -> Path:
     """Scan digital heads and write a BIDS folder of raw data.
 
@@ -171,6 +176,7 @@ def simulate_raw(
         ages: one subject each, years: sets the iron of the nuclei.
         seed: any whole number from 0.
         num_workers: processes.
+        engine, ray_address: where subjects are made, see `scripts.runs.engines.scan_engine`.
         tilt_deg: see ``head.scan_affine``.
         slice_gap_mm: what of the distance between slices is not seen.
         sequence: the fields of ``gre.Sequence``.
@@ -185,11 +191,10 @@ def simulate_raw(
         InputError: a setting is out of range, the folder cannot be written, or a subject failed; the others are kept
             for the same command.
     """
-    settings = {k: v for k, v in locals().items() if k not in ("output_dir", "num_workers", "sizes")}
+    settings = {k: v for k, v in locals().items() if k not in PLACES}
     if size not in sizes:
         raise InputError(f"size={size} is unknown; choose one of {', '.join(sizes)}")
-    if num_workers < 1:
-        raise InputError(f"num_workers={num_workers} is below 1; give the number of processes")
+    where = scan_engine(engine, num_workers, ray_address, "cpu")
     if seed < 0:
         raise InputError(f"seed={seed} is negative; give a whole number from 0")
     if not ages or not all(0 < age <= 120 for age in ages):
@@ -222,20 +227,9 @@ def simulate_raw(
         }
         print(f"simulating raw data of {len(ages)} subjects; the first takes some minutes", flush=True)
         shared["templates"] = atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)
-        jobs = [job for job in enumerate(zip(names, ages, strict=True)) if build.done(job[1][0]) is None]
-        if min(num_workers, len(jobs)) <= 1:
-            _start_worker(shared)
-            try:
-                for index, (name, age) in tqdm(jobs, "Scanning digital heads", unit="subject"):
-                    try:
-                        _work(index, name, age)
-                    except Exception as error:
-                        build.fail(name, error)
-            finally:
-                _worker.clear()
-        else:
-            who = {name: (index, name, age) for index, (name, age) in jobs}
-            build.in_processes(_work, who, num_workers, (_start_worker, shared), "Scanning digital heads", len(names))
+        who = {name: (index, name, age) for index, (name, age) in enumerate(zip(names, ages, strict=True))}
+        jobs = {name: subject for name, subject in who.items() if build.done(name) is None}
+        build.make(where, _work, shared, jobs, "Scanning digital heads", len(names))
         output = build.finish()
     print(f"raw data of {len(ages)} simulated subjects in {output}")
     return output

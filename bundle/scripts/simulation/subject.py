@@ -35,7 +35,7 @@ _BOX_SLICES_MISS = 0.006
 
 @dataclass(frozen=True)
 class Participant:
-    """Who is scanned. Ages in years; ``latents`` by name as in ``iron.iron_maps``."""
+    """Who is scanned, and where. Ages in years; ``latents`` by name as in ``iron.iron_maps``."""
 
     participant_id: str
     index: int
@@ -43,6 +43,7 @@ class Participant:
     sex: str
     group: str
     latents: dict[str, float]
+    site: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class Protocol:
         texture_mm: its length, mm.
         shell_mm: mean thickness of fluid, skull and scalp around the brain, mm.
         box_margin_mm: lowest and highest margin of the box around the nuclei in-plane, mm.
+        field_strength_t: T; R2* grows with it from its values at 3 T.
+        echo_time_s: of the T1-weighted image, s.
+        qsm_gain: multiplies QSM.
     """
 
     matrix: tuple[int, int, int]
@@ -70,6 +74,9 @@ class Protocol:
     texture_mm: float
     shell_mm: tuple[float, float, float]
     box_margin_mm: tuple[float, float]
+    field_strength_t: float = 3.0
+    echo_time_s: float = acquisition.ECHO_TIME_S
+    qsm_gain: float = 1.0
 
     @property
     def affine(self) -> np.ndarray:
@@ -151,7 +158,10 @@ def image_maps(
 
     points = poses.scanner_coordinates(head.vein_points_mm, head.pose)
     veins = acquisition.vein_fraction(points, head.vein_area_mm2, matrix, spacing)
-    clean = acquisition.tissue_maps(sampled, nuclei_iron, veins, head.shell_mm)
+    clean = acquisition.at_field(
+        acquisition.tissue_maps(sampled, nuclei_iron, veins, head.shell_mm),
+        protocol.field_strength_t, protocol.echo_time_s, protocol.qsm_gain,
+    )  # fmt: skip
     scanned = acquisition.acquire(rng, clean, sampled["outside_mm"], spacing, scanner)
     scanned["T1w"] = scanned["T1w"] * T1W_SCALE
     stored = {
@@ -270,7 +280,7 @@ def write_subject(
             "Description": DESCRIPTIONS[suffix],
             "Units": UNITS[suffix],
             "Simulated": True,
-            "MagneticFieldStrength": 3,
+            "MagneticFieldStrength": int(b0) if (b0 := protocol.field_strength_t).is_integer() else b0,
         }
         write_json(folder / f"{name}_{suffix}.json", sidecar)
 

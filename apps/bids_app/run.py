@@ -1,0 +1,312 @@
+#!/usr/bin/env python3
+"""The Q-Net bundle as a BIDS App: maps or raw echoes of a BIDS data set in, predictions, reports and tables out.
+
+    apps/bids_app/run.py BIDS_DIR OUTPUT_DIR participant [--participant-label 01 02] [--n-cpus 4]
+    apps/bids_app/run.py BIDS_DIR OUTPUT_DIR group
+
+`participant` may run many times at once, on different participants; `group` once they are done. README.md says what is
+written. Research use only, not for clinical use.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+BUNDLE = Path(os.environ.get("QNET_BUNDLE") or Path(__file__).resolve().parents[2] / "bundle")
+sys.path.insert(0, str(BUNDLE))
+
+from tqdm import tqdm  # noqa: E402
+
+from scripts.errors import InputError, input_error_in, system_reason  # noqa: E402
+from scripts.files.json_file import read_json  # noqa: E402
+from scripts.files.table import read_table  # noqa: E402
+from scripts.files.writing import check_output_dir, write_json, write_table, write_text  # noqa: E402
+from scripts.maps.bids import BIDS_VERSION, read_participants  # noqa: E402
+from scripts.provenance import RESEARCH_ONLY, bundle_version  # noqa: E402
+from scripts.runs.outputs import check_apart, check_derivative  # noqa: E402
+from scripts.runs.outputs import describe as describe_derivative  # noqa: E402
+
+NAME = "Q-Net bundle, BIDS App"
+#: What BIDS has no names for, and what says so to the validator.
+IGNORED = ("*_prediction.json", "*_evidence.nii.gz", "*_report.html", "*_report.pdf", "sub-*.html", "predictions.csv",
+           "summary.html", "run.json")  # fmt: skip
+#: What is written beside the participants' folders.
+WRITTEN = ("README.md", ".bidsignore", "participants.tsv", "participants.json", "predictions.csv", "summary.html",
+           "run.json")  # fmt: skip
+COLUMNS = {
+    "participant_id": {"Description": "Participant of the data set"},
+    "age": {"Description": "Age as the data set has it", "Units": "year"},
+    "sex": {"Description": "Sex as the data set has it"},
+    "probability_HH": {"Description": "Q-Net's probability of hereditary hemochromatosis of the only scan"},
+    "class": {"Description": "Side of the threshold", "Levels": {"HH": "hereditary hemochromatosis", "HC": "control"}},
+}
+README = f"""Q-Net's results for a BIDS data set. {RESEARCH_ONLY}
+
+sub-*/ holds each scan's prediction, evidence map and report, and maps that were reconstructed from raw echoes.
+participants.tsv has a row a participant, predictions.csv one a scan and slice, summary.html shows all of them: they are
+made by the analysis level `group`. derivatives/ holds the runs that made this; the same command goes on with them.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments that BIDS Apps have, and what is our own."""
+    made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    made.add_argument("bids_dir", type=Path, help="the BIDS data set")
+    made.add_argument("output_dir", type=Path, help="gets the results as BIDS derivatives")
+    made.add_argument("analysis_level", choices=("participant", "group"))
+    made.add_argument(
+        "--participant-label", "--participant_label", nargs="+", metavar="LABEL",
+        help="participants to work on, with or without sub-; all where it is left out",
+    )  # fmt: skip
+    made.add_argument(
+        "--n-cpus", "--n_cpus", type=int, default=os.cpu_count() or 1, metavar="N",
+        help="processor cores to use; as many participants are worked on at a time (default: all cores)",
+    )  # fmt: skip
+    made.add_argument("--weights", type=Path, help="a model of your own (default: the shipped one, simulated cohort)")
+    made.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="a key of the bundle's configs/inference.yaml; may be given several times",
+    )  # fmt: skip
+    made.add_argument("-v", "--version", action="version", version=bundle_version())
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one analysis level.
+
+    Raises:
+        InputError: a folder, label or number that cannot be, or participants that failed.
+    """
+    given = parser().parse_args(arguments)
+    if not given.bids_dir.is_dir():
+        raise InputError(f"bids_dir: {given.bids_dir} is no folder; give a BIDS data set")
+    if given.n_cpus < 1:
+        raise InputError(f"--n-cpus is {given.n_cpus}; give 1 or more")
+    for text in given.settings:
+        if "=" not in text:
+            raise InputError(f"--set {text}: has no value; write KEY=VALUE")
+    check_apart({"output_dir": given.output_dir}, {"bids_dir": given.bids_dir})
+    labels = chosen(given.bids_dir, given.participant_label)
+    check_derivative(given.output_dir, WRITTEN, "output_dir")
+    output = check_output_dir(given.output_dir, 5e6 * len(labels))
+    describe(output)
+    if given.analysis_level == "group":
+        group(given.bids_dir, output, labels)
+    else:
+        keys = dict(text.split("=", 1) for text in given.settings)
+        if given.weights is not None:
+            keys["weights"] = str(given.weights.resolve())
+        participants(given.bids_dir.resolve(), output.resolve(), labels, keys, given.n_cpus)
+
+
+def chosen(bids_dir: Path, labels: Sequence[str] | None) -> list[str]:
+    """The participants to work on, as `sub-01`.
+
+    Raises:
+        InputError: the data set has none, or not one that was asked for.
+    """
+    there = sorted(path.name for path in bids_dir.glob("sub-*") if path.is_dir())
+    if not there:
+        raise InputError(f"bids_dir: {bids_dir} holds no sub-* folder; give a BIDS data set")
+    if labels is None:
+        return there
+    wanted = [f"sub-{label.removeprefix('sub-')}" for text in labels for label in text.replace(",", " ").split()]
+    unknown = [label for label in wanted if label not in there]
+    if unknown or not wanted:
+        raise InputError(
+            f"--participant-label: the data set has no {unknown[0] if unknown else 'participant without a name'};"
+            f" choose among {', '.join(there[:5])}{' ...' if len(there) > 5 else ''}"
+        )
+    return list(dict.fromkeys(wanted))
+
+
+def describe(output: Path) -> None:
+    """What makes a folder a BIDS derivative of ours."""
+    content = {
+        "Name": "Q-Net: hereditary hemochromatosis in brain MRI",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": NAME, "Version": bundle_version(), "Description": RESEARCH_ONLY}],
+    }
+    describe_derivative(output, content)
+    write_text(output / "README.md", README)
+    write_text(output / ".bidsignore", "\n".join(IGNORED) + "\n")
+
+
+# --- participants -----------------------------------------------------------------------------------------------------
+
+
+def participants(bids_dir: Path, output: Path, labels: Sequence[str], keys: Mapping[str, str], cpus: int) -> None:
+    """Work on every participant, several at a time; one that fails does not stop the others.
+
+    Raises:
+        InputError: some failed.
+    """
+    at_a_time = min(cpus, len(labels))
+    failed: dict[str, str] = {}
+    with ThreadPoolExecutor(at_a_time) as pool:
+        jobs = {pool.submit(one, bids_dir, output, label, keys, cpus // at_a_time): label for label in labels}
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="participants", unit="participant"):
+            try:
+                job.result()
+            except InputError as error:
+                failed[jobs[job]] = str(error)
+                tqdm.write(f"{jobs[job]}: {error}", file=sys.stderr)
+    if failed:
+        label, message = min(failed.items())
+        raise InputError(
+            f"{len(failed)} of {len(labels)} participants failed, the others are done ({label}: {message})"
+        )
+
+
+def one(bids_dir: Path, output: Path, label: str, keys: Mapping[str, str], cpus: int) -> None:
+    """Maps where there are some, else maps from raw echoes; then inference, which finds the basal ganglia.
+
+    Raises:
+        InputError: what a step says.
+    """
+    source, runs = bids_dir, output / "derivatives"
+    runs.mkdir(exist_ok=True)
+    table = runs / f"{label}_participants.tsv"
+    write_table(table, ["participant_id"], [{"participant_id": label}])
+    if not any(bids_dir.glob(f"{label}/**/*_Chimap.nii*")):
+        source = runs / f"maps-{label}"
+        step("reconstruct", "reconstruct", cpus, input=bids_dir, participants=table, output_dir=source)
+        show(source / label, output / label)
+    inferred = runs / f"inference-{label}"
+    own = {"localise_dir": runs / "localise", "num_threads": 1}
+    step(
+        "run", "inference", cpus, input=source, participants=table, output_dir=inferred, **{**own, **keys}
+    )  # what the user set wins
+    show(inferred / label, output / label)
+
+
+def step(run_id: str, config: str, cpus: int, **keys: Any) -> None:
+    """Run one of the bundle's configs in a process of its own.
+
+    Raises:
+        InputError: its last line.
+    """
+    file = BUNDLE / "configs" / f"{config}.yaml"
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", file, "--bundle_root", BUNDLE]
+    command += [word for key, value in keys.items() for word in (f"--{key}", value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cpus)), "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        said = next((line for line in reversed(lines) if line.startswith("error: ")), None)
+        if said is None and done.returncode < 0:
+            said = f"{config} was killed (signal {-done.returncode}), perhaps for want of memory; lower --n-cpus"
+        raise InputError(
+            (said or f"{config}: {lines[-1] if lines else 'failed without a word'}").removeprefix("error: ")
+        )
+
+
+def show(made: Path, target: Path) -> None:
+    """Give the files of a run their place among the results: the same file under a second name where the disk can."""
+    for path in (path for path in sorted(made.rglob("*")) if path.is_file()):
+        place = target / path.relative_to(made)
+        if place.exists() and (place.samefile(path) or place.stat().st_mtime_ns == path.stat().st_mtime_ns):
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f".part-qnet-{place.name}")
+        part.unlink(missing_ok=True)
+        try:
+            os.link(path, part)
+        except OSError:
+            shutil.copy2(path, part)
+        os.replace(part, place)
+
+
+# --- group ------------------------------------------------------------------------------------------------------------
+
+
+def group(bids_dir: Path, output: Path, labels: Sequence[str]) -> None:
+    """Tables and page of all participants that are done.
+
+    Raises:
+        InputError: nobody is done, the runs are of different settings, or some participants are not done.
+    """
+    from scripts.inference.batch import RunFolder
+    from scripts.inference.results import COLUMNS as PREDICTED
+    from scripts.inference.summary import write_summary
+
+    runs = {label: output / "derivatives" / f"inference-{label}" for label in labels}
+    records = {
+        label: read_json(run / "run.json", "run") for label, run in runs.items() if (run / "predictions.csv").is_file()
+    }
+    if not records:
+        raise InputError(f"output_dir: {output} holds nobody's results; run the analysis level participant first")
+    first, record = next(iter(records.items()))
+    for label, other in records.items():
+        for key in sorted({*record["run"], *other["run"]}):
+            if record["run"].get(key) != other["run"].get(key):
+                raise InputError(
+                    f"{label}: its results are of {key} {other['run'].get(key)}, those of {first} of"
+                    f" {record['run'].get(key)}; run participant again with one set of settings, into a new folder"
+                )
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for label, run in runs.items():
+            if label in records:
+                yield from read_table(run / "predictions.csv", ["scan_id", "status", "slice"])
+            else:
+                message = "was not done; run the analysis level participant on it"
+                yield {"participant_id": label, "scan_id": label, "status": "failed", "message": message}
+
+    table = output / "predictions.csv"
+    write_table(table, PREDICTED, rows())
+    scans = [row for row in read_table(table, ["scan_id", "status", "slice"]) if not row["slice"]]
+    write_people(bids_dir, output, scans)
+    settings, provenance = record["run"], record["provenance"]
+    write_json(output / "run.json", {"run": settings, "provenance": provenance})
+    folder = RunFolder(output, settings, provenance, settings["outputs"])
+    folder.resumed = sum(row["status"] == "ok" for row in scans)
+    model = next((read_json(path, "prediction") for path in sorted(output.glob("sub-*/**/*_prediction.json"))), None)
+    if model is None:
+        raise InputError(f"{table}: no scan could be classified, and it says why (first: {scans[0]['message']})")
+    about = {
+        "name": "Q-Net",
+        "version": model["provenance"]["software"]["qnet_hemochromatosis"],
+        "sha256": settings["weights_sha256"],
+    }
+    write_summary(output / "summary.html", table, folder, about, model["note"])
+    failed = [row for row in scans if row["status"] != "ok"]
+    print(f"{len(scans) - len(failed)} of {len(scans)} scans, see {output / 'summary.html'}")
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(scans)} scans are not done; {table} says why (first: {failed[0]['scan_id']}:"
+            f" {failed[0]['message']})"
+        )
+
+
+def write_people(bids_dir: Path, output: Path, scans: Sequence[Mapping[str, str]]) -> None:
+    """`participants.tsv`: what the data set says of each participant, and its only scan's result."""
+    given = bids_dir / "participants.tsv"
+    known = read_participants(given, ["participant_id"]) if given.is_file() else {}
+    found = []
+    for label in sorted({row["participant_id"] for row in scans}):
+        own = [row for row in scans if row["participant_id"] == label and row["status"] == "ok"]
+        if not (output / label).is_dir():
+            continue  # BIDS wants a folder a row
+        about = {key: known.get(label, {}).get(key) or "n/a" for key in ("age", "sex")}
+        result = {key: own[0][key] if len(own) == 1 else "n/a" for key in ("probability_HH", "class")}
+        found.append({"participant_id": label, **about, **result})
+    write_table(output / "participants.tsv", list(COLUMNS), found)
+    write_json(output / "participants.json", COLUMNS)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception as problem:
+        message = input_error_in(problem) or system_reason(problem)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")

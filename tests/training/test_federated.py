@@ -1,0 +1,79 @@
+"""Both stages through MONAI's own federated client: what travels is loaded on either side, and becomes a model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from blobs import BUNDLE, write_cohort
+from monai.fl.client import MonaiAlgo
+from monai.fl.utils.exchange_object import ExchangeObject
+from refusal import refused
+
+from scripts.model.networks import QNet, load_weights
+from scripts.training.federated import with_embedding, write_model, write_stage_1
+
+TINY = {
+    "num_folds": 2, "full_size": [32, 32], "cropped_size": [32, 32], "num_slices": 4, "hidden_size": 8,
+    "image_batch_size": 16, "num_views": 2, "localise": "annotated",
+}  # fmt: skip
+
+
+def client(overlay: str, cohort: Path, folder: Path, **keys: object) -> MonaiAlgo:
+    """MONAI's client of a site, ready."""
+    files = ["configs/train.yaml", f"configs/{overlay}.yaml"]
+    given = {**TINY, "device": "$torch.device('cpu')", "bundle_root": str(BUNDLE), "dataset_dir": str(cohort),
+             "output_dir": str(folder / "out"), "ckpt_dir": str(folder / "models"), **keys}  # fmt: skip
+    algo = MonaiAlgo(
+        bundle_root=str(BUNDLE), local_epochs=1, send_weight_diff=False, config_train_filename=files,
+        train_kwargs=dict(given), config_evaluate_filename=files, eval_kwargs=dict(given), eval_workflow_name="train",
+    )  # fmt: skip
+    algo.initialize({"CLIENT_NAME": folder.name})
+    return algo
+
+
+def rounds(sites: list[MonaiAlgo], number: int) -> dict[str, torch.Tensor]:
+    """Federated averaging of sites of one size."""
+    state = {k: v.detach().cpu().clone() for k, v in sites[0].trainer.network.state_dict().items()}
+    for _ in range(number):
+        made = []
+        for site in sites:
+            site.train(ExchangeObject(weights={k: v.numpy() for k, v in state.items()}))
+            made.append(site.get_weights().weights)
+        state = {
+            k: torch.stack([torch.as_tensor(own[k]).float() for own in made]).mean(0).to(value.dtype)
+            for k, value in state.items()
+        }
+    return state
+
+
+@pytest.mark.other_programs  # four clients, each with two workflows
+def test_both_stages_are_federated_tested_and_become_a_model(tmp_path):
+    cohorts = [write_cohort(tmp_path / name / "cohort", 8) for name in ("a", "b")]
+    sites = [client("fl_image_level", cohort, cohort.parent) for cohort in cohorts]
+    first = rounds(sites, 2)
+    tested = sites[0].evaluate(ExchangeObject(weights={k: v.numpy() for k, v in first.items()})).metrics
+    assert 0 <= tested["val_auc"] <= 1
+    own = sites[0].evaluator.network.state_dict()
+    assert all(torch.equal(own[name].cpu(), value) for name, value in first.items())  # every key was loaded
+    write_stage_1(first, sites[0].trainer.network, tmp_path / "stage_1.pt")
+
+    weights = str(tmp_path / "stage_1.pt")
+    sites = [client("fl_scan_level", cohort, cohort.parent, embedding_weights=weights) for cohort in cohorts]
+    assert sites[0].trainer.network.state_dict().keys() == sites[0].evaluator.network.state_dict().keys()
+    second = rounds(sites, 2)
+    tested = sites[1].evaluate(ExchangeObject(weights={k: v.numpy() for k, v in second.items()})).metrics
+    assert 0 <= tested["val_auc"] <= 1
+    before, after = first["conv1.weight"], sites[0].train_workflow.parser.get_parsed_content("network_def")
+    assert torch.equal(after.embedding.state_dict()["conv1.weight"].cpu(), before)  # the embedding stays as it is
+
+    whole = QNet(num_slices=4, hidden_size=8)
+    write_model(second, whole, weights, tmp_path / "model.pt")
+    found = load_weights(QNet(num_slices=4, hidden_size=8), tmp_path / "model.pt")
+    for name, value in second.items():
+        assert np.allclose(found.sequence.state_dict()[name], value)
+
+
+def test_a_site_without_stage_1_is_told_so(tmp_path):
+    with refused("embedding_weights", "fl_image_level"):
+        with_embedding(QNet(num_slices=4, hidden_size=8), tmp_path / "absent.pt")
