@@ -27,6 +27,9 @@ CONFIGS = sorted(
 OVERLAYS = {
     "evaluate": "train",
     "fine_tuning": "train",
+    "fl_image_level": "train",
+    "fl_scan_level": "train",
+    "simulate_sites": "simulate",
     "report": "train",
     "multi_gpu_train": "train",
     "cross_validation_fold": "train",
