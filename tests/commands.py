@@ -6,7 +6,11 @@ import shlex
 import shutil
 from pathlib import Path
 
+import torch
 from blobs import BUNDLE, REPOSITORY
+from made_predictions import made_predictions
+
+from scripts.model.networks import QNet, save_weights
 
 PAGES = [
     *(
@@ -77,6 +81,7 @@ ORDER = [
     "ckpt_export", "onnx_export", "template", "simulate", "simulate_raw", "localise", "run nuclei", "reference_curves",
     "inference", "simulate_dicom", "STUDIES", "reconstruct", "augmentation_samples", "training", "image_level",
     "scan_level", "evaluate", "contributions", "report", "cross_validation", "folds", "analyse", "compare", "results",
+    "calibrate", "ensemble",
 ]  # fmt: skip
 
 
@@ -173,6 +178,16 @@ class Place:
         filled += TINY.get(names[0], [])
         if names[0] == "train" and place(command) == ORDER.index("training") and (names[1:] or here == self.root):
             filled += ["--output_dir", str(self._fresh()), "--ckpt_dir", str(self._fresh())]
+        if "calibrate" in names:  # of more subjects than the small cohort has
+            table = self._fresh() / "predictions.csv"
+            table.parent.mkdir()
+            made_predictions(subjects=24).to_csv(table, index=False)
+            filled += ["--calibrate_on", str(table)]
+        if names[0] == "ensemble":
+            members = [self._fresh() / "model.pt" for _ in range(2)]
+            for path in members:
+                save_weights(QNet(num_slices=4, hidden_size=8), path, torch.float16)
+            filled[filled.index("--members") + 1] = str([str(path) for path in members])
         if names[0] == "simulate_dicom":
             filled += ["--slab", "basalganglia"]
         if "STUDIES" in words and names == ["inference"]:

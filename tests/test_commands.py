@@ -27,12 +27,13 @@ ELSEWHERE = {
     "share": "tests/inference/test_shares.py",
     "fine_tune": "tests/training/test_fine_tuning.py",
     "fine_tuning": "tests/training/test_fine_tuning.py",
+    "inner_fold": "tests/training/test_calibrate.py",
     "fill_cache": "tests/crossvalidation/test_crossval.py",
     "draw_augmentation": "tests/crossvalidation/test_crossval.py",
     "train_and_test": "tests/crossvalidation/test_crossval.py",
 }
 #: Parts of run ids, and what MONAI runs itself.
-PARTS = {"prepare", "checks", "check_scans", "note_scans", "stage_1", "stage_2", "finalize"}
+PARTS = {"prepare", "checks", "check_scans", "note_scans", "stage_1", "stage_2", "calibration", "finalize"}
 PARTS |= {"train_folds", "tables_figures_report"}
 
 

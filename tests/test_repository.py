@@ -121,9 +121,20 @@ def test_the_model_card_names_keys_that_exist():
 
 #: Keys that several configs have, each with its own meaning or place.
 OWN = {"output_dir", "cache_dir", "input", "series", "nuclei_table", "weights", "reference_curves"}
-OWN |= {"device", "seed", "num_workers", "size", "sizes", "ages"}
+OWN |= {"device", "seed", "num_workers", "size", "sizes", "ages", "ckpt_dir", "calibrate_on"}
 #: What each makes of its keys; tests/maps/test_transforms.py compares the preprocessing of training and inference.
-OWN |= {"imports", "preprocessing", "postprocessing", "evidence", "scans", "training", "prepare", "run", "finalize"}
+OWN |= {
+    "imports",
+    "network_def",
+    "preprocessing",
+    "postprocessing",
+    "evidence",
+    "scans",
+    "training",
+    "prepare",
+    "run",
+    "finalize",
+}
 
 
 def test_a_key_of_several_configs_has_one_default():
@@ -138,7 +149,6 @@ def test_a_key_of_several_configs_has_one_default():
     shared = {key: values for key, values in found.items() if len(values) > 1 and key not in OWN}
     assert {
         "localiser",
-        "network_def",
         "localise",
         "template",
         "evidence_method",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from monai.bundle import ConfigWorkflow
 from refusal import refused
 
 from scripts.anatomy.atlas import NUCLEI, SIDES
-from scripts.crossvalidation.collect import roi_rows
+from scripts.crossvalidation.collect import calibrate_folds, roi_rows
 from scripts.crossvalidation.folds import Fold, Setup
 from scripts.crossvalidation.run import checked_settings, config_files
 from scripts.maps.bids import labelled_scans, split
@@ -290,3 +291,23 @@ def test_ray_runs_folds_as_the_local_engine_does(finished, shared_cohort, tmp_pa
     whole = [r for r in rows(finished) if r["region"] == "cropped" and r["repeat"] == "0"]
     for one, other in zip(rows(tmp_path), whole, strict=True):
         assert float(one["probability_HH"]) == pytest.approx(float(other["probability_HH"]), abs=1e-4)
+
+
+def test_kept_weights_of_a_fold_are_calibrated_by_the_other_folds_alone(tmp_path):
+    setup = Setup((), {}, str(tmp_path), num_folds=3, seed=0, keep_weights=True)
+    folds = [Fold("cropped", 0, fold) for fold in range(3)]
+    rows = [
+        {"region": region, "repeat": repeat, "fold": n % 3, "model": model, "participant_id": f"sub-{n}", "slice": "",
+         "label": n % 2, "probability_HH": 0.2 + 0.01 * n + (0.2 if (region, model) != ("cropped", "Q-Net") else 0)}
+        for region in ("full", "cropped") for repeat in (0, 1) for model in ("ResNet", "Q-Net") for n in range(36)
+    ]  # fmt: skip
+    for fold in folds[:2]:  # the third's weights were not kept
+        (setup.folder(fold) / "models").mkdir(parents=True)
+        (setup.folder(fold) / "models" / "model.pt").write_bytes(b"weights %d" % fold.fold)
+    calibrate_folds(setup, folds, rows, "platt")
+    for fold in folds[:2]:
+        found = json.loads((setup.folder(fold) / "models" / "model_calibration.json").read_text())
+        scores = [1 / (1 + math.exp(-score)) for score in (*found["scores"]["HC"], *found["scores"]["HH"])]
+        expected = [0.2 + 0.01 * n for n in range(36) if n % 3 != fold.fold]
+        assert sorted(scores) == pytest.approx(expected, abs=1e-4)
+    assert not (setup.folder(folds[2]) / "models").exists()

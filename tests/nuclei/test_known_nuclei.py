@@ -1,8 +1,11 @@
 """What was measured in the nuclei reaches the results of inference."""
 
+import csv
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from blobs import BUNDLE, write_cohort
@@ -10,9 +13,10 @@ from monai.bundle import ConfigWorkflow
 from refusal import refused
 from scipy.stats import norm
 
-from scripts.anatomy.atlas import NUCLEI, SIDES
+from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES
 from scripts.maps.bids import find_scans
 from scripts.model.networks import QNet, save_weights
+from scripts.model.trust import write_calibration
 from scripts.nuclei.curves import iron_curve, read_reference_curves, usual_for_age
 from scripts.nuclei.known import with_nuclei
 from scripts.nuclei.table import MEASURED, NUCLEI_TABLE
@@ -87,9 +91,24 @@ def test_a_table_that_was_asked_for_must_be_there(cohort, tmp_path):
         with_nuclei(find_scans(cohort), str(cohort), tmp_path / "nuclei.tsv")
 
 
-def test_inference_writes_nuclei_and_z_scores_into_json_and_report(cohort, curves, tmp_path):
+def test_inference_writes_what_is_known_of_nuclei_and_weights_into_its_results(cohort, curves, tmp_path):
     torch.manual_seed(0)
     save_weights(QNet(4, 8), tmp_path / "model.pt", torch.float32)
+    calibration = {
+        "scores_from": "the held-out fold",
+        "calibration": {"method": "platt", "slope": 0.5, "intercept": -0.2, "prevalence": 0.5},
+        "scores": {"HC": [n / 10 - 2 for n in range(20)], "HH": [n / 10 for n in range(20)]},
+        "nucleus_evidence": {"caudate": {"low": -0.1, "high": 0.2}},
+    }
+    write_calibration(tmp_path / "model.pt", calibration)
+    scan = find_scans(cohort)[0]
+    t1w = nib.load(scan.maps[2])
+    labels = np.zeros(t1w.shape, np.uint8)
+    middle = [sum(pair) // 2 for pair in scan.box]
+    labels[tuple(slice(m - 2, m + 3) for m in middle)] = LABELS["left_caudate"]
+    path = cohort / NUCLEI_TABLE.parent / "sub-01" / "anat" / "sub-01_desc-nuclei_dseg.nii.gz"
+    path.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(labels, t1w.affine), path)
     workflow = ConfigWorkflow(
         config_file=str(BUNDLE / "configs" / "inference.yaml"),
         logging_file=False,
@@ -112,5 +131,16 @@ def test_inference_writes_nuclei_and_z_scores_into_json_and_report(cohort, curve
     page = (tmp_path / "out" / "sub-01" / "sub-01_report.html").read_text()
     first = made["age_z_scores"]["nuclei"][0]
     assert "41 years" in page and f"{first['nucleus']} {first['z']:+.1f}" in page
+    assert made["answer"] in ("HH", "HC", "cannot say") and made["trust"]["conformal_error"] == 0.1
+    assert set(made["provenance"]["weights"]) == {"model.pt", "model_calibration.json"}
+    for words in (f"answer: {made['answer']}", "The probability is calibrated", "-0.10 to +0.20"):
+        assert words in page
+    (row,) = made["nucleus_evidence"]
+    assert row["nucleus"] == "caudate" and row["evidence"] != 0 and row["high"] == 0.2
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        first = next(csv.DictReader(file))
+    assert first["answer"] == made["answer"]
+    assert float(first["calibrated_probability_HH"]) == made["calibrated_probability_HH"]
+    assert "Answers at an error of 0.1" in (tmp_path / "out" / "summary.html").read_text()
     other = json.loads((tmp_path / "out" / "sub-02" / "sub-02_prediction.json").read_text())
-    assert "nuclei" not in other
+    assert "nuclei" not in other and "nucleus_evidence" not in other

@@ -304,10 +304,12 @@ def test_predictions_of_scans_alone_give_the_tables_that_they_can(tmp_path):
     table = made_predictions(models=(), baselines=("ROI means", "radiomics"))
     names = {path.name for path in write_tables(tmp_path, table, True)}
     assert names == {"tables.json"} | {
-        f"{name}.{ending}" for name in ("table2_delong", "table3_scan_level") for ending in ("csv", "md", "tex")
+        f"{name}.{ending}"
+        for name in ("table2_delong", "table3_scan_level", "calibration_and_abstention")
+        for ending in ("csv", "md", "tex")
     }
     names = {path.stem for path in write_tables(tmp_path / "one", made_predictions(models=("Q-Net",)), True)}
-    assert names == {"table1_image_level", "table3_scan_level", "tables"}
+    assert names == {"table1_image_level", "table3_scan_level", "calibration_and_abstention", "tables"}
 
 
 def test_perfect_separation_has_no_interval_and_no_test_against_chance(tmp_path):
@@ -321,6 +323,12 @@ def test_perfect_separation_has_no_interval_and_no_test_against_chance(tmp_path)
     tests = delong_tests(table)
     assert set(tests["level"].dropna()) == {"undefined"}
     assert tests["p_holm"].isna().all()
+
+
+def test_too_few_subjects_are_told_and_get_no_table_of_trust(tmp_path, capsys):
+    names = {path.stem for path in write_tables(tmp_path, made_predictions(subjects=18), True)}
+    assert "calibration_and_abstention" not in names
+    assert "18 subjects" in capsys.readouterr().out
 
 
 def test_one_participant_of_a_group_is_refused(tmp_path):

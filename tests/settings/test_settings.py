@@ -25,6 +25,7 @@ CONFIGS = sorted(
     path.stem for path in (BUNDLE / "configs").glob("*.yaml") if path.stem not in ("allowed", "dicom_series")
 )
 OVERLAYS = {
+    "calibrate": "train",
     "evaluate": "train",
     "fine_tuning": "train",
     "fl_image_level": "train",

@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from scripts.crossvalidation.folds import HARMLESS, Fold, Setup
+import numpy as np
+
+from scripts.crossvalidation.folds import FAMILIARITY, HARMLESS, Fold, Setup
 from scripts.crossvalidation.roi_baseline import age_and_sex, age_and_sex_rows, roi_baseline_rows, roi_features
 from scripts.errors import InputError
 from scripts.evaluation.predictions import PREDICTION_COLUMNS
@@ -16,6 +18,10 @@ from scripts.files.table import read_table
 from scripts.files.writing import sha256, write_json, write_table
 from scripts.maps.bids import read_participants, split
 from scripts.maps.scan import LabelledScan
+from scripts.model.calibration import LEAST_SUBJECTS
+from scripts.model.trust import write_calibration
+from scripts.provenance import software
+from scripts.training.calibrate import calibration_of, note_in_record, scores_of_rows
 
 
 def collect(
@@ -53,6 +59,8 @@ def collect(
     rows: list[dict[str, Any]] = []
     for fold in folds:
         rows += read_table(setup.folder(fold) / "predictions.csv", PREDICTION_COLUMNS, cure=cure)
+    if setup.keep_weights:
+        calibrate_folds(setup, folds, rows, first["settings"].get("calibration_method", "platt"))
     baseline = None
     if Path(nuclei_table).exists():
         baseline = sha256(nuclei_table)
@@ -75,6 +83,30 @@ def collect(
         },
     )
     print(f"\n{output_dir / 'predictions.csv'}: {len(rows)} predictions of {len(folds)} folds")
+
+
+def calibrate_folds(setup: Setup, folds: Sequence[Fold], rows: Sequence[Mapping[str, Any]], method: str) -> None:
+    """Calibrate the kept weights of each fold by the scores of the other folds of its repeat, never by its own.
+
+    Args:
+        setup, folds: of the run.
+        rows: of the predictions table.
+        method: of `scripts.model.calibration.METHODS`.
+    """
+    for fold in folds:
+        weights = setup.folder(fold) / "models" / "model.pt"
+        others = [
+            row
+            for row in rows
+            if row["region"] == fold.region and int(row["repeat"]) == fold.repeat and int(row["fold"]) != fold.fold
+        ]
+        labels, scores, people = scores_of_rows(others)
+        if not weights.is_file() or len(labels) < LEAST_SUBJECTS or len(np.unique(labels)) < 2:
+            continue
+        noted = setup.folder(fold) / FAMILIARITY
+        known = read_json(noted, "familiarity") if noted.is_file() else {"familiarity": None}
+        content = calibration_of(labels, scores, method, "the other folds of the cross-validation", len(set(people)))
+        note_in_record(weights, write_calibration(weights, {**content, **known, "software": software()}))
 
 
 def roi_rows(

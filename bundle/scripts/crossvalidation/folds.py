@@ -19,6 +19,8 @@ MANAGED = (
     "repeat",
     "cache_dir",
     "scans_table",
+    "calibrate_on",
+    "familiarity",
 )
 #: Keys that experiment tracking adds.
 TRACKED = ("experiment_name", "run_name", "tracking_uri", "save_execute_config", "is_not_rank0", "tensorboard_dir")
@@ -26,7 +28,12 @@ TRACKED = ("experiment_name", "run_name", "tracking_uri", "save_execute_config",
 HARMLESS = (
     *(*MANAGED, *TRACKED, "imports", "num_workers", "largest_file"),
     *("evaluation_dir", "evidence_dir", "evidence_scans", "figures_dir"),
+    *("calibration_method", "inner_folds", "flagged_share"),
 )
+
+
+#: Where a fold whose weights are kept notes what its training scans are like, until the scores of all folds are there.
+FAMILIARITY = "familiarity.json"
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class Setup:
             "ckpt_dir": literal(folder / "models"),
             "evidence_dir": literal(Path(self.output_dir) / "evidence" / fold.region),
             "figures_dir": literal(Path(self.output_dir) / "figures"),
+            "familiarity": literal(folder / FAMILIARITY) if self.keep_weights else None,
         }
         # one evidence map a subject is enough to look at: that of the first repeat
         return keys | ({"evidence_scans": "$@val_datalist"} if fold.repeat == 0 else {})

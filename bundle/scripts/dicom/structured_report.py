@@ -19,7 +19,10 @@ from scripts.files.writing import write_aside
 from scripts.provenance import RESEARCH_USE
 
 PROBABILITY = Code("PROBHH", "99QNET", "Probability of hereditary hemochromatosis")
+CALIBRATED = Code("CALPROBHH", "99QNET", "Calibrated probability of hereditary hemochromatosis")
 CLASSIFICATION = Code("CLASS", "99QNET", "Class given by the network")
+ANSWER = Code("ANSWER", "99QNET", "Answer at the chosen error")
+UNDECIDED = Code("CANNOTSAY", "99QNET", "Cannot say")
 #: Column of a nuclei table -> what was measured, its UCUM unit, and how the column sums up the nucleus.
 QUANTITIES = {
     "Chimap": (codes.DCM.MagneticSusceptibility, Code("[ppm]", "UCUM", "ppm"), codes.SCT.Mean),
@@ -123,15 +126,27 @@ def tracking(name: str) -> hd.sr.TrackingIdentifier:
 
 
 def scan_group(result: Mapping[str, Any], model: Mapping[str, Any]) -> hd.sr.MeasurementsAndQualitativeEvaluations:
-    """The finding, which is the class at the threshold, and the probability of HH (TID 1501)."""
+    """The finding, which is the class at the threshold, and the probability of HH (TID 1501).
+
+    Where the weights are calibrated, also the calibrated probability, and the answer, which may be that none is given.
+    """
     finding = HEMOCHROMATOSIS if result["class"] == "HH" else HEALTHY
+    measured = [(PROBABILITY, result["probability_HH"])]
+    said, parameters = [(CLASSIFICATION, finding)], [f"threshold {result['threshold']:g}", result["note"]]
+    if "answer" in result:
+        measured.append((CALIBRATED, result["calibrated_probability_HH"]))
+        said.append((ANSWER, {"HH": HEMOCHROMATOSIS, "HC": HEALTHY}.get(result["answer"], UNDECIDED)))
+        trust = result["trust"]
+        parameters += [f"conformal error {trust['conformal_error']:g}", f"prevalence of HH {trust['prevalence']:.4g}"]
+    elif "calibration_missing" in result:
+        parameters.append(f"not calibrated: {result['calibration_missing']}")
     return hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking("scan"),
         finding_type=finding,
         finding_sites=[hd.sr.FindingSite(codes.SCT.Brain)],
-        algorithm_id=algorithm(model, [f"threshold {result['threshold']:g}", result["note"]]),
-        measurements=[hd.sr.Measurement(name=PROBABILITY, value=round(result["probability_HH"], 6), unit=NO_UNITS)],
-        qualitative_evaluations=[hd.sr.QualitativeEvaluation(name=CLASSIFICATION, value=finding)],
+        algorithm_id=algorithm(model, parameters),
+        measurements=[hd.sr.Measurement(name=name, value=round(value, 6), unit=NO_UNITS) for name, value in measured],
+        qualitative_evaluations=[hd.sr.QualitativeEvaluation(name=name, value=value) for name, value in said],
     )
 
 

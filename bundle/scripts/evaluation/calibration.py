@@ -1,12 +1,19 @@
-"""How far probabilities can be taken at their word: reliability, Brier score, calibration error."""
+"""How far probabilities can be taken at their word: reliability, Brier score, calibration error; their mending."""
 
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit
 from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
 from scripts.evaluation.statistics import rate_interval
+from scripts.model.calibration import Calibrator
+
+#: Made-up cohorts behind the ECE that a perfect model would show.
+PERFECT_COHORTS = 500
 
 
 def bin_of(probabilities: np.ndarray, bins: int) -> np.ndarray:
@@ -49,3 +56,69 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> Cal
     ece = float(np.average(np.abs(mean - share), weights=count))
     brier = float(brier_score_loss(labels, probabilities, pos_label=1))
     return Calibration(place, mean, share, count, brier, ece)
+
+
+def ece_of_perfect(probabilities: np.ndarray, bins: int, seed: int = 0) -> float:
+    """The ECE that these very probabilities show on average where they are perfectly calibrated: its bias at this size.
+
+    A bin's share of HH differs from its mean by chance, and ECE takes the absolute difference, so it is never 0
+    (Roelofs et al., AISTATS 2022). Labels are drawn from the probabilities, PERFECT_COHORTS times.
+
+    Args:
+        probabilities: `[n]`, 0..1, each of another participant.
+        bins: see `reliability`.
+        seed: of the draws.
+    """
+    probability = np.asarray(probabilities, dtype=float)
+    drawn = np.random.default_rng(seed).random((PERFECT_COHORTS, len(probability))) < probability
+    inside = np.eye(bins)[bin_of(probability, bins)]  # [n, bins]
+    return float(np.abs((drawn - probability) @ inside).sum(1).mean() / len(probability))
+
+
+def slope_and_intercept(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of calibration (Cox 1958; Van Calster et al., J Clin Epidemiol 2016, 74:167).
+
+    Slope: of the logistic regression of the labels on the logits; below 1, probabilities are too far apart. Intercept:
+    what must be added to all logits so that as many cases as observed are expected; above 0, they are too low. Both are
+    1 and 0 where calibration is perfect; the slope is NaN where the groups do not overlap, so that it has no end.
+
+    Args:
+        labels: `[n]`, 0 or 1, both present.
+        scores: `[n]`, log odds of the probabilities.
+    """
+    label, score = np.asarray(labels), np.asarray(scores, dtype=float)
+    ill, healthy = score[label == 1], score[label == 0]
+    apart = ill.min() > healthy.max() or ill.max() < healthy.min()
+    slope = float("nan")
+    if not apart and np.ptp(score) > 0:
+        slope = _logistic(score, label, np.ones(len(score)), True)[0]
+    intercept = brentq(lambda shift: float(np.sum(expit(score + shift) - label)), -50, 50)
+    return slope, float(intercept)
+
+
+def fit_calibrator(labels: np.ndarray, scores: np.ndarray, method: str) -> Calibrator:
+    """Fit a calibrator to scans that the model was not trained on.
+
+    Both methods aim at Platt's softened targets, (n1 + 1) / (n1 + 2) for HH and 1 / (n0 + 2) for HC, so that they end
+    where the groups do not overlap too.
+
+    Args:
+        labels: `[n]`, 0 or 1, both present.
+        scores: `[n]`, logits.
+        method: `platt` (slope and intercept) or `temperature` (slope alone).
+    """
+    label, score = np.asarray(labels), np.asarray(scores, dtype=float)
+    ill, healthy = int((label == 1).sum()), int((label == 0).sum())
+    target = np.where(label == 1, (ill + 1) / (ill + 2), 1 / (healthy + 2))
+    # each scan stands twice, as HH and as HC, with its target as weight
+    slope, intercept = _logistic(
+        np.tile(score, 2), np.repeat([1, 0], len(score)), np.concatenate([target, 1 - target]), method == "platt"
+    )
+    return Calibrator(method, slope, intercept, ill / (ill + healthy))
+
+
+def _logistic(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, with_intercept: bool) -> tuple[float, float]:
+    """Slope and intercept (0 without) of a logistic regression without penalty."""
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8, fit_intercept=with_intercept)
+    model.fit(scores[:, None], labels, weights)
+    return float(model.coef_[0, 0]), float(model.intercept_[0]) if with_intercept else 0.0

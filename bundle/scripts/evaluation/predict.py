@@ -16,6 +16,7 @@ from scripts.evaluation.predictions import PREDICTION_COLUMNS
 from scripts.evaluation.statistics import vote
 from scripts.files.writing import write_aside, write_json, write_table
 from scripts.maps.scan import Scan
+from scripts.model.ensemble import Ensemble
 from scripts.model.evidence import Evidence
 from scripts.model.networks import QNet, load_weights, resnet, slices_of
 from scripts.model.outputs import QNetInferer, Resultd, ToInputGridd, save_nifti
@@ -50,7 +51,7 @@ def predict(
             image = item["image"].as_tensor()[None].to(device)
             who = {**where, "participant_id": item["participant_id"], "label": item["label"]}
             for name, network in networks.items():
-                if isinstance(network, QNet):
+                if isinstance(network, (QNet, Ensemble)):
                     scan_logits, image_logits = network.sequence(network.embed(image))
                     slices = image_logits[0].softmax(-1)[:, 1].tolist()
                     scan = scan_logits[0].softmax(-1)[1].item()

@@ -85,6 +85,8 @@ def complaint(error: ValidationError) -> str:
             return f"{where} is {shown} where {wanted} is due"
         case "minimum" | "exclusiveMinimum":
             return f"{where} is {shown}, which must be {'at least' if error.validator == 'minimum' else 'above'} {due}"
+        case "exclusiveMaximum":
+            return f"{where} is {shown}, which must be below {due}"
         case "maximum":
             return f"{where} is {shown}, which must be at most {due}"
         case "minItems" | "maxItems":

@@ -48,6 +48,32 @@ _ELLIPSOID = _object(
     ["CentreMM", "CovarianceMM2"], CentreMM=_list(_NUMBER, 3), CovarianceMM2=_list(_list(_NUMBER, 3), 3)
 )
 
+#: What training scans were like in one respect (`scripts.model.familiarity.reference_of`).
+_REFERENCE = _object(
+    ["centre", "spread", "means", "precision", "usual"],
+    centre=_list(_NUMBER),
+    spread=_list(_POSITIVE),
+    means=_list(_list(_NUMBER)),
+    precision=_list(_list(_NUMBER)),
+    usual=_object(["distance", "largest"], distance=_list(_NUMBER, 2), largest=_list(_NUMBER, 2)),
+    along=_object(
+        ["centre", "axes", "spread", "rest"],
+        centre=_list(_NUMBER),
+        axes=_list(_list(_NUMBER)),
+        spread=_list(_POSITIVE),
+        rest=_list(_NUMBER, 2),
+    ),
+    names=_list(_TEXT),
+)
+_FAMILIARITY = _maybe(
+    _object(
+        ["limit", "references", "places"],
+        limit=_POSITIVE,
+        references={"type": "object", "additionalProperties": _REFERENCE},
+        places=_list(_list(_NUMBER, 3)),
+    )
+)
+
 SCHEMAS: dict[str, Schema] = {
     # dataset_description.json of a BIDS folder
     "description": _object(Name=_TEXT),
@@ -105,6 +131,26 @@ SCHEMAS: dict[str, Schema] = {
         },
         Input=_object(simulated=_maybe(_BOOLEAN)),
     ),
+    # model_calibration.json beside weights
+    "calibration": _object(
+        ["weights", "calibration", "scores", "scores_from"],
+        weights={"type": "object", "additionalProperties": _TEXT},
+        scores_from=_TEXT,
+        calibration=_object(
+            ["method", "slope", "intercept", "prevalence"],
+            method=_TEXT,
+            slope=_NUMBER,
+            intercept=_NUMBER,
+            prevalence={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        ),
+        scores=_object(["HC", "HH"], HC=_list(_NUMBER), HH=_list(_NUMBER)),
+        familiarity=_FAMILIARITY,
+        nucleus_evidence=_maybe(
+            {"type": "object", "additionalProperties": _object(["low", "high"], low=_NUMBER, high=_NUMBER)}
+        ),
+    ),
+    # familiarity.json of a fold
+    "familiarity": _object(["familiarity"], familiarity=_FAMILIARITY),
     # *_desc-nuclei_stats.json
     "nuclei of a scan": _object(["Nuclei"], Nuclei={"type": "object", "additionalProperties": _maybe(_NUMBER)}),
     # difficulty.json of a simulated cohort

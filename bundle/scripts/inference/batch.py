@@ -28,7 +28,7 @@ from scripts.files.table import read_table, table_text
 from scripts.files.writing import write_json
 from scripts.maps.scan import Scan
 from scripts.runs.failures import called, log_of, why
-from scripts.runs.finished import Origin
+from scripts.runs.finished import Origin, content_of_file
 
 LOGGER = logging.getLogger(__name__)
 #: Names that are safe as a file name on every system: no separator, no control character, no leading dot or dash.
@@ -81,7 +81,8 @@ def places_of(scan: Scan) -> dict[str, str]:
 def origin_of(scan: Scan, settings: Any) -> Origin:
     """What a scan's result depends on: its files, its box, what is known of it (`scripts.nuclei.known`), settings and
     code."""
-    known = {"scan_id": scan.scan_id, "box": scan.box, "nuclei": scan.nuclei, "age": scan.years()}
+    labels = content_of_file(scan.nuclei_labels) if scan.nuclei_labels is not None else None
+    known = {"scan_id": scan.scan_id, "box": scan.box, "nuclei": scan.nuclei, "labels": labels, "age": scan.years()}
     return Origin(scan.files(), [known, settings], CODE)
 
 

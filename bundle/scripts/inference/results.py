@@ -19,6 +19,7 @@ from scripts.inference.summary import write_summary
 from scripts.maps.plausibility import nuclei_flags
 from scripts.maps.scan import Scan
 from scripts.model.outputs import save_nifti
+from scripts.model.trust import read_calibration
 from scripts.nuclei.curves import bands, usual_for_age
 from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_version, is_place, read_record
 from scripts.reporting.scan import write_scan_report
@@ -35,7 +36,14 @@ OUTPUTS = {
     "segmentation": ("evidence_seg.dcm",),
 }
 DICOM_OUTPUTS = ("sr", "parametric_map", "segmentation")
-COLUMNS = ("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message", "flags")
+COLUMNS = (
+    *("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message", "flags"),
+    *("calibrated_probability_HH", "answer", "strangeness"),
+)
+
+
+#: What of a scan's result stands in the table too.
+SAID_OF_SCAN = ("probability_HH", "class", "calibrated_probability_HH", "answer")
 
 
 def check_outputs(outputs: Sequence[str]) -> tuple[str, ...]:
@@ -67,7 +75,8 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
     Returns:
         `name`, `version`, `sha256`, `trained_on` (None: no record beside the weights), `simulated` (None: unknown),
         and `performance`, measure -> value: of `performance` in the record beside the weights, or of metadata.json for
-        the weights that the bundle ships; empty where nothing was measured.
+        the weights that the bundle ships; empty where nothing was measured; `training_places`, where the training
+        scans lie (`scripts.model.familiarity.fit`), empty where no calibration says it.
     """
     digest = sha256(weights)
     record = read_record(Path(weights).with_suffix(".json"))
@@ -85,6 +94,7 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         "trained_on": trained.get("name"),
         "simulated": trained.get("simulated"),
         "performance": performance,
+        "training_places": ((read_calibration(weights)[0] or {}).get("familiarity") or {}).get("places", []),
     }
 
 
@@ -297,7 +307,9 @@ def finish_batch(run: RunFolder, scans: Sequence[Scan], model: Mapping[str, Any]
                 yield {**who, "status": "failed", "message": failed[scan.scan_id]}
                 continue
             flags = "; ".join(found.get("flags", ()))
-            whole = {"probability_HH": found["probability_HH"], "class": found["class"], "flags": flags}
+            whole = {key: found[key] for key in SAID_OF_SCAN if key in found} | {"flags": flags}
+            if (familiarity := found.get("familiarity")) is not None:
+                whole["strangeness"] = round(familiarity["strangeness"] / familiarity["limit"], 3)
             yield {**who, "status": "ok", **whole}
             yield from ({**who, "status": "ok", **row} for row in found["slices"])
 

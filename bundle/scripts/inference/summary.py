@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from scripts.files.table import read_table
 from scripts.inference.batch import RunFolder
+from scripts.model.conformal import CANNOT_SAY
 from scripts.reporting import page
 from scripts.reporting.style import GROUP_STYLE
 
@@ -58,6 +59,7 @@ def write_summary(
     """
     rows = list(scan_rows(table))
     done = [row for row in rows if row["status"] == "ok"]
+    answers = Counter(row["answer"] for row in done if row.get("answer"))
     classes = Counter({"HH": 0, "HC": 0, "failed": len(rows) - len(done)}) + Counter(row["class"] for row in done)
     seconds, fresh = time.perf_counter() - run.started, len(done) - run.resumed
     processes = f"{idist.get_world_size()} process{'es' if idist.get_world_size() > 1 else ''}"
@@ -73,6 +75,8 @@ def write_summary(
         total=len(rows),
         classes={name: classes[name] for name in ("HH", "HC", "failed")},
         flagged=sum(bool(row.get("flags")) for row in rows),
+        answers=[(name, answers[name]) for name in ("HH", "HC", CANNOT_SAY)] if answers else [],
+        error=run.settings.get("conformal_error"),
         histogram=page.embedded(picture.getvalue(), ".svg"),
         speed=f"{fresh} scan{'' if fresh == 1 else 's'} in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {processes})"
         f"{resumed}.",
@@ -96,6 +100,8 @@ def scan_line(row: Mapping[str, str], folder: Path) -> dict[str, Any]:
         "name": row["scan_id"],
         "class": row["class"],
         "probability": float(row["probability_HH"]),
+        "calibrated": float(row["calibrated_probability_HH"]) if row.get("calibrated_probability_HH") else "",
+        "answer": row.get("answer") or "",
         "files": [(ending, f"{row['participant_id']}/{start}{ending}") for ending in endings],
         "flags": [flag for flag in (row.get("flags") or "").split("; ") if flag],
     }

@@ -24,6 +24,7 @@ class Scan:
         box: of the basal ganglia, where annotated.
         age: years, where known.
         nuclei: as `scripts.nuclei.table.rows_of` returns them, where measured.
+        nuclei_labels: their label image on the maps' grid, a NIfTI, where there is one.
         refused: why the scan cannot be used; it has no `maps` then.
     """
 
@@ -33,12 +34,13 @@ class Scan:
     box: Box | None = None
     age: float | None = None
     nuclei: Sequence[Mapping[str, Any]] | None = None
+    nuclei_labels: str | None = None
     refused: str | None = None
 
     def item(self) -> dict[str, Any]:
         """The dictionary that transforms and MONAI's datasets read: names, `image`, and what is known of `box` and
         `nuclei`."""
-        known = {"box": self.box, "nuclei": self.nuclei}
+        known = {"box": self.box, "nuclei": self.nuclei, "nuclei_labels": self.nuclei_labels}
         names = {"participant_id": self.participant_id, "scan_id": self.scan_id}
         return {**names, "image": self.image()} | {key: value for key, value in known.items() if value is not None}
 

@@ -18,6 +18,8 @@ from scripts.errors import InputError
 from scripts.maps.bids import GROUPS
 from scripts.model.evidence import Evidence
 from scripts.model.networks import QNet
+from scripts.model.nucleus_evidence import by_nucleus, table_of
+from scripts.model.trust import Trust, flag_of
 
 CLASS_NAMES = {index: name for name, index in GROUPS.items()}
 
@@ -29,7 +31,9 @@ class QNetInferer(Inferer):
         evidence: makes the evidence maps.
 
     Returns:
-        `probability` of HH `[B]`, `slice_probability` `[B, S]` and `evidence` `[B, 1, H, W, S]`, as plain tensors, the
+        `probability` of HH `[B]`, `slice_probability` `[B, S]`, `embedding` `[B, D]` (`embedding_of_scan`), `evidence`
+        `[B, 1, H, W, S]`, of an ensemble `members` `[B, M]`, the probability of each, and where the labels of nuclei
+        are known `nucleus_evidence` `[B, 4]` (`scripts.model.nucleus_evidence.by_nucleus`). They are plain tensors, the
         form that MONAI Label and MONAI Deploy take apart scan by scan.
     """
 
@@ -41,12 +45,28 @@ class QNetInferer(Inferer):
     ) -> dict[str, Tensor]:
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         with torch.no_grad():
-            scan_logits, image_logits = network.sequence(network.embed(image))
-        return {
+            embeddings = network.embed(image)
+            scan_logits, image_logits = network.sequence(embeddings)
+        made = {
             "probability": scan_logits.softmax(-1)[:, 1],
             "slice_probability": image_logits.softmax(-1)[..., 1],
+            "embedding": embedding_of_scan(embeddings),
             "evidence": self.evidence(network, image),
         }
+        if (of_members := getattr(network, "member_logits", None)) is not None:
+            with torch.no_grad():
+                made["members"] = of_members(embeddings)[0].softmax(-1)[..., 1].T
+        if isinstance(inputs, MetaTensor) and "nuclei_grid" in inputs.meta:
+            grids = np.asarray(inputs.meta["nuclei_grid"]).reshape(len(image), *image.shape[2:])
+            made["nucleus_evidence"] = torch.stack(
+                [by_nucleus(network, scan, labels) for scan, labels in zip(image, grids, strict=True)]
+            )
+        return made
+
+
+def embedding_of_scan(embeddings: Tensor) -> Tensor:
+    """What the network makes of a scan as one vector, the mean over its slices: `[B, S, D]` -> `[B, D]`."""
+    return embeddings.mean(1)
 
 
 class Resultd(MapTransform):
@@ -61,6 +81,10 @@ class Resultd(MapTransform):
         image_key: the preprocessed image.
         threshold: probability of HH from which the class is HH.
         evidence: what made the evidence volume; if given, `evidence` of the result says so.
+        trust: if given, the result gets what it says of the scan: calibrated probability, answer, familiarity.
+
+    Raises:
+        InputError: a probability that is no number, or a scan that `trust` refuses.
     """
 
     def __init__(
@@ -69,6 +93,7 @@ class Resultd(MapTransform):
         image_key: str = "image",
         threshold: float = 0.5,
         evidence: Evidence | None = None,
+        trust: Trust | None = None,
     ) -> None:
         super().__init__(keys)
         if not 0 <= threshold <= 1:
@@ -76,6 +101,7 @@ class Resultd(MapTransform):
         self.image_key = image_key
         self.threshold = threshold
         self.evidence = evidence
+        self.trust = trust
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
@@ -96,6 +122,11 @@ class Resultd(MapTransform):
                     )
                 ],
             }
+            if "nucleus_evidence" in output:
+                healthy = self.trust.healthy_nuclei() if self.trust is not None else None
+                data["result"]["nucleus_evidence"] = table_of(output["nucleus_evidence"].tolist(), healthy)
+            if "members" in output:
+                data["result"]["ensemble"] = spread_of(output["members"])
             if self.evidence is not None:
                 data["result"]["evidence"] = self.evidence.describe()
             if "nuclei" in image.meta:
@@ -104,8 +135,19 @@ class Resultd(MapTransform):
             if "t1w_registration" in image.meta:
                 data["result"]["t1w_registration"] = json.loads(image.meta["t1w_registration"])
             data["result"]["flags"] = json.loads(image.meta.get("flags", "[]"))
+            if self.trust is not None:
+                embedding = output["embedding"].cpu().numpy() if "embedding" in output else None
+                said = self.trust(probability, embedding, json.loads(image.meta.get("appearance", "{}")))
+                data["result"] |= said
+                data["result"]["flags"] += flag_of(said.get("familiarity", {}))
             data[key] = MetaTensor(output["evidence"], meta=image.meta, applied_operations=image.applied_operations)
         return data
+
+
+def spread_of(members: Tensor) -> dict[str, Any]:
+    """What the members of an ensemble say, `[M]`: each one's probability of HH, and their standard deviation."""
+    values = [float(value) for value in members]
+    return {"probabilities_HH": values, "sd": float(np.std(values, ddof=1))}
 
 
 def used_box(image: MetaTensor) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from scripts.maps.bids import known_ages
 from scripts.maps.scan import Scan
+from scripts.model.nucleus_evidence import label_file
 from scripts.nuclei.table import NUCLEI_TABLE, read_tsv, rows_of
 
 
@@ -34,7 +35,8 @@ def with_nuclei(scans: Sequence[Scan], source: Any, nuclei_table: str | os.PathL
     found = []
     for scan in scans:
         if (nuclei := measured.get(scan.scan_id)) is not None:
-            scan = replace(scan, nuclei=nuclei)
+            labels = label_file(Path(nuclei_table or "").parent, scan.participant_id, scan.scan_id)
+            scan = replace(scan, nuclei=nuclei, nuclei_labels=labels)
         if (age := ages.get(scan.participant_id)) is not None:
             scan = replace(scan, age=age)
         found.append(scan)

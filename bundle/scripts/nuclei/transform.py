@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,8 +16,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from scripts.errors import InputError
+from scripts.files.nifti import read_voxels
 from scripts.localisation.localiser import Localiser
 from scripts.maps.transforms import source_names
+from scripts.model.nucleus_evidence import on_grid
 from scripts.nuclei.reader import NucleiReader
 from scripts.nuclei.table import rows_of
 
@@ -31,6 +34,8 @@ class MeasureNucleid(MapTransform):
 
     The image passes unchanged; its metadata get `nuclei`: JSON of the rows of `scripts.nuclei.table.rows_of`, or of a
     text that says why they could not be measured. JSON, because metadata are stacked and taken apart on their way.
+    Labels that are known (`nuclei_labels` of the item, a NIfTI) or were measured are `nuclei_labels`, uint8
+    `[I, J, K]`.
 
     Args:
         keys: entries `[3, I, J, K]` (MetaTensor), axes as stored, QSM in ppm, R2* in 1/s.
@@ -58,6 +63,9 @@ class MeasureNucleid(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
+        if data.get("nuclei_labels") is not None:
+            for key in self.key_iterator(data):
+                data[key].meta["nuclei_labels"] = read_labels(data["nuclei_labels"], data[key].shape[1:])
         if self.localiser is None or "nuclei" in data:
             return data
         for key in self.key_iterator(data):
@@ -65,8 +73,9 @@ class MeasureNucleid(MapTransform):
             name = source_names(image, data)[0]
             maps, affine = image.numpy(), np.asarray(image.affine, float)
             try:
-                row, _ = self.reader(self.localiser).measure(maps, affine, self.localiser(maps, affine, name))
+                row, labels = self.reader(self.localiser).measure(maps, affine, self.localiser(maps, affine, name))
                 told: Any = rows_of(row)
+                image.meta["nuclei_labels"] = labels
             except InputError as error:
                 told = str(error).removeprefix(f"{name}: ")  # results name no place
             image.meta["nuclei"] = json.dumps(told)
@@ -78,6 +87,39 @@ class MeasureNucleid(MapTransform):
             if self._reader is None:
                 self._reader = NucleiReader(localiser.ready()[0])
             return self._reader
+
+
+class NucleiOnGridd(MapTransform):
+    """Bring labels of nuclei to the network's grid: metadata `nuclei_labels` `[I, J, K]` -> `nuclei_grid` `[H, W, S]`.
+
+    Args:
+        keys: entries `[3, H, W, S]` (MetaTensor), the network's input. They pass unchanged.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image: MetaTensor = data[key]
+            labels = image.meta.pop("nuclei_labels", None)
+            if labels is not None:
+                affine = np.asarray(image.meta["original_affine"], dtype=float)
+                image.meta["nuclei_grid"] = on_grid(np.asarray(labels), affine, image.shape[1:], image.affine.numpy())
+        return data
+
+
+def read_labels(path: str | os.PathLike, shape: Sequence[int]) -> np.ndarray:
+    """Labels of nuclei from a file, uint8 `[I, J, K]`.
+
+    Raises:
+        InputError: the file is of another grid.
+    """
+    labels, _ = read_voxels(path)
+    if labels.shape != tuple(shape):
+        raise InputError(f"{path}: has shape {labels.shape}, the maps {tuple(shape)}; run configs/nuclei.yaml again")
+    return labels.astype(np.uint8)
 
 
 def check_atlas(nuclei: str) -> None:

@@ -8,6 +8,7 @@ from scripts.evaluation.predictions import read_predictions
 from scripts.evaluation.subgroups import SUBJECTS, read_subjects
 from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir
+from scripts.model.conformal import check_error
 from scripts.reporting.gallery import draw_learning_curves, draw_predictions
 from scripts.reporting.subgroups import write_subgroups
 from scripts.reporting.tables import write_tables
@@ -20,6 +21,8 @@ def analyse(
     simulated: bool | None,
     bootstrap_samples: int,
     seed: int,
+    calibration_method: str = "platt",
+    conformal_error: float = 0.1,
 ) -> None:
     """Write `tables/` and `figures/` of a cross-validation.
 
@@ -29,21 +32,24 @@ def analyse(
         folds_dir: where the folds' learning curves may lie; none there, none drawn.
         simulated: whether the cohort is; None reads it from the record beside the table (`predictions.json`).
         bootstrap_samples, seed: of the bootstrapped AUCs.
+        calibration_method, conformal_error: of calibration and abstention, see `scripts.evaluation.trust.trust_table`.
 
     Raises:
-        InputError: see `read_predictions`; nobody says whether the cohort is simulated; fewer than 100 samples.
+        InputError: see `read_predictions`; nobody says whether the cohort is simulated; fewer than 100 samples; an
+            error that is none.
     """
+    check_error(conformal_error)
     if bootstrap_samples < 100:
         raise InputError(f"bootstrap_samples is {bootstrap_samples}; a box plot needs at least 100; raise it")
     table = read_predictions(predictions)
     if simulated is None:
         simulated = recorded_as_simulated(Path(predictions).with_suffix(".json"))
     folder = check_output_dir(output_dir, 50e6)
-    tables = write_tables(folder / "tables", table, simulated)
+    tables = write_tables(folder / "tables", table, simulated, calibration_method, conformal_error)
     people = read_subjects(Path(predictions).with_name(SUBJECTS))
     if people is not None:
         tables += write_subgroups(folder / "tables", table, people, simulated)
-    draw_predictions(table, folder / "figures", simulated, bootstrap_samples, seed)
+    draw_predictions(table, folder / "figures", simulated, bootstrap_samples, seed, calibration_method)
     draw_learning_curves(folds_dir, folder / "figures", simulated)
     for path in tables:
         if path.suffix == ".md":

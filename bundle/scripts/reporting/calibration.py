@@ -6,12 +6,10 @@ from matplotlib.figure import Figure
 
 from scripts.evaluation.calibration import bin_intervals, reliability
 from scripts.evaluation.predictions import regions_of, scores
+from scripts.evaluation.trust import VOTERS
 from scripts.reporting.figures import INPUTS
 from scripts.reporting.markup import fixed
 from scripts.reporting.style import footer, styles_of, titled
-
-#: Models whose scan-level probability is the share of slices that voted HH.
-VOTERS = ("ResNet", "ResNetSWA")
 
 
 def calibration(table: pd.DataFrame, level: str, simulated: bool, bins: int = 10) -> Figure:

@@ -12,10 +12,12 @@ from monai.data import Dataset
 from scripts.evaluation.predict import write_predictions
 from scripts.evaluation.predictions import LEVELS, read_predictions
 from scripts.evaluation.statistics import summarise
-from scripts.files.writing import write_aside, write_table
+from scripts.evaluation.trust import trust_table
+from scripts.files.writing import write_aside, write_table, write_text
 from scripts.reporting.figures import roc_models
-from scripts.reporting.markup import fixed, markdown_table
+from scripts.reporting.markup import fixed, markdown, markdown_table
 from scripts.reporting.style import VECTOR, save_figure
+from scripts.reporting.table_text import cohort_text, trust_sections
 
 
 def evaluate(
@@ -26,7 +28,8 @@ def evaluate(
     where: Mapping[str, Any],
     record: Mapping[str, Any],
 ) -> None:
-    """Evaluate the held-out scans: `write_predictions`, then `metrics.csv`, `metrics.md` and `roc` (PNG, PDF, SVG)."""
+    """Evaluate the held-out scans: `write_predictions`, then `metrics.csv`, `metrics.md`, `calibration_and_abstention`
+    (CSV, Markdown; where there are enough scans, each judged by others) and `roc` (PNG, PDF, SVG)."""
     folder = Path(output_dir)
     rows = write_predictions(folder, scans, models, device, where, record)
     summary = summarise(rows)
@@ -35,7 +38,14 @@ def evaluate(
     text = metrics_markdown(summary, simulated)
     write_aside(folder / "metrics.md", lambda part: Path(part).write_text(text))
     panels = [(where["region"], level) for level in LEVELS]
-    figure = roc_models(read_predictions(folder / "predictions.csv"), panels, simulated)
+    table = read_predictions(folder / "predictions.csv")
+    trust = trust_table(table, "platt", 0.1)
+    if not trust.empty:
+        name = "calibration_and_abstention"
+        write_table(folder / f"{name}.csv", list(trust), trust.to_dict("records"))
+        sections = list(trust_sections(trust, cohort_text(table, simulated)))
+        write_text(folder / f"{name}.md", "\n".join(markdown(s.title, s.note, s.cells) for s in sections))
+    figure = roc_models(table, panels, simulated)
     save_figure(figure, folder / "roc", VECTOR)
     print(text)
 

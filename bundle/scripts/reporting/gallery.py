@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from scripts.evaluation.predictions import LEVELS, REGIONS, regions_of
+from scripts.evaluation.trust import too_few
 from scripts.reporting import figures
 from scripts.reporting.calibration import calibration
 from scripts.reporting.style import VECTOR, save_figure, titled
 from scripts.reporting.subgroups import decision_curve
+from scripts.reporting.trust import abstention, calibrated_reliability
 
 #: What a reader must know of evidence (docs/evidence.md).
 OF_EVIDENCE = "It shows what the network used, not where a disease is; colours are shares of each scan's strongest."
@@ -41,6 +43,11 @@ CAPTIONS = {
     " 95 % intervals over participants, and how many cases each probability was given. Brier score and expected"
     " calibration error: lower is better.",
     "calibration_scan": "Calibration at scan level.",
+    "reliability_calibrated": "Reliability of scans after calibration, each fold by the scores of other folds alone"
+    " (thin lines: before), with 95 % intervals over participants, and how many scans each probability was given.",
+    "coverage_abstention": 'Class-conditional conformal prediction: HH, HC or "cannot say". Above: the share of each'
+    " group's scans whose group is not ruled out, which should lie on or over the broken line, at every error that a"
+    " user may choose; below: the share of scans of which nothing is said.",
     "decision_curve": "Decision curve of whole scans: what acting from a probability on would be worth, in true"
     " positives per subject, against acting on everybody or nobody. The share of HH here is not that of a clinic.",
     "confusion_image": "Confusion matrices at image level, threshold 0.5.",
@@ -58,7 +65,12 @@ STAGES = {"image_level.csv": "stage 1, image level", "scan_level.csv": "stage 2,
 
 
 def draw_predictions(
-    table: pd.DataFrame, figures_dir: str | os.PathLike, simulated: bool, samples: int, seed: int
+    table: pd.DataFrame,
+    figures_dir: str | os.PathLike,
+    simulated: bool,
+    samples: int,
+    seed: int,
+    calibration_method: str = "platt",
 ) -> list[Path]:
     """Draw every figure that the predictions table holds; no image is needed.
 
@@ -67,6 +79,7 @@ def draw_predictions(
         figures_dir: gets the figures, named as in CAPTIONS.
         simulated: whether titles must say so.
         samples, seed: of the bootstrap.
+        calibration_method: see `scripts.reporting.trust.calibrated_reliability`.
 
     Returns:
         The files written.
@@ -88,6 +101,9 @@ def draw_predictions(
         if level == "scan":
             drawings["decision_curve"] = partial(decision_curve, table)
         drawings[f"confusion_{level}"] = partial(figures.confusion_matrices, table, level)
+    if too_few(table) is None:
+        drawings["reliability_calibrated"] = partial(calibrated_reliability, table, calibration_method)
+        drawings["coverage_abstention"] = partial(abstention, table, calibration_method)
     written = []
     for name, draw in tqdm(drawings.items(), desc="figures", unit="figure"):
         written += save_figure(draw(simulated=simulated), folder / name, VECTOR)

@@ -26,6 +26,7 @@ LATEX = str.maketrans(
         "±": r"$\pm$",
         "–": "--",
         "≤": r"$\leq$",
+        "→": r"$\rightarrow$",
     }
 )
 #: What Markdown reads as markup inside a table cell.

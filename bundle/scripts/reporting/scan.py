@@ -21,17 +21,25 @@ from monai.data import MetaTensor
 from scripts.files.writing import write_aside
 from scripts.reporting import page
 from scripts.reporting.style import DISPLAY, GROUP_STYLE, WARNING_FILL
+from scripts.reporting.trust import draw_places
 
 PLOT_HEIGHT = 2.1  # inches
 HH_COLOUR, HC_COLOUR = GROUP_STYLE["HH"].colour, GROUP_STYLE["HC"].colour
+#: Of an answer that is none.
+UNDECIDED_COLOUR = "#555555"
 #: What a reader must know before believing the number (bundle/docs/README.md, Model card).
 LIMITS = (
-    "The probability is not calibrated: it ranks scans, it is no risk of disease.",
     "Only HH against healthy was learned; other causes of iron are put into one of the two classes.",
     "Scanner, field strength, echo times and QSM method change the maps; test the model on your site first.",
     "Evidence shows what the network used, not where the disease is. Its colours are shares of the strongest evidence"
     " shown, so weak evidence looks as strong as any.",
 )
+#: What must be known of the probability, with and without a calibration beside the weights.
+CALIBRATED = (
+    "The probability is calibrated on scans like those of the training: at another site, scanner or share of HH it"
+    " holds less, or not at all."
+)
+NOT_CALIBRATED = "The probability is not calibrated: it ranks scans, it is no risk of disease."
 Rows = Sequence[tuple[str, str]]
 
 
@@ -46,6 +54,7 @@ class ReportContent:
     facts: Rows
     performance: Rows
     evidence: str
+    nuclei: Sequence[Sequence[str]]
     limits: Sequence[str]
     made_by: Rows
 
@@ -58,14 +67,17 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         model: from `scripts.inference.results.model_info`.
         age: years, where known.
     """
-    probability = result["probability_HH"]
+    probability = result.get("calibrated_probability_HH", result["probability_HH"])
+    answer = result.get("answer")
     highest = max(result["slices"], key=lambda row: row["probability_HH"])
     facts = [
         ("Scan", result["scan_id"]),
         *((f"Patient {key}", str(value)) for key, value in result.get("patient", {}).items()),
         *([("Age", f"{age:g} years")] if age is not None else []),
         *([("Nuclei", f"not measured: {result['nuclei_missing']}")] if "nuclei_missing" in result else []),
-        ("Class at threshold", f"{result['class']} (P(HH) from {result['threshold']:g} on is HH)"),
+        *_trust_facts(result),
+        *_ensemble_facts(result.get("ensemble")),
+        ("Class at threshold", f"{result['class']} (the network's P(HH) from {result['threshold']:g} on is HH)"),
         ("Slices at or above it", f"{_above(result)} of {len(result['slices'])}"),
         (
             "Highest slice",
@@ -89,13 +101,15 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
     ]
     return ReportContent(
         title=f"Q-Net report: {result['scan_id']}",
-        headline=f"Probability of hereditary hemochromatosis (HH): {rounded(probability)}",
-        colour=HH_COLOUR if result["class"] == "HH" else HC_COLOUR,
+        headline=f"Probability of hereditary hemochromatosis (HH): {rounded(probability)}"
+        + (f"; answer: {answer}" if answer else ""),
+        colour={"HH": HH_COLOUR, "HC": HC_COLOUR}.get(answer or result["class"], UNDECIDED_COLOUR),
         warning=result["note"],
         facts=facts,
         performance=performance or [("not measured", "no measures are recorded for these weights")],
         evidence=evidence_caption(result.get("evidence")),
-        limits=LIMITS,
+        nuclei=_nucleus_rows(result.get("nucleus_evidence", ())),
+        limits=(CALIBRATED if answer else NOT_CALIBRATED, *LIMITS),
         made_by=made_by,
     )
 
@@ -105,6 +119,50 @@ def rounded(probability: float) -> str:
     if probability < 0.005:
         return "< 0.01"
     return "> 0.99" if probability > 0.995 else f"{probability:.2f}"
+
+
+def _trust_facts(result: Mapping[str, Any]) -> Rows:
+    """What calibrated the probability, how the answer came about, and how familiar the scan is."""
+    if "trust" not in result:
+        reason = result.get("calibration_missing")
+        return [("Not calibrated", reason)] if reason else []
+    trust = result["trust"]
+    counts = " and ".join(f"{count} {group}" for group, count in trust["calibrated_on"].items())
+    facts = [
+        ("Calibrated", f"{trust['method']}, on {counts} ({trust['scores_from']})"),
+        ("At a share of HH of", f"{trust['prevalence']:.3g} ({trust['prevalence_from']})"),
+        (
+            f"Answer, error {trust['conformal_error']:g}",
+            f"{result['answer']} (p of HH {trust['p_HH']:.2g}, of HC {trust['p_HC']:.2g})",
+        ),
+        ("The network's own P(HH)", rounded(result["probability_HH"])),
+    ]
+    if "familiarity" in result:
+        times = result["familiarity"]["strangeness"] / result["familiarity"]["limit"]
+        how = f"{max(times, 0):.2f} of the limit" if times <= 1 else f"beyond the limit, {times:.1f} times"
+        facts.append(("Unlikeness to training scans", how))
+    return facts
+
+
+def _nucleus_rows(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Nucleus, what it says for HH, the healthy range, and how it lies to that."""
+    made = []
+    for row in rows:
+        usual, where = "not known", ""
+        if "low" in row:
+            usual = f"{row['low']:+.2f} to {row['high']:+.2f}"
+            where = "above" if row["evidence"] > row["high"] else "below" if row["evidence"] < row["low"] else "within"
+        made.append((row["nucleus"], f"{row['evidence'] + 0:+.2f}", usual, where))
+    return made
+
+
+def _ensemble_facts(ensemble: Mapping[str, Any] | None) -> Rows:
+    """What the members of an ensemble say, each on its own."""
+    if ensemble is None:
+        return []
+    values = ensemble["probabilities_HH"]
+    spread = f"{min(values):.2f} to {max(values):.2f}, SD {ensemble['sd']:.2f}"
+    return [(f"P(HH) of the {len(values)} networks", spread)]
 
 
 def evidence_caption(method: Mapping[str, str] | None) -> str:
@@ -165,6 +223,7 @@ def write_scan_report(
     """
     content = report_content(result, model, age)
     nuclei = [row for row in nuclei or () if row.get("Chimap") not in (None, "")]
+    familiar = bool(model.get("training_places")) and "familiarity" in result
     maps = display_maps(image)
     aspect = pixel_aspect(image)
     windows = grey_windows(maps, in_units="stretch" in image.meta)
@@ -174,11 +233,14 @@ def write_scan_report(
     def pictures(figure: SubFigure | Figure) -> None:
         top, bottom = figure.subfigures(2, 1, height_ratios=[maps_height, PLOT_HEIGHT], squeeze=False)[:, 0]
         draw_slices(top, maps, windows, heat, aspect, result)
-        columns = bottom.subplots(1, 2 if nuclei else 1, width_ratios=[1.3, 1] if nuclei else None, squeeze=False)[0]
-        draw_probabilities(columns[0], result)
+        widths = [1.3, *([1.0] if nuclei else []), *([0.8] if familiar else [])]
+        first, *others = bottom.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
+        draw_probabilities(first, result)
         if nuclei:
             simulated = result.get("age_z_scores", {}).get("simulated", False)
-            draw_nuclei(columns[1], nuclei, age, curves or {}, simulated)
+            draw_nuclei(others[0], nuclei, age, curves or {}, simulated)
+        if familiar:
+            draw_familiarity(others[-1], model["training_places"], result["familiarity"])
 
     write_aside(pdf_path, lambda part: write_pdf(part, content, pictures))
     picture = page.embedded(png(pictures, maps_height + PLOT_HEIGHT), ".png")
@@ -286,11 +348,14 @@ def draw_nuclei(
             if row["nucleus"] == name:
                 marker = markers.get(str(row.get("side", "")), "o")
                 axes.plot(position, float(row["Chimap"]), marker, color=HH_COLOUR, markersize=5)
-    axes.set_title("Nuclei, mean QSM (ppm)", fontsize=9, loc="left")
+    axes.set_title("Nuclei, QSM (ppm)", fontsize=9, loc="left")
     for side in [side for side in markers if any(row.get("side") == side for row in nuclei)]:
         axes.plot([], [], markers[side], color=HH_COLOUR, markersize=5, label=side)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
+        axes.legend(
+            fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2,
+            columnspacing=0.8, handletextpad=0.1,
+        )  # fmt: skip
     axes.set_xlim(-0.6, len(names) - 0.4)  # the outer names stay on the page
     if age is not None and curves:
         who = "simulated healthy controls" if simulated else "healthy controls"
@@ -298,6 +363,24 @@ def draw_nuclei(
     axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=20, fontsize=7)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_familiarity(axes: Axes, places: Sequence[Sequence[float]], familiarity: Mapping[str, Any]) -> None:
+    """Where the scan lies, a star, among the training scans, in their groups' colours."""
+    draw_places(axes, places, [familiarity])
+    axes.set_title("Star: among the training scans", fontsize=9, loc="left")
+    axes.xaxis.label.set_fontsize(7)
+    axes.yaxis.label.set_fontsize(7)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _in_words(nuclei: Sequence[Sequence[str]]) -> str:
+    """The table of nuclei as a sentence."""
+    parts = [
+        f"{name} {value} (healthy {usual})" if where else f"{name} {value}" for name, value, usual, where in nuclei
+    ]
+    return f"Evidence by nucleus, logit for HH: {', '.join(parts)}."
 
 
 def png(pictures: Any, height: float) -> bytes:
@@ -314,7 +397,7 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     """One A4 page: text above and below the pictures."""
     figure = Figure(figsize=(8.27, 11.69), layout="constrained")
     FigureCanvasAgg(figure)
-    rows = [textwrap.fill(f"{name}: {value}", 68, subsequent_indent="    ") for name, value in content.facts]
+    rows = [textwrap.fill(f"{name}: {value}", 60, subsequent_indent="    ") for name, value in content.facts]
     columns = ["\n".join(part) for part in (rows[: (len(rows) + 1) // 2], rows[(len(rows) + 1) // 2 :])]
     lines = max(3, *(column.count("\n") + 1 for column in columns))
     height = 1.3 + 0.15 * lines  # inches: title, headline, note, and the facts' lines
@@ -333,7 +416,7 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     measures = [textwrap.fill(f"{name}: {value}", 46) for name, value in content.performance]
     foot.text(left, 0.89, "\n".join(measures), fontsize=8, va="top")
     foot.text(0.40, 0.97, "Limits", fontsize=9, weight="bold", va="top")
-    told = [*content.limits, content.evidence]
+    told = [*content.limits, content.evidence, *([_in_words(content.nuclei)] if content.nuclei else [])]
     limits = [textwrap.fill(text, 84, initial_indent="- ", subsequent_indent="  ") for text in told]
     foot.text(0.40, 0.89, "\n".join(limits), fontsize=7.5, va="top")
     foot.text(left, 0.45, "What made this", fontsize=9, weight="bold", va="top")

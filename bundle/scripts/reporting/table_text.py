@@ -40,6 +40,11 @@ TEST_COLUMNS = tuple(
 )
 
 
+#: Measures of calibration before and after, and shares of what is said, as `trust_sections` shows them.
+PAIRED = ("ece", "slope", "intercept", "brier")
+SAID = ("coverage", "coverage_HC", "coverage_HH", "cannot_say", "accuracy_where_said")
+
+
 class Test(NamedTuple):
     """A test of Table 2: what its section is called, what the variance is over, and which AUCs it compares."""
 
@@ -168,6 +173,52 @@ def test_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
         note = f"{about} {tested.method}. AUCs are means over repeats; SE of the difference. {corrected}"
         note = f"{note} {levels}" if tested.clustered else note
         yield Section(test, tested.title, note, pd.DataFrame(rows, columns=columns))
+
+
+def trust_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
+    """Calibration, and what is said and not said, a section each.
+
+    Args:
+        frame: from `scripts.evaluation.trust.trust_table`.
+        about: from `cohort_text`.
+    """
+    fitted = (
+        f"{about} Each scan is calibrated ({frame['method'].iloc[0]}) and judged by the scores of other folds alone, or"
+        " of other tenths of the scans where there is one fold. Means over repeats."
+    )
+    rows: list[list[str]] = []
+    for region, lines in frame.groupby("region", sort=False):
+        for place, (_, line) in enumerate(lines.iterrows()):
+            start = ["" if place else SECTIONS[region].removesuffix(" input"), line["model"]]
+            pairs = [f"{_or_none(line[f'{key}_raw'])} → {_or_none(line[key])}" for key in PAIRED]
+            rows.append([*start, *pairs[:1], _or_none(line["ece_perfect"]), *pairs[1:]])
+    heads = ["Input", "Model", "ECE", "ECE of a perfect model", "Slope", "Intercept", "Brier score"]
+    note = (
+        f"{fitted} Before → after calibration. ECE (10 bins) is never 0 in so few scans: beside it, what a perfectly"
+        " calibrated model with these probabilities shows on average. Slope 1 and intercept 0 are perfect; a slope"
+        " below 1: probabilities too far apart; n/a: the groups do not overlap."
+    )
+    yield Section("calibration", "calibration", note, pd.DataFrame(rows, columns=heads))
+    rows = []
+    for region, lines in frame.groupby("region", sort=False):
+        for place, (_, line) in enumerate(lines.iterrows()):
+            start = ["" if place else SECTIONS[region].removesuffix(" input"), line["model"]]
+            rows.append([*start, *(_percent(line[key]) for key in SAID)])
+    error = frame["error"].iloc[0]
+    note = (
+        f'{fitted} Class-conditional conformal prediction at an error of {error:g}: HH, HC or "cannot say"; in at least'
+        f" {100 * (1 - error):g} % of each group's scans that group is not ruled out. Shares over all repeats, %."
+    )
+    heads = ["Input", "Model", "Coverage", "Coverage HC", "Coverage HH", "Cannot say", "Right where said"]
+    yield Section("abstention", "abstention", note, pd.DataFrame(rows, columns=heads))
+
+
+def _or_none(value: float) -> str:
+    return "n/a" if pd.isna(value) else fixed(value, 3)
+
+
+def _percent(share: float) -> str:
+    return "n/a" if pd.isna(share) else fixed(100 * share, 1)
 
 
 def _number(count: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""The paper's three tables from the predictions table alone, each value beside the paper's own."""
+"""The paper's three tables from the predictions table alone, each value beside the paper's own; and ours."""
 
 import hashlib
 import os
@@ -15,6 +15,7 @@ from scripts.errors import InputError
 from scripts.evaluation.auc import Aucs, clustered_delong, compare, delong, holm, interval, significance, within_folds
 from scripts.evaluation.predictions import NO_INPUT, Scores, at_level, ordered, regions_of, scores
 from scripts.evaluation.statistics import THRESHOLD, metrics, rate_interval
+from scripts.evaluation.trust import TRUST_NUMBERS, TRUST_WORDS, too_few, trust_table
 from scripts.files.table import read_frame, table_text
 from scripts.files.writing import write_json, write_text
 from scripts.provenance import BUNDLE_ROOT, software
@@ -27,6 +28,7 @@ from scripts.reporting.table_text import (
     cohort_text,
     measure_sections,
     test_sections,
+    trust_sections,
 )
 
 #: What the paper prints, with its source (README.md there).
@@ -39,6 +41,7 @@ TITLES = {
     "table1_image_level": "Image level (the paper's Table 1)",
     "table2_delong": "DeLong's tests (the paper's Table 2)",
     "table3_scan_level": "Scan level (the paper's Table 3; ResNet and ResNetSWA by vote of slices)",
+    "calibration_and_abstention": "Scan level (not in the paper)",
 }
 #: Columns of Tables 1 and 3: text, and numbers.
 MEASURE_WORDS = ("region", "measure", "model")
@@ -47,6 +50,11 @@ MEASURE_NUMBERS = ("mean", "paper", "std", "paper_std", "ci_low", "ci_high", "co
 TEST_KEYS = ("test", "region", "model1", "model2")
 TEST_WORDS = (*TEST_KEYS, "level", "level_paper")
 TEST_NUMBERS = tuple(name for name in TEST_COLUMNS if name not in TEST_WORDS)
+#: Columns of text and of numbers of tables that are not of measures.
+COLUMNS = {
+    "table2_delong": (TEST_WORDS, TEST_NUMBERS),
+    "calibration_and_abstention": (TRUST_WORDS, TRUST_NUMBERS),
+}
 #: Columns of what the paper prints that hold numbers.
 PAPER_NUMBERS = {*IMAGE_MEASURES, *(f"{measure}_std" for measure in IMAGE_MEASURES), *TESTED} - {"level"}
 #: First line of a LaTeX file.
@@ -187,14 +195,18 @@ def _aucs(chosen: Scores, within: bool, clustered: bool) -> Aucs:
     return delong(chosen.labels, chosen.probabilities)
 
 
-def write_tables(folder: str | os.PathLike, table: pd.DataFrame, simulated: bool) -> list[Path]:
-    """Write the three tables as CSV (full precision), Markdown and LaTeX, and `tables.json`: what they were made from.
+def write_tables(
+    folder: str | os.PathLike, table: pd.DataFrame, simulated: bool, method: str = "platt", error: float = 0.1
+) -> list[Path]:
+    """Write the tables as CSV (full precision), Markdown and LaTeX, and `tables.json`: what they were made from.
 
     Args:
-        folder: gets `table1_image_level`, `table2_delong` and `table3_scan_level`. A table that would have no rows (1:
-            the predictions are of scans only; 2: of one model only) is not written.
+        folder: gets `table1_image_level`, `table2_delong`, `table3_scan_level` and `calibration_and_abstention`. A
+            table that would have no rows (1: the predictions are of scans only; 2: of one model only; the last: too few
+            subjects, which is printed) is not written.
         table: from `scripts.evaluation.predictions.read_predictions`.
         simulated: whether the cohort is; every file says so.
+        method, error: of calibration and abstention, see `scripts.evaluation.trust.trust_table`.
 
     Returns:
         The files written.
@@ -214,6 +226,7 @@ def write_tables(folder: str | os.PathLike, table: pd.DataFrame, simulated: bool
         ("table1_image_level", image_level(table)),
         ("table2_delong", delong_tests(table)),
         ("table3_scan_level", scan_level(table)),
+        ("calibration_and_abstention", trust_table(table, method, error)),
     ):
         if frame.empty:
             continue
@@ -226,6 +239,8 @@ def write_tables(folder: str | os.PathLike, table: pd.DataFrame, simulated: bool
         ):
             paths.append(folder / f"{name}{ending}")
             write_text(paths[-1], text)
+    if (reason := too_few(table)) is not None:
+        print(f"calibration and abstention are left out: {reason}")
     digest = hashlib.sha256(table.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
     paths.append(folder / "tables.json")
     write_json(paths[-1], {"software": software(), "predictions": {"rows": len(table), "sha256": digest}, **made})
@@ -241,7 +256,9 @@ def shown(name: str, frame: pd.DataFrame, table: pd.DataFrame, simulated: bool) 
         table: the predictions that it was made from.
         simulated: whether the cohort is.
     """
-    sections = test_sections if name == "table2_delong" else measure_sections
+    sections = {"table2_delong": test_sections, "calibration_and_abstention": trust_sections}.get(
+        name, measure_sections
+    )
     made, cohort = sections(frame, cohort_text(table, simulated)), ", simulated cohort" if simulated else ""
     return [section._replace(title=f"{TITLES[name]}, {section.title}{cohort}") for section in made]
 
@@ -258,10 +275,9 @@ def read_tables(folder: str | os.PathLike) -> dict[str, pd.DataFrame]:
         path = Path(folder) / f"{name}.csv"
         if not path.exists():
             continue
-        words = TEST_WORDS if name == "table2_delong" else MEASURE_WORDS
-        numbers = TEST_NUMBERS if name == "table2_delong" else MEASURE_NUMBERS
+        words, numbers = COLUMNS.get(name, (MEASURE_WORDS, MEASURE_NUMBERS))
         frame = read_frame(path, [*words, *numbers], numbers=numbers, cure=cure).replace({"": None})
-        found[name] = frame if name == "table2_delong" else frame.astype({"count": "Int64", "total": "Int64"})
+        found[name] = frame.astype({"count": "Int64", "total": "Int64"}) if name not in COLUMNS else frame
     if not found:
         raise InputError(f"{folder}: holds no table; {cure.removesuffix(' again')} first")
     return found

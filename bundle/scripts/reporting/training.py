@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError
+from scripts.evaluation.predictions import read_predictions
+from scripts.evaluation.trust import too_few
 from scripts.files.json_file import read_json
 from scripts.files.table import read_table
 from scripts.maps.bids import find_scans, read_participants
@@ -18,6 +20,7 @@ from scripts.reporting.gallery import OF_EVIDENCE, STAGES
 from scripts.reporting.pictures import Explained, evidence_overlays, example_maps
 from scripts.reporting.scan import evidence_caption
 from scripts.reporting.style import VECTOR, save_figure, titled
+from scripts.reporting.trust import abstention, calibrated_reliability, places_figure
 
 
 def report(
@@ -26,6 +29,7 @@ def report(
     output_dir: str | os.PathLike,
     evaluation_dir: str | os.PathLike,
     inference_dir: str | os.PathLike,
+    calibration: str | os.PathLike,
     examples: int,
 ) -> None:
     """Draw a run's pictures, put them on one self-contained HTML page with the measures, and print where all is.
@@ -36,6 +40,7 @@ def report(
         output_dir: of training; holds the learning curves and augmented samples.
         evaluation_dir: of evaluation; holds metrics.csv and roc.svg.
         inference_dir: of inference; holds predictions.csv.
+        calibration: beside the weights, where they have one: says where the training scans lie.
         examples: subjects of each group to show.
 
     Raises:
@@ -88,6 +93,17 @@ def report(
         "roc": evaluation / "roc.svg",
         "evidence": save_figure(evidence, folder / "evidence")[0],
     }
+    tested = read_predictions(evaluation / "predictions.csv")
+    why_not = too_few(tested)
+    trust: dict[str, Path] = {}
+    if why_not is None:
+        for part, draw in (("reliability", calibrated_reliability), ("coverage", abstention)):
+            trust[part] = save_figure(draw(tested, "platt", simulated), folder / part, VECTOR)[-1]
+    looked = [read_json(inferred(s, "prediction.json"), "prediction") for s in scans]
+    familiar = [one["familiarity"] for one in looked if "familiarity" in one]
+    places = (read_json(calibration, "calibration").get("familiarity") or {}).get("places", []) if familiar else []
+    if places:
+        trust["places"] = save_figure(places_figure(places, familiar, simulated), folder / "places", VECTOR)[-1]
     metrics = read_table(evaluation / "metrics.csv", ["level", "model"], cure="run evaluate.yaml again")
     path = folder / "index.html"
     page.write_page(
@@ -101,11 +117,13 @@ def report(
         measures=(list(metrics[0]), [[number(cell) for cell in row.values()] for row in metrics]),
         scans=scan_rows(results, group_of),
         unlikely=flagged(training / "scans.tsv"),
+        trust=trust,
+        why_not=why_not,
         record=record,
     )
 
     print(f"\nSee {path}")
-    print("pictures", *(f"  {picture}" for picture in pictures.values()), sep="\n")
+    print("pictures", *(f"  {picture}" for picture in [*pictures.values(), *trust.values()]), sep="\n")
     print("tables", f"  {evaluation / 'metrics.md'}", f"  {evaluation / 'predictions.csv'}", f"  {needed[2]}", sep="\n")
     print(
         "per scan", f"  {inferred(shown[0], 'prediction.json')}", f"  {inferred(shown[0], 'evidence.nii.gz')}", sep="\n"

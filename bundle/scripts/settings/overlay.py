@@ -20,7 +20,7 @@ def run_with(overlay: str, run_id: str) -> None:
     Raises:
         RuntimeError: no MONAI workflow runs this.
     """
-    parser = ConfigParser(copy.deepcopy(_running().parser.config))
+    parser = ConfigParser(copy.deepcopy(running().parser.config))
     for key, value in ConfigParser.load_config_file(CONFIGS / overlay).items():
         merge_kv(parser, key, value)
     parser.get_parsed_content(run_id)
@@ -32,15 +32,19 @@ def running_config() -> dict[str, Any]:
     Raises:
         RuntimeError: no MONAI workflow runs this.
     """
-    return dict(copy.deepcopy(_running().parser.get()))
+    return dict(copy.deepcopy(running().parser.get()))
 
 
-def _running() -> ConfigWorkflow:
-    """The workflow that evaluates this expression."""
+def running() -> ConfigWorkflow:
+    """The workflow that evaluates this expression.
+
+    Raises:
+        RuntimeError: none does.
+    """
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, ConfigWorkflow):
             return owner
         frame = frame.f_back
-    raise RuntimeError("run_with is a step of a config; run it with monai.bundle")
+    raise RuntimeError("this is a step of a config; run it with monai.bundle")

@@ -13,13 +13,16 @@ from tqdm import tqdm
 
 from scripts.runs.finished import code_of, content, digest_of, settings_of
 
+#: What items say of their maps, JSON each, that is kept with them.
+KEPT = ("notes", "appearance")
+
 
 class CachedScans(PersistentDataset):
     """A dataset of preprocessed scans, each computed once and then read from `cache_dir`.
 
     A cached scan is found by what made it: the content of its files, its box, every setting of the transform, and the
     code of `preprocessing.py` and all that it imports. A change in any of these makes another entry, never a wrong
-    hit. What the items say beside the image (label, participant) is not cached; `notes` (NoteScand) are.
+    hit. What the items say beside the image (label, participant) is not cached; KEPT is.
 
     Args:
         data: from `scripts.maps.scan.items`.
@@ -34,7 +37,7 @@ class CachedScans(PersistentDataset):
     def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
         kept = super()._cachecheck(item_transformed)
         image = MetaTensor(kept["image"])  # whether it comes from the disk or is new
-        return {**item_transformed, "image": image, "notes": kept.get("notes", "{}")}
+        return {**item_transformed, "image": image, **{key: kept.get(key, "{}") for key in KEPT}}
 
 
 def scan_key(made_by: str, item: Mapping[str, Any]) -> bytes:

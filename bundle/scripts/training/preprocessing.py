@@ -8,6 +8,7 @@ from monai.transforms import Compose, Orientationd, Resized, Transform
 from scripts.anatomy.axes import AXCODES
 from scripts.localisation.localiser import Localiser
 from scripts.localisation.transform import LocaliseBasalGangliad
+from scripts.maps.appearance import DescribeMapsd
 from scripts.maps.intensity import LeaveOutMapsd, scaling
 from scripts.maps.scan import Scan
 from scripts.maps.transforms import (
@@ -47,7 +48,7 @@ def preprocessing(
 
     Returns:
         A transform from `{"image": paths, "box": ranges, ...}` to `{"image": [3, H, W, S] in 0..1, "notes": see
-        NoteScand, ...}`.
+        NoteScand, "appearance": see DescribeMapsd, ...}`.
     """
     return Compose(
         [
@@ -58,6 +59,7 @@ def preprocessing(
             Orientationd(keys="image", axcodes=AXCODES, labels=None),
             CropBasalGangliad(keys="image", region=region, localise=localise),
             NoteScand(keys="image"),
+            DescribeMapsd(keys="image"),
             Resized(keys="image", spatial_size=[*spatial_size, num_slices], mode="trilinear"),
             scaling(intensity, stretch_percentiles, chimap_window, r2starmap_window),
             LeaveOutMapsd(keys="image", maps=leave_out),

@@ -1,0 +1,160 @@
+"""Trainings with several seeds as one network: its output is their mean, their spread says how much is luck."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scripts.errors import InputError
+from scripts.files.json_file import read_json
+from scripts.files.writing import sha256, write_json
+from scripts.model.networks import QNet, read_state_dict, write_tensors
+from scripts.provenance import software
+
+#: How the parameters of a member begin in the ensemble's weights.
+PREFIX = "members."
+#: Settings in which all members must agree.
+DECISIVE = (
+    *("region", "spatial_size", "num_slices", "intensity", "stretch_percentiles", "chimap_window", "r2starmap_window"),
+    *("leave_out", "scan_model", "hidden_size"),
+)
+
+
+class Ensemble(nn.Module):
+    """Several networks of one kind, asked together; it has all that a single one has (`scripts.model.networks.QNet`).
+
+    Logits are means over the members, so that evidence is too. Embeddings of a slice stand side by side.
+
+    Args:
+        members: at least two, of the same sizes.
+    """
+
+    def __init__(self, members: Sequence[QNet]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`[B, 3, H, W, S]` (0..1) -> scan logits `[B, 2]` (HC, HH)."""
+        return self.sequence(self.embed(image))[0]
+
+    @torch.jit.export
+    def embed(self, image: Tensor) -> Tensor:
+        """`[B, 3, H, W, S]` -> embeddings `[B, S, D]`, those of the members side by side."""
+        parts: list[Tensor] = []
+        for member in self.members:
+            parts.append(member.embed(image))  # type: ignore[operator]
+        return torch.cat(parts, dim=-1)
+
+    @torch.jit.export
+    def member_logits(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, S, D]` -> scan logits `[M, B, 2]` and image logits `[M, B, S, 2]` of each of M members."""
+        parts = embeddings.chunk(len(self.members), dim=-1)
+        scans: list[Tensor] = []
+        images: list[Tensor] = []
+        for index, member in enumerate(self.members):
+            scan, image = member.sequence(parts[index])  # type: ignore[operator]
+            scans.append(scan)
+            images.append(image)
+        return torch.stack(scans), torch.stack(images)
+
+    @torch.jit.export
+    def sequence(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, S, D]` -> scan logits `[B, 2]` and image logits `[B, S, 2]`."""
+        scans, images = self.member_logits(embeddings)
+        return scans.mean(0), images.mean(0)
+
+    @torch.jit.export
+    def image_logits(self, image: Tensor) -> Tensor:
+        """`[B, 3, H, W, S]` -> logits of each slice `[B, S, 2]`."""
+        return self.sequence(self.embed(image))[1]
+
+    @torch.jit.export
+    def class_activation(self, image: Tensor) -> Tensor:
+        """`[B, 3, H, W, S]` -> mean of the members' class activation maps `[B, 1, H, W, S]`."""
+        maps: list[Tensor] = []
+        for member in self.members:
+            maps.append(member.class_activation(image))  # type: ignore[operator]
+        return torch.stack(maps).mean(0)
+
+
+def members_in(weights: str | os.PathLike) -> int:
+    """How many members a weights file holds; 1 where it is of a single network, or is not there."""
+    if not Path(weights).is_file():
+        return 1
+    names = [name for name in read_state_dict(weights) if name.startswith(PREFIX)]
+    return 1 + max((int(name.split(".")[1]) for name in names), default=0)
+
+
+def as_trained(
+    weights: str | os.PathLike, num_slices: int = 16, hidden_size: int = 128, scan_model: str = "bilstm"
+) -> QNet | Ensemble:
+    """A network of the form that a weights file has: a single one, or an ensemble.
+
+    Args:
+        weights: the file.
+        num_slices, hidden_size, scan_model: see `scripts.model.networks.QNet`.
+    """
+    members = [QNet(num_slices, hidden_size, scan_model) for _ in range(members_in(weights))]
+    return members[0] if len(members) == 1 else Ensemble(members)
+
+
+def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> None:
+    """Write several weights files as one, with a record beside it that names them by their SHA-256.
+
+    Args:
+        members: at least two, trained alike but for the seed.
+        weights: the file that is written.
+
+    Raises:
+        InputError: fewer than two, the same weights twice, or weights and records that do not fit each other.
+    """
+    if len(members) < 2:
+        raise InputError(f"members: {len(members)} given; an ensemble has at least two, as ['a/model.pt','b/model.pt']")
+    digests = [sha256(path) if Path(path).is_file() else None for path in members]
+    states = [read_state_dict(path) for path in members]
+    for place, path in enumerate(members):
+        if digests[place] in digests[:place]:
+            raise InputError(f"{path}: holds the same weights as another member; give each training once")
+        for name, value in states[0].items():
+            if (
+                name not in states[place]
+                or states[place][name].shape != value.shape
+                or len(states[place]) != len(states[0])
+            ):
+                raise InputError(f"{path}: is another network than {members[0]} ({name!r}); join trainings of one kind")
+    records = [_record(path) for path in members]
+    for path, record in zip(members[1:], records[1:], strict=True):
+        for key in DECISIVE:
+            first, other = (one.get("settings", {}).get(key) for one in (records[0], record))
+            if first != other and None not in (first, other):
+                raise InputError(
+                    f"{path}: was trained with {key} {other}, {members[0]} with {first}; join trainings of one kind"
+                )
+    joined = {
+        f"{PREFIX}{place}.{name}": value.half() if value.is_floating_point() else value
+        for place, state in enumerate(states)
+        for name, value in state.items()
+    }
+    write_tensors(weights, joined)
+    write_json(
+        Path(weights).with_suffix(".json"),
+        {
+            "software": software(),
+            "settings": {key: value for key, value in records[0].get("settings", {}).items() if key != "seed"},
+            "weights": {Path(weights).name: sha256(weights)},
+            "input": records[0].get("input", {}),
+            "members": [
+                {"sha256": digest, "seed": record.get("settings", {}).get("seed")}
+                for digest, record in zip(digests, records, strict=True)
+            ],
+        },
+    )
+    print(f"{weights}: {len(members)} members; calibrate it with configs/calibrate.yaml")
+
+
+def _record(weights: str | os.PathLike) -> dict[str, Any]:
+    path = Path(weights).with_suffix(".json")
+    return read_json(path, "record") if path.is_file() else {}

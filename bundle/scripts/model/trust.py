@@ -1,0 +1,199 @@
+"""How far a model's output for one scan is to be believed, by the calibration that lies beside its weights.
+
+`model_calibration.json` beside `model.pt` holds what calibrates its probability, the scores that an answer is given by,
+and what the training scans were like. `scripts.training.calibrate` writes it. It is of the weights whose hash it names:
+beside others it says nothing.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.errors import InputError
+from scripts.files.json_file import read_json
+from scripts.files.writing import write_json
+from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
+from scripts.model.conformal import check_error, decisions, p_values
+from scripts.model.familiarity import WORDS, strangeness
+from scripts.runs.finished import content_of_file
+
+CURE = "delete it to go on without calibration, or make it again with configs/calibrate.yaml"
+
+
+def calibration_path(weights: str | os.PathLike) -> Path:
+    """Where the calibration of weights lies: beside them, `model_calibration.json` of `model.pt`."""
+    path = Path(weights)
+    return path.with_name(f"{path.stem}_calibration.json")
+
+
+def files_of(weights: str | os.PathLike) -> list[str]:
+    """The weights and, where it is there, their calibration: what a result was made of."""
+    path = calibration_path(weights)
+    return [os.fspath(weights), *([str(path)] if os.path.lexists(path) else [])]
+
+
+def calibration_sha256(weights: str | os.PathLike) -> str | None:
+    """SHA-256 of the calibration beside weights; None where there is none."""
+    return content_of_file(calibration_path(weights))
+
+
+def read_calibration(weights: str | os.PathLike) -> tuple[Mapping[str, Any] | None, str]:
+    """The calibration beside weights, or None and the reason, in words for a result.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = calibration_path(weights)
+    digest = content_of_file(path)
+    if digest is None:
+        return None, "these weights have no calibration; configs/calibrate.yaml makes one"
+    found = _parsed(str(path), digest)
+    if content_of_file(weights) not in found["weights"].values():
+        return None, "the calibration beside the weights is of other weights; configs/calibrate.yaml makes a new one"
+    return found, ""
+
+
+@lru_cache(maxsize=4)
+def _parsed(path: str, digest: str) -> Mapping[str, Any]:
+    """A calibration's content; `digest` is that of the file, so that a changed one is read again."""
+    found = read_json(path, "calibration", CURE)
+    if found["calibration"]["method"] not in METHODS:
+        raise InputError(f"{path}: calibration.method is none of {', '.join(METHODS)}; {CURE}")
+    if not found["scores"]["HC"] or not found["scores"]["HH"]:
+        raise InputError(f"{path}: scores lacks a group; {CURE}")
+    return found
+
+
+def write_calibration(weights: str | os.PathLike, content: Mapping[str, Any]) -> Path:
+    """Write a calibration beside its weights, whose SHA-256 it holds; returns its path."""
+    path = calibration_path(weights)
+    write_json(path, {"weights": {Path(weights).name: content_of_file(weights)}, **content})
+    return path
+
+
+class Trust:
+    """What a result says of its own worth.
+
+    Args:
+        weights: the weights file; their calibration lies beside it.
+        prevalence: share of HH among those who are scanned; None: that of the scans that calibrated.
+        conformal_error: share of each group's scans that may be denied their group.
+        refuse_beyond: a scan that is so many times the limit strange is refused; None: it is flagged only.
+
+    Raises:
+        InputError: a number that cannot be.
+    """
+
+    def __init__(
+        self,
+        weights: str | os.PathLike,
+        prevalence: float | None = None,
+        conformal_error: float = 0.1,
+        refuse_beyond: float | None = 2.0,
+    ) -> None:
+        check_prevalence(prevalence)
+        check_error(conformal_error)
+        if refuse_beyond is not None and not refuse_beyond >= 1:
+            raise InputError(f"refuse_beyond is {refuse_beyond:g}; give at least 1 (times the limit), or null")
+        self.weights = weights
+        self.prevalence = prevalence
+        self.conformal_error = conformal_error
+        self.refuse_beyond = refuse_beyond
+
+    def check(self) -> None:
+        """Before work: refuse a damaged calibration, and an error at which nothing could ever be said.
+
+        Raises:
+            InputError: see `read_calibration` and `scripts.model.conformal.check_error`.
+        """
+        known, _ = read_calibration(self.weights)
+        if known is not None:
+            check_error(self.conformal_error, known["scores"], f"the calibration of {Path(self.weights).name}")
+
+    def __call__(
+        self, probability: float, embedding: np.ndarray | None = None, appearance: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """What a scan's result gets.
+
+        Args:
+            probability: of HH, as the network gives it.
+            embedding: `[d]`, what the network makes of the scan.
+            appearance: from `scripts.maps.appearance.appearance`.
+
+        Returns:
+            `calibrated_probability_HH`, `answer` (`HH`, `HC` or `cannot say`), `trust` (how both came about) and
+            `familiarity` (`scripts.model.familiarity.strangeness`, `flagged`); or `calibration_missing`, the reason.
+
+        Raises:
+            InputError: the scan is refused, because it is too unlike the training scans.
+        """
+        known, reason = read_calibration(self.weights)
+        if known is None:
+            return {"calibration_missing": reason}
+        fitted = known["calibration"]
+        calibrator = Calibrator(fitted["method"], fitted["slope"], fitted["intercept"], fitted["prevalence"])
+        score = float(logits(probability))
+        p = p_values(score, known["scores"])
+        said: dict[str, Any] = {
+            "calibrated_probability_HH": float(calibrator(score, self.prevalence)),
+            "answer": str(decisions(p, self.conformal_error)),
+            "trust": {
+                "method": fitted["method"],
+                "prevalence": calibrator.prevalence if self.prevalence is None else self.prevalence,
+                "prevalence_from": "the scans that calibrated" if self.prevalence is None else "the key prevalence",
+                "conformal_error": self.conformal_error,
+                "p_HC": float(p[0]),
+                "p_HH": float(p[1]),
+                "calibrated_on": {group: len(scores) for group, scores in known["scores"].items()},
+                "scores_from": known["scores_from"],
+            },
+        }
+        if known.get("familiarity") and embedding is not None:
+            said["familiarity"] = self.familiarity(known["familiarity"], embedding, appearance or {})
+        return said
+
+    def healthy_nuclei(self) -> Mapping[str, Mapping[str, float]] | None:
+        """What each nucleus says for HH in healthy controls (`scripts.model.nucleus_evidence.healthy_range`)."""
+        known, _ = read_calibration(self.weights)
+        return None if known is None else known.get("nucleus_evidence")
+
+    def familiarity(
+        self, known: Mapping[str, Any], embedding: np.ndarray, appearance: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """How strange the scan is, and whether that is flagged.
+
+        Raises:
+            InputError: it is refused.
+        """
+        found = strangeness(known, embedding, appearance)
+        ratio = found["strangeness"] / known["limit"]
+        if self.refuse_beyond is not None and ratio > self.refuse_beyond:
+            raise InputError(
+                f"the scan is unlike the training scans ({unlike(found)}), {ratio:.1f} times the limit, and is refused"
+                f" from {self.refuse_beyond:g} on; check its maps, or use a model trained on such scans"
+            )
+        return {**found, "flagged": ratio > 1}
+
+
+def unlike(found: Mapping[str, Any]) -> str:
+    """By what a scan is strange, in a few words.
+
+    Args:
+        found: from `scripts.model.familiarity.strangeness`.
+    """
+    name = max(found["by"], key=lambda key: found["by"][key])
+    if name != "appearance":
+        return WORDS[name]
+    return f"{WORDS[name]}: {', '.join(f'{what} {off:+.1f} SD' for what, off in found['most'])}"
+
+
+def flag_of(familiarity: Mapping[str, Any]) -> list[str]:
+    """The line that flags a strange scan; none for a familiar one."""
+    if not familiarity.get("flagged"):
+        return []
+    times = familiarity["strangeness"] / familiarity["limit"]
+    return [f"unlike the training scans, {times:.1f} times the limit ({unlike(familiarity)})"]

@@ -1,0 +1,298 @@
+"""Calibrate trained weights: fit all that `scripts.model.trust` reads to scans that they were not trained on."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from monai.data import Dataset
+from tqdm import tqdm
+
+from scripts.errors import InputError
+from scripts.evaluation.calibration import fit_calibrator
+from scripts.evaluation.predict import predict
+from scripts.evaluation.predictions import at_level, read_predictions
+from scripts.evaluation.trust import Trusted, cross_fitted, known_scores, measured
+from scripts.files.json_file import read_json
+from scripts.files.nifti import read_voxels
+from scripts.files.writing import sha256, write_json
+from scripts.maps.scan import LabelledScan
+from scripts.model.calibration import check_enough, logits
+from scripts.model.familiarity import LEAST_SCANS, fit
+from scripts.model.networks import QNet, load_weights
+from scripts.model.nucleus_evidence import by_nucleus, healthy_range, label_file, on_grid
+from scripts.model.outputs import embedding_of_scan
+from scripts.model.trust import write_calibration
+from scripts.provenance import software
+
+#: Where scores may be from, beside a path to a predictions table.
+SOURCES = ("auto", "held_out", "inner_folds", "none")
+#: What results say of it.
+FROM = {
+    "held_out": "the held-out fold",
+    "inner_folds": "inner folds of the training scans",
+    "table": "a predictions table",
+}
+#: The model whose weights are calibrated.
+MODEL = "Q-Net"
+#: Settings that a predictions table's models must share with the weights.
+SHARED = ("num_slices", "intensity", "stretch_percentiles", "leave_out", "scan_model", "hidden_size")
+
+
+def source_of(
+    calibrate_on: str, region: str, training: Sequence[LabelledScan], held_out: Sequence[LabelledScan]
+) -> str:
+    """Where the scores are from, told before any work: `held_out`, `inner_folds`, `none`, or a path.
+
+    Args:
+        calibrate_on: one of SOURCES or a path; `auto` takes the held-out fold where it is large enough.
+        region: of the network's input; a table must have scans of it.
+        training, held_out: scans of both sides.
+
+    Raises:
+        InputError: too few scans or one group only, or no such table.
+    """
+    if calibrate_on == "none":
+        return calibrate_on
+    if calibrate_on not in SOURCES:
+        if not Path(calibrate_on).is_file():
+            raise InputError(
+                f"calibrate_on is {calibrate_on!r}: no such predictions table; give its path, or one of"
+                f" {', '.join(SOURCES)}"
+            )
+        scores_of_table(calibrate_on, region)
+        return calibrate_on
+    asked = training if calibrate_on == "inner_folds" else held_out
+    label_of = {scan.participant_id: scan.label for scan in asked}
+    ill = sum(label == 1 for label in label_of.values())
+    what = "the training scans" if calibrate_on == "inner_folds" else "the held-out fold"
+    try:
+        check_enough(len(label_of) - ill, ill, f"calibrate_on {calibrate_on}: {what}")
+    except InputError as error:
+        if calibrate_on != "auto":
+            raise
+        if idist.get_rank() == 0:
+            print(
+                f"no calibration: {error.args[0].split(': ', 1)[1].split(';')[0]}; --calibrate_on inner_folds trains"
+                " further models for it, and a cross-validation's predictions.csv costs nothing"
+            )
+        return "none"
+    return "held_out" if calibrate_on == "auto" else calibrate_on
+
+
+def scores_of_table(
+    path: str | os.PathLike, region: str, weights: str | os.PathLike | None = None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels `[n]`, logits `[n]` and participants of a predictions table's first repeat, at scan level.
+
+    Raises:
+        InputError: the table has no such rows, too few or of one group, or says that its models were of other settings.
+    """
+    table = read_predictions(path)
+    rows = at_level(table, "scan")
+    rows = rows[(rows["region"] == region) & (rows["model"] == MODEL)]
+    if rows.empty:
+        raise InputError(f"{path}: no scan of {MODEL}, region {region}; give predictions of a model of that region")
+    rows = rows[rows["repeat"] == rows["repeat"].min()]
+    ill = int((rows["label"] == 1).sum())
+    check_enough(len(rows) - ill, ill, str(path))
+    if weights is not None:
+        check_same_recipe(path, weights)
+    return rows["label"].to_numpy(), logits(rows["probability_HH"].to_numpy()), list(rows["participant_id"])
+
+
+def check_same_recipe(path: str | os.PathLike, weights: str | os.PathLike) -> None:
+    """Refuse a table whose record says that its models see other input than the weights'; one without a record passes.
+
+    Raises:
+        InputError: names the setting.
+    """
+    beside, trained = Path(path).with_suffix(".json"), Path(weights).with_suffix(".json")
+    for other in (beside, Path(path).with_name("evaluation.json")):
+        if other.is_file() and trained.is_file():
+            theirs, ours = (read_json(file, "record").get("settings", {}) for file in (other, trained))
+            for key in SHARED:
+                if key in theirs and key in ours and theirs[key] != ours[key]:
+                    raise InputError(
+                        f"{path}: its models were trained with {key} {theirs[key]}, the weights with {ours[key]};"
+                        " give predictions of models trained as they were"
+                    )
+            return
+
+
+def scores_of_scans(
+    scans: Dataset, network: QNet, device: torch.device, where: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels, logits and participants of scans that the network is asked about."""
+    return scores_of_rows(predict(scans, {MODEL: network}, device, where))
+
+
+def scores_of_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Labels, logits and participants of the rows of scans, from `scripts.evaluation.predict.predict`."""
+    scans = [row for row in rows if row["slice"] == "" and row["model"] == MODEL]
+    labels, probabilities = ([float(row[key]) for row in scans] for key in ("label", "probability_HH"))
+    return np.array(labels, dtype=int), logits(probabilities), [row["participant_id"] for row in scans]
+
+
+def familiarity_of(scans: Dataset, network: QNet, device: torch.device, flagged_share: float) -> dict[str, Any] | None:
+    """What the training scans are like, see `scripts.model.familiarity.fit`; None where they are too few."""
+    if len(scans) < LEAST_SCANS:
+        print(f"no limit for strange scans: {len(scans)} training scans are too few, {LEAST_SCANS} are due")
+        return None
+    embeddings, appearances, labels = [], [], []
+    network = network.to(device).eval()
+    with torch.inference_mode():
+        for index in tqdm(range(len(scans)), desc="what scans are like", unit="scan"):
+            item = scans[index]
+            embedded = network.embed(item["image"].as_tensor()[None].to(device))
+            embeddings.append(embedding_of_scan(embedded)[0].cpu().numpy())
+            appearances.append(json.loads(item["appearance"]))
+            labels.append(item["label"])
+    return fit(np.stack(embeddings), appearances, np.array(labels), flagged_share)
+
+
+def nucleus_evidence_of(
+    scans: Sequence[Dataset], network: QNet, device: torch.device, nuclei_dir: str | os.PathLike
+) -> dict[str, Any] | None:
+    """What each nucleus says for HH in healthy controls, of the first dataset with enough of them; None without.
+
+    Args:
+        scans: preprocessed scans, those first that the network was not trained on.
+        network: with its weights.
+        device: what runs it.
+        nuclei_dir: where configs/nuclei.yaml wrote label images.
+    """
+    network = network.to(device).eval()
+    for part in scans:
+        values = []
+        for index in range(len(part)):
+            item = part[index]
+            image, who = item["image"], (item["participant_id"], item["scan_id"])
+            path = label_file(nuclei_dir, *who)
+            if item["label"] or path is None or "original_affine" not in image.meta:
+                continue
+            labels, stored = read_voxels(path)
+            grid = on_grid(labels.astype(np.uint8), stored, image.shape[1:], image.affine.numpy())
+            values.append(by_nucleus(network, image.as_tensor().to(device), grid).numpy())
+        known = healthy_range(np.stack(values)) if values else {}
+        if known:
+            return known
+    return None
+
+
+def calibration_of(
+    labels: np.ndarray, scores: np.ndarray, method: str, scores_from: str, participants: int
+) -> dict[str, Any]:
+    """The calibration's part of the JSON: fitted to all scores, and how good it is where each scan is left out.
+
+    Args:
+        labels, scores: `[n]`, 0 or 1, logits.
+        method: of `scripts.model.calibration.METHODS`.
+        scores_from: for readers.
+        participants: how many people the scans are of.
+    """
+    made = fit_calibrator(labels, scores, method)
+    known = {
+        group: [float(f"{score:.6g}") for score in values] for group, values in known_scores(labels, scores).items()
+    }
+    one = np.zeros(len(labels), dtype=int)
+    calibrated, p = cross_fitted(labels, scores, one, method)
+    raw = 1 / (1 + np.exp(-scores))
+    found = Trusted("", MODEL, labels, raw[None], scores[None], calibrated[None], p[None])
+    return {
+        "model": MODEL,
+        "scores_from": scores_from,
+        "participants": participants,
+        "calibration": {
+            "method": made.method,
+            "slope": made.slope,
+            "intercept": made.intercept,
+            "prevalence": made.prevalence,
+        },
+        "scores": known,
+        "measured": {key: None if np.isnan(value) else round(value, 5) for key, value in measured(found).items()},
+    }
+
+
+def calibrate(
+    weights: str | os.PathLike,
+    source: str,
+    method: str,
+    network: QNet,
+    training: Dataset,
+    held_out: Dataset,
+    device: torch.device,
+    where: Mapping[str, Any],
+    flagged_share: float,
+    nuclei_dir: str | os.PathLike,
+    record: Mapping[str, Any],
+    inner: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
+) -> None:
+    """Write the calibration beside weights, and its hash into their record; only the first process of a run does.
+
+    Args:
+        weights: the file, as inference reads it.
+        source: from `source_of`; `none` does nothing.
+        method: of `scripts.model.calibration.METHODS`.
+        network: takes the weights.
+        training, held_out: preprocessed scans of both sides.
+        device: what runs the network.
+        where: `repeat`, `fold` and `region`.
+        flagged_share: share of scans like the training scans that may be flagged.
+        nuclei_dir: where configs/nuclei.yaml wrote label images, for what each nucleus says in healthy controls.
+        record: from `scripts.provenance.record`.
+        inner: trains inner folds and gives the rows of their predictions; called where `source` is `inner_folds`.
+
+    Raises:
+        InputError: see `source_of` and `scores_of_table`.
+    """
+    if source == "none":
+        return
+    rows = inner() if source == "inner_folds" and inner is not None else []  # all processes of a run train together
+    if idist.get_rank() > 0:
+        return
+    load_weights(network, weights)
+    if source == "inner_folds":
+        labels, scores, people = scores_of_rows(rows)
+    elif source == "held_out":
+        labels, scores, people = scores_of_scans(held_out, network, device, where)
+    else:
+        labels, scores, people = scores_of_table(source, where["region"], weights)
+    content = calibration_of(labels, scores, method, FROM.get(source, FROM["table"]), len(set(people)))
+    content["familiarity"] = familiarity_of(training, network, device, flagged_share)
+    content["nucleus_evidence"] = nucleus_evidence_of([held_out, training], network, device, nuclei_dir)
+    table = {} if source in FROM else {"predictions_sha256": sha256(source)}
+    path = write_calibration(weights, {**content, "software": software(), "input": record["input"], **table})
+    note_in_record(weights, path)
+    shown = content["measured"]
+    print(
+        f"{path.name}: calibrated on {len(labels)} scans from {content['scores_from']}; ECE"
+        f" {shown['ece_raw']:.3f} before, {shown['ece']:.3f} after (a perfect model: {shown['ece_perfect']:.3f})"
+    )
+
+
+def write_familiarity(
+    path: str | os.PathLike | None,
+    scans: Dataset,
+    network: QNet,
+    weights: str | os.PathLike,
+    device: torch.device,
+    flagged_share: float,
+) -> None:
+    """Write what the training scans are like, for a calibration that is fitted later; None writes nothing."""
+    if path is not None:
+        known = familiarity_of(scans, cast(QNet, load_weights(network, weights)), device, flagged_share)
+        write_json(path, {"familiarity": known})
+
+
+def note_in_record(weights: str | os.PathLike, path: Path) -> None:
+    """Put the calibration's SHA-256 beside that of the weights into their record, where there is one."""
+    own = Path(weights).with_suffix(".json")
+    if own.is_file():
+        known = read_json(own, "record")
+        known["weights"] = {**known.get("weights", {}), path.name: sha256(path)}
+        write_json(own, known)

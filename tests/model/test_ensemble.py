@@ -1,0 +1,89 @@
+"""Several trainings as one network: the mean of what they say, and their spread."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from refusal import refused
+
+from scripts.model.ensemble import Ensemble, as_trained, join
+from scripts.model.evidence import Evidence
+from scripts.model.networks import QNet, load_weights, save_weights
+from scripts.model.outputs import QNetInferer, spread_of
+
+
+@pytest.fixture(scope="module")
+def members() -> list[QNet]:
+    made = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        made.append(QNet(num_slices=3, hidden_size=4).eval())
+    return made
+
+
+@pytest.fixture(scope="module")
+def files(members, tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("members")
+    for place, member in enumerate(members):
+        save_weights(member, folder / f"{place}.pt", torch.float32)
+        settings = {"seed": place, "num_slices": 3, "hidden_size": 4}
+        (folder / f"{place}.json").write_text(json.dumps({"settings": settings, "input": {"simulated": True}}))
+    return [folder / f"{place}.pt" for place in range(len(members))]
+
+
+@pytest.fixture(scope="module")
+def image() -> torch.Tensor:
+    return torch.rand(2, 3, 32, 32, 3, generator=torch.Generator().manual_seed(1))
+
+
+def test_joined_weights_are_read_as_the_networks_that_they_hold(files, members, image, tmp_path):
+    join(files, tmp_path / "model.pt")
+    network = load_weights(as_trained(tmp_path / "model.pt", 3, 4), tmp_path / "model.pt")
+    assert isinstance(as_trained(files[0], 3, 4), QNet)
+    with torch.no_grad():
+        expected = torch.stack([one(image) for one in members]).mean(0)
+        torch.testing.assert_close(network(image), expected, rtol=0.02, atol=0.02)  # kept as float16
+    record = json.loads((tmp_path / "model.json").read_text())
+    assert [one["seed"] for one in record["members"]] == [0, 1]
+    assert record["input"] == {"simulated": True} and "seed" not in record["settings"]
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "occlusion", "class_activation"])
+def test_evidence_of_an_ensemble_is_the_mean_of_its_members(members, image, method):
+    make = Evidence(method, 2, 16, 1)
+    network = Ensemble([copy.deepcopy(one) for one in members]).eval()
+    expected = torch.stack([make(one, image[:1]) for one in members]).mean(0)
+    torch.testing.assert_close(make(network, image[:1]), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_spread_is_that_of_the_members_probabilities(members, image):
+    network = Ensemble(members).eval()
+    output = QNetInferer(Evidence("input_x_gradient", 1, 8, 1))(image, network)
+    with torch.no_grad():
+        each = torch.stack([one(image).softmax(-1)[:, 1] for one in members], 1)
+    torch.testing.assert_close(output["members"], each, rtol=1e-4, atol=1e-6)
+    told = spread_of(output["members"][0])
+    assert told["probabilities_HH"] == pytest.approx(each[0].tolist(), abs=1e-5)
+    assert told["sd"] == pytest.approx(float(each[0].std()), abs=1e-6)
+
+
+def test_an_ensemble_is_scripted_like_a_single_network(members, image, tmp_path):
+    network = Ensemble(members).eval()
+    torch.jit.script(network).save(tmp_path / "model.ts")
+    scripted = torch.jit.load(tmp_path / "model.ts")
+    with torch.no_grad():
+        torch.testing.assert_close(scripted(image), network(image))
+        torch.testing.assert_close(scripted.embed(image), network.embed(image))
+
+
+def test_what_cannot_be_joined_is_refused(files, tmp_path):
+    with refused("members", "1 given"):
+        join(files[:1], tmp_path / "model.pt")
+    with refused("0.pt", "same weights"):
+        join([files[0], files[0]], tmp_path / "model.pt")
+    save_weights(QNet(num_slices=4, hidden_size=4), tmp_path / "other.pt", torch.float32)
+    with refused("other.pt", "another network"):
+        join([files[0], tmp_path / "other.pt"], tmp_path / "model.pt")
+    assert not (tmp_path / "model.pt").exists()

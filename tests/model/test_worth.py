@@ -1,0 +1,168 @@
+"""What a result says of its own worth: by the calibration beside the weights, and honestly where there is none."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from refusal import refused
+
+from scripts.maps.appearance import appearance
+from scripts.model.familiarity import fit, strangeness
+from scripts.model.trust import Trust, calibration_path, flag_of, write_calibration
+
+CONTENT = {
+    "scores_from": "the held-out fold",
+    "calibration": {"method": "platt", "slope": 0.5, "intercept": -0.2, "prevalence": 0.5},
+    "scores": {"HC": list(np.linspace(-4, 1, 29)), "HH": list(np.linspace(-1, 4, 29))},
+    "familiarity": None,
+}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"weights")
+    return path
+
+
+def test_weights_without_calibration_say_so_and_give_no_answer(weights):
+    trust = Trust(weights)
+    trust.check()
+    said = trust(0.95)
+    assert set(said) == {"calibration_missing"} and "no calibration" in said["calibration_missing"]
+
+
+def test_a_calibration_of_other_weights_is_not_taken(weights):
+    write_calibration(weights, CONTENT)
+    assert "answer" in Trust(weights)(0.95)
+    weights.write_bytes(b"trained on")
+    assert "other weights" in Trust(weights)(0.95)["calibration_missing"]
+
+
+@pytest.mark.parametrize(("probability", "answer"), [(0.99, "HH"), (0.5, "cannot say"), (0.01, "HC")])
+def test_a_calibrated_scan_gets_a_probability_and_an_answer(weights, probability, answer):
+    write_calibration(weights, CONTENT)
+    said = Trust(weights, conformal_error=0.1)(probability)
+    score = np.log(probability / (1 - probability))
+    assert said["calibrated_probability_HH"] == pytest.approx(1 / (1 + np.exp(0.2 - 0.5 * score)), rel=1e-4)
+    assert said["answer"] == answer
+    assert said["trust"]["calibrated_on"] == {"HC": 29, "HH": 29}
+    json.dumps(said, allow_nan=False)
+
+
+def test_the_clinics_share_of_hh_changes_the_probability_and_not_the_answer(weights):
+    write_calibration(weights, CONTENT)
+    usual, rare = Trust(weights)(0.9), Trust(weights, prevalence=0.01)(0.9)
+    odds = [one["calibrated_probability_HH"] / (1 - one["calibrated_probability_HH"]) for one in (usual, rare)]
+    assert odds[0] / odds[1] == pytest.approx(99)
+    assert usual["answer"] == rare["answer"]
+
+
+@pytest.mark.parametrize("key", ["prevalence", "conformal_error"])
+@pytest.mark.parametrize("value", [0, 1, -0.1, 1.5, float("nan")])
+def test_shares_that_cannot_be_are_refused_by_their_key(weights, key, value):
+    with refused(key):
+        Trust(weights, **{key: value})
+
+
+def test_an_error_below_which_no_group_is_ever_ruled_out_is_refused_before_work(weights):
+    write_calibration(weights, CONTENT)
+    with refused("conformal_error", "29 HC", "0.033"):
+        Trust(weights, conformal_error=0.01).check()
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("{", ("not JSON",)),
+        ({"calibration": {**CONTENT["calibration"], "prevalence": 1}}, ("prevalence", "below 1")),
+        ({"calibration": {**CONTENT["calibration"], "method": "isotonic"}}, ("platt",)),
+        ({"scores": {"HC": [], "HH": [1.0]}}, ("lacks a group",)),
+        ({"familiarity": {"limit": 0, "references": {}, "places": []}}, ("familiarity.limit",)),
+    ],
+)
+def test_a_damaged_calibration_is_one_line_before_work(weights, broken, words):
+    path = write_calibration(weights, CONTENT)
+    path.write_text(broken if isinstance(broken, str) else json.dumps({**json.loads(path.read_text()), **broken}))
+    with refused(path.name, "configs/calibrate.yaml", *words):
+        Trust(weights).check()
+
+
+# --- strange scans --------------------------------------------------------------------------------
+
+
+def made_scan(rng: np.random.Generator, label: int, size: int = 24, spacing: float = 2.0, noise: float = 0.1):
+    """A scan `[3, H, W, S]` of smooth blobs, its embedding `[40]` and its appearance."""
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, size)] * 2, np.linspace(-1, 1, 8), indexing="ij"))
+    maps = []
+    for level, (brightness, middle) in enumerate(((0.1, 0.0), (40.0, 20.0), (300.0, 400.0))):
+        centre, width = rng.normal(0, 0.05, 3), 0.4 + rng.normal(0, 0.02)
+        blob = np.exp(-((grid - centre[:, None, None, None]) ** 2).sum(0) / width)
+        strength = brightness * (1 + (0.2 * label if level < 2 else 0) + rng.normal(0, 0.05))
+        maps.append(middle + strength * (blob + noise * rng.normal(size=blob.shape)))
+    embedding = np.concatenate([[3.0 * label], rng.normal(0, 0.2, 3), np.zeros(36)]) + rng.normal(0, 0.05, 40)
+    image = np.stack(maps)
+    return image, embedding, appearance(image, np.full(3, spacing))
+
+
+@pytest.fixture(scope="module")
+def known() -> dict:
+    rng = np.random.default_rng(0)
+    scans = [made_scan(rng, number % 2) for number in range(80)]
+    return json.loads(json.dumps(fit(
+        np.stack([one for _, one, _ in scans]), [one for *_, one in scans], np.arange(80) % 2, 0.05
+    )))  # fmt: skip
+
+
+def ratio(known: dict, embedding: np.ndarray, look: dict) -> float:
+    found = strangeness(known, embedding, look)
+    return found["strangeness"] / found["limit"]
+
+
+def test_scans_like_those_of_the_training_are_seldom_flagged(known):
+    rng = np.random.default_rng(1)
+    ratios = np.array([ratio(known, *made_scan(rng, number % 2)[1:]) for number in range(100)])
+    assert (ratios > 1).mean() <= 0.08
+
+
+@pytest.mark.parametrize(
+    "kind", ["another embedding", "swapped", "scaled", "negated", "noisy", "finer", "mirrored spot"]
+)
+def test_strange_scans_are_flagged(known, kind):
+    rng = np.random.default_rng(2)
+    beyond = []
+    for number in range(10):
+        image, embedding, look = made_scan(rng, number % 2, noise=0.3 if kind == "noisy" else 0.1)
+        if kind == "another embedding":
+            embedding = embedding + np.r_[np.zeros(20), np.full(20, 1.0)]
+        else:
+            if kind == "swapped":
+                image = image[[0, 2, 1]]
+            elif kind == "scaled":
+                image = image * np.array([1000.0, 1, 1])[:, None, None, None]
+            elif kind == "negated":
+                image = image * np.array([-1.0, 1, 1])[:, None, None, None]
+            elif kind == "mirrored spot":
+                image[:, 4:9, 2:7, 2:6] += 2 * image.std((1, 2, 3))[:, None, None, None]
+            look = appearance(image, np.full(3, 1.0 if kind == "finer" else 2.0))
+        beyond.append(ratio(known, embedding, look) > 1)
+    assert np.mean(beyond) >= 0.9
+
+
+def test_a_flag_says_by_what_and_a_scan_beyond_the_second_limit_is_refused(known, weights):
+    write_calibration(weights, {**CONTENT, "familiarity": known})
+    scans = [made_scan(np.random.default_rng(seed), 0) for seed in range(5)]
+    image, embedding, look = min(scans, key=lambda scan: ratio(known, *scan[1:]))
+    said = Trust(weights)(0.5, embedding, look)
+    assert not said["familiarity"]["flagged"] and flag_of(said["familiarity"]) == []
+    scaled = appearance(image * np.array([1000.0, 1, 1])[:, None, None, None], np.full(3, 2.0))
+    flagged = Trust(weights, refuse_beyond=None)(0.5, embedding, scaled)["familiarity"]
+    (line,) = flag_of(flagged)
+    assert "unlike the training scans" in line and "QSM: span" in line and ";" not in line
+    with refused("unlike the training scans", "QSM: span"):
+        Trust(weights)(0.5, embedding, scaled)
+
+
+def test_the_calibration_lies_beside_its_weights():
+    assert calibration_path("a/model.pt") == Path("a/model_calibration.json")

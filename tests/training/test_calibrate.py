@@ -1,0 +1,168 @@
+"""Weights get their calibration: from held-out scans, inner folds or a table, or a line that says why not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from blobs import BUNDLE, write_cohort
+from made_predictions import made_predictions
+from monai.bundle import ConfigWorkflow
+from refusal import refused
+from scipy.special import logit
+
+from scripts.evaluation.predictions import at_level
+from scripts.files.writing import sha256
+from scripts.maps.bids import labelled_scans, split
+from scripts.maps.scan import LabelledScan
+from scripts.model.networks import QNet, load_weights, save_weights
+from scripts.model.trust import Trust
+from scripts.training.calibrate import source_of
+
+TINY = {
+    "device": "$torch.device('cpu')",
+    "imagenet_weights": "none",
+    "localise": "annotated",
+    "cropped_size": [32, 32],
+    "num_slices": 4,
+    "hidden_size": 4,
+    "image_epochs": 1,
+    "scan_epochs": 1,
+    "num_views": 1,
+    "num_workers": 1,
+    "swa": False,
+    "image_batch_size": 32,
+    "num_folds": 2,
+}
+
+
+def run(files: list[str], run_id: str, **settings) -> None:
+    workflow = ConfigWorkflow(
+        config_file=[str(BUNDLE / "configs" / name) for name in files], logging_file=False, run_id=run_id, **settings
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def people(healthy: int, ill: int) -> list[LabelledScan]:
+    return [
+        LabelledScan(participant_id=f"sub-{n}", scan_id=f"sub-{n}", label=int(n < ill)) for n in range(healthy + ill)
+    ]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("forty") / "cohort", 40)
+
+
+@pytest.fixture(scope="module")
+def settings(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
+    """Keys of a run of its own."""
+
+    def of(folder: Path, **changed) -> dict:
+        places = {"dataset_dir": cohort, "ckpt_dir": folder / "models", "output_dir": folder / "output"}
+        return {"bundle_root": str(BUNDLE), **{k: str(v) for k, v in places.items()}, **TINY, **changed}
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def trained(settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    run(["train.yaml"], "training", **settings(folder))
+    return folder / "models"
+
+
+def test_training_calibrates_on_the_held_out_fold(trained, cohort):
+    found = json.loads((trained / "model_calibration.json").read_text())
+    assert found["weights"] == {"model.pt": sha256(trained / "model.pt")}
+    assert json.loads((trained / "model.json").read_text())["weights"] == {
+        "model.pt": sha256(trained / "model.pt"),
+        "model_calibration.json": sha256(trained / "model_calibration.json"),
+    }
+    assert {group: len(scores) for group, scores in found["scores"].items()} == {"HC": 10, "HH": 10}
+    assert found["scores_from"] == "the held-out fold"
+    _, held_out = split(labelled_scans(cohort), 2, 0, 0)
+    network = load_weights(QNet(4, 4), trained / "model.pt")
+    from scripts.training.preprocessing import preprocessing
+
+    steps = preprocessing("cropped", [32, 32], 4, [0.5, 99.5], "annotated")
+    margins = []
+    for scan in held_out:
+        with torch.no_grad():
+            healthy, ill = network(steps(scan.item())["image"].as_tensor()[None])[0].tolist()
+        margins.append((ill - healthy, scan.label))
+    for label, group in enumerate(("HC", "HH")):
+        expected = sorted(margin for margin, of in margins if of == label)
+        np.testing.assert_allclose(found["scores"][group], expected, atol=2e-4)
+    assert found["familiarity"]["scans"] == 20
+
+
+def test_nothing_in_the_calibration_names_a_subject_or_a_place(trained, cohort):
+    text = (trained / "model_calibration.json").read_text()
+    assert "sub-" not in text and str(cohort) not in text and str(trained) not in text
+
+
+def test_inner_folds_give_a_score_of_every_training_scan_and_of_no_other(settings, tmp_path):
+    keys = settings(tmp_path, calibrate_on="inner_folds", inner_folds=2)
+    run(["train.yaml"], "training", **keys)
+    found = json.loads((tmp_path / "models" / "model_calibration.json").read_text())
+    assert {group: len(scores) for group, scores in found["scores"].items()} == {"HC": 10, "HH": 10}
+    seen = []
+    for fold in ("fold-00", "fold-01"):
+        inner = tmp_path / "output" / "inner_folds" / fold
+        held_out, training = (
+            {line.split("\t")[0] for line in (inner / name).read_text().splitlines()[1:]}
+            for name in ("held_out.tsv", "training.tsv")
+        )
+        assert not held_out & training
+        seen += held_out
+    outer = (tmp_path / "output" / "training.tsv").read_text().splitlines()[1:]
+    assert sorted(seen) == sorted(line.split("\t")[0] for line in outer)
+
+
+def test_weights_that_are_there_are_calibrated_by_a_table(trained, settings, tmp_path):
+    table = made_predictions(subjects=60, repeats=2)
+    table.to_csv(tmp_path / "predictions.csv", index=False)
+    torch.manual_seed(0)
+    save_weights(QNet(4, 4), tmp_path / "models" / "model.pt", torch.float16)
+    keys = settings(tmp_path, calibrate_on=str(tmp_path / "predictions.csv"), calibration_method="temperature")
+    run(["train.yaml", "calibrate.yaml"], "run", **keys)
+    found = json.loads((tmp_path / "models" / "model_calibration.json").read_text())
+    rows = at_level(table, "scan")
+    rows = rows[(rows["model"] == "Q-Net") & (rows["region"] == "cropped") & (rows["repeat"] == 0)]
+    expected = np.sort(logit(rows.loc[rows["label"] == 1, "probability_HH"].clip(1e-7, 1 - 1e-7)))
+    np.testing.assert_allclose(found["scores"]["HH"], expected, rtol=1e-4)
+    assert found["calibration"]["intercept"] == 0 and found["calibration"]["slope"] > 0
+    assert Trust(tmp_path / "models" / "model.pt")(0.7)["answer"] in ("HH", "HC", "cannot say")
+
+
+def test_a_small_held_out_fold_is_told_and_not_taken(capsys):
+    assert source_of("auto", "cropped", people(30, 30), people(9, 8)) == "none"
+    told = capsys.readouterr().out
+    assert "17 subjects" in told and "inner_folds" in told
+    assert source_of("auto", "cropped", people(30, 30), people(10, 10)) == "held_out"
+    assert source_of("inner_folds", "cropped", people(30, 30), people(1, 1)) == "inner_folds"
+
+
+@pytest.mark.parametrize(
+    ("asked", "training", "held_out", "words"),
+    [
+        ("held_out", (30, 30), (9, 8), ("held-out fold", "17 subjects", "20")),
+        ("held_out", (30, 30), (30, 0), ("no HH",)),
+        ("inner_folds", (0, 30), (30, 30), ("training scans", "no HC")),
+        ("absent.csv", (30, 30), (30, 30), ("absent.csv", "calibrate_on")),
+    ],
+)
+def test_what_cannot_calibrate_is_refused(asked, training, held_out, words):
+    with refused(*words):
+        source_of(asked, "cropped", people(*training), people(*held_out))
+
+
+def test_what_cannot_calibrate_is_refused_before_training(settings, tmp_path):
+    with refused("calibrate_on held_out", "10 subjects", "are too few"):
+        run(["train.yaml"], "training", **settings(tmp_path, calibrate_on="held_out", num_folds=4))
+    assert not (tmp_path / "output" / "image_level.csv").exists()
