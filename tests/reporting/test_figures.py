@@ -189,10 +189,10 @@ def test_learning_curves_show_mean_and_range_of_the_folds(tmp_path):
 
 def test_every_figure_is_drawn_and_has_its_caption(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "VECTOR", [".png"])  # one format will do
-    table = made_predictions(8, 2, 1, models=["ResNet", "Q-Net"])
+    table = made_predictions(20, 2, 1, models=["ResNet", "Q-Net"])
     written = draw_predictions(table, tmp_path, simulated=True, samples=50, seed=0)
     assert {path.stem for path in written} <= set(CAPTIONS)
-    assert len(written) == 10
+    assert len(written) == 13
     assert all(path.stat().st_size > 5000 for path in written)
 
 
@@ -217,7 +217,8 @@ def test_figures_are_drawn_of_one_region_without_slices(tmp_path, monkeypatch):
     scans = made_predictions(12, 2, 1, regions=["cropped"])
     written = draw_predictions(scans[scans["slice"].isna()], tmp_path, simulated=False, samples=20, seed=0)
     assert {path.stem for path in written} == {
-        "figure8_roc_inputs_scan", "roc_models_scan", "auc_boxes_scan", "calibration_scan", "confusion_scan"
+        "figure8_roc_inputs_scan", "roc_models_scan", "auc_boxes_scan", "calibration_scan", "confusion_scan",
+        "decision_curve",
     }  # fmt: skip
 
 
