@@ -363,6 +363,7 @@ def test_the_inferer_gives_probabilities_of_each_scan():
     assert {k: tuple(v.shape) for k, v in output.items()} == {
         "probability": (3,),
         "slice_probability": (3, 2),
+        "embedding": (3, 512),
         "evidence": (3, 1, 32, 32, 2),
     }
     logits = network(image)
