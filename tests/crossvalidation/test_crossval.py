@@ -137,6 +137,7 @@ def test_tables_figures_and_report_are_written(finished):
 
 def test_tables_come_from_the_predictions_table_alone(finished, tmp_path):
     shutil.copy(finished / "predictions.csv", tmp_path)
+    shutil.copy(finished / "subjects.tsv", tmp_path)  # who they are, for the table of subgroups
     workflow = ConfigWorkflow(
         config_file=str(BUNDLE / "configs" / "analyse.yaml"),
         logging_file=False,

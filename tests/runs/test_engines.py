@@ -1,38 +1,16 @@
 """Jobs on engines: every outcome comes, whoever dies; the same on processes of this machine and on a Ray cluster."""
 
 import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
+from odd_jobs import job
 from refusal import refused
 
 from scripts.errors import InputError
 from scripts.files.limits import largest_file, set_largest_file
 from scripts.runs.engines import LocalEngine, engine, run_jobs, scan_engine
 from scripts.runs.failures import why
-
-
-def job(folder: Path, what: str, device: str) -> str:
-    """What a test's job does: `once` and `always` kill their process, `slow` lets a neighbour die meanwhile."""
-    if what == "wrapped":
-        try:
-            raise InputError("scan.nii: is empty; send it again")
-        except InputError as error:
-            raise RuntimeError("a library wraps it") from error
-    if what == "bug":
-        raise KeyError("somewhere deep")
-    if what == "limit":
-        return str(largest_file())
-    if what == "slow":
-        time.sleep(1)
-    tried = folder / what
-    if what == "always" or (what == "once" and not tried.exists()):
-        tried.touch()
-        time.sleep(0.2)  # neighbours are under way
-        os.kill(os.getpid(), signal.SIGKILL)
-    return f"{what} on {device}"
 
 
 def outcomes(where, folder: Path, *names: str) -> dict:
@@ -109,16 +87,15 @@ def cluster():
 def test_a_ray_cluster_gives_what_processes_here_give_and_outlives_a_killed_worker(cluster, tmp_path, monkeypatch):
     import ray
 
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the workers find this file
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the workers find the jobs
     where = scan_engine("ray", 1, cluster)
     assert where.slots == 2 and len([node for node in ray.nodes() if node["Alive"]]) == 2
     check_all(outcomes(where, tmp_path, *NAMES), tmp_path)
 
 
 @pytest.mark.other_programs
-def test_no_cluster_at_the_address_is_one_line(monkeypatch):
+def test_no_cluster_at_the_address_is_one_line():
     ray = pytest.importorskip("ray")
     ray.shutdown()
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "5")
     with refused("ray_address", "127.0.0.1:1", "no cluster there"):
         scan_engine("ray", 1, "127.0.0.1:1")

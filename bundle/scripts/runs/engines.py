@@ -9,6 +9,8 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import re
+import socket
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +29,8 @@ from scripts.runs.processes import fresh_processes
 
 #: Seconds between looks at what runs.
 TICK_SECONDS = 1.0
+#: Seconds that a cluster may take to answer at all.
+KNOCK_SECONDS = 10.0
 KILLED = (
     "its process was killed twice, perhaps for want of memory; let fewer run at a time{keys} and give the same command"
     " again to go on"
@@ -205,6 +209,7 @@ class RayEngine:
         self.keys = keys
         try:
             if not ray.is_initialized():
+                _knock(address)
                 path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
                 ray.init(
                     address=address,
@@ -251,6 +256,17 @@ class RayEngine:
         finally:
             for reference in begun:
                 ray.cancel(reference, force=True)
+
+
+def _knock(address: str | None) -> None:
+    """Let an address where nothing answers raise at once: Ray itself tries for minutes.
+
+    Raises:
+        OSError: nobody answers there.
+    """
+    place = re.fullmatch(r"(?:ray://)?\[?(?P<host>[^\]/]+?)\]?:(?P<port>\d+)", address or "")
+    if place is not None:
+        socket.create_connection((place["host"], int(place["port"])), timeout=KNOCK_SECONDS).close()
 
 
 def run_jobs(
