@@ -339,11 +339,11 @@ def _said(error: BaseException) -> str:
     if (status := getattr(response, "status_code", None)) is not None:
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return (
-                f"does not let this user in ({status}); write user and password into ~/.netrc, or put a token into"
-                f" the environment variable {TOKEN}"
+                f"does not let this user in ({status}); write user and password into the file .netrc of your home"
+                f" folder, or put a token into the environment variable {TOKEN}"
             )
         if status == HTTPStatus.NOT_FOUND:
-            return f"has nothing at this address ({status}); check the path, which often ends in /dicom-web"
+            return f"has nothing at this address ({status}); check its end, which is often dicom-web"
         return f"answers {status} {getattr(response, 'reason', '')}".rstrip() + (
             "; look at its log, and give the same command again"
         )
