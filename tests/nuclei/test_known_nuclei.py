@@ -97,7 +97,7 @@ def test_inference_writes_what_is_known_of_nuclei_and_weights_into_its_results(c
     calibration = {
         "scores_from": "the held-out fold",
         "calibration": {"method": "platt", "slope": 0.5, "intercept": -0.2, "prevalence": 0.5},
-        "scores": {"HC": [n / 10 - 2 for n in range(20)], "HH": [n / 10 for n in range(20)]},
+        "scores": {"HC": [n / 2 - 5 for n in range(20)], "HH": [n / 2 - 5 for n in range(20)]},  # nothing is sure
         "nucleus_evidence": {"caudate": {"low": -0.1, "high": 0.2}},
     }
     write_calibration(tmp_path / "model.pt", calibration)
@@ -131,7 +131,7 @@ def test_inference_writes_what_is_known_of_nuclei_and_weights_into_its_results(c
     page = (tmp_path / "out" / "sub-01" / "sub-01_report.html").read_text()
     first = made["age_z_scores"]["nuclei"][0]
     assert "41 years" in page and f"{first['nucleus']} {first['z']:+.1f}" in page
-    assert made["answer"] in ("HH", "HC", "cannot say") and made["trust"]["conformal_error"] == 0.1
+    assert made["answer"] == "cannot say" and made["trust"]["conformal_error"] == 0.1
     assert set(made["provenance"]["weights"]) == {"model.pt", "model_calibration.json"}
     for words in (f"answer: {made['answer']}", "The probability is calibrated", "-0.10 to +0.20"):
         assert words in page

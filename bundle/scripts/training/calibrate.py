@@ -170,10 +170,12 @@ def nucleus_evidence_of(
     for part in scans:
         values = []
         for index in range(len(part)):
-            item = part[index]
-            image, who = item["image"], (item["participant_id"], item["scan_id"])
-            path = label_file(nuclei_dir, *who)
-            if item["label"] or path is None or "original_affine" not in image.meta:
+            scan = part.data[index]  # not read yet
+            path = label_file(nuclei_dir, scan["participant_id"], scan["scan_id"])
+            if scan["label"] or path is None:
+                continue
+            image = part[index]["image"]
+            if "original_affine" not in image.meta:  # of a cache, which keeps the voxels alone
                 continue
             labels, stored = read_voxels(path)
             grid = on_grid(labels.astype(np.uint8), stored, image.shape[1:], image.affine.numpy())
