@@ -38,7 +38,8 @@ from scripts.files.writing import sha256, write_aside, write_json  # noqa: E402
 from scripts.maps.bids import find_scans  # noqa: E402
 from scripts.maps.scan import Scan  # noqa: E402
 from scripts.model.evidence import Evidence, margin, slice_means, smoothed  # noqa: E402
-from scripts.model.networks import QNet, load_weights, slices_of  # noqa: E402
+from scripts.model.image_level import slices_of  # noqa: E402
+from scripts.model.networks import QNet, load_weights  # noqa: E402
 from scripts.provenance import read_record, software  # noqa: E402
 from scripts.training.preprocessing import preprocessing  # noqa: E402
 

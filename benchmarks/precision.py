@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from scripts.files.writing import sha256
 from scripts.maps.bids import find_scans
-from scripts.model.networks import QNet, load_weights, slices_of
+from scripts.model.image_level import slices_of
+from scripts.model.networks import QNet, load_weights
 from scripts.training.preprocessing import preprocessing
 
 LARGEST_CHANGE = 0.002
@@ -32,7 +33,7 @@ CALIBRATION = 12  # scans
 
 
 class Maps(nn.Module):
-    """The embedding up to its last feature maps, as `QNet.feature_maps`, in a form that can be quantized."""
+    """The embedding up to its last feature maps, of slices `[N, 3, H, W]`, in a form that can be quantized."""
 
     def __init__(self, network: QNet) -> None:
         super().__init__()
@@ -79,11 +80,13 @@ def main() -> None:
     torch.backends.quantized.engine = "x86"
     quantized = int8_maps(network, images[:CALIBRATION])
 
+    maps = Maps(network).eval()
+
     def bfloat16(slices: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            return network.feature_maps(slices)
+            return maps(slices)
 
-    ways = {"float32": network.feature_maps, "bfloat16": bfloat16, "int8": quantized}
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"float32": maps, "bfloat16": bfloat16, "int8": quantized}
     found: dict[str, list[float]] = {name: [] for name in ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number, image in enumerate(tqdm(images[CALIBRATION:], desc="comparing", unit="scan")):

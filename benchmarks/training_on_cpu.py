@@ -25,7 +25,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from toy import BUNDLE  # noqa: F401  (puts the bundle on the path)
 
-from scripts.model.networks import image_level_model, resnet
+from scripts.model.image_level import SliceResNet
+from scripts.model.networks import image_level_model
 from scripts.training.data import AutocastInferer
 
 SIDE = 128
@@ -137,10 +138,10 @@ def embedding() -> dict[str, dict]:
     """Stage 2's frozen embedding as it is and with its batch norms folded, on one core in float32."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    plain = resnet(feed_forward=False).to(memory_format=torch.channels_last)
+    plain = SliceResNet(3, feed_forward=False).to(memory_format=torch.channels_last)
     plain.train()(torch.rand(64, 3, SIDE, SIDE))  # statistics that are not the identity
     plain.eval()
-    other = resnet(feed_forward=False).to(memory_format=torch.channels_last)
+    other = SliceResNet(3, feed_forward=False).to(memory_format=torch.channels_last)
     other.load_state_dict(plain.state_dict())
     other = folded(other.eval())
     images = torch.rand(IMAGES, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)

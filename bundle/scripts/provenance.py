@@ -161,7 +161,24 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
 
 
 #: What records of version 0.5 and before do not say, since there was no other.
-_BEFORE = {"intensity": "stretch", "scan_model": "bilstm", "leave_out": []}
+_BEFORE = {"intensity": "stretch", "image_model": "resnet18", "scan_model": "bilstm", "leave_out": []}
+
+
+def trained_with(weights: str | os.PathLike) -> dict[str, Any]:
+    """The settings in the training record beside weights, none where there is no record.
+
+    Inference, and every client of its config, so gives a network the input that it knows, without further keys.
+
+    Args:
+        weights: the weights file; its record has the same name and ends in `.json` (`write_record`).
+
+    Raises:
+        InputError: the record is damaged.
+    """
+    path = Path(weights).with_suffix(".json")
+    if not os.path.lexists(path):
+        return {}
+    return {**_BEFORE, **read_json(path, "training record")["settings"]}
 
 
 def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
@@ -174,10 +191,7 @@ def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
     Raises:
         InputError: the record is damaged, or a setting differs from it.
     """
-    path = Path(weights).with_suffix(".json")
-    if not os.path.lexists(path):
-        return
-    trained = {**_BEFORE, **read_json(path, "training record")["settings"]}
+    path, trained = Path(weights).with_suffix(".json"), trained_with(weights)
     for key, given in wanted.items():
         value = list(given) if isinstance(given, tuple) else given
         if key in trained and trained[key] != value:

@@ -1,6 +1,7 @@
 """From files to the network's input and back: layout, box, stretching, and one tensor for training and inference."""
 
 import gzip
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +16,8 @@ from refusal import refused
 from scripts.anatomy.axes import oriented, oriented_box
 from scripts.maps.bids import find_scans
 from scripts.maps.transforms import CheckMapsd, CropBasalGangliad, LoadImageMapsd, StretchHistogramd, quantiles
+from scripts.model.scan_level import AttentionPooling
+from scripts.provenance import check_trained_with, settings
 from scripts.training.preprocessing import preprocessing
 
 MAPS = ("Chimap", "R2starmap", "T1w")
@@ -219,6 +222,24 @@ def test_the_defaults_of_training_and_inference_agree(shared_cohort):
     item = find_scans(shared_cohort)[1].item()
     training = from_config("train.yaml", "preprocessing")(item)["image"].as_tensor()
     assert torch.equal(from_config("inference.yaml", "preprocessing")(item)["image"].as_tensor(), training)
+
+
+def test_inference_takes_the_recipe_from_the_record_beside_the_weights(shared_cohort, tmp_path):
+    recipe = ConfigParser.load_config_files([BUNDLE / "configs" / n for n in ("train.yaml", "recommended.yaml")])
+    parser = ConfigParser({**recipe, "bundle_root": str(BUNDLE), "localise": "annotated"})
+    item = find_scans(shared_cohort)[1].item()
+    expected = parser.get_parsed_content("preprocessing")(item)["image"].as_tensor()
+    keys = ("intensity", "chimap_window", "r2starmap_window", "leave_out", "image_model", "scan_model")
+    kept = settings({key: parser.get_parsed_content(key) for key in keys})
+    (tmp_path / "model.json").write_text(json.dumps({"settings": kept}))
+    given = {"weights": str(tmp_path / "model.pt"), "localise": "annotated"}
+    found = from_config("inference.yaml", "preprocessing", **given)(item)["image"]
+    assert torch.equal(found.as_tensor(), expected)
+    assert not torch.equal(from_config("inference.yaml", "preprocessing", localise="annotated")(item)["image"], found)
+    network = from_config("inference.yaml", "network_def", **given)
+    assert isinstance(network.sequence, AttentionPooling)
+    with refused("model.pt", "scan_model 'attention', not 'bilstm'"):
+        check_trained_with(given["weights"], scan_model="bilstm")
 
 
 # --- the way back ---------------------------------------------------------------------------------

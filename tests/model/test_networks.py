@@ -10,13 +10,14 @@ from refusal import refused
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scripts.model.evidence import Evidence
+from scripts.model.image_level import IMAGE_MODELS, SliceResNet, check_image_model, slices_of
 from scripts.model.networks import (
     QNet,
     image_level_model,
     load_embedding,
     load_weights,
     read_state_dict,
-    resnet,
     save_weights,
 )
 from scripts.model.scan_level import scan_level_model
@@ -96,7 +97,7 @@ def image() -> Tensor:
 def test_parameters_are_named_and_shaped_as_torchvisions():
     expected = torchvision_shapes(2)
     assert len(expected) == 122
-    assert {k: tuple(v.shape) for k, v in resnet(feed_forward=True).state_dict().items()} == expected
+    assert {k: tuple(v.shape) for k, v in SliceResNet(3, feed_forward=True).state_dict().items()} == expected
 
 
 def test_the_embedding_has_no_fc_layer(network):
@@ -108,7 +109,7 @@ def test_the_embedding_is_resnet18(network, image):
     slices = torch.stack([image[b, ..., s] for b in range(2) for s in range(3)])
     with torch.no_grad():
         maps = resnet18_by_hand(network.embedding.state_dict(), slices)
-        torch.testing.assert_close(network.feature_maps(slices), maps, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network.embedding.feature_maps(image), maps, rtol=1e-4, atol=1e-5)
         pooled = maps.mean((2, 3)).reshape(2, 3, 512)  # scan by scan, slice by slice
         torch.testing.assert_close(network.embed(image), pooled, rtol=1e-4, atol=1e-5)
 
@@ -329,7 +330,7 @@ def test_a_missing_weights_file_is_refused(tmp_path, name):
     [
         (lambda: QNet(4, 5), "sequence.scan_head.weight"),
         (lambda: QNet(3, 6), "sequence.lstm.weight_ih_l0"),
-        (lambda: resnet(feed_forward=True), "embedding.conv1.weight"),
+        (lambda: SliceResNet(3, feed_forward=True), "embedding.conv1.weight"),
     ],
 )
 def test_weights_of_another_network_are_refused_by_the_first_that_differs(tmp_path, other, name):
@@ -396,3 +397,87 @@ def test_every_reader_is_scripted_and_explained(scan_model, image):
 def test_an_unknown_reader_is_refused():
     with refused("scan_model 'lstm'", "bilstm, attention or mean"):
         scan_level_model("lstm", 4, 5)
+
+
+# --- other networks of stage 1 --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[name for name in IMAGE_MODELS if name != "resnet18"])
+def other(request) -> QNet:
+    torch.manual_seed(4)
+    network = QNet(3, 5, image_model=request.param, num_maps=2, spatial_size=(32, 48))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def two_maps() -> Tensor:
+    return torch.rand(2, 2, 32, 48, 3, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_network_embeds_each_slice_by_the_mean_of_its_maps(other, two_maps):
+    with torch.no_grad():
+        maps, embeddings = other.embedding.feature_maps(two_maps), other.embed(two_maps)
+    assert embeddings.shape == (2, 3, IMAGE_MODELS[other.image_model].features)
+    torch.testing.assert_close(embeddings.flatten(0, 1), maps.mean((2, 3)))
+    assert (embeddings[:, 0] - embeddings[:, 1]).abs().max() > 1e-4
+
+
+def test_only_a_network_of_volumes_sees_the_neighbours_of_a_slice(other, two_maps):
+    changed = two_maps.clone()
+    changed[..., 2] = 0
+    with torch.no_grad():
+        difference = (other.embed(changed) - other.embed(two_maps)).abs().amax((0, 2))
+    assert difference[2] > 1e-4
+    assert (difference[1] > 1e-6) == other.reads_volumes
+
+
+def test_stage_1_of_every_network_classifies_what_its_slices_say(other, two_maps):
+    torch.manual_seed(5)
+    stage_1 = other.image_level().eval()
+    with torch.no_grad():
+        slices = stage_1.slice_logits(two_maps)
+        given = two_maps if other.reads_volumes else slices_of(two_maps)
+        expected = slices.mean(1) if other.reads_volumes else slices.flatten(0, 1)
+        torch.testing.assert_close(stage_1(given), expected, rtol=1e-4, atol=1e-5)
+    assert {name for name in stage_1.state_dict() if name not in other.embedding.state_dict()} == {
+        "fc.weight",
+        "fc.bias",
+    }
+
+
+def test_every_network_is_scripted_and_explained(other, two_maps):
+    scripted = torch.jit.script(other)
+    torch.testing.assert_close(scripted(two_maps), other(two_maps), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        scripted.class_activation(two_maps), other.class_activation(two_maps), rtol=1e-3, atol=1e-5
+    )
+    assert scripted.reads_volumes == other.reads_volumes
+    image = two_maps[:1]
+    found = Evidence("occlusion", 1, 16, 1)(other, image)
+    covered = image.clone()
+    covered[:, :, 16:32, :16, 1] = image[..., 1].mean((2, 3))[:, :, None, None]
+    margins = [(logits[0, 1] - logits[0, 0]).detach() for logits in (other(image), other(covered))]
+    torch.testing.assert_close(found[0, 0, 20, 3, 1], margins[0] - margins[1], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image_model", "size", "weights", "words"),
+    [
+        ("vit", (128, 120), "none", ["vit", "multiples of 16", "128 x 120", "cropped_size"]),
+        ("densenet_3d", (24, 64), "none", ["densenet_3d", "from 32", "24 x 64"]),
+        ("resnet18_3d", (64, 64), "download", ["imagenet_weights", "--imagenet_weights none"]),
+        ("resnet", (64, 64), "none", ["image_model 'resnet'", "resnet18"]),
+    ],
+)
+def test_what_a_network_cannot_take_is_refused(image_model, size, weights, words):
+    with refused(*words):
+        check_image_model(image_model, size, weights)
+
+
+def test_imagenets_colours_are_shared_by_another_number_of_maps(tmp_path):
+    torch.manual_seed(6)
+    state = SliceResNet(3, feed_forward=False).state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    loaded = image_level_model(str(tmp_path / "resnet18.pth"), tmp_path, num_maps=2).state_dict()["conv1.weight"]
+    assert loaded.shape == (64, 2, 7, 7)
+    torch.testing.assert_close(loaded.sum(1), state["conv1.weight"].sum(1))

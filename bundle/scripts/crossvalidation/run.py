@@ -22,6 +22,7 @@ from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir, write_json
 from scripts.maps.bids import labelled_scans, split
 from scripts.maps.scan import LabelledScan, Scan, of_scans
+from scripts.model.image_level import check_image_model
 from scripts.provenance import bundle_version
 from scripts.runs.engines import Engine
 from scripts.runs.finished import code_of, settings_of
@@ -100,6 +101,8 @@ def run_folds(
         dict(tracking or {}),
         config["fold_by"],
     )
+    for region in regions:
+        check_image_model(config["image_model"], config[f"{region}_size"], config["imagenet_weights"])
     scans = labelled_scans(dataset_dir, config["resample_t1w"])
     check_one_scan_each(scans)
     for repeat in range(num_repeats):

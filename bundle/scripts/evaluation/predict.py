@@ -18,16 +18,21 @@ from scripts.files.writing import write_aside, write_json, write_table
 from scripts.maps.scan import Scan
 from scripts.model.ensemble import Ensemble
 from scripts.model.evidence import Evidence
-from scripts.model.networks import QNet, load_weights, resnet, slices_of
+from scripts.model.image_level import IMAGE_MODELS
+from scripts.model.networks import QNet, load_weights
 from scripts.model.outputs import QNetInferer, Resultd, ToInputGridd, save_nifti
 
 
 def load_models(ckpt_dir: str | os.PathLike, network: QNet, swa: bool) -> dict[str, nn.Module]:
-    """The trained models by the paper's names: `ResNet`, `ResNetSWA` (where trained) and `Q-Net`."""
+    """The trained models by the paper's names: `ResNet`, `ResNetSWA` (where trained) and `Q-Net`.
+
+    Where stage 1 is another network (`image_model`), its name stands for ResNet's.
+    """
     folder = Path(ckpt_dir)
-    models: dict[str, nn.Module] = {"ResNet": load_weights(resnet(feed_forward=True), folder / "resnet.pt")}
+    name = IMAGE_MODELS[network.image_model].name
+    models: dict[str, nn.Module] = {name: load_weights(network.image_level(), folder / "resnet.pt")}
     if swa:
-        models["ResNetSWA"] = load_weights(resnet(feed_forward=True), folder / "resnet_swa.pt")
+        models[f"{name}SWA"] = load_weights(network.image_level(), folder / "resnet_swa.pt")
     models["Q-Net"] = load_weights(network, folder / "model.pt")
     return models
 
@@ -56,7 +61,7 @@ def predict(
                     slices = image_logits[0].softmax(-1)[:, 1].tolist()
                     scan = scan_logits[0].softmax(-1)[1].item()
                 else:
-                    slices = network(slices_of(image)).softmax(-1)[:, 1].tolist()
+                    slices = network.slice_logits(image)[0].softmax(-1)[:, 1].tolist()
                     scan = vote(slices)
                 rows.append({**who, "model": name, "slice": "", "probability_HH": scan})
                 rows += [{**who, "model": name, "slice": s, "probability_HH": p} for s, p in enumerate(slices)]

@@ -17,7 +17,7 @@ from scripts.model.networks import QNet
 
 
 def margin(network: QNet) -> Callable[[Tensor], Tensor]:
-    """`[B, 3, H, W, S]` -> the number that is explained, `[B]`: the scan's logit of HH minus that of HC."""
+    """`[B, C, H, W, S]` -> the number that is explained, `[B]`: the scan's logit of HH minus that of HC."""
 
     def of(image: Tensor) -> Tensor:
         logits = network(image)
@@ -27,7 +27,7 @@ def margin(network: QNet) -> Callable[[Tensor], Tensor]:
 
 
 def slice_means(image: Tensor) -> Tensor:
-    """Each slice of each map replaced by its mean: an image that shows nothing, `[B, 3, H, W, S]`."""
+    """Each slice of each map replaced by its mean: an image that shows nothing, `[B, C, H, W, S]`."""
     return image.mean((2, 3), keepdim=True).expand_as(image)
 
 
@@ -55,12 +55,15 @@ def occlusion(network: QNet, image: Tensor, patch: int) -> Tensor:
     Patches lie side by side; at the far edges they may be narrower.
     """
     means, found = slice_means(image), torch.zeros_like(image[:, :1])
+    if getattr(network, "reads_volumes", False):  # a patch changes the embeddings of other slices too
+        window = (image.shape[1], patch, patch, 1)
+        return Occlusion(margin(network)).attribute(image, window, strides=window, baselines=means)[:, :1]
     for scan in range(len(image)):
         embeddings = network.embed(image[scan : scan + 1])
         for index in range(image.shape[4]):
 
             def of_slice(planes: Tensor, embeddings: Tensor = embeddings, index: int = index) -> Tensor:
-                """Margins `[N]` of the scan with each of `[N, 3, H, W]` in the place of one slice."""
+                """Margins `[N]` of the scan with each of `[N, C, H, W]` in the place of one slice."""
                 others = embeddings.repeat(len(planes), 1, 1)
                 others[:, index] = network.embed(planes[..., None])[:, 0]
                 logits = network.sequence(others)[0]
@@ -162,7 +165,7 @@ class Evidence:
         self.smoothing = smoothing
 
     def __call__(self, network: QNet, image: Tensor) -> Tensor:
-        """`[B, 3, H, W, S]` (0..1) -> the map `[B, 1, H, W, S]`: positive speaks for HH, negative for HC.
+        """`[B, C, H, W, S]` (0..1) -> the map `[B, 1, H, W, S]`: positive speaks for HH, negative for HC.
 
         Works inside `torch.no_grad` and `torch.inference_mode` too. `network` may be TorchScript.
         """

@@ -1,56 +1,63 @@
 """The paper's models: ResNet18 on one slice (stage 1), and Q-Net, which reads a scan's slices together (stage 2)."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.networks.nets import ResNet, resnet18
 from torch import Tensor, nn
 
 from scripts.errors import InputError, reason
 from scripts.files.tensors import read_tensors
 from scripts.files.writing import write_aside
-from scripts.model.scan_level import NUM_CLASSES, scan_level_model
+from scripts.model.image_level import IMAGE_MODELS, check_image_model, image_level_network
+from scripts.model.scan_level import scan_level_model
 
 #: torchvision's ImageNet weights of ResNet18; the name holds the first digits of the file's SHA-256.
 IMAGENET_URL = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
 
 
-def resnet(feed_forward: bool) -> ResNet:
-    """MONAI's ResNet18 with torchvision's parameter names, so that torchvision's weights load key for key."""
-    return resnet18(
-        spatial_dims=2,
-        n_input_channels=3,
-        num_classes=NUM_CLASSES,
-        conv1_t_size=7,
-        conv1_t_stride=2,
-        shortcut_type="B",
-        bias_downsample=False,
-        feed_forward=feed_forward,
-    )
-
-
-def image_level_model(imagenet_weights: str, download_dir: str | os.PathLike) -> ResNet:
-    """Stage 1: ResNet18 with an FC layer of two outputs, `[B, 3, H, W] -> logits [B, 2]` (HC, HH).
+def image_level_model(
+    imagenet_weights: str,
+    download_dir: str | os.PathLike,
+    image_model: str = "resnet18",
+    num_maps: int = 3,
+    spatial_size: Sequence[int] = (128, 128),
+) -> nn.Module:
+    """Stage 1: a network with an FC layer of two outputs, `[B, C, H, W] -> logits [B, 2]` (HC, HH).
 
     Args:
         imagenet_weights: a file with torchvision's ResNet18 state dict, `download` to fetch it, or `none` to start
-            from random weights. Its FC layer of 1000 classes is left out.
+            from random weights. Its FC layer of 1000 classes is left out. The first convolution reads three colours;
+            of another number of maps each gets their mean, so scaled that the sum stays.
         download_dir: where `download` puts the file.
+        image_model: a key of `scripts.model.image_level.IMAGE_MODELS`; ImageNet's weights are of `resnet18`.
+        num_maps: C.
+        spatial_size: H, W.
 
     Raises:
-        InputError: the weights cannot be fetched or are not ResNet18's.
+        InputError: the weights cannot be fetched or are not ResNet18's, or see `check_image_model`.
     """
-    network = resnet(feed_forward=True)
+    check_image_model(image_model, spatial_size, imagenet_weights)
+    network = image_level_network(image_model, num_maps, True, spatial_size)
     if imagenet_weights == "none":
         return network
     if imagenet_weights == "download":
         imagenet_weights = download_imagenet_weights(download_dir)
     state = {k: v for k, v in read_state_dict(imagenet_weights).items() if not k.startswith("fc.")}
+    if num_maps != 3 and "conv1.weight" in state:
+        colours = state["conv1.weight"]
+        state["conv1.weight"] = colours.mean(1, keepdim=True).repeat(1, num_maps, 1, 1) * (colours.shape[1] / num_maps)
     fresh = network.state_dict()
     load_state_dict(network, {**state, "fc.weight": fresh["fc.weight"], "fc.bias": fresh["fc.bias"]}, imagenet_weights)
     return network
+
+
+def ready_to_train(network: nn.Module, device: torch.device) -> nn.Module:
+    """A network of stage 1 on its device, weights in the memory order that its convolutions like."""
+    order = torch.channels_last_3d if network.reads_volumes else torch.channels_last
+    return network.to(device, memory_format=order)
 
 
 def download_imagenet_weights(download_dir: str | os.PathLike) -> str:
@@ -84,12 +91,28 @@ class QNet(nn.Module):
         num_slices: S, slices a scan.
         hidden_size: Bi-LSTM units per direction (the paper leaves it open).
         scan_model: what reads the slices, see `scripts.model.scan_level.scan_level_model`.
+        image_model: what embeds them, a key of `scripts.model.image_level.IMAGE_MODELS`.
+        num_maps: C, channels of the input.
+        spatial_size: H, W of a slice; only the vision transformer is made for one size.
+
+    Raises:
+        InputError: another name, or a size that `image_model` cannot take.
     """
 
-    def __init__(self, num_slices: int = 16, hidden_size: int = 128, scan_model: str = "bilstm") -> None:
+    def __init__(
+        self,
+        num_slices: int = 16,
+        hidden_size: int = 128,
+        scan_model: str = "bilstm",
+        image_model: str = "resnet18",
+        num_maps: int = 3,
+        spatial_size: Sequence[int] = (128, 128),
+    ) -> None:
         super().__init__()
-        self.embedding = resnet(feed_forward=False).requires_grad_(False)
-        self.sequence = scan_level_model(scan_model, num_slices, hidden_size)
+        self.embedding = image_level_network(image_model, num_maps, False, spatial_size).requires_grad_(False)
+        self.sequence = scan_level_model(scan_model, num_slices, hidden_size, IMAGE_MODELS[image_model].features)
+        self.image_model, self.num_maps, self.spatial_size = image_model, num_maps, list(spatial_size)
+        self.reads_volumes = bool(self.embedding.reads_volumes)
         self.embedding.eval()
 
     def train(self, mode: bool = True) -> "QNet":
@@ -98,23 +121,28 @@ class QNet(nn.Module):
         self.embedding.eval()
         return self
 
+    @torch.jit.ignore
+    def image_level(self) -> nn.Module:
+        """A network of stage 1 like the embedding, with an FC layer and random weights."""
+        return image_level_network(self.image_model, self.num_maps, True, self.spatial_size)
+
     def forward(self, image: Tensor) -> Tensor:
-        """`[B, 3, H, W, S]` (0..1) -> scan logits `[B, 2]` (HC, HH)."""
+        """`[B, C, H, W, S]` (0..1) -> scan logits `[B, 2]` (HC, HH)."""
         return self.sequence(self.embed(image))[0]
 
     @torch.jit.export
     def embed(self, image: Tensor) -> Tensor:
-        """`[B, 3, H, W, S]` -> embeddings `[B, S, 512]`, each slice on its own."""
-        return self.embedding(slices_of(image)).unflatten(0, (image.shape[0], image.shape[4]))
+        """`[B, C, H, W, S]` -> embeddings `[B, S, F]`; each slice on its own unless `reads_volumes`."""
+        return self.embedding.embed(image)
 
     @torch.jit.export
     def image_logits(self, image: Tensor) -> Tensor:
-        """`[B, 3, H, W, S]` -> logits of each slice `[B, S, 2]`."""
+        """`[B, C, H, W, S]` -> logits of each slice `[B, S, 2]`."""
         return self.sequence(self.embed(image))[1]
 
     @torch.jit.export
     def class_activation(self, image: Tensor) -> Tensor:
-        """`[B, 3, H, W, S]` -> the class activation map `[B, 1, H, W, S]` of the scan's HH-minus-HC logit.
+        """`[B, C, H, W, S]` -> the class activation map `[B, 1, H, W, S]` of the scan's HH-minus-HC logit.
 
         As in the paper (Zhou et al., CVPR 2016). Q-Net has no single FC layer after the pooling, so the class weights
         are the logit's gradient with respect to each slice's embedding (as in Grad-CAM, Selvaraju et al., ICCV 2017,
@@ -122,7 +150,7 @@ class QNet(nn.Module):
         slices, is gradient . embedding. It does not agree with what covering a place does to the output: for maps that
         do, see `scripts.model.evidence`.
         """
-        maps = self.feature_maps(slices_of(image))
+        maps = self.embedding.feature_maps(image)
         shape = (image.shape[0], image.shape[4])
         embeddings = maps.mean([2, 3]).unflatten(0, shape).detach()
         grad_enabled = torch.is_grad_enabled()  # switched by hand: TorchScript has no torch.enable_grad
@@ -136,17 +164,6 @@ class QNet(nn.Module):
         activation = (maps * gradient.flatten(0, 1)[:, :, None, None]).sum(1, keepdim=True)
         activation = nn.functional.interpolate(activation, [image.shape[2], image.shape[3]], mode="bilinear")
         return activation.unflatten(0, shape).permute(0, 2, 3, 4, 1)
-
-    def feature_maps(self, slices: Tensor) -> Tensor:
-        """`[N, 3, H, W]` -> the last feature maps before pooling, `[N, 512, H/32, W/32]`."""
-        net = self.embedding
-        x = net.maxpool(net.act(net.bn1(net.conv1(slices))))
-        return net.layer4(net.layer3(net.layer2(net.layer1(x))))
-
-
-def slices_of(image: Tensor) -> Tensor:
-    """`[B, 3, H, W, S]` -> `[B * S, 3, H, W]`, the slices of a scan next to each other."""
-    return image.permute(0, 4, 1, 2, 3).flatten(0, 1)
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -178,13 +195,16 @@ def load_state_dict(network: nn.Module, state: dict[str, Tensor], path: str | os
     own = network.state_dict()
     for name in [*own, *state]:
         if name not in state or name not in own:
-            raise InputError(f"{path}: its weights are of another network ({name!r} is not in both); check the path")
+            raise InputError(
+                f"{path}: its weights are of another network ({name!r} is not in both); check the path, image_model and"
+                " scan_model"
+            )
         if own[name].is_floating_point() != state[name].is_floating_point():
             raise InputError(f"{path}: {name!r} holds {state[name].dtype}, not {own[name].dtype}; check the path")
         if own[name].shape != state[name].shape:
             raise InputError(
                 f"{path}: {name!r} has shape {list(state[name].shape)}, the config's network {list(own[name].shape)};"
-                " use the settings (num_slices, hidden_size, scan_model) that it was trained with"
+                " use the settings (num_slices, hidden_size, scan_model, maps) that it was trained with"
             )
     network.load_state_dict(state)
 

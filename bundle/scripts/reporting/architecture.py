@@ -6,14 +6,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
+from scripts.model.image_level import IMAGE_MODELS, SliceResNet
 from scripts.model.networks import QNet
-from scripts.model.scan_level import EMBEDDING_SIZE, NUM_CLASSES
+from scripts.model.scan_level import NUM_CLASSES
 from scripts.reporting.style import NETWORK_FILLS
 
 
 def layer_sizes(network: QNet, size: tuple[int, int]) -> list[tuple[str, tuple[int, ...]]]:
-    """Name and output shape `[C, H, W]` of the stages of the embedding for one slice of `size`."""
+    """Name and output shape `[C, H, W]` of the stages of the embedding for one slice of `size`; of another network than
+    ResNet18 on slices that of the whole."""
     net = network.embedding
+    if not isinstance(net, SliceResNet):
+        with torch.inference_mode():
+            (maps, *_) = net.feature_maps(torch.zeros(1, network.num_maps, *size, 2))
+        return [(IMAGE_MODELS[network.image_model].name, tuple(maps.shape))]
     shapes: list[tuple[str, tuple[int, ...]]] = []
     stages = {"7×7 conv,\nBN, ReLU": net.act, "max-pool": net.maxpool}
     stages |= {f"2 ResBlocks ({index})": getattr(net, f"layer{index}") for index in range(1, 5)}
@@ -44,27 +50,33 @@ def inputs_of(module: nn.Module, name: str) -> int:
 
 
 def architecture(
-    num_slices: int, hidden_size: int, size: tuple[int, int] = (128, 128), scan_model: str = "bilstm"
+    num_slices: int,
+    hidden_size: int,
+    size: tuple[int, int] = (128, 128),
+    scan_model: str = "bilstm",
+    image_model: str = "resnet18",
 ) -> Figure:
     """Draw both stages from left to right.
 
     Args:
-        num_slices, hidden_size, scan_model: of `QNet`.
+        num_slices, hidden_size, scan_model, image_model: of `QNet`.
         size: H, W of a slice.
     """
-    network = QNet(num_slices, hidden_size, scan_model).eval()
+    network = QNet(num_slices, hidden_size, scan_model, image_model, spatial_size=size).eval()
+    name, embedding_size = IMAGE_MODELS[image_model].name, IMAGE_MODELS[image_model].features
     features, all_features = (inputs_of(network.sequence, name) for name in ("image_head", "scan_head"))
     reader, read = READERS[scan_model]
+    whose = "every slice and its neighbours" if network.reads_volumes else "every slice on its own"
     figure = Figure(figsize=(13, 5.2), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(0, 13), ylim=(0, 5.4))
     axes.set_axis_off()
 
-    axes.text(0.1, 5.15, "Stage 1: every slice on its own (ResNet; with SWA: ResNetSWA)", fontsize=11, weight="bold")
+    axes.text(0.1, 5.15, f"Stage 1: {whose} ({name}; with SWA: {name}SWA)", fontsize=11, weight="bold")
     blocks: list[tuple[str, tuple[int, ...], str]] = [("slice\nQSM, R2*, T1W", (3, *size), "input")]
     blocks += [(name, shape, "frozen") for name, shape in layer_sizes(network, size)]
     blocks += [
-        ("global average\npooling", (EMBEDDING_SIZE,), "frozen"),
+        ("global average\npooling", (embedding_size,), "frozen"),
         ("FC", (NUM_CLASSES,), "head"),
     ]
     right = 0.1
@@ -83,7 +95,7 @@ def architecture(
         0.9,
         2.1,
         "embedding of stage 1\n(weights frozen)",
-        (num_slices, EMBEDDING_SIZE),
+        (num_slices, embedding_size),
         "frozen",
     )
     block(axes, 4.7, 0.9, 2.1, reader.format(hidden_size=hidden_size), (num_slices, features), "sequence")

@@ -108,7 +108,8 @@ def draw_images(outcome: Outcome, examples: int) -> dict[str, str]:
     if {"num_slices", "hidden_size"} <= settings.keys():
         size = settings.get(f"{outcome.main[0]}_size", (128, 128))
         reader = settings.get("scan_model", "bilstm")  # runs that do not say had no other
-        diagram = architecture(settings["num_slices"], settings["hidden_size"], tuple(size), reader)
+        embedder = settings.get("image_model", "resnet18")
+        diagram = architecture(settings["num_slices"], settings["hidden_size"], tuple(size), reader, embedder)
         save_figure(diagram, folder / "figure4_architecture", VECTOR)
     own = METHODS[settings.get("evidence_method", "class_activation")].name  # runs that do not say had no other
     paper = METHODS["class_activation"].name

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from tqdm import tqdm
 
 from scripts.errors import InputError
-from scripts.model.networks import QNet, slices_of
+from scripts.model.image_level import slices_of
+from scripts.model.networks import QNet
 from scripts.training.augment import BatchAugment
 
 Batch = dict[str, Tensor]
@@ -61,6 +62,34 @@ class SliceDataset(Dataset):
     def __getitems__(self, indices: list[int]) -> Batch:
         """A batch `{"image": [B, 3, H, W], "label": [B]}`."""
         return self[torch.tensor(indices, device=self.labels.device)]
+
+
+class VolumeDataset(Dataset):
+    """Stage 1's samples for a network that reads whole scans: every scan with its label, kept as `SliceDataset` does.
+
+    Args:
+        scans, device: as of `SliceDataset`.
+    """
+
+    def __init__(self, scans: Scans, device: torch.device) -> None:
+        images, labels = stack_scans(scans)
+        self.images, self.labels = images.to(device), labels.to(device)
+        self.slices_a_sample = images.shape[-1]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int | Tensor) -> Batch:
+        return {"image": self.images[index], "label": self.labels[index]}
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A batch `{"image": [B, C, H, W, S], "label": [B]}`."""
+        return self[torch.tensor(indices, device=self.labels.device)]
+
+
+def image_level_dataset(scans: Scans, device: torch.device, network: nn.Module) -> Dataset:
+    """Stage 1's samples as its network reads them: `SliceDataset`, or `VolumeDataset`."""
+    return (VolumeDataset if network.reads_volumes else SliceDataset)(scans, device)
 
 
 class FeatureDataset(Dataset):
@@ -146,13 +175,14 @@ class Batches(DataLoader):
     """The whole batches that a dataset gives at once (`__getitems__`), in its order.
 
     Args:
-        dataset: `SliceDataset` or `FeatureDataset`.
-        batch_size: samples.
+        dataset: `SliceDataset`, `VolumeDataset` or `FeatureDataset`.
+        batch_size: samples; of volumes slices, so a batch has as many scans as hold so many, at least 1.
         order: which samples, in which order; None: all, one after the other.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int, order: Sampler | None = None) -> None:
-        super().__init__(dataset, batch_size, sampler=order, collate_fn=_as_it_is)
+        samples = max(1, batch_size // getattr(dataset, "slices_a_sample", 1))
+        super().__init__(dataset, samples, sampler=order, collate_fn=_as_it_is)
 
 
 class ShuffledBatches(Batches):
@@ -176,7 +206,7 @@ class AugmentedBatch(PrepareBatch):
     """Augment a batch on the device that trains, in the memory order that its convolutions like.
 
     Args:
-        augment: applied to `[B, 3, H, W]` in 0..1.
+        augment: applied to `[B, C, H, W]`, or to scans `[B, C, H, W, S]`, in 0..1.
     """
 
     def __init__(self, augment: BatchAugment) -> None:
@@ -187,7 +217,8 @@ class AugmentedBatch(PrepareBatch):
     ) -> tuple[Tensor, Tensor]:
         images = self.augment(batchdata["image"].to(device, non_blocking=non_blocking))
         labels = batchdata["label"].to(device, non_blocking=non_blocking)
-        return images.contiguous(memory_format=torch.channels_last), labels
+        order = torch.channels_last if images.ndim == 4 else torch.channels_last_3d
+        return images.contiguous(memory_format=order), labels
 
 
 def used_precision(precision: str, device: torch.device) -> str:
