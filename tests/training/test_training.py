@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from blobs import BUNDLE
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.data import Dataset, MetaTensor
 
 from scripts.errors import InputError, input_error_in
-from scripts.model.networks import read_state_dict
+from scripts.evaluation.predict import load_models, predict
+from scripts.model.networks import load_weights, read_state_dict
+from scripts.provenance import trained_with
 from scripts.runs.outputs import LOCK
 from scripts.training.data import cosine_annealing, swa_start_epoch, used_precision
 
@@ -254,3 +257,28 @@ def test_auto_is_bfloat16_where_the_processor_computes_in_it(monkeypatch):
     for found, expected in (({"avx2": True}, "float32"), ({"avx512_bf16": True}, "bfloat16")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
         assert used_precision("auto", cpu) == expected
+
+
+def test_a_network_of_whole_scans_trains_and_says_in_its_record_what_it_is(shared_cohort, tmp_path):
+    recipe = {"image_model": "resnet18_3d", "scan_model": "attention", "intensity": "window"}
+    short = {"image_epochs": 2, "scan_epochs": 1, "num_views": 1, "val_interval": 1, "image_batch_size": 12}
+    train(shared_cohort, tmp_path, **recipe, **short)
+    weights = tmp_path / "models" / "model.pt"
+    known = trained_with(weights)
+    assert {key: known[key] for key in recipe} == recipe
+    parser = ConfigParser(ConfigParser.load_config_file(str(BUNDLE / "configs" / "inference.yaml")))
+    parser.update({"weights": str(weights), "num_slices": 4, "hidden_size": 8, "cropped_size": [32, 32]})
+    network = load_weights(parser.get_parsed_content("network_def"), weights)
+    models = load_models(tmp_path / "models", network, swa=True)
+    assert list(models) == ["ResNet3D", "ResNet3DSWA", "Q-Net"]
+    image = torch.rand(3, 32, 32, 4, generator=torch.Generator().manual_seed(0))
+    items = [{"image": MetaTensor(image), "label": 0, "participant_id": "sub-01"}]
+    rows = predict(Dataset(items), models, torch.device("cpu"), {"repeat": 0, "fold": 0, "region": "cropped"})
+    assert len(rows) == 3 * (1 + 4)
+
+
+def test_a_network_that_cannot_take_the_slices_is_refused_before_scans_are_read(shared_cohort, tmp_path):
+    with pytest.raises(Exception) as caught:
+        train(shared_cohort, tmp_path, image_model="vit", cropped_size=[36, 32])
+    assert "multiples of 16, not 36 x 32" in str(input_error_in(caught.value))
+    assert not (tmp_path / "output" / "scans.tsv").exists()

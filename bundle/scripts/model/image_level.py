@@ -215,8 +215,8 @@ class ImageModel:
 
 IMAGE_MODELS = {
     "resnet18": ImageModel("ResNet", 512, lambda maps, fc, size: SliceResNet(maps, fc)),
-    "resnet18_3d": ImageModel("ResNet 3D", 512, lambda maps, fc, size: VolumeResNet(maps, fc)),
-    "densenet_3d": ImageModel("DenseNet 3D", 1024, lambda maps, fc, size: VolumeDenseNet(maps, fc)),
+    "resnet18_3d": ImageModel("ResNet3D", 512, lambda maps, fc, size: VolumeResNet(maps, fc)),
+    "densenet_3d": ImageModel("DenseNet3D", 1024, lambda maps, fc, size: VolumeDenseNet(maps, fc)),
     "vit": ImageModel("ViT", 192, SliceTransformer),
 }
 
