@@ -19,7 +19,7 @@ PREFIX = "members."
 #: Settings in which all members must agree.
 DECISIVE = (
     *("region", "spatial_size", "num_slices", "intensity", "stretch_percentiles", "chimap_window", "r2starmap_window"),
-    *("leave_out", "scan_model", "hidden_size"),
+    *("leave_out", "image_model", "scan_model", "hidden_size"),
 )
 
 
@@ -35,6 +35,7 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[QNet]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.reads_volumes = bool(members[0].reads_volumes)
 
     def forward(self, image: Tensor) -> Tensor:
         """`[B, 3, H, W, S]` (0..1) -> scan logits `[B, 2]` (HC, HH)."""
@@ -89,15 +90,23 @@ def members_in(weights: str | os.PathLike) -> int:
 
 
 def as_trained(
-    weights: str | os.PathLike, num_slices: int = 16, hidden_size: int = 128, scan_model: str = "bilstm"
+    weights: str | os.PathLike,
+    num_slices: int = 16,
+    hidden_size: int = 128,
+    scan_model: str = "bilstm",
+    image_model: str = "resnet18",
+    spatial_size: Sequence[int] = (128, 128),
 ) -> QNet | Ensemble:
     """A network of the form that a weights file has: a single one, or an ensemble.
 
     Args:
         weights: the file.
-        num_slices, hidden_size, scan_model: see `scripts.model.networks.QNet`.
+        num_slices, hidden_size, scan_model, image_model, spatial_size: see `scripts.model.networks.QNet`.
     """
-    members = [QNet(num_slices, hidden_size, scan_model) for _ in range(members_in(weights))]
+    members = [
+        QNet(num_slices, hidden_size, scan_model, image_model, spatial_size=spatial_size)
+        for _ in range(members_in(weights))
+    ]
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
