@@ -61,7 +61,7 @@ def predict(
                     slices = image_logits[0].softmax(-1)[:, 1].tolist()
                     scan = scan_logits[0].softmax(-1)[1].item()
                 else:
-                    slices = network.slice_logits(image)[0].softmax(-1)[:, 1].tolist()
+                    slices = network.slice_logits(image)[0].softmax(-1)[:, 1].tolist()  # type: ignore[operator]
                     scan = vote(slices)
                 rows.append({**who, "model": name, "slice": "", "probability_HH": scan})
                 rows += [{**who, "model": name, "slice": s, "probability_HH": p} for s, p in enumerate(slices)]

@@ -57,7 +57,7 @@ def image_level_model(
 def ready_to_train(network: nn.Module, device: torch.device) -> nn.Module:
     """A network of stage 1 on its device, weights in the memory order that its convolutions like."""
     order = torch.channels_last_3d if network.reads_volumes else torch.channels_last
-    return network.to(device, memory_format=order)
+    return network.to(device, memory_format=order)  # type: ignore[call-overload]  # not in torch's stubs
 
 
 def download_imagenet_weights(download_dir: str | os.PathLike) -> str:
@@ -133,7 +133,7 @@ class QNet(nn.Module):
     @torch.jit.export
     def embed(self, image: Tensor) -> Tensor:
         """`[B, C, H, W, S]` -> embeddings `[B, S, F]`; each slice on its own unless `reads_volumes`."""
-        return self.embedding.embed(image)
+        return self.embedding.embed(image)  # type: ignore[operator]  # torch types parts of modules as tensors
 
     @torch.jit.export
     def image_logits(self, image: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class QNet(nn.Module):
         slices, is gradient . embedding. It does not agree with what covering a place does to the output: for maps that
         do, see `scripts.model.evidence`.
         """
-        maps = self.embedding.feature_maps(image)
+        maps = self.embedding.feature_maps(image)  # type: ignore[operator]  # torch types parts of modules as tensors
         shape = (image.shape[0], image.shape[4])
         embeddings = maps.mean([2, 3]).unflatten(0, shape).detach()
         grad_enabled = torch.is_grad_enabled()  # switched by hand: TorchScript has no torch.enable_grad

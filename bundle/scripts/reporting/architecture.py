@@ -18,7 +18,7 @@ def layer_sizes(network: QNet, size: tuple[int, int]) -> list[tuple[str, tuple[i
     net = network.embedding
     if not isinstance(net, SliceResNet):
         with torch.inference_mode():
-            (maps, *_) = net.feature_maps(torch.zeros(1, network.num_maps, *size, 2))
+            (maps, *_) = net.feature_maps(torch.zeros(1, network.num_maps, *size, 2))  # type: ignore[operator]
         return [(IMAGE_MODELS[network.image_model].name, tuple(maps.shape))]
     shapes: list[tuple[str, tuple[int, ...]]] = []
     stages = {"7×7 conv,\nBN, ReLU": net.act, "max-pool": net.maxpool}
