@@ -135,7 +135,7 @@ class VolumeDenseNet(nn.Module):
     def slice_logits(self, image: Tensor) -> Tensor:
         x = self.embed(image)
         if self.fc is not None:
-            x = self.fc(x)  # type: ignore[operator]  # torch types parts of modules as tensors
+            x = self.fc(x)  # type: ignore[operator]
         return x
 
     def forward(self, image: Tensor) -> Tensor:

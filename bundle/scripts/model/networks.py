@@ -133,7 +133,7 @@ class QNet(nn.Module):
     @torch.jit.export
     def embed(self, image: Tensor) -> Tensor:
         """`[B, C, H, W, S]` -> embeddings `[B, S, F]`; each slice on its own unless `reads_volumes`."""
-        return self.embedding.embed(image)  # type: ignore[operator]  # torch types parts of modules as tensors
+        return self.embedding.embed(image)  # type: ignore[operator]
 
     @torch.jit.export
     def image_logits(self, image: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class QNet(nn.Module):
         slices, is gradient . embedding. It does not agree with what covering a place does to the output: for maps that
         do, see `scripts.model.evidence`.
         """
-        maps = self.embedding.feature_maps(image)  # type: ignore[operator]  # torch types parts of modules as tensors
+        maps = self.embedding.feature_maps(image)  # type: ignore[operator]
         shape = (image.shape[0], image.shape[4])
         embeddings = maps.mean([2, 3]).unflatten(0, shape).detach()
         grad_enabled = torch.is_grad_enabled()  # switched by hand: TorchScript has no torch.enable_grad
