@@ -21,6 +21,7 @@ from monai.data import MetaTensor
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from scripts.dicom.address import parse_address
+from scripts.dicom.discretion import NAMING_TAGS, discreet
 from scripts.dicom.files import (
     PATIENT_TAGS,
     SOFTWARE,
@@ -139,8 +140,10 @@ class DicomStudy:
     def scanner(self) -> dict[str, str | float]:
         """What the study says of the machine: `manufacturer`, `model` and `field_strength_t`, as far as it does."""
         (path, *_) = self.series_files[MAPS[0]]
-        dataset = read_dataset(path, self.name, pixels=False, tags=[*SCANNER_TAGS.values(), FIELD_TAG])
-        words = {key: text(dataset.get(tag)) for key, tag in SCANNER_TAGS.items()}
+        tags = [*SCANNER_TAGS.values(), FIELD_TAG, *NAMING_TAGS]
+        dataset = read_dataset(path, self.name, pixels=False, tags=tags)
+        names = [text(dataset.get(tag)) for tag in NAMING_TAGS]  # some stand where the scanner belongs
+        words = {key: discreet(text(dataset.get(tag)), names) for key, tag in SCANNER_TAGS.items()}
         said: dict[str, str | float] = {key: word for key, word in words.items() if word}
         with suppress(TypeError, ValueError):
             if (found := float(dataset.get(FIELD_TAG))) > 0:

@@ -21,11 +21,12 @@ from scripts.model.networks import QNet
 COLUMNS = ("map", "auc", "auc_without", "drop", "ci_low", "ci_high", "mean_change")
 
 
-def donors(ages: np.ndarray, draws: int, neighbours: int, seed: int) -> np.ndarray:
-    """For each subject, whose map it is given: `[draws, n]`, never its own.
+def donors(ages: np.ndarray, people: np.ndarray, draws: int, neighbours: int, seed: int) -> np.ndarray:
+    """For each scan, whose map it is given: `[draws, n]`, never one of its own subject.
 
     Args:
         ages: `[n]`, years; NaN (unknown) for any or all: then any subject may be taken.
+        people: `[n]`, number 0.. of each scan's subject, who may have several.
         draws: how often one is drawn.
         neighbours: among how many subjects of the nearest age.
         seed: of the draw.
@@ -34,8 +35,11 @@ def donors(ages: np.ndarray, draws: int, neighbours: int, seed: int) -> np.ndarr
     distance = np.abs(ages[:, None] - ages[None])
     distance = np.where(np.isfinite(distance), distance, 0.0)  # unknown: as near as anybody
     distance = distance + rng.random((count, count)) * 1e-6  # ties are broken by chance
-    np.fill_diagonal(distance, np.inf)
-    nearest = np.argsort(distance, axis=1)[:, : min(neighbours, count - 1)]
+    distance[people[:, None] == people[None]] = np.inf
+    others = int(np.isfinite(distance).sum(1).min())
+    if others == 0:
+        raise InputError("contributions: one held-out subject alone; take fewer folds or more scans")
+    nearest = np.argsort(distance, axis=1)[:, : min(neighbours, others)]
     return nearest[np.arange(count), rng.integers(0, nearest.shape[1], (draws, count))]
 
 
@@ -71,13 +75,19 @@ def probabilities(
 
 
 def contributions(
-    labels: np.ndarray, whole: np.ndarray, swapped: Mapping[str, np.ndarray], samples: int, seed: int
+    labels: np.ndarray,
+    people: np.ndarray,
+    whole: np.ndarray,
+    swapped: Mapping[str, np.ndarray],
+    samples: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """A row a map, COLUMNS: the scans' AUC, that without the map (mean over draws), the difference with its bootstrap
     interval (95 %, over subjects), and the mean absolute change of the probability.
 
     Args:
         labels: `[n]`, 0 HC, 1 HH.
+        people: `[n]`, see `donors`.
         whole, swapped: from `probabilities`.
         samples: of the bootstrap.
         seed: of the bootstrap.
@@ -85,15 +95,14 @@ def contributions(
     Raises:
         InputError: fewer than two subjects of a group.
     """
-    if min(np.bincount(labels, minlength=2)) < 2:
+    if min(len(set(people[labels == label])) for label in (0, 1)) < 2:
         raise InputError("contributions: fewer than two held-out subjects of a group; take fewer folds or more scans")
     rows = []
-    clusters = np.arange(len(labels))
     for name, without in swapped.items():
         # both in one call, so that they are resampled alike; the draws of a map take the place of repeats
         pair = np.stack([np.broadcast_to(whole, without.shape), without])
         auc, auc_without = map(float, delong(labels, pair).values)
-        resampled = bootstrap_aucs(labels, pair, clusters, samples, seed)
+        resampled = bootstrap_aucs(labels, pair, people, samples, seed)
         low, high = np.quantile(resampled[:, 0] - resampled[:, 1], [0.025, 0.975])
         rows.append(
             {

@@ -14,7 +14,7 @@ from scripts.files.writing import check_output_dir, write_json, write_table
 
 
 def join_runs(
-    output_dir: str | os.PathLike, runs: Mapping[str, str | os.PathLike], models: Sequence[str]
+    output_dir: str | os.PathLike, runs: Mapping[str, str | os.PathLike | None], models: Sequence[str]
 ) -> dict[str, int]:
     """Write `predictions.csv` and its record of several cross-validations; a model is called `Q-Net, NAME` of its run.
 
@@ -22,17 +22,31 @@ def join_runs(
 
     Args:
         output_dir: gets both files.
-        runs: name -> output folder of a cross-validation.
+        runs: name -> output folder of a cross-validation; None is passed over.
         models: which models of each run, e.g. `Q-Net`.
 
     Returns:
         rows of each run in the table.
 
     Raises:
-        InputError: fewer than two runs, a run without such a model, or runs of other subjects or folds.
+        InputError: fewer than two runs, a run twice or without such a model, runs of other subjects or folds, or a
+            folder with a cross-validation in it.
     """
+    runs = {name: Path(folder) for name, folder in runs.items() if folder is not None}
     if len(runs) < 2:
         raise InputError("runs: names fewer than two cross-validations; give --runs#NAME OUT for each")
+    if len({folder.resolve() for folder in runs.values()}) < len(runs):
+        raise InputError("runs: one folder is named twice; give each run its own")
+    for name, folder in runs.items():
+        if not name.strip():
+            raise InputError(f"runs: {folder} has no name; write --runs#NAME OUT")
+        if not folder.is_dir():
+            raise InputError(f"runs: {folder} ({name}) is no folder; give the output_dir of a cross_validation")
+    own = Path(output_dir) / "predictions.json"
+    if own.exists() and "runs" not in read_json(own, "predictions record"):
+        raise InputError(
+            f"{output_dir}: holds a cross-validation, which would be replaced; choose another --output_dir"
+        )
     tables = {name: read_predictions(Path(folder) / "predictions.csv") for name, folder in runs.items()}
     records = {
         name: read_json(Path(folder) / "predictions.json", "predictions record") for name, folder in runs.items()
@@ -83,5 +97,7 @@ def check_comparable(tables: Mapping[str, pd.DataFrame], records: Mapping[str, M
             raise InputError(f"runs: {name!r} and {first!r} are of other cohorts; {cure}")
         if set(at_level(other, "scan")[columns].itertuples(index=False, name=None)) != held_out:
             raise InputError(f"runs: {name!r} and {first!r} held out other subjects in their folds; {cure}")
+        if records[name]["input"].get("simulated") != records[first]["input"].get("simulated"):
+            raise InputError(f"runs: {name!r} and {first!r} differ in whether their cohort is simulated; {cure}")
         if set(other["region"]) - {NO_INPUT} != regions:
             raise InputError(f"runs: {name!r} and {first!r} have other input regions; {cure}")

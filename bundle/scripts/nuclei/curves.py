@@ -162,7 +162,18 @@ def write_reference_curves(
     dataset_dir: str | os.PathLike,
     training: str | os.PathLike | None,
 ) -> None:
-    """Fit the curves and write them as JSON beside the model."""
+    """Fit the curves and write them as JSON beside the model.
+
+    Raises:
+        InputError: a file is there that is none of ours, or as `fit_reference_curves`.
+    """
+    if os.path.lexists(path):
+        try:
+            ours = "Curves" in read_json(path, "reference curves")
+        except InputError:
+            ours = False
+        if not ours:
+            raise InputError(f"{path}: is there and holds no reference curves; give --curves another file")
     write_json(path, fit_reference_curves(nuclei_table, dataset_dir, training))
     print(f"{path}: reference curves of healthy controls")
 
@@ -192,6 +203,8 @@ def read_reference_curves(path: str | os.PathLike) -> dict[str, Any] | None:
 
 def curves_sha256(path: str | os.PathLike) -> str | None:
     """SHA-256 of the curves beside a model; None where there are none."""
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a folder; give --reference_curves a file of nuclei.yaml, or leave it out")
     return sha256(path) if Path(path).exists() else None
 
 

@@ -52,12 +52,14 @@ def write_contributions(
     """
     folder = check_output_dir(output_dir, 10e6)
     labels = np.array([scan.label for scan in scans])
+    people = np.unique([scan.participant_id for scan in scans], return_inverse=True)[1]
     years = ages_of(scans, ages)
-    whole, swapped = probabilities(dataset, network, device, donors(years, draws, neighbours, seed))
-    rows = contributions(labels, whole, swapped, bootstrap_samples, seed)
+    whole, swapped = probabilities(dataset, network, device, donors(years, people, draws, neighbours, seed))
+    rows = contributions(labels, people, whole, swapped, bootstrap_samples, seed)
     simulated = bool(record["input"]["simulated"])
     write_table(folder / "contributions.csv", COLUMNS, rows)
-    text = in_words(rows, len(labels), int(np.isfinite(years).sum()), simulated)
+    known = np.unique(people[np.isfinite(years)])
+    text = in_words(rows, len(np.unique(people)), len(known), simulated)
     write_text(folder / "contributions.md", text)
     save_figure(drawn(rows, simulated), folder / "contributions", VECTOR)
     write_json(folder / "contributions.json", dict(record))

@@ -15,6 +15,8 @@ from scripts.files.parts import remove_leftovers
 from scripts.files.writing import write_json
 
 LOCK = ".qnet-lock"
+#: Lies in output folders that a command of ours may write into again.
+MARK = ".qnet-output"
 #: What tells, in a folder of BIDS, what it is and who made it.
 _DESCRIPTION = "dataset_description.json"
 #: How the makers begin that it names in derivatives of ours.
@@ -29,25 +31,62 @@ Folders = Mapping[str, str | os.PathLike | None]
 Paths = Mapping[str, str | os.PathLike | Sequence[str] | None]
 
 
-def claim(outputs: Folders, inputs: Paths) -> None:
-    """Before any work: refuse outputs that touch inputs, lock the output folders, and remove what killed runs left.
+def claim(outputs: Folders, inputs: Paths, written: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Before any work: refuse outputs that touch inputs or hold others' files, lock them, remove what killed runs left.
 
     Of several processes that torchrun started together, the first locks and cleans for all.
 
     Args:
         outputs: config key -> folder that the command writes; None is passed over.
         inputs: config key -> folder or files that it reads; None is passed over.
+        written: config key of an output -> names or patterns of the files that it gets, see `check_others`.
 
     Raises:
-        InputError: see `check_apart` and `lock`.
+        InputError: see `check_apart`, `check_others` and `lock`.
     """
     check_apart(outputs, inputs)
     if int(os.environ.get("RANK", 0)) > 0:
         return
+    for key, patterns in (written or {}).items():
+        if (folder := outputs[key]) is not None:
+            check_others(folder, patterns, key)
     for key, folder in outputs.items():
         if folder is not None:
             lock(folder, key)
             remove_leftovers(folder)
+    for key in written or {}:
+        if (folder := outputs[key]) is not None:
+            (Path(folder) / MARK).touch()
+
+
+def check_others(folder: str | os.PathLike, patterns: Sequence[str], key: str) -> None:
+    """Refuse a folder that holds files which would be replaced, unless a command of ours worked there before.
+
+    That is told by the mark which `claim` leaves, or by a record beside them that names our software.
+
+    Args:
+        folder: the output.
+        patterns: of the files that will be written, below the folder.
+        key: the config key that names it.
+
+    Raises:
+        InputError: names the first such file.
+    """
+    root = Path(folder)
+    if (root / MARK).exists() or any(_is_record(path) for path in root.glob("*.json")):
+        return
+    for path in sorted(found for pattern in patterns for found in root.glob(pattern)):
+        raise InputError(
+            f"{path}: is there, and nothing says that this bundle made it; move it, or choose another folder (--{key})"
+        )
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is a record of ours: `scripts.provenance.record`."""
+    try:
+        return "qnet_hemochromatosis" in read_json(path, "record").get("software", {})
+    except (InputError, TypeError):
+        return False
 
 
 def check_apart(outputs: Folders, inputs: Paths) -> None:
