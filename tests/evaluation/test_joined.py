@@ -62,7 +62,18 @@ def test_runs_that_are_not_paired_are_refused(tmp_path, one):
     with refused("other cohorts"):
         join_runs(tmp_path / "out", {"paper": first, "ours": other_cohort}, ["Q-Net"])
     with refused("run 'paper' has no ViT", "Q-Net"):
-        join_runs(tmp_path / "out", {"paper": first, "ours": first}, ["ViT"])
+        join_runs(tmp_path / "out", {"paper": first, "ours": write_run(tmp_path / "four", one)}, ["ViT"])
     with refused("fewer than two"):
         join_runs(tmp_path / "out", {"paper": first}, ["Q-Net"])
+    with refused("one folder is named twice"):
+        join_runs(tmp_path / "out", {"paper": first, "ours": first}, ["Q-Net"])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cross_validation_is_not_replaced(tmp_path, one):
+    first, second = write_run(tmp_path / "one", one), write_run(tmp_path / "two", better(one))
+    third = write_run(tmp_path / "three", one)
+    before = (third / "predictions.csv").read_bytes()
+    with refused("holds a cross-validation", "--output_dir"):
+        join_runs(third, {"paper": first, "ours": second, "none": None}, ["Q-Net"])
+    assert (third / "predictions.csv").read_bytes() == before

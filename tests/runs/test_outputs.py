@@ -218,6 +218,22 @@ def test_a_derivative_of_ours_is_gone_on_with_and_keeps_what_users_say_of_it(tmp
             check_derivative(tmp_path, ["nuclei.tsv"], "output_dir")
 
 
+def test_a_folder_with_files_of_the_users_is_refused_and_ours_is_taken_again(tmp_path: Path) -> None:
+    theirs, ours, old = (tmp_path / name for name in ("theirs", "ours", "old"))
+    for folder in (theirs, old):
+        folder.mkdir()
+        (folder / "metrics.csv").write_text("mine")
+    (old / "evaluation.json").write_text('{"software": {"qnet_hemochromatosis": "0.5.0"}}')
+    with pytest.raises(InputError, match=r"metrics.csv: is there, and nothing says .*--evaluation_dir"):
+        claim({"evaluation_dir": theirs}, {}, {"evaluation_dir": ["metrics.*"]})
+    assert [path.name for path in theirs.iterdir()] == ["metrics.csv"]
+    for folder in (ours, old):
+        for _ in range(2):
+            claim({"evaluation_dir": folder}, {}, {"evaluation_dir": ["metrics.*"]})
+            release(folder)
+            (folder / "metrics.csv").write_text("ours")
+
+
 def test_results_of_scans_that_are_gone_stay_and_one_line_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
