@@ -32,24 +32,24 @@ def join_runs(
         InputError: fewer than two runs, a run twice or without such a model, runs of other subjects or folds, or a
             folder with a cross-validation in it.
     """
-    runs = {name: Path(folder) for name, folder in runs.items() if folder is not None}
-    if len(runs) < 2:
+    folders = {name: Path(folder) for name, folder in runs.items() if folder is not None}
+    if len(folders) < 2:
         raise InputError("runs: names fewer than two cross-validations; give --runs#NAME OUT for each")
-    if len({folder.resolve() for folder in runs.values()}) < len(runs):
+    if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise InputError("runs: one folder is named twice; give each run its own")
-    for name, folder in runs.items():
+    for name, folder in folders.items():
         if not name.strip():
             raise InputError(f"runs: {folder} has no name; write --runs#NAME OUT")
         if not folder.is_dir():
             raise InputError(f"runs: {folder} ({name}) is no folder; give the output_dir of a cross_validation")
-    own = Path(output_dir) / "predictions.json"
-    if own.exists() and "runs" not in read_json(own, "predictions record"):
+    there = Path(output_dir) / "predictions.json"
+    if there.exists() and "runs" not in read_json(there, "predictions record"):
         raise InputError(
             f"{output_dir}: holds a cross-validation, which would be replaced; choose another --output_dir"
         )
-    tables = {name: read_predictions(Path(folder) / "predictions.csv") for name, folder in runs.items()}
+    tables = {name: read_predictions(Path(folder) / "predictions.csv") for name, folder in folders.items()}
     records = {
-        name: read_json(Path(folder) / "predictions.json", "predictions record") for name, folder in runs.items()
+        name: read_json(Path(folder) / "predictions.json", "predictions record") for name, folder in folders.items()
     }
     check_comparable(tables, records)
     alike = len({frozenset(map(tuple, slices_of(table).itertuples(index=False))) for table in tables.values()}) == 1
