@@ -225,6 +225,22 @@ def test_patterns_find_what_means_do_not(tmp_path):
     assert auc["ROI-patterns"] > 0.75 > auc["ROI-LR"]
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("R2starmap_left_putamen_posterior", 1e300), ("Chimap_left_putamen_mean", 80), ("confidence", 2)],
+)
+def test_a_number_that_cannot_be_is_refused(tmp_path, column, value):
+    nuclei, people = tables(tmp_path)
+    rows = read_tsv(nuclei)
+    rows = [{**row, "brain_volume": "1200 ml"} for row in rows]  # a column of the user's own
+    write_table(nuclei, list(rows[0]), rows)
+    assert len(roi_features(nuclei, people)) == len(rows)
+    rows[3][column] = value
+    write_table(nuclei, list(rows[0]), rows)
+    with refused(nuclei, f"{column} of sub-003", "cannot be"):
+        roi_features(nuclei, people)
+
+
 def test_a_table_without_slopes_has_no_patterns(tmp_path):
     nuclei, people = tables(tmp_path)
     rows = read_tsv(nuclei)

@@ -49,7 +49,7 @@ def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
     """Rows of `nuclei.tsv`: text in `participant_id` and `scan_id`, numbers elsewhere (NaN for `n/a`).
 
     Raises:
-        InputError: no such file, not a table of `configs/nuclei.yaml`, or a cell that is no number.
+        InputError: no such file, not a table of `configs/nuclei.yaml`, or a cell that is no number or cannot be.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,7 +59,22 @@ def read_tsv(path: str | os.PathLike) -> list[dict[str, Any]]:
     table = read_frame(path, texts, numbers=numbers, unique=["scan_id"], cure=cure)
     if table.empty:
         raise InputError(f"{path}: has no rows; run configs/nuclei.yaml again")
+    for column in (name for name in table.columns if name in numbers):  # a user's own columns are text
+        least, most = limits_of(column)
+        for scan, value in zip(table["scan_id"], table[column] if most < math.inf else (), strict=False):
+            if not (math.isnan(value) or least <= value <= most):
+                raise InputError(f"{path}: {column} of {scan} is {value:g}, which cannot be; {cure}")
     return table.to_dict("records")
+
+
+def limits_of(column: str) -> tuple[float, float]:
+    """Between what a column's numbers can lie, generously: ppm, 1/s, mL; infinite for text and columns of others."""
+    if column == "confidence":
+        return 0.0, 1.0
+    if column.endswith("_volume"):
+        return 0.0, 1000.0
+    most = {"Chimap": 10.0, "R2starmap": 1e4}.get(column.split("_")[0], math.inf)
+    return -most, most
 
 
 def nucleus_means(row: Mapping[str, Any], sides: str, where: str | os.PathLike) -> dict[str, float]:
