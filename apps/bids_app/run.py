@@ -29,6 +29,7 @@ from scripts.files.table import read_table  # noqa: E402
 from scripts.files.writing import check_output_dir, write_json, write_table, write_text  # noqa: E402
 from scripts.maps.bids import BIDS_VERSION, read_participants  # noqa: E402
 from scripts.provenance import RESEARCH_ONLY, bundle_version  # noqa: E402
+from scripts.runs.failures import check_all_done  # noqa: E402
 from scripts.runs.outputs import check_apart, check_derivative  # noqa: E402
 from scripts.runs.outputs import describe as describe_derivative  # noqa: E402
 
@@ -279,11 +280,7 @@ def group(bids_dir: Path, output: Path, labels: Sequence[str]) -> None:
     write_summary(output / "summary.html", table, folder, about, model["note"])
     failed = [row for row in scans if row["status"] != "ok"]
     print(f"{len(scans) - len(failed)} of {len(scans)} scans, see {output / 'summary.html'}")
-    if failed:
-        raise InputError(
-            f"{len(failed)} of {len(scans)} scans are not done; {table} says why (first: {failed[0]['scan_id']}:"
-            f" {failed[0]['message']})"
-        )
+    check_all_done(scans, table)
 
 
 def write_people(bids_dir: Path, output: Path, scans: Sequence[Mapping[str, str]]) -> None:

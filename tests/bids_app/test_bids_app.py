@@ -91,7 +91,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = level("participant", *FAST)
     assert done.returncode == 1 and "sub-03" in done.stderr.splitlines()[-1], done.stderr
     grouped = level("group")
-    assert grouped.returncode == 1 and "1 of 3 scans are not done" in grouped.stderr.splitlines()[-1], grouped.stderr
+    assert grouped.returncode == 1 and "1 of 3 scans failed" in grouped.stderr.splitlines()[-1], grouped.stderr
     return root / "out"
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from blobs import BUNDLE
 from made_predictions import made_predictions
+from monai.bundle import ConfigWorkflow
 from refusal import refused
 from sklearn.metrics import roc_auc_score
 
@@ -43,6 +45,25 @@ def test_a_model_of_each_run_stands_beside_the_other_and_baselines_once(tmp_path
         scans = source[(source["model"] == "Q-Net") & source["slice"].isna()]
         expected = [roc_auc_score(r["label"], r["probability_HH"]) for _, r in scans.groupby("repeat")]
         assert measured["auc", f"Q-Net, {name}"] == pytest.approx(np.mean(expected))
+
+
+def test_the_config_writes_tables_and_figures_of_both(tmp_path, one):
+    runs = {"paper": str(write_run(tmp_path / "one", one)), "ours": str(write_run(tmp_path / "two", better(one)))}
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "compare.yaml"),
+        logging_file=False,
+        workflow_type="inference",
+        run_id="run",
+        runs=runs,
+        output_dir=str(tmp_path / "out"),
+        bootstrap_samples=100,
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    words = (tmp_path / "out" / "tables" / "table2_delong.md").read_text()
+    assert "Q-Net, ours" in words and "Q-Net, paper" in words
+    assert (tmp_path / "out" / "figures" / "calibration_scan.png").stat().st_size > 0
 
 
 def test_runs_of_other_slices_are_compared_by_scans(tmp_path, one, capsys):

@@ -1,11 +1,13 @@
 """Training end to end on a toy cohort: reproducible, resumable, on several processes."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from blobs import BUNDLE
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import Dataset, MetaTensor
+from refusal import refused
 
 from scripts.errors import InputError, input_error_in
 from scripts.evaluation.predict import load_models, predict
@@ -47,9 +50,9 @@ def arguments(cohort: Path, folder: Path, **changed) -> dict:
     return {**TINY, **{k: str(v) for k, v in paths.items()}, **changed}
 
 
-def train(cohort: Path, folder: Path, run_id: str = "training", **changed) -> None:
+def train(cohort: Path, folder: Path, run_id: str = "training", overlays: Sequence[str] = (), **changed) -> None:
     workflow = ConfigWorkflow(
-        config_file=str(BUNDLE / "configs" / "train.yaml"),
+        config_file=[str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train", *overlays)],
         meta_file=str(BUNDLE / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="train",
@@ -96,6 +99,37 @@ def test_records_hold_no_path(trained, shared_cohort):
     for name in ("resnet.json", "model.json"):
         text = (trained / "models" / name).read_text()
         assert str(trained) not in text and str(shared_cohort) not in text
+
+
+def contributions(cohort: Path, folder: Path, **changed) -> None:
+    train(cohort, folder, "run", ["contributions"], draws=1, bootstrap_samples=100, **changed)
+
+
+def test_what_each_map_contributes_is_told_of_the_held_out_fold(trained, shared_cohort):
+    contributions(shared_cohort, trained)
+    with (trained / "output" / "contributions" / "contributions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["map"] for row in rows] == ["Chimap", "R2starmap", "T1w"]
+    assert all(float(row["drop"]) == pytest.approx(float(row["auc"]) - float(row["auc_without"])) for row in rows)
+    for ending in ("md", "png", "json"):
+        assert (trained / "output" / "contributions" / f"contributions.{ending}").stat().st_size > 0
+
+
+@pytest.mark.parametrize("overlay", ["contributions", "evaluate"])
+def test_weights_are_not_tested_on_what_trained_them_or_on_other_input(trained, shared_cohort, overlay):
+    with refused("was trained on", "no test of it", "--fold 0"):
+        train(shared_cohort, trained, "run", [overlay], fold=1)
+    with refused("trained with intensity 'stretch', not 'window'"):
+        train(shared_cohort, trained, "run", [overlay], intensity="window")
+
+
+def test_the_recommended_recipe_trains_and_its_record_says_so(shared_cohort, tmp_path):
+    train(shared_cohort, tmp_path, overlays=["recommended"])
+    said = json.loads((tmp_path / "models" / "model.json").read_text())["settings"]
+    assert (said["intensity"], said["scan_model"], said["precision"]) == ("window", "attention", "auto")
+    assert said["used_precision"] in ("float32", "bfloat16")
+    assert (said["augment#vertical_flip_prob"], said["augment#rotate_limit"]) == (0.0, 15)
+    assert "sequence.attention.0.weight" in read_state_dict(tmp_path / "models" / "model.pt")
 
 
 def test_same_seed_gives_the_same_weights(trained, shared_cohort, tmp_path):

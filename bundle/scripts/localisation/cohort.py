@@ -20,7 +20,7 @@ from scripts.provenance import RESEARCH_ONLY
 from scripts.registration.t1w_grid import in_words
 from scripts.reporting import page
 from scripts.runs.engines import Engine, LocalEngine, run_jobs
-from scripts.runs.failures import called, log_of, why
+from scripts.runs.failures import called, check_all_done, log_of, why
 from scripts.runs.former import say_former
 from scripts.runs.outputs import check_derivative, describe
 
@@ -79,11 +79,7 @@ def localise_cohort(
     say_former(folder, "_desc-basalganglia_box.json", {scan.scan_id for scan in scans}, "localise.tsv")
     bad = [row for row in rows if row["status"] != "ok"]
     print(f"{len(rows) - len(bad)} of {len(rows)} scans localised; look at {folder / 'index.html'}")
-    if bad:
-        raise InputError(
-            f"{len(bad)} of {len(rows)} scans were refused, the others are done; {folder / 'localise.tsv'} says why"
-            f" (first: {bad[0]['message']})"
-        )
+    check_all_done(rows, folder / "localise.tsv")
 
 
 def work(shared: tuple[Path, Localiser, str], scan: Scan, device: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
@@ -272,14 +272,31 @@ def chosen_scans(
         InputError: as `find_scans` and `read_participants`, or a participant without a scan.
     """
     scans = find_scans(dataset_dir, incomplete_too)
-    if participants is None:
-        return scans
+    return scans if participants is None else of_participants(scans, participants)
+
+
+class _Whose(Protocol):
+    """What has a participant."""
+
+    @property
+    def participant_id(self) -> str: ...
+
+
+_Scan = TypeVar("_Scan", bound=_Whose)
+
+
+def of_participants(scans: Sequence[_Scan], participants: str | os.PathLike) -> list[_Scan]:
+    """The scans of those whom a table names.
+
+    Raises:
+        InputError: as `read_participants`; the table names nobody, or somebody without a scan.
+    """
     wanted = read_participants(participants, ["participant_id"])
     if not wanted:
         raise InputError(f"{participants}: names nobody; add a row a participant, or leave it out to take everybody")
     missing = wanted.keys() - {scan.participant_id for scan in scans}
     if missing:
-        raise InputError(f"{participants}: {sorted(missing)[0]!r} has no scan in {dataset_dir}; correct the table")
+        raise InputError(f"{participants}: {sorted(missing)[0]!r} has no scan in the input; correct the table")
     return [scan for scan in scans if scan.participant_id in wanted]
 
 

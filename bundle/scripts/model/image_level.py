@@ -32,9 +32,33 @@ def slices_of(image: Tensor) -> Tensor:
     return image.permute(0, 4, 1, 2, 3).flatten(0, 1)
 
 
-class SliceResNet(ResNet):
-    """MONAI's ResNet18 with torchvision's parameter names, so that torchvision's weights load key for key (paper,
-    Image-Level Model).
+class ResNet18(ResNet):
+    """MONAI's ResNet18 with torchvision's parameter names, so that torchvision's weights load key for key.
+
+    Args:
+        spatial_dims: 2 or 3.
+        num_maps: C.
+        feed_forward: whether it has the FC layer.
+    """
+
+    def __init__(self, spatial_dims: int, num_maps: int, feed_forward: bool) -> None:
+        super().__init__(
+            block=ResNetBlock,
+            layers=[2, 2, 2, 2],
+            block_inplanes=get_inplanes(),
+            spatial_dims=spatial_dims,
+            n_input_channels=num_maps,
+            num_classes=NUM_CLASSES,
+            conv1_t_size=7,
+            conv1_t_stride=2,
+            shortcut_type="B",
+            bias_downsample=False,
+            feed_forward=feed_forward,
+        )
+
+
+class SliceResNet(ResNet18):
+    """The paper's network of single slices (Image-Level Model).
 
     Args:
         num_maps: C.
@@ -44,19 +68,7 @@ class SliceResNet(ResNet):
     reads_volumes = False
 
     def __init__(self, num_maps: int, feed_forward: bool) -> None:
-        super().__init__(
-            block=ResNetBlock,
-            layers=[2, 2, 2, 2],
-            block_inplanes=get_inplanes(),
-            spatial_dims=2,
-            n_input_channels=num_maps,
-            num_classes=NUM_CLASSES,
-            conv1_t_size=7,
-            conv1_t_stride=2,
-            shortcut_type="B",
-            bias_downsample=False,
-            feed_forward=feed_forward,
-        )
+        super().__init__(2, num_maps, feed_forward)
 
     def feature_maps(self, image: Tensor) -> Tensor:
         x = self.maxpool(self.act(self.bn1(self.conv1(slices_of(image)))))
@@ -69,8 +81,8 @@ class SliceResNet(ResNet):
         return self(slices_of(image)).unflatten(0, (image.shape[0], image.shape[4]))
 
 
-class VolumeResNet(ResNet):
-    """MONAI's 3D ResNet18. It halves only H and W: each slice keeps its own embedding, which sees its neighbours.
+class VolumeResNet(ResNet18):
+    """The same in 3D. It halves only H and W: each slice keeps its own embedding, which sees its neighbours.
 
     Args:
         num_maps: C.
@@ -80,19 +92,7 @@ class VolumeResNet(ResNet):
     reads_volumes = True
 
     def __init__(self, num_maps: int, feed_forward: bool) -> None:
-        super().__init__(
-            block=ResNetBlock,
-            layers=[2, 2, 2, 2],
-            block_inplanes=get_inplanes(),
-            spatial_dims=3,
-            n_input_channels=num_maps,
-            num_classes=NUM_CLASSES,
-            conv1_t_size=7,
-            conv1_t_stride=2,
-            shortcut_type="B",
-            bias_downsample=False,
-            feed_forward=feed_forward,
-        )
+        super().__init__(3, num_maps, feed_forward)
         halve_in_plane(self)
 
     def feature_maps(self, image: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from scripts.nuclei.table import data_dictionary
 from scripts.provenance import bundle_version
 from scripts.registration.t1w_grid import in_words
 from scripts.runs.engines import Engine, LocalEngine, run_jobs
-from scripts.runs.failures import called, log_of, why
+from scripts.runs.failures import called, check_all_done, log_of, why
 from scripts.runs.finished import Origin, code_of, digest_of, settings_of
 from scripts.runs.former import say_former
 from scripts.runs.outputs import check_derivative, describe
@@ -113,11 +113,7 @@ def measure_cohort(
     say_former(folder, "_desc-nuclei_stats.json", {scan.scan_id for scan in scans}, "nuclei.tsv")
     bad = [row for row in said if row["status"] != "ok"]
     print(f"{len(rows) - len(bad)} of {len(rows)} scans measured; {folder / 'nuclei.tsv'}")
-    if bad:
-        raise InputError(
-            f"{len(bad)} of {len(rows)} scans were refused; the others are done; {folder / 'scans.tsv'} says why"
-            f" (first: {bad[0]['scan_id']}: {bad[0]['message']})"
-        )
+    check_all_done(said, folder / "scans.tsv")
 
 
 def names_of(scan: Scan) -> list[Path]:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.files.writing import check_output_dir, write_table
-from scripts.maps.bids import read_participants
+from scripts.maps.bids import of_participants
 from scripts.provenance import cohort_fingerprint, settings, software
 from scripts.reconstruction.bids import find_raw, from_files
 from scripts.reconstruction.derivatives import (
@@ -29,7 +29,7 @@ from scripts.reconstruction.derivatives import (
 from scripts.reconstruction.raw import RawScan, Volume, check_scan
 from scripts.reconstruction.reconstruct import Reconstruction
 from scripts.runs.engines import Engine, LocalEngine, run_jobs
-from scripts.runs.failures import Refused, log_of, why
+from scripts.runs.failures import Refused, check_all_done, log_of, why
 from scripts.runs.finished import Origin
 from scripts.runs.former import say_former
 from scripts.runs.outputs import check_derivative, describe
@@ -83,23 +83,8 @@ def find_scans(
             if field_strength_t is not None:
                 acquisition.field_strength_t = field_strength_t
     if participants is not None:
-        scans = chosen(scans, participants)
+        scans = of_participants(scans, participants)
     return [checked(scan, check_scan) for scan in scans]
-
-
-def chosen(scans: Sequence[RawScan | Refused], participants: str | os.PathLike) -> list[RawScan | Refused]:
-    """The scans of the participants that a table names.
-
-    Raises:
-        InputError: the table names nobody, or somebody without a scan.
-    """
-    wanted = read_participants(participants, ["participant_id"])
-    if not wanted:
-        raise InputError(f"{participants}: names nobody; add a row a participant, or leave it out to take everybody")
-    missing = wanted.keys() - {scan.participant_id for scan in scans}
-    if missing:
-        raise InputError(f"{participants}: {sorted(missing)[0]!r} has no echoes in the input; correct the table")
-    return [scan for scan in scans if scan.participant_id in wanted]
 
 
 def checked(scan: RawScan | Refused, check: Callable[[RawScan], None]) -> RawScan | Refused:
@@ -246,17 +231,12 @@ def reconstruct(
             row |= {"status": "failed", "message": why(failed[scan.scan_id], log, places)}
         else:
             log.unlink(missing_ok=True)
-    bad = [row for row in rows if row["status"] != "ok"]
     if done:
         print(f"{len(done)} of {len(scans)} scans were there already")
     write_participants(output, root, {row["participant_id"] for row in rows if row["status"] == "ok"})
     write_table(output / "reconstruct.tsv", list(rows[0]), rows)
     say_former(output, "_desc-brain_mask.json", {row["scan_id"] for row in rows}, "reconstruct.tsv")
-    if bad:
-        raise InputError(
-            f"{len(bad)} of {len(rows)} scans failed, the others are done; {output / 'reconstruct.tsv'} says why"
-            f" (first: {bad[0]['scan_id']}: {bad[0]['message']})"
-        )
+    check_all_done(rows, output / "reconstruct.tsv")
 
 
 @dataclass

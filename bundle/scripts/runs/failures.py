@@ -6,8 +6,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from scripts.errors import input_error_in, reason, system_reason
+from scripts.errors import InputError, input_error_in, reason, system_reason
 from scripts.files.parts import part_file
 
 #: A file that BIDS entities name; other names may hold anybody's.
@@ -50,6 +51,24 @@ def why(error: BaseException, log: str | os.PathLike, places: Mapping[str, str] 
     except OSError as problem:
         return f"unexpected {kind}, and its log could not be written ({reason(problem).split(':')[0]}); report it"
     return f"unexpected {kind}; {Path(log).name} says where: please report it"
+
+
+def check_all_done(rows: Sequence[Mapping[str, Any]], table: str | os.PathLike) -> None:
+    """At a command's end, when its table is written: say how many of its scans failed, if any.
+
+    Args:
+        rows: of the table: `scan_id`, `status` (`ok` where it is done) and `message`.
+        table: where it lies.
+
+    Raises:
+        InputError: some failed.
+    """
+    bad = [row for row in rows if row["status"] != "ok"]
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(rows)} scans failed, the others are done; {table} says why"
+            f" (first: {bad[0]['scan_id']}: {bad[0]['message']})"
+        )
 
 
 def without_paths(message: str, places: Mapping[str, str]) -> str:

@@ -37,11 +37,34 @@ def stack_scans(scans: Scans) -> tuple[Tensor, Tensor]:
     return images, torch.tensor([item["label"] for item in items])
 
 
-class SliceDataset(Dataset):
-    """Stage 1's samples: every slice of every scan on its own, with its scan's label (paper, Image-Level Model).
+class Samples(Dataset):
+    """Stage 1's samples, all on the training device.
 
-    All slices lie on the training device, and a whole batch is gathered at once (`__getitems__`), because taking
-    samples one by one costs more than a small network's training step.
+    A whole batch is gathered at once (`__getitems__`), because taking samples one by one costs more than a small
+    network's training step.
+
+    Args:
+        images: `[N, ...]`.
+        labels: `[N]`, 0 or 1.
+        device: where both stay.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, device: torch.device) -> None:
+        self.images, self.labels = images.to(device), labels.to(device)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int | Tensor) -> Batch:
+        return {"image": self.images[index], "label": self.labels[index]}
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A batch `{"image": [B, ...], "label": [B]}`."""
+        return self[torch.tensor(indices, device=self.labels.device)]
+
+
+class SliceDataset(Samples):
+    """Every slice of every scan on its own, `[3, H, W]`, with its scan's label (paper, Image-Level Model).
 
     Args:
         scans: dataset of preprocessed scans, items `{"image": [3, H, W, S], "label": 0 or 1}`.
@@ -50,22 +73,11 @@ class SliceDataset(Dataset):
 
     def __init__(self, scans: Scans, device: torch.device) -> None:
         images, labels = stack_scans(scans)
-        self.images = slices_of(images).contiguous().to(device)
-        self.labels = labels.repeat_interleave(images.shape[-1]).to(device)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int | Tensor) -> Batch:
-        return {"image": self.images[index], "label": self.labels[index]}
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """A batch `{"image": [B, 3, H, W], "label": [B]}`."""
-        return self[torch.tensor(indices, device=self.labels.device)]
+        super().__init__(slices_of(images).contiguous(), labels.repeat_interleave(images.shape[-1]), device)
 
 
-class VolumeDataset(Dataset):
-    """Stage 1's samples for a network that reads whole scans: every scan with its label, kept as `SliceDataset` does.
+class VolumeDataset(Samples):
+    """Every scan, `[3, H, W, S]`, with its label, for a network that reads whole scans.
 
     Args:
         scans, device: as of `SliceDataset`.
@@ -73,18 +85,8 @@ class VolumeDataset(Dataset):
 
     def __init__(self, scans: Scans, device: torch.device) -> None:
         images, labels = stack_scans(scans)
-        self.images, self.labels = images.to(device), labels.to(device)
+        super().__init__(images, labels, device)
         self.slices_a_sample = images.shape[-1]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int | Tensor) -> Batch:
-        return {"image": self.images[index], "label": self.labels[index]}
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """A batch `{"image": [B, C, H, W, S], "label": [B]}`."""
-        return self[torch.tensor(indices, device=self.labels.device)]
 
 
 def image_level_dataset(scans: Scans, device: torch.device, network: nn.Module) -> Dataset:
