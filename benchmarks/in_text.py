@@ -37,8 +37,8 @@ PICTURE = ROOT / "docs" / "pictures" / "cross_validation_roc.png"
 METADATA = ROOT / "bundle" / "configs" / "metadata.json"
 BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
 ALPHA = 0.05
-#: Where the paper's setting will be kept once it was run; until then the small one stands in the text.
-PAPER_SETTING, SMALL_SETTING = RESULTS / "cross_validation_paper", RESULTS / "cross_validation_small"
+#: The cross-validation that stands in the text: the paper's setting.
+HEADLINE = RESULTS / "cross_validation_paper"
 INPUT_WORDS = {"full": "full-size", "cropped": "cropped", NO_INPUT: "no input region"}
 
 
@@ -162,34 +162,24 @@ def differences(tests: pd.DataFrame, test: str) -> str:
     return "; ".join(words)
 
 
-def headline() -> Path:
-    """The folder of the cross-validation that stands in the text."""
-    return PAPER_SETTING if (PAPER_SETTING / "predictions.csv").exists() else SMALL_SETTING
-
-
-def cross_validation() -> str:
-    """The whole evaluation on a simulated cohort."""
-    folder = headline()
-    table, cohort = read_predictions(folder / "predictions.csv"), read(folder / "cohort.json")
-    settings = read(folder / "predictions.json")["settings"]
-    size = table["participant_id"].nunique()
-    epochs = f"{settings['image_epochs']} of the paper's 100 epochs in stage 1"
-    if settings["image_epochs"] == 100:
-        epochs = "the paper's epochs"
+def cross_validation_setting(table: pd.DataFrame) -> str:
+    """On what, and how, the cross-validation was run."""
+    cohort, settings = read(HEADLINE / "cohort.json"), read(HEADLINE / "predictions.json")["settings"]
+    epochs = f"{settings['image_epochs']} and {settings['scan_epochs']} epochs"
     start = "no ImageNet start" if settings["imagenet_weights"] == "none" else "ImageNet start"
-    text = (
-        f"The whole evaluation (`cross_validation`) on a **simulated** cohort of {size} subjects (size"
-        f" `{cohort['size']}`, seed {cohort['seed']}): {design_text(table)}, {start}, {epochs}, cropped input of"
+    return (
+        f"The paper's evaluation (`cross_validation`) on a **simulated** cohort of"
+        f" {table['participant_id'].nunique()} subjects (size `{cohort['size']}`, seed {cohort['seed']}, drawn"
+        f" `{cohort['draws']}`): {design_text(table)}, {epochs} as in the paper, {start}, cropped input of"
         f" {settings['cropped_size'][0]}x{settings['cropped_size'][1]} pixels, {settings['num_slices']} slices,"
         f" {settings['precision']}. Here {luck(cohort)}."
     )
-    if folder == SMALL_SETTING:
-        text += (
-            " It shows that the chain works and not what the method can do; the paper's setting was not run to its end"
-            " yet."
-        )
+
+
+def auc_rows(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Models, and a row of their AUCs by level, input and way of pooling."""
     levels = {"image": image_level(table), "scan": scan_level(table)}
-    models, tests = list(levels["scan"]["model"].drop_duplicates()), delong_tests(table)
+    models = list(levels["scan"]["model"].drop_duplicates())
     rows = []
     for level, frame in levels.items():
         for region in regions_of(table, level):
@@ -204,6 +194,48 @@ def cross_validation() -> str:
                         printed,
                     ]
                 )
+    return models, rows
+
+
+def cross_validation_short() -> str:
+    """The AUCs of the cross-validation and which models it tells apart, for pages that are not about it."""
+    table = read_predictions(HEADLINE / "predictions.csv")
+    models, rows = auc_rows(table)
+    tests = delong_tests(table)
+    told = "; ".join(
+        f"{where}: {differences(tests, test)}"
+        for test, where in (("image_within_folds", "slices"), ("scan_within_folds", "scans"))
+    )
+    return (
+        f"{cross_validation_setting(table)} AUC (95 % interval over subjects):\n\n"
+        + markdown_table(["", *models, "the paper's Q-Net (real patients)"], rows)
+        + f"\nDeLong's test over subjects, within folds: {told}.\n"
+    )
+
+
+def curves() -> str:
+    """Whether the paper's epochs are too many."""
+    found = read(HEADLINE / "curves.json")["stages"]
+    lines = []
+    for title, stage in found.items():
+        gains = "; ".join(
+            f"{gain['gain']:+.3f} (standard error {gain['standard_error']:.3f}) after epoch {epoch}"
+            for epoch, gain in stage["gain_to_the_last"].items()
+        )
+        lines.append(
+            f"- {title}: AUC on the held-out fold {fixed(stage['held_out_auc'][-1], 3)} after"
+            f" {stage['epochs'][-1]} epochs, on the training subjects {fixed(stage['training_auc'][-1], 3)} (mean over"
+            f" {stage['folds']} folds). Gained up to there: {gains}. Highest at epoch {stage['best_epoch']}."
+        )
+    return "\n".join(lines) + f"\n\nAll epochs: `benchmarks/results/{HEADLINE.name}/curves.md`.\n"
+
+
+def cross_validation() -> str:
+    """The whole evaluation on a simulated cohort."""
+    table = read_predictions(HEADLINE / "predictions.csv")
+    models, rows = auc_rows(table)
+    tests = delong_tests(table)
+    text = cross_validation_setting(table)
     text += (
         "\n\n![ROC](../pictures/cross_validation_roc.png)\n"
         "*Simulated cohort, scan level: Q-Net, votes of ResNet and ResNetSWA"
@@ -227,7 +259,7 @@ def cross_validation() -> str:
             if (tests["test"] == test).any()
         )
         + f"\nTests are DeLong's over subjects, two-sided at {ALPHA}. Tables and predictions:"
-        f" `benchmarks/results/{folder.name}/`.\n"
+        f" `benchmarks/results/{HEADLINE.name}/`.\n"
     )
     return text
 
@@ -312,6 +344,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "summary": summary,
     "external": external,
     "cross_validation": cross_validation,
+    "cross_validation_short": cross_validation_short,
+    "curves": curves,
     "augmentation": augmentation,
     "honesty": honesty,
 }
@@ -342,7 +376,7 @@ def metrics_in_metadata(text: str) -> str:
 
 def predictions_hash() -> str:
     """Of the predictions that the picture is drawn from."""
-    return hashlib.sha256((headline() / "predictions.csv").read_bytes()).hexdigest()
+    return hashlib.sha256((HEADLINE / "predictions.csv").read_bytes()).hexdigest()
 
 
 def picture_is_of() -> str:
@@ -352,7 +386,7 @@ def picture_is_of() -> str:
 
 def draw_picture() -> None:
     """The ROC curves of the cross-validation."""
-    table = read_predictions(headline() / "predictions.csv")
+    table = read_predictions(HEADLINE / "predictions.csv")
     figure = roc_models(table, [(region, "scan") for region in regions_of(table, "scan")], simulated=True)
     FigureCanvasAgg(figure).print_png(PICTURE, metadata={"Software": None, "Description": predictions_hash()})
 
