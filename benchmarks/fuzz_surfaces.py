@@ -23,7 +23,7 @@ sys.path.insert(0, str(BUNDLE))
 from scripts.anatomy.atlas import NUCLEI, SIDES  # noqa: E402
 from scripts.anatomy.template import load_template  # noqa: E402
 from scripts.evaluation.predictions import PREDICTION_COLUMNS, read_predictions  # noqa: E402
-from scripts.files.writing import write_json, write_table  # noqa: E402
+from scripts.files.writing import sha256, write_json, write_table  # noqa: E402
 from scripts.inference.batch import LOG_COLUMNS, RunFolder  # noqa: E402
 from scripts.inference.inputs import find_input  # noqa: E402
 from scripts.inference.results import model_info  # noqa: E402
@@ -370,7 +370,7 @@ def make_weights(root: Path) -> None:
     write_tensors(root / "model.pt", network.state_dict())
     write_tensors(root / "checkpoint.pt", {"n": network.state_dict(), "epoch": 3, "settings": {"seed": 1}})
     record = {
-        "software": {}, "settings": {"num_slices": 16}, "weights": {"other.pt": "0"},
+        "software": {}, "settings": {"num_slices": 16}, "weights": {"model.pt": sha256(root / "model.pt")},
         "input": {"name": "blobs", "simulated": True}, "performance": {"auc": 0.8},
     }  # fmt: skip
     write_json(root / "model.json", record)

@@ -2,9 +2,11 @@
 
 import hashlib
 import inspect
+import logging
 import os
 import platform
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from scripts.files.json_file import read_json
 from scripts.files.nifti import says_simulated
 from scripts.files.text import read_content
 from scripts.files.writing import sha256, write_json
+
+LOGGER = logging.getLogger(__name__)
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "monai", "captum", "numpy", "nibabel", "pytorch-ignite", "scikit-learn")
@@ -160,6 +164,57 @@ def read_record(path: str | os.PathLike) -> dict[str, Any]:
     return read_json(path, "record") if os.path.lexists(path) else {}
 
 
+def record_beside(
+    weights: str | os.PathLike, kind: str = "record", path: str | os.PathLike | None = None
+) -> dict[str, Any]:
+    """The training record beside weights; empty where there is none.
+
+    Args:
+        weights: the weights file.
+        kind: of record, see `scripts.files.schemas`.
+        path: of the record; None: the weights' name with `.json`.
+
+    Raises:
+        InputError: the record is damaged, or see `check_of_weights`.
+    """
+    path = Path(weights).with_suffix(".json") if path is None else path
+    if not os.path.lexists(path):
+        return {}
+    content = read_json(path, kind)
+    check_of_weights(content, path, weights, "delete it to go on without what it says")
+    return content
+
+
+def check_of_weights(
+    content: Mapping[str, Any], path: str | os.PathLike, weights: str | os.PathLike, cure: str
+) -> None:
+    """Refuse a record that lies beside other weights than those that it names by their SHA-256. One that names none
+    is spoken of in the log.
+
+    Args:
+        content: of the record; `weights` maps names to hashes.
+        path: of the record.
+        weights: the file beside it; where there is none, nothing is said.
+        cure: what else can be done.
+
+    Raises:
+        InputError: that.
+    """
+    named = content.get("weights", {})
+    if not named:
+        _say_no_hash(str(path), Path(weights).name)
+    elif Path(weights).is_file() and sha256(weights) not in named.values():
+        raise InputError(
+            f"{path}: is of other weights than {Path(weights).name} beside it (their sha256 differ); put the two that"
+            f" were made together there, or {cure}"
+        )
+
+
+@lru_cache
+def _say_no_hash(path: str, name: str) -> None:
+    LOGGER.warning("%s: holds no sha256 of weights, so nothing shows that it is of %s", path, name)
+
+
 #: What records of version 0.5 and before do not say, since there was no other.
 _BEFORE = {"intensity": "stretch", "image_model": "resnet18", "scan_model": "bilstm", "leave_out": []}
 
@@ -173,12 +228,10 @@ def trained_with(weights: str | os.PathLike) -> dict[str, Any]:
         weights: the weights file; its record has the same name and ends in `.json` (`write_record`).
 
     Raises:
-        InputError: the record is damaged.
+        InputError: see `record_beside`.
     """
-    path = Path(weights).with_suffix(".json")
-    if not os.path.lexists(path):
-        return {}
-    return {**_BEFORE, **read_json(path, "training record")["settings"]}
+    found = record_beside(weights, "training record")
+    return {**_BEFORE, **found["settings"]} if found else {}
 
 
 def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
@@ -189,7 +242,7 @@ def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
         wanted: settings of the input, by their config keys.
 
     Raises:
-        InputError: the record is damaged, or a setting differs from it.
+        InputError: see `record_beside`, or a setting differs from it.
     """
     path, trained = Path(weights).with_suffix(".json"), trained_with(weights)
     for key, given in wanted.items():

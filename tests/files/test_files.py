@@ -25,7 +25,9 @@ from scripts.files.tensors import read_tensors
 from scripts.files.text import read_text
 from scripts.files.writing import sha256
 from scripts.inference.inputs import find_input
-from scripts.maps.transforms import LoadImageMapsd
+from scripts.maps.bids import labelled_scans, read_box
+from scripts.maps.transforms import LoadImageMapsd, reading
+from scripts.nuclei.curves import read_reference_curves
 from scripts.runs.finished import content_of_file
 
 RULES = BUNDLE / "configs" / "dicom_series.yaml"
@@ -234,6 +236,99 @@ def test_a_stream_that_is_cut_off_or_goes_on_is_refused(small, change, word):
     small.write_bytes(change(small.read_bytes()))
     with refused(small, word):
         nifti.read(small)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_header_that_claims_fewer_or_more_slices_than_there_are_is_refused(tmp_path, ending):
+    values = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
+    path = saved(tmp_path / f"m{ending}", values)
+    content = gzip.decompress(path.read_bytes()) if ending == ".nii.gz" else path.read_bytes()
+    packed = gzip.compress if ending == ".nii.gz" else bytes
+    path.write_bytes(packed(content + bytes(200)))  # padding is no slice
+    np.testing.assert_array_equal(nifti.read_voxels(path)[0], values)
+    for slices, words in ((5, "9 x 8 x 5"), (6, "too few slices"), (8, "bytes")):
+        header = bytearray(content)
+        header[46:48] = slices.to_bytes(2, "little")  # dim[3]
+        path.write_bytes(packed(bytes(header)))
+        with refused(path, words):
+            nifti.read(path)
+    path.write_bytes(packed(content + bytes(9 * 8 * 4)))  # an empty slice is one
+    with refused(path, "too few slices"):
+        nifti.read(path)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1000.0), ("micron", 0.001), ("mm", 1.0), ("unknown", 1.0)])
+@pytest.mark.parametrize("shape", [(9, 8, 7), (9, 8, 7, 1)])
+def test_a_header_in_metres_or_micrometres_becomes_mm(tmp_path, unit, factor, shape):
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    affine = np.diag([2.0, -2.0, 3.0, 1.0])
+    affine[:3, 3] = -10, 20, 30
+    image = nib.Nifti1Image(values, np.diag([1 / factor] * 3 + [1]) @ affine)
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "m.nii.gz")
+    for read in (nifti.read_header, nifti.read):
+        found = read(tmp_path / "m.nii.gz")
+        np.testing.assert_allclose(found.affine, affine, rtol=1e-6)
+        np.testing.assert_allclose(found.header.get_zooms()[:3], [2, 2, 3], rtol=1e-6)
+        np.testing.assert_array_equal(np.asarray(found.dataobj), values.reshape(9, 8, 7))
+    voxels, loaded_affine = loaded(tmp_path / "m.nii.gz")
+    np.testing.assert_allclose(loaded_affine, affine, rtol=1e-6)
+    np.testing.assert_array_equal(voxels, values.reshape(9, 8, 7))
+
+
+def test_a_wrong_or_unknown_unit_of_length_is_refused(tmp_path):
+    image = nib.Nifti1Image(np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32), AFFINE)
+    image.header.set_xyzt_units("meter")  # but 2 x 2 x 3
+    nib.save(image, tmp_path / "m.nii")
+    with refused("voxels of 2e+03", "its unit"):
+        loaded(tmp_path / "m.nii")
+    image.header["xyzt_units"] = 5
+    nib.save(image, tmp_path / "m.nii")
+    with refused(tmp_path / "m.nii", "xyzt_units 5", "mm"):
+        nifti.read_header(tmp_path / "m.nii")
+
+
+def test_a_folder_that_is_called_like_a_map_is_refused(cohort):
+    path = cohort / "sub-01" / "anat" / "sub-01_Chimap.nii.gz"
+    path.unlink()
+    path.mkdir()
+    (scan, *_) = find_input(cohort, dicom_rules=RULES)
+    with refused(path, "is a folder"):
+        reading()(scan.item())
+    with refused(path, "is a folder"):
+        labelled_scans(cohort)
+
+
+@pytest.mark.parametrize("end", ["1e30", "1" + 40 * "0", "40000", "8.5", "-1", "1e400"])
+def test_a_box_of_impossible_numbers_is_refused(tmp_path, end):
+    (tmp_path / "box.json").write_text(f'{{"Box": [[0, 4], [0, {end}], [0, 4]]}}')
+    with refused(tmp_path / "box.json", "Box"):
+        read_box(tmp_path / "box.json")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "words"),
+    [
+        ("Chimap", {"rise": -0.1}, "rise"),
+        ("R2starmap", {"rise": 1e9}, "rise"),
+        ("Chimap", {"sd": 1e-300}, "sd"),
+        ("R2starmap", {"sd": 1e-3}, "sd"),
+        ("Chimap", {"sd": 1e6}, "sd"),
+        ("Chimap", {"controls": 0}, "controls"),
+        ("Chimap", {"controls": 1.5}, "controls"),
+        ("Chimap", {"rate": 1e-30}, "rate"),
+        ("Chimap", {"rate": 1e30}, "rate"),
+        ("Chimap", {"start": 1e300}, "start"),
+        ("Chimap", {"unit": "ppb"}, "unit"),
+        ("R2starmap", {"unit": "ppm"}, "unit"),
+    ],
+)
+def test_reference_curves_of_impossible_numbers_are_refused(tmp_path, suffix, change, words):
+    content = json.loads((BUNDLE / "models" / "reference_curves.json").read_text())
+    content["Curves"][suffix]["putamen"] |= change
+    (tmp_path / "curves.json").write_text(json.dumps(content))
+    with refused(tmp_path / "curves.json", f"Curves.{suffix}.putamen.{words}"):
+        read_reference_curves(tmp_path / "curves.json")
 
 
 def test_a_header_that_claims_too_much_is_refused_before_it_is_read(small):

@@ -127,6 +127,42 @@ def test_an_unlikely_map_is_flagged(channel, change, words):
     assert not any(";" in flag for flag in flags)  # a table's cell joins them
 
 
+@pytest.mark.parametrize("value", [0.0, 20.0], ids=["zero", "constant"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("channel", "name"), [(0, "QSM"), (1, "R2*"), (2, "T1W")])
+def test_half_of_a_box_that_was_not_measured_is_flagged_in_any_map_and_direction(channel, name, axis, value):
+    low, high = BOX[axis]
+    where = (slice(None),) * axis + (slice((low + high) // 2, high),)
+    maps = good()
+    maps[channel][where] = value
+    (flag,) = [f for f in region_flags(maps, BOX) if "throughout" in f]
+    half = (high - low) - ((high - low) // 2)
+    assert flag.startswith(f"{name}: {half} of {high - low} slices") and f"axis {'ijk'[axis]}" in flag
+    assert ";" not in flag
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_a_place_of_one_value_and_slices_that_are_repeated_are_flagged(channel):
+    maps = good()
+    maps[channel, 8:20, 10:30, 3:9] = 0.0
+    assert any("% of the basal ganglia's box have one value" in flag for flag in region_flags(maps, BOX))
+    maps = good()
+    maps[channel, :, :, 6:10] = maps[channel, :, :, 5:6]
+    (flag,) = region_flags(maps, BOX)
+    assert "4 of 8 slices" in flag and "the same as another one" in flag
+
+
+def test_the_mask_around_a_brain_and_a_hole_in_it_are_no_lost_slices():
+    maps = good()
+    for margin in (0, 6):
+        padded = np.pad(maps, ((0, 0), *((margin, margin),) * 3))
+        assert region_flags(padded, None) == []
+    maps[0, 20:24, 20:24, 5:9] = 0
+    assert region_flags(maps, BOX) == []
+    maps[0, :, :, 8] = 0
+    assert "1 of 16 slices of the image" in region_flags(maps, None)[0]
+
+
 def test_nuclei_beyond_every_age_are_flagged_and_iron_overload_is_not():
     curves = read_reference_curves(BUNDLE / "models" / "reference_curves.json")
     usual = [{"nucleus": "pallidum", "side": side, "Chimap": 0.14, "R2starmap": 65.0} for side in ("left", "right")]

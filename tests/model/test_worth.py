@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from refusal import refused
 
+from scripts.files.writing import sha256
+from scripts.inference.results import model_info
 from scripts.maps.appearance import appearance
 from scripts.model.familiarity import fit, strangeness
-from scripts.model.trust import Trust, calibration_path, flag_of, write_calibration
+from scripts.model.trust import Trust, calibration_path, flag_of, set_aside_former, write_calibration
+from scripts.provenance import check_trained_with, record_beside, trained_with
 
 CONTENT = {
     "scores_from": "the held-out fold",
@@ -33,11 +36,36 @@ def test_weights_without_calibration_say_so_and_give_no_answer(weights):
     assert set(said) == {"calibration_missing"} and "no calibration" in said["calibration_missing"]
 
 
-def test_a_calibration_of_other_weights_is_not_taken(weights):
-    write_calibration(weights, CONTENT)
+def test_a_calibration_of_other_weights_is_refused_and_set_aside_by_whatever_replaces_weights(weights, capsys):
+    path = write_calibration(weights, CONTENT)
     assert "answer" in Trust(weights)(0.95)
+    set_aside_former(weights)
+    assert path.exists()
+    content = path.read_text()
     weights.write_bytes(b"trained on")
-    assert "other weights" in Trust(weights)(0.95)["calibration_missing"]
+    with refused(path, "other weights than model.pt", "delete it"):
+        Trust(weights).check()
+    set_aside_former(weights)
+    assert not path.exists()
+    assert path.with_name("model_calibration_of_former_weights.json").read_text() == content
+    assert "model_calibration_of_former_weights.json" in capsys.readouterr().out
+    assert "calibration_missing" in Trust(weights)(0.95)
+
+
+def test_a_record_of_other_weights_is_refused_by_all_who_read_it_and_one_without_a_hash_is_spoken_of(weights, caplog):
+    path = weights.with_suffix(".json")
+    record = {"settings": {"region": "full"}, "weights": {"any name.pt": sha256(weights)}}
+    path.write_text(json.dumps(record))
+    assert trained_with(weights)["region"] == "full"
+    path.write_text(json.dumps({**record, "weights": {"model.pt": 64 * "0"}}))
+    for read in (trained_with, model_info, lambda w: check_trained_with(w, region="full"), record_beside):
+        with refused(path, "of other weights than model.pt beside it", "delete it"):
+            read(weights)
+    assert not caplog.text
+    path.write_text(json.dumps({"settings": {"region": "full"}, "input": {"name": "a cohort", "simulated": True}}))
+    assert trained_with(weights)["region"] == "full"
+    assert model_info(weights)["trained_on"] is None
+    assert "holds no sha256" in caplog.text
 
 
 @pytest.mark.parametrize(("probability", "answer"), [(0.99, "HH"), (0.5, "cannot say"), (0.01, "HC")])

@@ -1,11 +1,17 @@
 """Echoes that cannot be what they are called: scales, slices, noise and voxel sizes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from blobs import REPOSITORY
 from raw_head import affine, echoes
 from refusal import refused
 
+from scripts.errors import InputError
+from scripts.files.nifti import read_voxels
 from scripts.reconstruction.checks import check_map
+from scripts.reconstruction.consistency import check_echoes_agree
 from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_scan, load_echoes, normalise
 
@@ -165,10 +171,80 @@ def test_a_flip_angle_in_radians_is_refused(signal):
 
 def test_noise_is_refused(signal):
     magnitude = abs(signal).astype(np.float32)
-    check_not_noise(np.angle(signal).astype(np.float32), magnitude, "p.nii.gz")
+    check_not_noise(np.angle(signal).astype(np.float32), magnitude, FILES)
     noise = np.random.default_rng(0).uniform(-np.pi, np.pi, signal.shape).astype(np.float32)
     with refused("p.nii.gz", "noise"):
-        check_not_noise(noise, magnitude, "p.nii.gz")
+        check_not_noise(noise, magnitude, FILES)
+
+
+@pytest.mark.parametrize("echo", [0, 1, 2])
+def test_one_echo_of_noise_is_refused_unless_its_signal_is_gone_too(signal, echo):
+    phase, magnitude = np.angle(signal).astype(np.float32), abs(signal).astype(np.float32)
+    phase[echo] = np.random.default_rng(0).uniform(-np.pi, np.pi, phase[echo].shape)
+    with refused(FILES[echo], f"echo {echo + 1} is noise"):
+        check_not_noise(phase, magnitude, FILES)
+    magnitude[echo] /= 30
+    check_not_noise(phase, magnitude, FILES)
+
+
+TIMES = [0.005, 0.01, 0.015]
+
+
+def real_heads() -> dict[str, tuple[np.ndarray, np.ndarray, list[float], list[float]]]:
+    """Phase, magnitude, echo times and voxel size: two real heads, and that of spheres."""
+    folder = REPOSITORY / "tests" / "data"
+    mag, stored = (np.moveaxis(read_voxels(folder / "romeo_small" / f"{n}.nii")[0], -1, 0) for n in ("Mag", "Phase"))
+    head = [[read_voxels(folder / "philips_head" / f"philips_{p}{n}.nii.gz")[0] for n in (1, 2)] for p in ("ph", "mag")]
+    spheres = echoes(24, np.random.default_rng(0))
+    return {
+        "7 T": (scale_phase(stored, "", 3 * ["p"]).phase, mag, [0.004, 0.008, 0.012], [0.47, 0.47, 1.0]),
+        "3 T, two echoes": (np.stack(head[0]), np.stack(head[1]), [0.0023, 0.0046], [3.0, 3.0, 3.0]),
+        "spheres": (np.angle(spheres[:3]).astype(np.float32), abs(spheres[:3]).astype(np.float32), TIMES, [3.0] * 3),
+    }
+
+
+@pytest.fixture(scope="module")
+def heads():
+    return real_heads()
+
+
+@pytest.mark.parametrize("which", ["7 T", "3 T, two echoes", "spheres"])
+def test_echoes_of_a_head_agree_and_a_negated_one_is_refused_or_said(heads, which):
+    phase, magnitude, times, spacing = heads[which]
+    assert check_echoes_agree(phase, magnitude, times, spacing, FILES) == []
+    check_not_noise(phase, magnitude, FILES)
+    ramp = np.linspace(0, 3, phase.shape[1])[:, None, None] * np.array([1, -1, 1])[: len(phase), None, None, None]
+    bipolar = np.angle(np.exp(1j * (phase + ramp))).astype(np.float32)
+    assert check_echoes_agree(bipolar, magnitude, times, spacing, FILES) == []
+    for echo in range(len(phase)):
+        negated = phase.copy()
+        negated[echo] *= -1
+        try:
+            (line,) = check_echoes_agree(negated, magnitude, times, spacing, FILES)
+        except InputError as error:
+            line = str(error)
+            assert FILES[echo] in line or len(phase) == 2
+        assert "runs against that of the others" in line and "negated" in line
+        assert f"echo {echo + 1} " in line or len(phase) == 2
+
+
+def test_phases_in_another_order_or_with_a_wrong_echo_time_are_said(heads):
+    phase, magnitude, times, spacing = heads["spheres"]
+    swapped = phase[[0, 2, 1]]
+    (line,) = check_echoes_agree(swapped, magnitude, times, spacing, FILES)
+    assert "does not grow evenly" in line and "another order" in line
+    with refused("wrong echo time"):
+        check_echoes_agree(phase, magnitude, [0.005, 0.014, 0.015], spacing, FILES)
+
+
+def test_an_echo_with_a_negated_imaginary_part_is_refused(signal):
+    bad = signal.copy()
+    bad[1] = bad[1].conj()
+    scan = made(signal)
+    parts = [[Volume(f"{w}{n}", array=p(e).astype(np.float32), affine=np.diag([2.0, 2, 2, 1])) for n, e in
+              enumerate(bad, 1)] for w, p in (("r", np.real), ("i", np.imag))]  # fmt: skip
+    with refused("i2", "echo 2", "runs against"):
+        load_echoes(replace(scan, parts=("real", "imag"), first=parts[0], second=parts[1]), 1)
 
 
 @pytest.mark.parametrize("kind", ["rician", "whole numbers"])
@@ -182,7 +258,7 @@ def test_noise_in_both_parts_is_refused(kind):
     volumes = [[Volume(f"{n}.nii.gz", array=v, affine=affine()) for v in p] for n, p in zip("mp", parts, strict=True)]
     read = load_echoes(Acquisition(("mag", "phase"), *volumes, [0.005, 0.01, 0.015], 24.0, 0.036, 3.0), 1)
     with refused("p.nii.gz", "as noise is"):
-        check_not_noise(read.phase, read.magnitude, "p.nii.gz")
+        check_not_noise(read.phase, read.magnitude, FILES)
 
 
 def test_one_bright_voxel_does_not_make_all_others_dark(signal):

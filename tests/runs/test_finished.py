@@ -120,7 +120,10 @@ def fail(error: Exception, log: Path, files: dict | None = None) -> str:
 
 def test_a_reason_names_no_person_and_no_path(tmp_path: Path) -> None:
     log, path = log_of(tmp_path, "sub-01"), "/scans/Smith John/QSM of Smith.nii.gz"
-    assert fail(InputError(f"{path}: holds NaN"), log, {"Chimap": [path]}) == "Chimap: holds NaN"
+    assert fail(InputError(f"{path}: holds NaN"), log, {"Chimap": [path]}) == "Chimap (*.nii.gz): holds NaN"
+    named = "/scans/Smith/pre_Chimap.nii"
+    assert fail(InputError(f"{named}: bad"), log, {"Chimap": [named]}) == "Chimap (*_Chimap.nii): bad"
+    assert called({"Chimap": [named]}, "pre") == {named: "pre_Chimap.nii"}
     assert fail(InputError("/scans/Smith/x.nii: bad; R2* is in 1/s"), log) == "...: bad; R2* is in 1/s"
     bids = "/scans/Smith/sub-01/anat/sub-01_T1w.nii.gz"
     assert fail(InputError(f"{bids}: bad"), log, {"T1w": [bids]}) == "sub-01_T1w.nii.gz: bad"

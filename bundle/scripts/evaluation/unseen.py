@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from scripts.errors import InputError
 from scripts.maps.bids import read_participants
 from scripts.maps.scan import Scan
-from scripts.provenance import cohort_fingerprint, read_record
+from scripts.provenance import cohort_fingerprint, record_beside
 
 
 def check_unseen(
@@ -24,7 +23,7 @@ def check_unseen(
     Raises:
         InputError: some trained the weights.
     """
-    record = read_record(Path(weights).with_suffix(".json"))
+    record = record_beside(weights)
     if not record or not os.path.lexists(training_table):
         return
     if record.get("input", {}).get("sha256") != cohort_fingerprint(dataset_dir)["sha256"]:

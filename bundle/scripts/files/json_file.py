@@ -75,7 +75,7 @@ def complaint(error: ValidationError) -> str:
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path]
     where = "".join(parts).removeprefix(".") or "the file"
     found = error.instance
-    shown = repr(found) if isinstance(found, (int, float)) else _KINDS[_OF_TYPE.get(type(found), "number")]
+    shown = f"{found!r:.30}" if isinstance(found, (int, float)) else _KINDS[_OF_TYPE.get(type(found), "number")]
     due = error.validator_value
     match error.validator:
         case "required":

@@ -20,8 +20,11 @@ REAL = "iuf"
 _GZIP = b"\x1f\x8b"
 #: What the header of a simulated map says of itself, so that it is known for one wherever it is copied to.
 SIMULATED = "simulated"
-#: Bytes that a file may hold after its voxels. Programs pad, but what goes on for long is another thing.
+#: Zeros that a file may hold after its voxels, bytes, and never as many as a slice has. Programs pad, but what goes on
+#: for long, or with other values, are slices that the header does not know of.
 _LONGEST_TAIL = 1 << 20
+#: Codes of a header's unit of length (NIfTI-1, xyzt_units) -> mm: none said, m, mm, micrometre.
+_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _CHUNK = 1 << 18
 
 
@@ -33,15 +36,18 @@ def read_header(path: str | os.PathLike, kinds: str = REAL) -> nib.Nifti1Image:
         kinds: kinds of voxels that may be there (numpy's letters): REAL, or with "c" complex ones too.
 
     Returns:
-        shape, affine (voxel to world, mm) and header are those of the file, but for such axes. For voxels: `read`.
+        shape, affine (voxel to world, mm) and header are those of the file, but for such axes, and for its unit of
+        length, which becomes mm. For voxels: `read`.
 
     Raises:
         InputError: no such file, no NIfTI, more bytes than `largest_file`, voxels of another kind, or a header that
-            knows no orientation.
+            knows no orientation or an unknown unit.
     """
     path = Path(path)
     check_ending(path)
     check_plain(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder where a NIfTI file must be; move it away, or give the file within it")
     check_fetched(path)
     try:
         image = nib.load(path)
@@ -89,13 +95,24 @@ def _checked(
             f"{path}: its header knows no orientation (sform_code and qform_code are 0), so left and right cannot be"
             " told apart; export it with its orientation, or copy the header of the image it was made from"
         )
+    unit = int(header["xyzt_units"])
+    if unit & 7 not in _MM:
+        raise InputError(
+            f"{path}: its header names an unknown unit of length (xyzt_units {unit}); set it to mm if its voxel sizes are"
+            " in mm, or export it again"
+        )
+    factor = _MM[unit & 7]
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if shape == image.shape:
+    if shape == image.shape and factor == 1:
         return image
     header = header.copy()
     header.set_data_shape(shape)
-    return type(image)(_Shaped(cast(ArrayProxy, image.dataobj), shape), affine, header)
+    header["xyzt_units"] = unit - (unit & 7) + 2
+    stored = cast(ArrayProxy, image.dataobj)
+    return type(image)(
+        stored if shape == image.shape else _Shaped(stored, shape), np.diag([factor, factor, factor, 1]) @ affine, header
+    )
 
 
 class _Shaped:
@@ -131,8 +148,10 @@ def read(path: str | os.PathLike, kinds: str = REAL) -> nib.Nifti1Image:
     if proxy.offset < image.header.single_vox_offset:
         raise InputError(f"{path}: its header says that voxels begin within the header; export it again")
     check_size(path, size, "its header claims voxels far inside the file,")
+    slice_bytes = int(np.prod(proxy.shape[:2], dtype=np.int64)) * proxy.dtype.itemsize
+    tail = _Tail(path, " x ".join(map(str, image.shape)), min(_LONGEST_TAIL, slice_bytes))
     try:
-        content = _unpacked(path, size) if path.name.endswith(".gz") else _plain(path, size)
+        content = _unpacked(path, size, tail) if path.name.endswith(".gz") else _plain(path, size, tail)
         image = type(image).from_bytes(content)
         return _checked(path, image, image.shape, image.get_data_dtype(), image.affine, kinds)
     except InputError:
@@ -141,28 +160,45 @@ def read(path: str | os.PathLike, kinds: str = REAL) -> nib.Nifti1Image:
         raise InputError(f"{path}: cannot be read ({reason(error)}); export or copy it again") from error
 
 
-def _plain(path: Path, size: int) -> bytes:
+class _Tail:
+    """What a file holds after its voxels: refused unless it is a short padding of zeros."""
+
+    def __init__(self, path: Path, shape: str, least: int) -> None:
+        """`shape` is what the header claims; so many bytes as `least` are no padding."""
+        self.path, self.shape, self.least, self.length = path, shape, least, 0
+
+    def add(self, part: bytes) -> None:
+        self.length += len(part)
+        if self.length >= self.least or part.strip(b"\0"):
+            raise InputError(
+                f"{self.path}: goes on after the {self.shape} voxels that its header claims ({words(self.length)} and"
+                " more), as where the header claims too few slices; export it again"
+            )
+
+
+def _plain(path: Path, size: int, tail: _Tail) -> bytes:
     """The first `size` bytes of a file without compression."""
     with path.open("rb") as file:
         content = file.read(size)
+        tail.add(file.read(tail.least))
     if len(content) < size:
         raise InputError(f"{path}: has {len(content)} bytes of {size}, so it is cut off; export or copy it again")
     return content
 
 
-def _unpacked(path: Path, size: int) -> bytes:
+def _unpacked(path: Path, size: int, tail: _Tail) -> bytes:
     """The first `size` bytes of a gzip file, read to its end, where zlib compares checksum and length."""
     parts: list[bytes] = []
-    length, tail = 0, 0
+    length = 0
     with path.open("rb") as file:
         stream, packed = zlib.decompressobj(wbits=31), file.read(_CHUNK)
         while True:
             part = stream.decompress(packed, 1 << 24)
+            room = max(0, size - length)
             length += len(part)
-            parts.append(part if length <= size else part[: max(0, len(part) - (length - size))])
-            tail = max(0, length - size)
-            if tail > _LONGEST_TAIL:
-                raise InputError(f"{path}: goes on after its voxels ({words(tail)} and more); export it again")
+            parts.append(part[:room])
+            if len(part) > room:
+                tail.add(part[room:])
             packed = stream.unconsumed_tail
             if stream.eof:  # one member is done; gzip files may hold several, and zeros at the end
                 packed = (stream.unused_data or file.read(_CHUNK)).lstrip(b"\0")

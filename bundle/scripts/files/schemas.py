@@ -21,13 +21,18 @@ def _list(of: Schema, length: int | None = None) -> Schema:
     return {"type": "array", "items": of} | ({} if length is None else {"minItems": length, "maxItems": length})
 
 
+def _between(least: float, most: float, kind: str = "number") -> Schema:
+    """A number from `least` to `most`."""
+    return {"type": kind, "minimum": least, "maximum": most}
+
+
 def _maybe(schema: Schema) -> Schema:
     """The same, or null."""
     return {**schema, "type": [schema["type"], "null"]}
 
 
-#: Half-open voxel ranges along the axes of an array.
-_BOX = _list(_list({"type": "integer"}, 2), 3)
+#: Half-open voxel ranges along the axes of an array; none is longer than NIfTI's whole numbers of 16 bits.
+_BOX = _list(_list(_between(0, 32767, "integer"), 2), 3)
 #: What a result was made of: `scripts.provenance.record`.
 _MADE_OF = {
     "software": _OBJECT,
@@ -35,15 +40,22 @@ _MADE_OF = {
     "weights": {"type": "object", "additionalProperties": _TEXT},
     "input": _object(name=_maybe(_TEXT), simulated=_maybe(_BOOLEAN), sha256=_TEXT),
 }
-_CURVE = _object(
-    ["rise", "rate", "start", "sd", "unit"],
-    rise=_NUMBER,
-    rate=_POSITIVE,
-    start=_NUMBER,
-    sd=_POSITIVE,
-    unit=_TEXT,
-    controls={"type": "integer", "minimum": 0},
-)
+
+
+def _curve(unit: str, least_sd: float, most: float) -> Schema:
+    """A curve of a nucleus against age (`scripts.nuclei.curves`): iron does not fall with age, people differ, and three
+    numbers are fitted to more people than that. `most`: beyond what any tissue has, in its unit."""
+    return _object(
+        ["rise", "rate", "start", "sd", "unit"],
+        rise=_between(0, most),
+        rate=_between(1e-4, 10),
+        start=_between(-most, most),
+        sd=_between(least_sd, most),
+        unit={"enum": [unit]},
+        controls=_between(4, 1e6, "integer"),
+    )
+
+
 _ELLIPSOID = _object(
     ["CentreMM", "CovarianceMM2"], CentreMM=_list(_NUMBER, 3), CovarianceMM2=_list(_list(_NUMBER, 3), 3)
 )
@@ -124,11 +136,11 @@ SCHEMAS: dict[str, Schema] = {
     # reference_curves.json
     "reference curves": _object(
         ["AgeRange", "Curves"],
-        AgeRange=_list({"type": "number", "minimum": 0, "maximum": 150}, 2),
-        Curves={
-            "type": "object",
-            "additionalProperties": {"type": "object", "additionalProperties": _CURVE},
-        },
+        AgeRange=_list(_between(0, 120), 2),
+        Curves=_object(
+            Chimap={"type": "object", "additionalProperties": _curve("ppm", 1e-4, 10)},
+            R2starmap={"type": "object", "additionalProperties": _curve("1/s", 1e-2, 1e4)},
+        ),
         Input=_object(simulated=_maybe(_BOOLEAN)),
     ),
     # model_calibration.json beside weights
@@ -139,11 +151,11 @@ SCHEMAS: dict[str, Schema] = {
         calibration=_object(
             ["method", "slope", "intercept", "prevalence"],
             method=_TEXT,
-            slope=_NUMBER,
-            intercept=_NUMBER,
+            slope=_between(-1e3, 1e3),
+            intercept=_between(-1e3, 1e3),
             prevalence={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         ),
-        scores=_object(["HC", "HH"], HC=_list(_NUMBER), HH=_list(_NUMBER)),
+        scores=_object(["HC", "HH"], HC=_list(_between(-1e3, 1e3)), HH=_list(_between(-1e3, 1e3))),
         familiarity=_FAMILIARITY,
         nucleus_evidence=_maybe(
             {"type": "object", "additionalProperties": _object(["low", "high"], low=_NUMBER, high=_NUMBER)}

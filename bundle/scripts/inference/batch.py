@@ -73,7 +73,7 @@ def reading_threads() -> int:
 def places_of(scan: Scan) -> dict[str, str]:
     """What a scan's files are called in messages; nothing for a DICOM study whose files cannot be told apart."""
     try:
-        return called(scan.files())
+        return called(scan.files(), scan.scan_id)
     except InputError:
         return {}
 

@@ -21,7 +21,7 @@ from scripts.maps.scan import Scan
 from scripts.model.outputs import save_nifti
 from scripts.model.trust import read_calibration
 from scripts.nuclei.curves import bands, usual_for_age
-from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_version, is_place, read_record
+from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_version, is_place, read_record, record_beside
 from scripts.reporting.scan import write_scan_report
 from scripts.runs.failures import log_of
 from scripts.runs.former import say_former
@@ -79,9 +79,9 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         scans lie (`scripts.model.familiarity.fit`), empty where no calibration says it.
     """
     digest = sha256(weights)
-    record = read_record(Path(weights).with_suffix(".json"))
-    if record and digest not in record.get("weights", {}).values():
-        record = {}  # of other weights
+    record = record_beside(weights)
+    if not record.get("weights"):
+        record = {}  # nothing shows that it is of these weights
     trained = record.get("input", {})
     performance = record.get("performance", {})
     shipped = read_record(BUNDLE_ROOT / "models" / "model.json").get("weights", {}).values()

@@ -91,7 +91,7 @@ def work(shared: tuple[Path, Localiser, str], scan: Scan, device: str) -> dict[s
 def refused(folder: Path, scan: Scan, error: Exception) -> dict[str, Any]:
     """The row of a scan that could not be localised."""
     row = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, "status": "refused"}
-    return {**row, "message": why(error, log_of(folder, scan.scan_id), called(scan.files()))}
+    return {**row, "message": why(error, log_of(folder, scan.scan_id), called(scan.files(), scan.scan_id))}
 
 
 def row_of(folder: Path, scan: Scan, localiser: Localiser, resample_t1w: str) -> dict[str, Any]:

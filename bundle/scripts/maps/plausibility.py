@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from scripts.errors import InputError
 
@@ -33,6 +34,8 @@ LIMITS: dict[str, tuple[float, str]] = {
     "least_values": (16.0, "different values in a map; a mask or a label image has fewer, noise alone makes more"),
     "same_image": (0.9999, "two contrasts of one head differ in noise at least"),
     # flagged
+    "unmeasured_share": (0.1, "of the region, with one value around it; tissue varies from voxel to voxel"),
+    "unmeasured_share_whole": (0.4, "the same of a whole image, where brain masks of the maps differ"),
     "region_qsm_shift": (0.1, "referenced to cerebrospinal fluid or the brain, the region's median is within 0.05 ppm"),
     "region_qsm_least_spread": (0.05, "5th to 95th percentile; veins, fibres and nuclei of a young adult span 0.1 ppm"),
     "region_qsm_largest_spread": (0.8, "5th to 95th percentile; nuclei rich in iron reach 0.4 ppm"),
@@ -180,13 +183,13 @@ def region_flags(maps: np.ndarray, box: Sequence[Sequence[int]] | None) -> list[
     Returns:
         One line a finding, without semicolons; none for the maps of most people.
     """
-    part = maps if box is None else maps[(slice(None), *(slice(low, high) for low, high in box))]
+    part = maps if box is None else maps[(slice(None), *(slice(max(low, 0), high) for low, high in box))]
     where = (part[0] != 0) & (part[1] != 0)
     if where.sum() < 100:
         return ["QSM and R2*: hardly anything was measured in the basal ganglia's box"]
+    flags = missing_flags(part, box is None)
     qsm, r2star = (channel[where].astype(np.float64) for channel in part[:2])
     low, middle, high = np.percentile(qsm, (5, 50, 95))
-    flags = []
     if abs(middle) > limit("region_qsm_shift"):
         flags.append(
             f"QSM: median {middle:+.2f} ppm around the basal ganglia, usual is within"
@@ -212,6 +215,63 @@ def region_flags(maps: np.ndarray, box: Sequence[Sequence[int]] | None) -> list[
                 " sign of QSM, T2* for R2*, or maps of different scans?"
             )
     return flags
+
+
+def missing_flags(part: np.ndarray, whole: bool) -> list[str]:
+    """What was not measured: slices, along any axis, of one value or the same as another, and places of one value.
+
+    Args:
+        part: `[3, I, J, K]`: QSM, R2*, T1W of the basal ganglia's region.
+        whole: the region is all of the image: what lies outside of the brain is empty, and so may its ends be.
+
+    Returns:
+        At most one line a map and kind.
+    """
+    place = "the image" if whole else "the basal ganglia's box"
+    size = [min(3, n) for n in part.shape[1:]]
+    flat = np.stack([ndimage.maximum_filter(v, size) == ndimage.minimum_filter(v, size) for v in part])
+    # of a whole image only what some map knows counts
+    inside = ~flat[:2].all(0) if whole else np.ones(part.shape[1:], bool)
+    most = limit("unmeasured_share_whole" if whole else "unmeasured_share")
+    flags = []
+    for name, values, still in zip(("QSM", "R2*", "T1W"), part, flat, strict=True):
+        empty = {axis: _empty_slices(values, axis, whole) for axis in range(3)}
+        axis = max(empty, key=lambda a: len(empty[a]) / values.shape[a])
+        if found := empty[axis]:
+            number, count = len(found), values.shape[axis]
+            example = np.take(values, found[0], axis).flat[0]
+            flags.append(
+                f"{name}: {number} of {count} slices of {place} along axis {'ijk'[axis]} hold one value throughout"
+                f" ({example:.3g}): not measured, masked out, or lost?"
+            )
+        elif inside.any() and (share := float(still[inside].mean())) > most:
+            flags.append(f"{name}: {100 * share:.0f} % of {place} have one value: not measured, masked out, or lost?")
+        same = {axis: _repeated_slices(values, axis) for axis in range(3)}
+        axis = max(same, key=lambda a: same[a] / values.shape[a])
+        if same[axis]:
+            flags.append(
+                f"{name}: {same[axis]} of {values.shape[axis]} slices of {place} along axis {'ijk'[axis]} are the same as"
+                " another one: repeated, or resampled from thicker slices?"
+            )
+    return flags
+
+
+def _empty_slices(values: np.ndarray, axis: int, whole: bool) -> list[int]:
+    """Slices of one value; of a whole image only those that lie between others."""
+    across = tuple(a for a in range(3) if a != axis)
+    still = values.max(across) == values.min(across)
+    if whole:
+        known = np.flatnonzero(~still)
+        still[: known[0] if len(known) else None] = False
+        still[known[-1] + 1 if len(known) else 0 :] = False
+    return [int(n) for n in np.flatnonzero(still)]
+
+
+def _repeated_slices(values: np.ndarray, axis: int) -> int:
+    """How many slices, of more than one value, are the same as one before them."""
+    slices = [np.ascontiguousarray(one) for one in np.moveaxis(values, axis, 0)]
+    seen = [one.tobytes() for one in slices if one.max() > one.min()]
+    return len(seen) - len(set(seen))
 
 
 def nuclei_flags(nuclei: Sequence[Mapping[str, Any]] | None, curves: Mapping[str, Any] | None) -> list[str]:

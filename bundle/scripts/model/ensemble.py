@@ -3,16 +3,15 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scripts.errors import InputError
-from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.model.networks import QNet, read_state_dict, write_tensors
-from scripts.provenance import software
+from scripts.model.trust import set_aside_former
+from scripts.provenance import record_beside, software
 
 #: How the parameters of a member begin in the ensemble's weights.
 PREFIX = "members."
@@ -134,7 +133,7 @@ def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> No
                 or len(states[place]) != len(states[0])
             ):
                 raise InputError(f"{path}: is another network than {members[0]} ({name!r}); join trainings of one kind")
-    records = [_record(path) for path in members]
+    records = [record_beside(path) for path in members]
     for path, record in zip(members[1:], records[1:], strict=True):
         for key in DECISIVE:
             first, other = (one.get("settings", {}).get(key) for one in (records[0], record))
@@ -161,9 +160,5 @@ def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> No
             ],
         },
     )
+    set_aside_former(weights)
     print(f"{weights}: {len(members)} members; calibrate it with configs/calibrate.yaml")
-
-
-def _record(weights: str | os.PathLike) -> dict[str, Any]:
-    path = Path(weights).with_suffix(".json")
-    return read_json(path, "record") if path.is_file() else {}

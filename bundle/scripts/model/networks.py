@@ -82,6 +82,13 @@ def download_imagenet_weights(download_dir: str | os.PathLike) -> str:
     return str(path)
 
 
+#: Side of the made-up slices that a network is tried on, where it takes any.
+_TRIED_SIDE = 32
+#: Difference of its logits (HH minus HC), relative, up to which two answers are one; and a logit that is no answer to
+#: any scan: the odds would be over 1e34.
+_LEAST_DIFFERENCE, _SURE = 1e-6, 80.0
+
+
 class QNet(nn.Module):
     """Q-Net: the frozen embedding of stage 1 and the scan-level model of stage 2.
 
@@ -170,7 +177,7 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     """Read a file of plain tensors, as float32 where they are floating point. Nothing in the file is executed.
 
     Raises:
-        InputError: no such file, anything but a state dict, or values that are not finite.
+        InputError: no such file, anything but a state dict, or values that no training leaves (`check_trained`).
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such weights file; train first or give the right path")
@@ -181,9 +188,27 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     if not named_tensors or not state:
         raise InputError(f"{path}: holds no state dict; save network.state_dict() alone")
     for name, value in state.items():
-        if not value.isfinite().all():
-            raise InputError(f"{path}: {name!r} holds NaN or infinite values; its training diverged, train again")
+        check_trained(name, value, path)
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def check_trained(name: str, value: Tensor, path: str | os.PathLike) -> None:
+    """Refuse values that no training leaves: not finite, weights that are 0 or one number throughout, a negative
+    variance.
+
+    Raises:
+        InputError: names them.
+    """
+    if not value.isfinite().all():
+        raise InputError(f"{path}: {name!r} holds NaN or infinite values; its training diverged, train again")
+    if not value.is_floating_point() or value.numel() == 0:
+        return
+    own = name.rsplit(".", 1)[-1]
+    low, high = (float(end) for end in value.aminmax())
+    if "weight" in own and low == high and (low == 0 or value.ndim > 1 and value.numel() > 1):
+        raise InputError(f"{path}: {name!r} is {low:g} throughout, so nothing was trained; give trained weights")
+    if own == "running_var" and low < 0:
+        raise InputError(f"{path}: {name!r} holds a variance of {low:g}; give weights as their training wrote them")
 
 
 def load_state_dict(network: nn.Module, state: dict[str, Tensor], path: str | os.PathLike) -> None:
@@ -210,9 +235,44 @@ def load_state_dict(network: nn.Module, state: dict[str, Tensor], path: str | os
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:
-    """Load a weights file into a network and return the network, in evaluation mode."""
+    """Load a weights file into a network and return the network, in evaluation mode.
+
+    Raises:
+        InputError: see `read_state_dict`, `load_state_dict` and `check_answers`.
+    """
     load_state_dict(network, read_state_dict(path), path)
-    return network.eval()
+    network.eval()
+    check_answers(network, path)
+    return network
+
+
+def check_answers(network: nn.Module, path: str | os.PathLike) -> None:
+    """Try Q-Net, or an ensemble of it, on three small made-up scans. Other networks pass.
+
+    Args:
+        network: with its weights, in evaluation mode.
+        path: of the weights, for the message.
+
+    Raises:
+        InputError: its answers are one and the same, or no numbers.
+    """
+    if not hasattr(network, "sequence"):
+        return
+    one = network.members[0] if hasattr(network, "members") else network  # type: ignore[index]
+    height, width = one.spatial_size if one.image_model == "vit" else (_TRIED_SIDE, _TRIED_SIDE)
+    reader = one.sequence
+    slices = reader.scan_head.in_features // (2 * reader.lstm.hidden_size) if hasattr(reader, "lstm") else 4
+    noise = torch.rand(one.num_maps, height, width, slices, generator=torch.Generator().manual_seed(0))
+    ramp = torch.linspace(0, 1, height)[:, None, None].expand_as(noise)
+    tried = torch.stack([torch.zeros_like(noise), noise, ramp]).to(next(network.parameters()).device)
+    with torch.no_grad():
+        logits = network(tried)
+    margins = logits[:, 1] - logits[:, 0]
+    if not margins.isfinite().all():
+        raise InputError(f"{path}: its answers are no numbers; its training diverged, train again")
+    low, high = (float(end) for end in margins.aminmax())
+    if high - low <= _LEAST_DIFFERENCE * max(1.0, abs(low)) or low > _SURE or high < -_SURE:
+        raise InputError(f"{path}: gives one answer to everything, so it learned nothing; give trained weights")
 
 
 def load_embedding(network: QNet, path: str | os.PathLike) -> None:

@@ -2,7 +2,7 @@
 
 `model_calibration.json` beside `model.pt` holds what calibrates its probability, the scores that an answer is given by,
 and what the training scans were like. `scripts.training.calibrate` writes it. It is of the weights whose hash it names:
-beside others it says nothing.
+beside others it is refused.
 """
 
 import os
@@ -19,6 +19,7 @@ from scripts.files.writing import write_json
 from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
 from scripts.model.conformal import check_error, decisions, p_values
 from scripts.model.familiarity import WORDS, strangeness
+from scripts.provenance import check_of_weights
 from scripts.runs.finished import content_of_file
 
 CURE = "delete it to go on without calibration, or make it again with configs/calibrate.yaml"
@@ -45,7 +46,7 @@ def read_calibration(weights: str | os.PathLike) -> tuple[Mapping[str, Any] | No
     """The calibration beside weights, or None and the reason, in words for a result.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged, or is not of these weights.
     """
     path = calibration_path(weights)
     digest = content_of_file(path)
@@ -53,7 +54,7 @@ def read_calibration(weights: str | os.PathLike) -> tuple[Mapping[str, Any] | No
         return None, "these weights have no calibration; configs/calibrate.yaml makes one"
     found = _parsed(str(path), digest)
     if content_of_file(weights) not in found["weights"].values():
-        return None, "the calibration beside the weights is of other weights; configs/calibrate.yaml makes a new one"
+        check_of_weights(found, path, weights, CURE)
     return found, ""
 
 
@@ -73,6 +74,19 @@ def write_calibration(weights: str | os.PathLike, content: Mapping[str, Any]) ->
     path = calibration_path(weights)
     write_json(path, {"weights": {Path(weights).name: content_of_file(weights)}, **content})
     return path
+
+
+def set_aside_former(weights: str | os.PathLike) -> None:
+    """Rename the calibration of former weights, which new ones have replaced: nothing of theirs holds any more."""
+    path = calibration_path(weights)
+    if not path.is_file():
+        return
+    try:
+        read_calibration(weights)
+    except InputError:
+        kept = path.with_name(f"{path.stem}_of_former_weights.json")
+        os.replace(path, kept)
+        print(f"{path.name}: was of the former weights and is {kept.name} now; configs/calibrate.yaml makes a new one")
 
 
 class Trust:

@@ -97,7 +97,7 @@ def measure_cohort(
         log = log_of(folder, scan.scan_id)
         kept = made[scan.scan_id]
         if isinstance(kept, Exception):
-            said[-1] |= {"status": "failed", "message": why(kept, log, called(scan.files()))}
+            said[-1] |= {"status": "failed", "message": why(kept, log, called(scan.files(), scan.scan_id))}
         else:
             row |= {name: float("nan") if value is None else value for name, value in kept["Nuclei"].items()}
             said[-1]["flags"] = "; ".join(kept.get("Flags", ()))

@@ -42,8 +42,11 @@ _WRAP, _LEAST_WRAPS = 0.75, 0.002
 _TURNED = -0.3
 #: Signal of two neighbouring slices, relative to the largest, below which they tell nothing.
 _LEAST_SIGNAL = 0.1
-#: Share of head voxels that must lie where the phase is smooth; in noise it is 1 to 3 %.
+#: Share of head voxels that must lie where the phase is smooth; in noise it is 1 to 10 %.
 _LEAST_SMOOTH = 0.15
+#: The same of an echo beside others that are smooth, if its signal is above this share of the brightest echo's: a late
+#: one may be lost in noise.
+_LEAST_SMOOTH_ECHO, _LOST = 0.12, 0.1
 #: Roughness (rad) up to which a phase is smooth; noise has 1.8 on average.
 _SMOOTH_RAD = 1.0
 
@@ -277,17 +280,17 @@ def turn_slices_back(phase: np.ndarray, magnitude: np.ndarray) -> list[str]:
     return warnings
 
 
-def check_not_noise(phase: np.ndarray, magnitude: np.ndarray, path: str) -> None:
-    """Refuse a phase that is smooth hardly anywhere, as that of noise is.
+def check_not_noise(phase: np.ndarray, magnitude: np.ndarray, paths: Sequence[str]) -> None:
+    """Refuse a phase that is smooth hardly anywhere, as that of noise is, in all echoes or in one.
 
     Args:
         phase, magnitude: `[E, X, Y, Z]`; rad.
-        path: for the message.
+        paths: of the echoes, for the message.
 
     Raises:
         InputError: it is noise.
     """
-    shares = []
+    shares, signals = [], []
     for angle, signal in zip(phase, magnitude, strict=True):
         middle = tuple(slice(n // 4, n - n // 4) for n in signal.shape)  # where the brain is
         angle, signal = angle[middle], signal[middle]
@@ -299,9 +302,16 @@ def check_not_noise(phase: np.ndarray, magnitude: np.ndarray, path: str) -> None
             squares += bend**2 / 3
         bright = (signal > np.median(thinned(signal)))[1:-1, 1:-1, 1:-1]
         shares.append(float((squares < _SMOOTH_RAD**2)[bright].mean()))
-        if shares[-1] > _LEAST_SMOOTH:
-            return
+        signals.append(float(np.quantile(thinned(signal), 0.75)))
+    if max(shares) > _LEAST_SMOOTH:
+        for number, (share, seen) in enumerate(zip(shares, signals, strict=True)):
+            if share < _LEAST_SMOOTH_ECHO and seen > _LOST * max(signals):
+                raise InputError(
+                    f"{paths[number]}: the phase of echo {number + 1} is noise, though that of other echoes is not; export"
+                    " it again, or leave the echo out"
+                )
+        return
     raise InputError(
-        f"{path}: the phase is smooth in {100 * max(shares):.0f} % of the bright voxels only, as noise is; check that"
+        f"{paths[0]}: the phase is smooth in {100 * max(shares):.0f} % of the bright voxels only, as noise is; check that"
         " these are phase images (or real and imaginary ones) of a head"
     )

@@ -11,6 +11,7 @@ from scripts.errors import InputError
 from scripts.files import nifti
 from scripts.reconstruction.bipolar import remove_ramp
 from scripts.reconstruction.checks import check_echoes_differ, check_slices
+from scripts.reconstruction.consistency import check_echoes_agree
 from scripts.reconstruction.phase import (
     Scaled,
     check_no_gap,
@@ -342,6 +343,8 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     unit, odd = normalise(magnitude)
     warnings = [*acquisition.notes, *scaled.warnings, *odd, *grown, *turn_slices_back(scaled.phase, magnitude)]
     warnings += remove_ramp(scaled.phase, magnitude, acquisition.echo_times_s)
+    spacing = np.linalg.norm(acquisition.first[0].header()[1][:3, :3], axis=0)
+    warnings += check_echoes_agree(scaled.phase, magnitude, acquisition.echo_times_s, spacing.tolist(), others)
     phase = scaled.phase if sign == 1 else -scaled.phase
     return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)
 

@@ -214,7 +214,7 @@ class Reconstruction:
         acquisition = work.acquisition
         with work.step("reading") as progress:
             read = load_echoes(acquisition, self.phase_sign)
-            check_not_noise(read.phase, read.magnitude, acquisition.second[0].path)
+            check_not_noise(read.phase, read.magnitude, [volume.path for volume in acquisition.second])
             progress(1.0)
         work.magnitude, work.phase = (torch.from_numpy(v).to(self.device) for v in (read.magnitude, read.phase))
         work.findings, work.unit = read.facts, read.unit

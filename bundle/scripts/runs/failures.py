@@ -82,13 +82,25 @@ def without_paths(message: str, places: Mapping[str, str]) -> str:
     return " ".join(message.split())
 
 
-def called(files: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Paths of a scan's files -> what its row calls them: the file's name where BIDS made it, else the map's."""
+def called(files: Mapping[str, Sequence[str]], scan_id: str = "") -> dict[str, str]:
+    """Paths of a scan's files -> what its row calls them.
+
+    Args:
+        files: by map.
+        scan_id: stands in the row anyway, so a file that is called so is named.
+
+    Returns:
+        the file's name where BIDS or the scan's name made it; else the map's, and how the file's name ends.
+    """
     found = {}
     for name, paths in files.items():
         for path in map(str, paths):
-            kept = bids_name(path)
-            found[path] = name if kept == "..." else kept
+            last = path.rstrip("/").rsplit("/", 1)[-1]
+            known = scan_id and re.fullmatch(rf"{re.escape(scan_id)}_\w+\.nii(\.gz)?", last)
+            kept = last if known else bids_name(path)
+            ending = re.search(rf"(_{name})?(\.nii)?(\.gz)?$", last)
+            tail = ending[0] if ending else ""
+            found[path] = f"{name} (*{tail})" if kept == "..." and tail else name if kept == "..." else kept
     return found
 
 

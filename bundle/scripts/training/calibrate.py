@@ -26,7 +26,7 @@ from scripts.model.familiarity import LEAST_SCANS, fit
 from scripts.model.networks import QNet, load_weights
 from scripts.model.nucleus_evidence import by_nucleus, healthy_range, label_file, on_grid
 from scripts.model.outputs import embedding_of_scan
-from scripts.model.trust import write_calibration
+from scripts.model.trust import set_aside_former, write_calibration
 from scripts.provenance import software
 
 #: Where scores may be from, beside a path to a predictions table.
@@ -238,7 +238,7 @@ def calibrate(
 
     Args:
         weights: the file, as inference reads it.
-        source: from `source_of`; `none` does nothing.
+        source: from `source_of`; `none` only sets the calibration of former weights aside.
         method: of `scripts.model.calibration.METHODS`.
         network: takes the weights.
         training, held_out: preprocessed scans of both sides.
@@ -253,6 +253,8 @@ def calibrate(
         InputError: see `source_of` and `scores_of_table`.
     """
     if source == "none":
+        if idist.get_rank() == 0:
+            set_aside_former(weights)
         return
     rows = inner() if source == "inner_folds" and inner is not None else []  # all processes of a run train together
     if idist.get_rank() > 0:

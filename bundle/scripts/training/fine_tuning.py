@@ -13,6 +13,7 @@ from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.maps.bids import GROUPS, checked_box
 from scripts.maps.scan import Box, LabelledScan, items
+from scripts.model.trust import set_aside_former
 from scripts.provenance import record
 
 
@@ -84,3 +85,4 @@ def write_fine_tuning_record(
         "sha256": files,
     }
     write_json(path.with_suffix(".json"), {**made, "fine_tuned_from": start_sha256})
+    set_aside_former(path)
