@@ -345,7 +345,10 @@ def test_weights_of_another_network_are_refused_by_the_first_that_differs(tmp_pa
         (lambda s: {k: torch.zeros_like(v) for k, v in s.items()}, ("embedding.conv1.weight", "0 throughout")),
         (lambda s: s | {"sequence.scan_head.weight": torch.zeros(2, 30)}, ("scan_head.weight", "0 throughout")),
         (lambda s: s | {"embedding.layer4.1.bn2.weight": torch.zeros(512)}, ("layer4.1.bn2.weight", "0 throughout")),
-        (lambda s: s | {"sequence.lstm.weight_hh_l0": torch.full((20, 5), 0.1)}, ("lstm.weight_hh_l0", "0.1 throughout")),
+        (
+            lambda s: s | {"sequence.lstm.weight_hh_l0": torch.full((20, 5), 0.1)},
+            ("lstm.weight_hh_l0", "0.1 throughout"),
+        ),
         (lambda s: s | {"embedding.bn1.running_var": torch.full((64,), -1.0)}, ("bn1.running_var", "variance")),
         (lambda s: s | {"embedding.bn1.bias": torch.full((64,), -1e9)}, ("one answer to everything",)),
         (lambda s: s | {"sequence.scan_head.bias": torch.tensor([0.0, 1000.0])}, ("one answer to everything",)),

@@ -111,7 +111,9 @@ def _checked(
     header["xyzt_units"] = unit - (unit & 7) + 2
     stored = cast(ArrayProxy, image.dataobj)
     return type(image)(
-        stored if shape == image.shape else _Shaped(stored, shape), np.diag([factor, factor, factor, 1]) @ affine, header
+        stored if shape == image.shape else _Shaped(stored, shape),
+        np.diag([factor, factor, factor, 1]) @ affine,
+        header,
     )
 
 
