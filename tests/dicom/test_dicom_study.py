@@ -141,6 +141,36 @@ def test_a_file_that_names_another_unit_than_the_rule_is_refused(study):
         only_study(study).load()
 
 
+@pytest.mark.parametrize(
+    ("number", "unit"),
+    [
+        (R2STAR, "ms"), (R2STAR, "msec"), (R2STAR, "1/ms"), (R2STAR, "[ppm]"), (R2STAR, "HU"), (QSM, "rad"),
+        (QSM, "Hz"), (QSM, "ppm"), (T1W, "ms"), (T1W, "mm2/s"), (T1W, "PCT"),
+    ],
+)  # fmt: skip
+def test_a_unit_that_contradicts_the_map_is_refused(study, number, unit):
+    relabel(study, number, RescaleType=unit, RescaleSlope=1.0, RescaleIntercept=0.0)
+    with refused_discreetly(f"series {number}", f"its unit is {unit}"):
+        only_study(study).load()
+
+
+@pytest.mark.parametrize(
+    ("number", "unit"),
+    [
+        (R2STAR, "US"),
+        (R2STAR, "normalized"),
+        (R2STAR, "Hz"),
+        (R2STAR, "s^-1"),
+        (R2STAR, ""),
+        (QSM, "[ppb]"),
+        (T1W, "US"),
+    ],
+)
+def test_the_maps_own_unit_and_words_that_are_no_unit_are_read(study, number, unit):
+    relabel(study, number, RescaleType=unit)
+    only_study(study).load()
+
+
 def test_copies_are_passed_over_and_two_images_of_one_uid_are_refused(study, template):
     path = files_of(study, QSM)[0]
     shutil.copy(path, copy := path.with_name("copy.IMA"))

@@ -331,8 +331,26 @@ def test_a_colour_picture_is_refused(study):
         only_study(study).load()
 
 
-def test_lossy_history_is_refused(scan, tmp_path):
-    study = write_study(tmp_path / "study", scan.maps, "sub-01", box=BOX, transfer_syntax="rle", extras=False)
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"BitsAllocated": 8}, ("BitsStored (0028,0101) is 16, more than the 8 of BitsAllocated (0028,0100)",)),
+        ({"BitsAllocated": 24}, ("BitsAllocated (0028,0100) is 24, where 8 or 16 or 32 is due",)),
+        ({"PixelRepresentation": 7}, ("PixelRepresentation (0028,0103) is 7",)),
+        ({"RescaleSlope": [1, 2]}, ("RescaleSlope (0028,1053) is not a finite number",)),
+        ({"PixelSpacing": [1, 2, 3]}, ("PixelSpacing (0028,0030) is not 2 finite numbers",)),
+    ],
+)
+def test_a_number_that_cannot_be_is_named_with_what_is_due(study, change, words):
+    edit(files_of(study, QSM)[0], lambda dataset: dataset.update(change))
+    with refused("series 3", *words):
+        only_study(study).load()
+
+
+@pytest.mark.parametrize("syntax", ["rle", "explicit"])
+def test_lossy_history_is_refused(scan, tmp_path, syntax):
+    kind = {"transfer_syntax": syntax} if syntax == "rle" else {}
+    study = write_study(tmp_path / "study", scan.maps, "sub-01", box=BOX, extras=False, **kind)
     edit_series(study, QSM, lambda dataset: setattr(dataset, "LossyImageCompression", "01"))
     with refused("series 3", "compressed with loss"):
         only_study(study).load()

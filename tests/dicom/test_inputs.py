@@ -94,6 +94,19 @@ def test_what_was_simulated_says_so_as_single_files_and_as_dicom_too(scan, tiny_
     assert fingerprint(",".join(scan.maps), found(",".join(scan.maps)))["simulated"] is False
 
 
+def test_every_study_of_a_batch_says_by_itself_whether_it_is_simulated(template, tiny_maps, tmp_path):
+    shutil.copytree(template, tmp_path / "in" / "real")
+    write_study(tmp_path / "in" / "made", tiny_maps, "sub-01", extras=False)
+    for studies in (found(tmp_path / "in"), found(tmp_path / "in")[::-1]):
+        assert sorted(scan.simulated() for scan in studies) == [False, True]
+        about = fingerprint(tmp_path / "in", studies)
+        assert about["simulated"] is True and about["simulated_studies"] == 1
+    for scan in studies:
+        before = scan.simulated()
+        scan.study.choose()
+        assert scan.simulated() is before
+
+
 def test_a_folder_of_studies_costs_nothing_until_one_is_read(template, scan, tmp_path):
     shutil.copytree(template, tmp_path / "archive" / "one")
     write_study(tmp_path / "archive" / "two", scan.maps, "sub-02", "ge", seed=4, box=BOX, extras=False)

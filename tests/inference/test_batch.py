@@ -260,10 +260,11 @@ def test_performance_is_claimed_for_the_weights_it_was_measured_with_only(weight
     shipped = model_info(REPOSITORY / "bundle" / "models" / "model.pt")
     metadata = json.loads((REPOSITORY / "bundle" / "configs" / "metadata.json").read_text())
     assert shipped["performance"] == metadata["eval_metrics"] and shipped["simulated"] is True
-    simulated, real = ({"input": {"simulated": value}} for value in (True, False))
-    assert "trained on a simulated cohort" in note_on(shipped, real)
-    assert "The scans are simulated" not in note_on(shipped, real)
-    assert "The scans are simulated" in note_on(shipped, simulated)
+    assert "trained on a simulated cohort" in note_on(shipped, 0)
+    assert "scan" not in note_on(shipped, 0).split("real scans.")[1]
+    assert note_on(shipped, 1).endswith("The scan is simulated.")
+    assert note_on(shipped, 2, 2).endswith("The scans are simulated.")
+    assert note_on(shipped, 1, 3).endswith("1 of the 3 scans is simulated, as their rows say.")
     other = model_info(weights)
     assert other["performance"] == {} and other["simulated"] is None
-    assert note_on(other, real) == "Research use only, not for clinical use."
+    assert note_on(other, 0) == "Research use only, not for clinical use."

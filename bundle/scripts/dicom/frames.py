@@ -47,7 +47,8 @@ class Frame:
         except (TypeError, ValueError):
             found = np.array([])
         if len(found) != count or not np.isfinite(found).all():
-            raise InputError(f"{self.name}: {keyword} {Tag(keyword)} is not {count} numbers; export it again")
+            due = "a finite number" if count == 1 else f"{count} finite numbers"
+            raise InputError(f"{self.name}: {keyword} {Tag(keyword)} is not {due}; export it again")
         return found
 
     @property

@@ -18,6 +18,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from scripts.dicom.identity import text
 from scripts.errors import InputError, reason
 
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -49,13 +50,26 @@ def check_pixels(dataset: Dataset, name: str) -> int:
     frames = _whole_number(dataset, "NumberOfFrames", name) if dataset.get("NumberOfFrames") is not None else 1
     if whole["SamplesPerPixel"] != 1 or dataset.get("PhotometricInterpretation") != "MONOCHROME2":
         raise InputError(f"{name}: is no gray image (MONOCHROME2) but a picture of one; export the map itself")
+    if text(dataset.get("LossyImageCompression")) == "01":  # it stays in the header when the image is unpacked
+        raise InputError(f"{name}: was compressed with loss; export the map itself")
     bits = whole["BitsAllocated"]
     if bits not in _PIXELS[held[0]]:
-        raise InputError(f"{name}: has {bits} bits a pixel, which is not read; export 16")
+        due = " or ".join(map(str, _PIXELS[held[0]]))
+        raise InputError(
+            f"{name}: BitsAllocated {Tag('BitsAllocated')} is {bits}, where {due} are due; export it again"
+        )
     if held[0] == "PixelData":
         stored = _whole_number(dataset, "BitsStored", name)
-        if stored > bits or _whole_number(dataset, "PixelRepresentation", name, least=0) > 1:
-            raise InputError(f"{name}: BitsStored or PixelRepresentation is out of range; export it again")
+        if stored > bits:
+            raise InputError(
+                f"{name}: BitsStored {Tag('BitsStored')} is {stored}, more than the {bits} of BitsAllocated"
+                f" {Tag('BitsAllocated')}; export it again"
+            )
+        if (signed := _whole_number(dataset, "PixelRepresentation", name, least=0)) > 1:
+            raise InputError(
+                f"{name}: PixelRepresentation {Tag('PixelRepresentation')} is {signed}, which is neither 0 nor 1; export"
+                " it again"
+            )
     expected = whole["Rows"] * whole["Columns"] * frames * bits // 8
     syntax = dataset.file_meta.TransferSyntaxUID
     data = dataset[held[0]].value
@@ -91,11 +105,9 @@ def _check_compressed(
     if syntax not in _LOSSLESS:
         raise InputError(f"{name}: its compression ({syntax.name}) loses information or is not read; export it"
                          " uncompressed")  # fmt: skip
-    if str(dataset.get("LossyImageCompression", "00")) == "01":
-        raise InputError(f"{name}: was compressed with loss; export the map itself")
     decoder = get_decoder(syntax)
     if not decoder.is_available:
-        need = " or ".join(text.split(" - ")[0] for text in decoder.missing_dependencies)
+        need = " or ".join(word.split(" - ")[0] for word in decoder.missing_dependencies)
         raise InputError(f"{name}: no installed package unpacks {syntax.name} ({need} would); export it uncompressed")
     count = 0
     for frame in generate_frames(data, number_of_frames=frames):

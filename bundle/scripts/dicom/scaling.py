@@ -1,5 +1,7 @@
 """From the numbers that a DICOM file stores to ppm, 1/s or the T1W's own unit: slopes, private scaling, padding."""
 
+import re
+
 import numpy as np
 from pydicom.tag import Tag
 
@@ -10,9 +12,16 @@ from scripts.errors import InputError
 
 _PHILIPS_CREATOR, _PHILIPS_GROUP, _PHILIPS_SCALE_SLOPE = "Philips MR Imaging DD 001", 0x2005, 0x0E
 _PHILIPS_FRAME_CREATOR, _PHILIPS_FRAME_SEQUENCE = "Philips MR Imaging DD 005", 0x0F
-#: Ways to write units in Rescale Type and as UCUM codes.
-_WRITTEN_UNITS = {"ppm": "ppm", "[ppm]": "ppm", "ppb": "ppb", "[ppb]": "ppb", "/s": "1/s", "1/s": "1/s", "hz": "1/s",
-                  "s-1": "1/s", "/ms": "1/ms", "1/ms": "1/ms"}  # fmt: skip
+#: Ways to write the units of maps in Rescale Type and as UCUM codes, without brackets, spaces and powers' signs.
+_WRITTEN_UNITS = {"ppm": "ppm", "10*-6": "ppm", "1e-6": "ppm", "ppb": "ppb", "10*-9": "ppb", "1e-9": "ppb", "/s": "1/s",
+                  "1/s": "1/s", "hz": "1/s", "s-1": "1/s", "/sec": "1/s", "1/sec": "1/s", "sec-1": "1/s",
+                  "/ms": "1/ms", "1/ms": "1/ms", "ms-1": "1/ms", "/msec": "1/ms", "1/msec": "1/ms",
+                  "khz": "1/ms"}  # fmt: skip
+#: What other units are made of. DICOM's `US` is "unspecified".
+_UNIT = re.compile(
+    r"hu|hu_mod|od|mgml|z_eff|ed|edw|pct|%|percent"  # DICOM's terms of Rescale Type for other images
+    r"|[munpµμk]?(s|sec|m|g|l|mol|rad|radians?|degrees?|deg|hz|t|tesla|gauss)|milliseconds?|seconds?|min|minutes?|cm|ml|bq"
+)
 
 
 def scaled(stored: np.ndarray, frame: Frame, rule: Rule) -> np.ndarray:
@@ -93,8 +102,13 @@ def _real_world(frame: Frame, rule: Rule) -> tuple[float, float]:
 
 
 def _check_unit(frame: Frame, said: str, rule: Rule) -> None:
-    """Refuse a file that names another unit than the rule."""
-    unit = _WRITTEN_UNITS.get(said.casefold())
+    """Refuse a file that names another unit than the rule. Words that are no unit, as `US` and `normalized`, say
+    nothing."""
+    written = re.sub(r"[\[\]{}^ ]", "", said.casefold())
+    unit = _WRITTEN_UNITS.get(written)
+    parts = [part for part in re.split(r"[/.*0-9+-]+", written) if part]
+    if unit is None and written != "us" and parts and all(_UNIT.fullmatch(part) for part in parts):
+        unit = written
     if unit is not None and unit != rule.unit:
         raise InputError(f"{frame.name}: says that its unit is {said}, the rule says {rule.unit}; correct the DICOM"
-                         " rules")  # fmt: skip
+                         " rules, or give the series of this map")  # fmt: skip

@@ -124,10 +124,12 @@ class DicomStudy:
         return MetaTensor(stack, affine=affine, meta=meta)
 
     def simulated(self) -> bool:
-        """Whether the study's first file says that nobody was scanned."""
+        """Whether the study says that nobody was scanned: a map's first file, or before the maps were chosen the
+        study's."""
         try:
-            first = next(path for path in self.files if is_dicom(path))
-            return says_simulated(read_dataset(first, self.name, pixels=False, tags=[SOFTWARE]))
+            known = self.__dict__.get("series_files")
+            firsts = [paths[0] for paths in known.values()] if known else [next(filter(is_dicom, self.files))]
+            return any(says_simulated(read_dataset(path, self.name, pixels=False, tags=[SOFTWARE])) for path in firsts)
         except (InputError, StopIteration):
             return False  # what is wrong with it, its own turn will say
 

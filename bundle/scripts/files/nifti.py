@@ -98,8 +98,8 @@ def _checked(
     unit = int(header["xyzt_units"])
     if unit & 7 not in _MM:
         raise InputError(
-            f"{path}: its header names an unknown unit of length (xyzt_units {unit}); set it to mm if its voxel sizes are"
-            " in mm, or export it again"
+            f"{path}: its header names an unknown unit of length (xyzt_units {unit}); set it to mm if its voxel sizes"
+            " are in mm, or export it again"
         )
     factor = _MM[unit & 7]
     while len(shape) > 3 and shape[-1] == 1:

@@ -57,6 +57,9 @@ class DicomScan(Scan):
     def series(self) -> dict[str, list[str]]:
         return {name: [str(path) for path in paths] for name, paths in self.study.series_files.items()}
 
+    def simulated(self) -> bool:
+        return self.study.simulated()
+
     def patient(self) -> dict[str, str]:
         return self.study.patient() if self.include_identifiers else {}
 
@@ -231,7 +234,10 @@ def fingerprint(source: str | os.PathLike | Sequence[str], scans: Sequence[Scan]
             sizes = [os.path.getsize(path) for path in scan.study.files] if len(scans) == 1 else []
             digest.update(f"{scan.scan_id} {len(scan.study.files)} {sizes}\n".encode())
         about = {"kind": "dicom", "studies": len(scans), "sha256": digest.hexdigest()}
-        return about | {"simulated": scans[0].study.simulated()}
+        if is_address(source):
+            return about  # each study says it when it was fetched
+        simulated = sum(scan.simulated() for scan in scans)
+        return about | {"simulated": simulated > 0, "simulated_studies": simulated}
     paths = _as_paths(source)
     if len(paths) == 1 and paths[0].is_dir():
         return {"kind": "bids", **cohort_fingerprint(paths[0])}

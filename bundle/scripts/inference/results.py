@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.nifti import SIMULATED
 from scripts.files.writing import sha256, write_aside, write_json, write_table
 from scripts.inference.batch import RunFolder, ScanStream, content_sha256
 from scripts.inference.summary import write_summary
@@ -38,7 +39,7 @@ OUTPUTS = {
 DICOM_OUTPUTS = ("sr", "parametric_map", "segmentation")
 COLUMNS = (
     *("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message", "flags"),
-    *("calibrated_probability_HH", "answer", "strangeness"),
+    *("calibrated_probability_HH", "answer", "strangeness", "simulated"),
 )
 
 
@@ -98,13 +99,20 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
     }
 
 
-def note_on(model: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
-    """The warning that stands on everything a model made of an input, told by the run's provenance."""
+def is_simulated(scan: Scan, provenance: Mapping[str, Any]) -> bool:
+    """Whether a scan, or the cohort's name in the run's provenance, says that nobody was scanned."""
+    return SIMULATED in str(provenance["input"].get("name", "")).lower() or scan.simulated()
+
+
+def note_on(model: Mapping[str, Any], simulated: int, scans: int = 1) -> str:
+    """The warning that stands on everything a model made of a number of scans, so many of which are simulated."""
     note = RESEARCH_ONLY
     if model["simulated"]:
         note += " The weights are trained on a simulated cohort: expect nothing of them on real scans."
-    if provenance["input"].get("simulated"):
-        note += " The scans are simulated."
+    if simulated == scans:
+        note += " The scans are simulated." if scans > 1 else " The scan is simulated."
+    elif simulated:
+        note += f" {simulated} of the {scans} scans {'is' if simulated == 1 else 'are'} simulated, as their rows say."
     return note
 
 
@@ -231,8 +239,9 @@ def write_scan(
     if (scores := usual_for_age(made.get("nuclei"), made.get("age"), curves)) is not None:
         made["age_z_scores"] = scores
     made["flags"] = [*made.get("flags", ()), *nuclei_flags(made.get("nuclei"), curves)]
+    made["simulated"] = is_simulated(scan, run.provenance)
     made |= {
-        "note": note_on(model, run.provenance),
+        "note": note_on(model, int(made["simulated"])),
         "input": input_hashes(scan),
         "run": {
             "settings_sha256": run.settings_sha256,
@@ -294,6 +303,7 @@ def finish_batch(run: RunFolder, scans: Sequence[Scan], model: Mapping[str, Any]
     """
     why = run.failures()
     failed: dict[str, str] = {}
+    simulated: list[bool] = []
 
     def rows() -> Iterator[dict[str, Any]]:
         for scan in scans:
@@ -307,7 +317,9 @@ def finish_batch(run: RunFolder, scans: Sequence[Scan], model: Mapping[str, Any]
                 yield {**who, "status": "failed", "message": failed[scan.scan_id]}
                 continue
             flags = "; ".join(found.get("flags", ()))
+            simulated.append(found["simulated"])
             whole = {key: found[key] for key in SAID_OF_SCAN if key in found} | {"flags": flags}
+            whole["simulated"] = "yes" if found["simulated"] else "no"
             if (familiarity := found.get("familiarity")) is not None:
                 whole["strangeness"] = round(familiarity["strangeness"] / familiarity["limit"], 3)
             yield {**who, "status": "ok", **whole}
@@ -315,7 +327,8 @@ def finish_batch(run: RunFolder, scans: Sequence[Scan], model: Mapping[str, Any]
 
     table = run.path / "predictions.csv"
     write_table(table, COLUMNS, rows())
-    write_summary(run.path / "summary.html", table, run, model, note_on(model, run.provenance))
+    note = note_on(model, sum(simulated), len(simulated)) if simulated else note_on(model, 0)
+    write_summary(run.path / "summary.html", table, run, model, note)
     run.clear_log()
     say_former(run.path, "_prediction.json", {scan.scan_id for scan in scans}, table.name)
     print(f"{len(scans) - len(failed)} of {len(scans)} scans done, see {run.path / 'summary.html'}")

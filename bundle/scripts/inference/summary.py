@@ -98,6 +98,7 @@ def scan_line(row: Mapping[str, str], folder: Path) -> dict[str, Any]:
     endings.sort(key=lambda ending: (not ending.startswith("report"), ending))
     return {
         "name": row["scan_id"],
+        "simulated": row.get("simulated") == "yes",
         "class": row["class"],
         "probability": float(row["probability_HH"]),
         "calibrated": float(row["calibrated_probability_HH"]) if row.get("calibrated_probability_HH") else "",

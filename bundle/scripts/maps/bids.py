@@ -388,8 +388,8 @@ def check_affine(affine: np.ndarray, name: str) -> None:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing.min() < VOXEL_MM[0] or spacing.max() > VOXEL_MM[1]:
         raise InputError(
-            f"{name}: voxels of {' x '.join(f'{v:.3g}' for v in spacing)} mm are none of a head; correct the voxel size or"
-            " its unit (NIfTI: xyzt_units)"
+            f"{name}: voxels of {' x '.join(f'{v:.3g}' for v in spacing)} mm are none of a head; correct the voxel size"
+            " or its unit (NIfTI: xyzt_units)"
         )
     axes = affine[:3, :3] / spacing
     off = np.rad2deg(np.arcsin(min(np.abs(axes.T @ axes - np.eye(3)).max(), 1.0)))

@@ -250,8 +250,8 @@ def missing_flags(part: np.ndarray, whole: bool) -> list[str]:
         axis = max(same, key=lambda a: same[a] / values.shape[a])
         if same[axis]:
             flags.append(
-                f"{name}: {same[axis]} of {values.shape[axis]} slices of {place} along axis {'ijk'[axis]} are the same as"
-                " another one: repeated, or resampled from thicker slices?"
+                f"{name}: {same[axis]} of {values.shape[axis]} slices of {place} along axis {'ijk'[axis]} are the same"
+                " as another one: repeated, or resampled from thicker slices?"
             )
     return flags
 

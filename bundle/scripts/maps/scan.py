@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts.errors import InputError
+from scripts.files.nifti import says_simulated
 from scripts.runs.finished import content, digest_of
 
 #: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
@@ -65,6 +66,10 @@ class Scan:
         """
         if self.refused is not None:
             raise InputError(self.refused)
+
+    def simulated(self) -> bool:
+        """Whether a map says that nobody was scanned."""
+        return any(map(says_simulated, self.maps))
 
     def series(self) -> dict[str, list[str]]:
         """The files of each map's DICOM series; none where the scan did not come as DICOM."""

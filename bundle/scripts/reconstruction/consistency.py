@@ -1,9 +1,9 @@
 """Whether the phases of one acquisition's echoes belong together.
 
 In a voxel the phase is a constant plus a field times the echo time. Its step from a voxel to one nearby (which hardly
-ever wraps) therefore lies on a line over the echoes too, so that the others foretell it in each echo. A negated echo is
-foretold with the wrong sign; another scale, order or echo time shows as a factor; noise is like nothing. Steps are taken
-against their median along each axis, so that ramps, as a bipolar readout leaves them, change nothing.
+ever wraps) therefore lies on a line over the echoes too, so that the others foretell it in each echo. A negated echo
+is foretold with the wrong sign; another scale, order or echo time shows as a factor; noise is like nothing. Steps are
+taken against their median along each axis, so that ramps, as a bipolar readout leaves them, change nothing.
 """
 
 from collections.abc import Sequence

@@ -57,7 +57,7 @@ def write_maps(
         The folder of the maps.
     """
     final = output_dir / scan.folder
-    simulated = bool(record["input"].get("simulated"))
+    simulated = is_simulated(scan, record)
     with part_folder(final.parent) as part:
         for suffix, (units, words) in MAPS.items():
             if suffix in maps.volumes:
@@ -177,12 +177,17 @@ def sidecar_of(input_dir: Path | None, scan: RawScan, maps: Maps, record: Mappin
         "MagneticFieldStrength": scan.acquisitions[0].field_strength_t,
         "EchoTimes": scan.acquisitions[0].echo_times_s,
         "FlipAngles": [a.flip_angle_deg for a in scan.acquisitions],
-        "Simulated": bool(record["input"].get("simulated")),
+        "Simulated": is_simulated(scan, record),
         "Steps": maps.steps,
         "Findings": maps.findings,
         "Warnings": maps.warnings,
         "Software": record["software"],
     }
+
+
+def is_simulated(scan: RawScan, record: Mapping[str, Any]) -> bool:
+    """Whether a scan, or the cohort's name in a record, says that nobody was scanned: other scans say nothing of it."""
+    return SIMULATED in str(record["input"].get("name", "")).lower() or scan.simulated()
 
 
 def save(path: Path, volume: np.ndarray, affine: np.ndarray, simulated: bool) -> None:

@@ -307,11 +307,11 @@ def check_not_noise(phase: np.ndarray, magnitude: np.ndarray, paths: Sequence[st
         for number, (share, seen) in enumerate(zip(shares, signals, strict=True)):
             if share < _LEAST_SMOOTH_ECHO and seen > _LOST * max(signals):
                 raise InputError(
-                    f"{paths[number]}: the phase of echo {number + 1} is noise, though that of other echoes is not; export"
-                    " it again, or leave the echo out"
+                    f"{paths[number]}: the phase of echo {number + 1} is noise, though that of other echoes is not;"
+                    " export it again, or leave the echo out"
                 )
         return
     raise InputError(
-        f"{paths[0]}: the phase is smooth in {100 * max(shares):.0f} % of the bright voxels only, as noise is; check that"
-        " these are phase images (or real and imaginary ones) of a head"
+        f"{paths[0]}: the phase is smooth in {100 * max(shares):.0f} % of the bright voxels only, as noise is; check"
+        " that these are phase images (or real and imaginary ones) of a head"
     )

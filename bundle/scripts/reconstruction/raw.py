@@ -149,6 +149,10 @@ class RawScan:
     folder: str
     acquisitions: list[Acquisition] = field(default_factory=list)
 
+    def simulated(self) -> bool:
+        """Whether a volume says that nobody was scanned."""
+        return any(volume.simulated() for a in self.acquisitions for volume in (*a.first, *a.second))
+
     @property
     def spacing_mm(self) -> np.ndarray:
         """Voxel size."""

@@ -206,8 +206,7 @@ def reconstruct(
     check_derivative(output, [*written, *(log_of("", scan.scan_id) for scan in scans)], "output_dir")
     check_output_dir(output, int(sum(15.0 * np.prod(scan.shape) for scan in todo)))
     origin = cohort_fingerprint(root) if root is not None else {"name": scans[0].scan_id, "simulated": False}
-    volumes = [volume for scan in good for a in scan.acquisitions for volume in (*a.first, *a.second)]
-    origin["simulated"] = bool(origin["simulated"]) or any(volume.simulated() for volume in volumes)
+    origin["simulated"] = bool(origin["simulated"]) or any(scan.simulated() for scan in good)
     record = {"software": software(), "settings": settings(resolved), "input": origin}
     describe(output, description_of(root, record))  # from now on it is ours
     shared = Common(output, root, reconstruction, mask, record, steps)
