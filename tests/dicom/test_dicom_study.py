@@ -150,7 +150,7 @@ def test_a_file_that_names_another_unit_than_the_rule_is_refused(study):
 )  # fmt: skip
 def test_a_unit_that_contradicts_the_map_is_refused(study, number, unit):
     relabel(study, number, RescaleType=unit, RescaleSlope=1.0, RescaleIntercept=0.0)
-    with refused_discreetly(f"series {number}", f"its unit is {unit}"):
+    with refused(f"series {number}", f"its unit is {unit}"):
         only_study(study).load()
 
 

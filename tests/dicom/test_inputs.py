@@ -96,7 +96,9 @@ def test_what_was_simulated_says_so_as_single_files_and_as_dicom_too(scan, tiny_
 
 def test_every_study_of_a_batch_says_by_itself_whether_it_is_simulated(template, tiny_maps, tmp_path):
     shutil.copytree(template, tmp_path / "in" / "real")
-    write_study(tmp_path / "in" / "made", tiny_maps, "sub-01", extras=False)
+    for path in files_of(tmp_path / "in" / "real"):
+        edit(path, lambda dataset: setattr(dataset, "SoftwareVersions", "syngo MR E11"))
+    write_study(tmp_path / "in" / "made", tiny_maps, "sub-02", seed=4, extras=False)
     for studies in (found(tmp_path / "in"), found(tmp_path / "in")[::-1]):
         assert sorted(scan.simulated() for scan in studies) == [False, True]
         about = fingerprint(tmp_path / "in", studies)

@@ -67,8 +67,8 @@ def check_pixels(dataset: Dataset, name: str) -> int:
             )
         if (signed := _whole_number(dataset, "PixelRepresentation", name, least=0)) > 1:
             raise InputError(
-                f"{name}: PixelRepresentation {Tag('PixelRepresentation')} is {signed}, which is neither 0 nor 1; export"
-                " it again"
+                f"{name}: PixelRepresentation {Tag('PixelRepresentation')} is {signed}, neither 0 nor 1; export it"
+                " again"
             )
     expected = whole["Rows"] * whole["Columns"] * frames * bits // 8
     syntax = dataset.file_meta.TransferSyntaxUID

@@ -258,7 +258,7 @@ def check_answers(network: nn.Module, path: str | os.PathLike) -> None:
     """
     if not hasattr(network, "sequence"):
         return
-    one = network.members[0] if hasattr(network, "members") else network  # type: ignore[index]
+    one: Any = network.members[0] if hasattr(network, "members") else network  # type: ignore[index]
     height, width = one.spatial_size if one.image_model == "vit" else (_TRIED_SIDE, _TRIED_SIDE)
     reader = one.sequence
     slices = reader.scan_head.in_features // (2 * reader.lstm.hidden_size) if hasattr(reader, "lstm") else 4
