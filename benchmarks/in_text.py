@@ -157,8 +157,9 @@ def differences(tests: pd.DataFrame, test: str) -> str:
         words.append(f"{better} is above {worse}{where} (p {p} after Holm's correction)")
     rest = len(found) - len(told)
     if rest:
-        others = "other pairs" if words else "pairs of models"
-        words.append(f"between the {rest} {others} no difference was detected")
+        others = ("other pair" if words else "pair of models") + ("s" if rest > 1 else "")
+        number = f"{rest} " if rest > 1 else ""
+        words.append(f"between the {number}{others} no difference was detected")
     return "; ".join(words)
 
 
@@ -227,6 +228,12 @@ def curves() -> str:
             f" {stage['epochs'][-1]} epochs, on the training subjects {fixed(stage['training_auc'][-1], 3)} (mean over"
             f" {stage['folds']} folds). Gained up to there: {gains}. Highest at epoch {stage['best_epoch']}."
         )
+    first = stage["training_auc"][0]  # of stage 2, the last of the stages
+    lines.append(
+        f"- why the LSTM adds little to a vote of slices: after {stage['epochs'][0]} epochs stage 2 tells the training"
+        f" subjects apart with an AUC of {fixed(first, 3)}, since its features come from a stage 1 that was trained on"
+        " the same subjects; what is left to learn there is not what new subjects need."
+    )
     return "\n".join(lines) + f"\n\nAll epochs: `benchmarks/results/{HEADLINE.name}/curves.md`.\n"
 
 
