@@ -227,7 +227,12 @@ def test_patterns_find_what_means_do_not(tmp_path):
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("R2starmap_left_putamen_posterior", 1e300), ("Chimap_left_putamen_mean", 80), ("confidence", 2)],
+    [
+        ("R2starmap_left_putamen_posterior", 1e300),
+        ("Chimap_left_putamen_mean", 80),
+        ("R2starmap_left_putamen_mean", -40),
+        ("confidence", 2),
+    ],
 )
 def test_a_number_that_cannot_be_is_refused(tmp_path, column, value):
     nuclei, people = tables(tmp_path)

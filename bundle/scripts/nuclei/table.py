@@ -74,7 +74,8 @@ def limits_of(column: str) -> tuple[float, float]:
     if column.endswith("_volume"):
         return 0.0, 1000.0
     most = {"Chimap": 10.0, "R2starmap": 1e4}.get(column.split("_")[0], math.inf)
-    return -most, most
+    positive = column.endswith("_sd") or column.startswith("R2starmap") and column.endswith(("_mean", "_p50"))
+    return (0.0 if positive else -most), most
 
 
 def nucleus_means(row: Mapping[str, Any], sides: str, where: str | os.PathLike) -> dict[str, float]:
