@@ -32,6 +32,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from blobs import BUNDLE, write_cohort  # noqa: E402
+from made_predictions import made_predictions  # noqa: E402
 from raw_head import write_raw  # noqa: E402
 
 from scripts.files.parts import PREFIX  # noqa: E402
@@ -48,6 +49,7 @@ TRAINING = NETWORK | {
     "num_views": 2,
     "val_interval": 2,
 }
+RAW_HEAD = {"matrix": [48, 56, 40], "spacing_mm": [4.0, 4.0, 4.0], "supersampling": [1, 1, 1]}
 #: Files that say when or in which order something was done: only that they are there is compared.
 TOLD = (".html", ".pdf", ".svg", ".txt", ".png", ".log", ".dcm", ".tfm")
 
@@ -69,8 +71,9 @@ def keys(**given: Any) -> list[str]:
     return [f"--{key.replace('__', '#')}={value}" for key, value in given.items()]
 
 
-def config(name: str) -> list[str]:
-    return [f"--config_file={BUNDLE / 'configs' / name}", f"--bundle_root={BUNDLE}"]
+def config(*names: str) -> list[str]:
+    files = [str(BUNDLE / "configs" / name) for name in names]
+    return [f"--config_file={files if names[1:] else files[0]}", f"--bundle_root={BUNDLE}"]
 
 
 def commands(root: Path) -> dict[str, Command]:
@@ -92,6 +95,19 @@ def commands(root: Path) -> dict[str, Command]:
     heads, studies = root / "heads", root / "studies"
     run([*simulate, f"--output_dir={heads}"], check=True)
     run([*config("simulate_dicom.yaml"), *keys(dataset_dir=many, output_dir=studies)], check=True)
+    slices = [*config("simulate_raw.yaml"), *keys(num_workers=2, size="small", sizes={"small": RAW_HEAD})]
+    echoes = root / "echoes"
+    run([*slices, *keys(dicom="siemens", ages=[40.0], output_dir=echoes)], check=True)
+    trained = keys(**TRAINING, device="cpu", dataset_dir=blobs)
+    models = keys(ckpt_dir=root / "trained" / "models", output_dir=root / "trained" / "output")
+    run(["training", *config("train.yaml"), *trained, *models], check=True)
+    table = made_predictions(regions=["cropped"])
+    for place, share in (("one", 0.0), ("two", 0.1)):
+        (root / place).mkdir()
+        better = np.clip(table["probability_HH"] + share * (table["label"] - 0.5), 0, 1)
+        table.assign(probability_HH=better).to_csv(root / place / "predictions.csv", index=False)
+        record = {"input": {"sha256": "same", "simulated": True}}
+        (root / place / "predictions.json").write_text(json.dumps(record))
     network = keys(weights=weights, **NETWORK, nuclei="known", num_threads=1, device="cpu")
     toy = {"mask__island_size": 200, "mask__erosion_mm": 2.0, "inversion__radii_mm": [8, 4]}
     training = {f"training__{key}": value for key, value in TRAINING.items() if key != "num_folds"}
@@ -105,6 +121,24 @@ def commands(root: Path) -> dict[str, Command]:
             ]
             + keys(**TRAINING, device="cpu")
         ),
+        "training_inner_folds": Command(
+            ["training", *config("train.yaml")]
+            + keys(**TRAINING, device="cpu", dataset_dir=many, ckpt_dir="OUT/models", output_dir="OUT/output")
+            + keys(calibrate_on="inner_folds", inner_folds=2)
+        ),
+        "evaluate": Command([*config("train.yaml", "evaluate.yaml"), *trained, *models, "--evaluation_dir=OUT"]),
+        "contributions": Command(
+            [*config("train.yaml", "contributions.yaml"), *trained, *models, "--contributions_dir=OUT"]
+        ),
+        "calibrate": Command(
+            [*config("train.yaml", "calibrate.yaml"), *keys(**TRAINING, device="cpu", dataset_dir=many)]
+            + keys(train_datalist="$@cohort", val_datalist="$@cohort", ckpt_dir="OUT/models", output_dir="OUT/output"),
+            lambda out: shutil.copytree(root / "trained", out),
+        ),
+        "compare": Command(
+            [*config("compare.yaml"), *keys(runs={"a": str(root / "one"), "b": str(root / "two")}, output_dir="OUT")]
+            + keys(bootstrap_samples=100)
+        ),
         "cross_validation": Command(
             ["cross_validation", *config("cross_validation.yaml")]
             + keys(dataset_dir=blobs, output_dir="OUT", regions=["cropped"], num_repeats=1, folds_on_cpu=2)
@@ -117,6 +151,15 @@ def commands(root: Path) -> dict[str, Command]:
         "reconstruct": Command(
             ["reconstruct", *config("reconstruct.yaml"), *keys(input=raw, output_dir="OUT", device="cpu", **toy)]
         ),
+        "reconstruct_dicom": Command(
+            ["reconstruct", *config("reconstruct.yaml")]
+            + keys(input=echoes / "sourcedata", output_dir="OUT", device="cpu", **toy)
+        ),
+        "simulate_raw": Command([*slices, *keys(ages=[30.0, 60.0], output_dir="OUT")]),
+        "simulate_sites": Command(
+            [*config("simulate.yaml", "simulate_sites.yaml"), *keys(sizes=sizes, num_workers=2, output_dir="OUT")]
+        ),
+        "simulate_dicom": Command([*config("simulate_dicom.yaml"), *keys(dataset_dir=many, output_dir="OUT")]),
         "localise": Command(
             [*config("localise.yaml"), *keys(dataset_dir="OUT")], lambda out: shutil.copytree(heads, out)
         ),

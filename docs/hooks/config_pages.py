@@ -87,6 +87,8 @@ def _rule(rule: Any) -> str:
     if isinstance(rule, dict):
         if "words" in rule:
             return text(rule["words"])
+        if "rising" in rule:
+            return f"{_rule(rule['rising'])}, rising"
         if "each" in rule:
             return f"list of: {_rule(rule['each'])}"
         return " or ".join(_rule(choice) for choice in rule["either"])

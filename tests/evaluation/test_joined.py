@@ -36,6 +36,7 @@ def better(table: pd.DataFrame) -> pd.DataFrame:
 
 def test_a_model_of_each_run_stands_beside_the_other_and_baselines_once(tmp_path, one):
     runs = {"paper": write_run(tmp_path / "one", one), "ours": write_run(tmp_path / "two", better(one))}
+    runs["ours"] /= "predictions.csv"  # the table stands for its folder
     join_runs(tmp_path / "out", runs, ["Q-Net"])
     table = read_predictions(tmp_path / "out" / "predictions.csv")
     assert set(table["model"]) == {"Q-Net, paper", "Q-Net, ours", "ROI-LR"}

@@ -383,6 +383,28 @@ def test_a_header_without_orientation_is_refused(tmp_path):
         nifti.read_header(path)
 
 
+def test_a_size_of_0_mm_is_not_taken_for_1_mm(tmp_path):
+    image = nib.Nifti1Image(np.ones((4, 5, 6), np.float32), None)
+    image.set_qform(AFFINE, 1)
+    nib.save(image, tmp_path / "m.nii")
+    assert nifti.read_header(tmp_path / "m.nii").shape == (4, 5, 6)
+    with open(tmp_path / "m.nii", "r+b") as file:
+        file.seek(80)  # pixdim[1]
+        file.write(np.float32(0).tobytes())
+    with refused(tmp_path / "m.nii", "0 mm"):
+        nifti.read_header(tmp_path / "m.nii")
+
+
+def test_no_library_says_a_line_beside_ours(tmp_path, caplog):
+    path = saved(tmp_path / "m.nii", np.ones((4, 5, 6), np.float32))
+    with open(path, "r+b") as file:
+        file.seek(70)  # datatype: nibabel knows none of this number
+        file.write(np.int16(77).tobytes())
+    with refused(path, "cannot be read as NIfTI"):
+        nifti.read_header(path)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("dtype", [np.complex64, [("R", "u1"), ("G", "u1"), ("B", "u1")]])
 def test_voxels_that_are_no_real_numbers_are_refused(tmp_path, dtype):
     path = saved(tmp_path / "m.nii", np.zeros((4, 5, 6), dtype))

@@ -152,11 +152,14 @@ def test_a_folder_with_a_damaged_record_is_refused(tmp_path):
 # --- several processes ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["predictions.csv", "summary.html", "progress-0.csv", "sub-01_error.log"])
+@pytest.mark.parametrize(
+    "name", ["predictions.csv", "summary.html", "progress-0.csv", "sub-01_error.log", "a/a_report.pdf"]
+)
 def test_somebody_elses_file_is_never_written_over(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     with refused(tmp_path / name, "--output_dir"):
-        folder(tmp_path).open()
+        folder(tmp_path, ("json", "report")).open()
     assert (tmp_path / name).read_text() == "mine"
     assert not (tmp_path / "run.json").exists()
 

@@ -53,6 +53,16 @@ def test_other_words_and_windows_are_refused(image):
         WindowIntensityd("image", [(0, 1), None], 0, 100)({"image": image})
 
 
+def test_a_window_in_which_no_voxel_lies_is_refused_with_the_values_that_are_there(image):
+    for given, key, values in (
+        (((5, 6), (0, 120)), "chimap_window", image[0]),
+        (((-9, -8), (0, 120)), "chimap_window", image[0]),
+        (((-0.1, 0.3), (900, 950)), "r2starmap_window", image[1]),
+    ):
+        with refused(f"--{key}", f"{float(values.min()):.3g} to {float(values.max()):.3g}"):
+            scaling("window", PERCENTILES, *given)({"image": image})
+
+
 def test_a_map_that_is_left_out_is_zero_and_the_others_stay(image):
     before = image.clone()
     result = LeaveOutMapsd("image", ["R2starmap"])({"image": image})["image"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,8 @@ from scripts.localisation.locate import Found
 from scripts.maps.bids import find_scans
 from scripts.nuclei.cohort import measure_cohort
 from scripts.runs.former import say_former
-from scripts.runs.outputs import LOCK, check_apart, check_derivative, claim, describe, release
+from scripts.runs.outputs import LOCK, check_apart, check_derivative, claim, describe, own, own_files, release
+from scripts.settings.comments import read_comments
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 #: A process that claims a folder, says so, and works until it is killed.
@@ -232,6 +234,53 @@ def test_a_folder_with_files_of_the_users_is_refused_and_ours_is_taken_again(tmp
             claim({"evaluation_dir": folder}, {}, {"evaluation_dir": ["metrics.*"]})
             release(folder)
             (folder / "metrics.csv").write_text("ours")
+
+
+def test_of_a_folder_of_ours_only_what_we_made_is_replaced(tmp_path: Path) -> None:
+    own("output_dir", tmp_path, ["tables/*"])
+    (tmp_path / "predictions.csv").write_text("mine")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "table1.csv").write_text("ours")
+    own("output_dir", tmp_path, ["tables/*"])
+    with pytest.raises(InputError, match=r"predictions.csv: is there, and nothing says .*--output_dir"):
+        claim({"output_dir": tmp_path}, {}, {"output_dir": ["predictions.*", "tables/*"]})
+
+
+def test_a_file_of_the_users_is_not_replaced_and_ours_is(tmp_path: Path) -> None:
+    named = {"age_figure": [tmp_path / "age[1].png", tmp_path / "new" / "age.pdf"]}
+    for _ in range(2):
+        own_files(named)
+        (tmp_path / "age[1].png").write_text("ours")
+    (tmp_path / "other.png").write_text("mine")
+    with pytest.raises(InputError, match=r"other.png: is there, and nothing says .*--age_figure"):
+        own_files({"age_figure": [tmp_path / "fresh" / "age.png", tmp_path / "other.png"]})
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_a_cross_validation_from_before_the_mark_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "folds" / "a").mkdir(parents=True)
+    (tmp_path / "cross_validation.json").write_text('{"version": "0.6.0", "code": "1", "input": {}, "training": {}}')
+    own("output_dir", tmp_path, ["folds/*", "cross_validation.json"])
+
+
+#: Keys that name an output of which no file of the user's is ever replaced for another reason: the derivatives check
+#: what they write (`check_derivative`), inference its own folder (`RunFolder.open`), a simulation takes an empty one
+#: or its own, curves replace curves alone, and cached files are called by their content.
+GUARDED_OTHERWISE = {
+    ("nuclei", "output_dir"), ("localise", "output_dir"), ("reconstruct", "output_dir"), ("inference", "output_dir"),
+    ("simulate", "output_dir"), ("simulate_raw", "output_dir"), ("simulate_dicom", "output_dir"),
+    ("cross_validation", "cache_dir"), ("nuclei", "curves"), ("track_tensorboard", "configs#tensorboard_dir"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted((BUNDLE / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_output_of_every_config_is_guarded(path: Path) -> None:
+    text = path.read_text()
+    outputs = {key.name for key in read_comments(path).keys if re.match(r"gets\b|where .* goes", key.words)}
+    for name in outputs - {key for config, key in GUARDED_OTHERWISE if config == path.stem}:
+        if path.stem != "cross_validation_fold":  # its folders lie in the cross-validation's
+            guarded = rf"(claim|own|own_files)\([^$]*'{name}'(: *\[|, @{name}, \[)"
+            assert re.search(guarded, text.replace("\n", " ")), f"{name}: foreign files are not refused"
 
 
 def test_results_of_scans_that_are_gone_stay_and_one_line_says_so(

@@ -18,6 +18,7 @@ from refusal import refused
 from typed import typed
 
 from scripts.settings.check import Known, rules
+from scripts.settings.config_file import read_config
 from scripts.settings.typed import flags
 from scripts.settings.values import Expression, literal
 
@@ -55,6 +56,7 @@ OVERLAYS = {
         ("inference", ["--num_slices", "16.0"], "num_slices", 16),
         ("inference", ["--cropped_size", "64,64"], "spatial_size", [64, 64]),
         ("inference", ["--outputs", "json"], "outputs", ["json"]),
+        ("inference", ["--leave_out", "[]"], "leave_out", []),
         ("inference", ["--region", "Full"], "region", "full"),
         ("inference", ["--input", "2024"], "input", "2024"),
         ("inference", ["--input", "1_000"], "input", "1_000"),
@@ -121,6 +123,12 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("inference", ["--include_identifiers", "maybe"], ["true or false"]),
         ("inference", ["--cropped_size", "64"], ["list of 2"]),
         ("inference", ["--outputs", "[json,pdf]"], ["pdf", "parametric_map"]),
+        ("inference", ["--box", "[[5,2],[3,4],[5,6]]"], ["--box", "rising"]),
+        ("inference", ["--handlers", "[]"], ["--handlers []", "nothing to do"]),
+        ("inference", ["--output_dir", "@output_dir"], ["--output_dir: stands for itself"]),
+        ("train", ["--+augment", "{'rotate_limit': 3}"], ["--+augment", "--augment#KEY VALUE"]),
+        ("train", ["--augment#gamma_limit", "[1.2,0.8]"], ["--augment#gamma_limit [1.2,0.8]", "rising"]),
+        ("train", ["--chimap_window", "[0.3,-0.1]"], ["--chimap_window [0.3,-0.1]", "rising"]),
         ("inference", ["--box", "[1,2]"], ["[[i0,i1],[j0,j1],[k0,k1]]"]),
         ("inference", ["--weights", "None"], ["--weights"]),
         ("inference", ["--input", "$data/x"], ["--input $data/x", "./$"]),
@@ -202,6 +210,23 @@ def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(word
     assert f"`{kind.__name__}: {shape}`" in pages
 
 
+@pytest.mark.parametrize(
+    ("content", "kind", "said"),
+    [
+        ("# nothing\n", AttributeError, "'NoneType' object has no attribute 'items'"),
+        ("output_dir: é\n", UnicodeDecodeError, "'utf-8' codec can't decode byte "),
+        ("augment:\n\tseed: 3\n", yaml.YAMLError, "found character '\\t' that cannot start any token"),
+        ("+augment: 3\n", ValueError, "config must be dict or list for key "),
+    ],
+)
+def test_what_monai_says_of_a_file_is_what_the_docs_say(content, kind, said, tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(content.encode("latin-1"))
+    with pytest.raises(kind) as caught:
+        typed(tmp_path, f"train,{tmp_path / 'mine.yaml'}")
+    assert said in str(caught.value)
+    assert said in (REPOSITORY / "docs" / "how_to" / "settings.md").read_text()
+
+
 def test_an_overlay_is_read_like_the_command_line(tmp_path):
     overlay = write(
         tmp_path / "mine.yaml", "image_learning_rate: 3e-4\noutput_dir: /a/run#1\nhelper: 3\nfold: '@helper'\n"
@@ -214,18 +239,70 @@ def test_an_overlay_is_read_like_the_command_line(tmp_path):
 def test_code_in_an_overlay_stays_code(tmp_path):
     step = {"_target_": "DataLoader", "dataset": "$[@bundle_root]", "num_workers": 0}
     overlay = write(
-        tmp_path / "mine.json", json.dumps({"dataloader": step, "threshold": "1e-1", "run": ["$@network_def#x"]})
+        tmp_path / "mine.json",
+        json.dumps({"dataloader": step, "threshold": "1e-1", "run": ["$@network_def#num_slices"]}),
     )
     assert typed(tmp_path, f"inference,{overlay}", key="dataloader").dataset == ["."]
     overlay.write_text(json.dumps({"prepare": ["%checks"], "checks": ["$7"], "num_folds": "3"}))
     assert typed(tmp_path, f"train,{overlay}", key="prepare") == [[7]]
 
 
-@pytest.mark.parametrize("text", ["image_epoch: 3\n", "image_epochs: ten\n", "image#trainer:\n  _target_: Nothing\n"])
-def test_a_fault_in_an_overlay_names_file_and_key(text, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image_epoch: 3\n", "image_epoch: no such key in train.yaml; did you mean mine.yaml: image_epochs?"),
+        ("image_epochs: ten\n", "image_epochs ten; give a whole number from 1"),
+        ("image#trainer:\n  _target_: Nothing\n", "image#trainer"),
+        ("+augment: {rotate_limt: 10}\n", "+augment#rotate_limt: no such key in augment; did you mean"),
+        ("+augment: {rotate_limit: 1000}\n", "+augment#rotate_limit 1000; give a number 0 to 180"),
+        ("+augmnt: {rotate_limit: 10}\n", "did you mean mine.yaml: +augment?"),
+        ("+cropped_size: [3]\n", "+cropped_size [128, 128, 3]; give a list of 2"),
+        ("+train#handlers: [{_target_: CheckpointSaver, savedir: x}]\n", "did you mean save_dir?"),
+        ("train#handlers: []\n", "train#handlers []: leaves nothing to do"),
+        ("a: '@a'\nfold: '@a'\n", "a: stands for itself (a -> a)"),
+        ("output_dir: $@ckpt_dir + '/x'\nckpt_dir: '@output_dir'\n", "(output_dir -> ckpt_dir -> output_dir)"),
+        ("output_dir: '@nobody'\n", "output_dir @nobody: no key nobody"),
+        ("output_dir: $1 +\n", "output_dir $1 +: invalid syntax"),
+        ("fold: 1\nseed: 3\nfold: 2\n", "fold is there twice"),
+    ],
+)
+def test_a_fault_in_an_overlay_names_file_and_key(text, said, tmp_path):
     overlay = write(tmp_path / "mine.yaml", text)
-    with refused("mine.yaml: image"):
+    with refused("mine.yaml: ", said):
         typed(tmp_path, f"train,{overlay}")
+
+
+def test_what_an_overlay_adds_to_a_key_is_read_as_that_key_wants(tmp_path):
+    overlay = write(tmp_path / "mine.yaml", "+augment: {rotate_limit: '10'}\n+leave_out: [t1w]\n")
+    assert typed(tmp_path, f"train,{overlay}", key="augment#rotate_limit") == 10
+    assert typed(tmp_path, f"train,{overlay}", key="leave_out") == ["T1w"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.yaml", b"seed: 3\naugment:\n\trotate_limit: 4\n", "line 3: a tab; indent with spaces"),
+        ("a.yaml", b"# nothing yet\n", "is empty"),
+        ("a.yaml", b"- seed: 3\n", "no mapping"),
+        ("a.yaml", b"seed\n", "no mapping"),
+        ("a.yaml", b"3: seed\n", "no mapping"),
+        ("a.yaml", "seed: 3\n".encode("utf-16"), "save the file as UTF-8"),
+        ("a.yaml", "seed: 3\noutput_dir: Müller\n".encode("latin-1"), "line 2 is not text in UTF-8"),
+        ("a.yaml", b"seed: 3\noutput_dir: @ckpt_dir\n", "line 2: found character '@' that cannot start any token"),
+        ("a.yaml", b"seed: 3\n  fold: 1\n", "line 2: mapping values are not allowed here"),
+        ("a.yaml", b"seed: 3\nfold: \x07\n", "line 2: the character #x0007"),
+        ("a.yaml", b"seed: 3\n---\nfold: 1\n", "line 2: "),
+        ("a.json", b'{"seed": 3,\n}', "line "),
+        ("a.json", b'{"seed": 3, "seed": 4}', "seed is there twice"),
+        ("a.txt", b"seed: 3\n", ".yaml"),
+        ("a.yaml", None, "no such file"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_with_its_line(name, content, said, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with refused(tmp_path / name, said):
+        read_config(tmp_path / name)
 
 
 def test_a_copy_of_a_config_goes_by_the_same_rules(tmp_path):

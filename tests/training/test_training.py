@@ -21,7 +21,7 @@ from scripts.errors import InputError, input_error_in
 from scripts.evaluation.predict import load_models, predict
 from scripts.model.networks import load_weights, read_state_dict
 from scripts.provenance import trained_with
-from scripts.runs.outputs import LOCK
+from scripts.runs.outputs import LOCK, MARK
 from scripts.training.data import cosine_annealing, swa_start_epoch, used_precision
 
 TINY = {
@@ -84,7 +84,7 @@ def trained(shared_cohort, tmp_path_factory) -> Path:
 
 def test_training_writes_all_three_models_and_their_records(trained):
     names = {path.name for path in (trained / "models").iterdir()}
-    assert names - {LOCK} == {"resnet.pt", "resnet_swa.pt", "model.pt", "resnet.json", "model.json"}
+    assert names - {LOCK, MARK} == {"resnet.pt", "resnet_swa.pt", "model.pt", "resnet.json", "model.json"}
 
 
 def test_a_table_says_of_every_scan_where_its_box_is_from_and_what_is_unlikely(trained):

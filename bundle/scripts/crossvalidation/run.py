@@ -28,6 +28,7 @@ from scripts.runs.engines import Engine
 from scripts.runs.finished import code_of, settings_of
 from scripts.runs.outputs import release
 from scripts.settings.check import Known, is_ours, overlay_values
+from scripts.settings.config_file import read_config
 from scripts.settings.values import literal
 
 #: Folds that other code trained are not gone on with.
@@ -162,7 +163,7 @@ def config_files(bundle_root: str | os.PathLike, overlays: Sequence[str]) -> tup
     """The config files of a fold. An overlay's path counts from here or from the bundle.
 
     Raises:
-        InputError: an overlay that is in neither place.
+        InputError: an overlay that is in neither place, or that is no config.
     """
     root = Path(bundle_root)
     found = []
@@ -170,6 +171,7 @@ def config_files(bundle_root: str | os.PathLike, overlays: Sequence[str]) -> tup
         places = [place for place in (Path(overlay), root / overlay) if place.is_file()]
         if not places:
             raise InputError(f"{overlay}: no such overlay; give a path from here or from the bundle's folder")
+        read_config(places[0])
         found.append(str(places[0]))
     own = [str(root / "configs" / f"{name}.yaml") for name in ("train", "evaluate", "cross_validation_fold")]
     return (own[0], *found, *own[1:])
@@ -182,11 +184,11 @@ def checked_settings(files: Sequence[str], training: Mapping[str, Any]) -> dict[
         InputError: a key that does not exist or that the cross-validation sets, or a value that it cannot have.
     """
     known = Known([path for path in files if is_ours(path)])
-    config = ConfigParser.load_config_files(list(files))
+    parser = ConfigParser(ConfigParser.load_config_files(list(files)))
     values: dict[str, Any] = {}
     for path in files:
         if path not in known.files:
-            values |= overlay_values(path, known, config)
+            values |= overlay_values(path, known, parser)
     every = Known(files)
     for key, value in every.single(training).items():
         if key in MANAGED:

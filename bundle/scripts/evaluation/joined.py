@@ -22,7 +22,7 @@ def join_runs(
 
     Args:
         output_dir: gets both files.
-        runs: name -> output folder of a cross-validation; None is passed over.
+        runs: name -> output folder of a cross-validation, or predictions.csv in it; None is passed over.
         models: which models of each run, e.g. `Q-Net`.
 
     Returns:
@@ -32,7 +32,8 @@ def join_runs(
         InputError: fewer than two runs, a run twice or without such a model, runs of other subjects or folds, or a
             folder with a cross-validation in it.
     """
-    folders = {name: Path(folder) for name, folder in runs.items() if folder is not None}
+    given = {name: Path(folder) for name, folder in runs.items() if folder is not None}
+    folders = {n: p.parent if p.name == "predictions.csv" and p.is_file() else p for n, p in given.items()}
     if len(folders) < 2:
         raise InputError("runs: names fewer than two cross-validations; give --runs#NAME OUT for each")
     if len({folder.resolve() for folder in folders.values()}) < len(folders):

@@ -1,6 +1,7 @@
 """NIfTI: the header checked before voxels are read, and a compressed stream read to its end and its checksum."""
 
 import json
+import logging
 import os
 import zlib
 from pathlib import Path
@@ -26,6 +27,9 @@ _LONGEST_TAIL = 1 << 20
 #: Codes of a header's unit of length (NIfTI-1, xyzt_units) -> mm: none said, m, mm, micrometre.
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _CHUNK = 1 << 18
+
+# nibabel would write its remarks on odd headers beside our one line, and again through its own handler.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
 
 
 def read_header(path: str | os.PathLike, kinds: str = REAL) -> nib.Nifti1Image:
@@ -102,6 +106,8 @@ def _checked(
             " are in mm, or export it again"
         )
     factor = _MM[unit & 7]
+    if int(header["sform_code"]) == 0 and not _has_voxel_sizes(path, image):
+        raise InputError(f"{path}: its header gives voxels a size of 0 mm; export it again")
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if shape == image.shape and factor == 1:
@@ -115,6 +121,14 @@ def _checked(
         np.diag([factor, factor, factor, 1]) @ affine,
         header,
     )
+
+
+def _has_voxel_sizes(path: Path, image: nib.Nifti1Image) -> bool:
+    """Whether the header as it lies on the disk has them: nibabel reads 1 mm where it says 0."""
+    with nib.openers.ImageOpener(str(path)) as file:
+        raw = type(image).header_class.from_fileobj(file, check=False)
+    sizes = np.abs(raw["pixdim"][1:4])
+    return bool(np.isfinite(sizes).all() and sizes.min() > 0)
 
 
 class _Shaped:

@@ -86,6 +86,15 @@ def origin_of(scan: Scan, settings: Any) -> Origin:
     return Origin(scan.files(), [known, settings], CODE)
 
 
+#: What a scan can get, and the ending of each file.
+OUTPUTS = {
+    "json": ("prediction.json",),
+    "evidence": ("evidence.nii.gz",),
+    "report": ("report.html", "report.pdf"),
+    "sr": ("sr.dcm",),
+    "parametric_map": ("evidence_map.dcm",),
+    "segmentation": ("evidence_seg.dcm",),
+}
 #: What a run writes, appends to or removes beside the scans' folders.
 WRITTEN = ("predictions.csv", "summary.html", "progress-*.csv", "*_error.log")
 
@@ -152,7 +161,8 @@ class RunFolder:
                     " use another --output_dir for the changed settings"
                 )
         else:
-            for path in (path for name in WRITTEN for path in self.path.glob(name)):
+            of_scans = [f"*/*_{ending}" for name in self.outputs for ending in OUTPUTS[name]]
+            for path in (path for name in (*WRITTEN, *of_scans) for path in self.path.glob(name)):
                 raise InputError(
                     f"{path}: was there before, and no run of this bundle says that it is its own; move it, or use"
                     " another --output_dir"

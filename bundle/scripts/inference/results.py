@@ -15,7 +15,7 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.nifti import SIMULATED
 from scripts.files.writing import sha256, write_aside, write_json, write_table
-from scripts.inference.batch import RunFolder, ScanStream, content_sha256
+from scripts.inference.batch import OUTPUTS, RunFolder, ScanStream, content_sha256
 from scripts.inference.summary import write_summary
 from scripts.maps.plausibility import nuclei_flags
 from scripts.maps.scan import Scan
@@ -27,15 +27,7 @@ from scripts.reporting.scan import write_scan_report
 from scripts.runs.failures import log_of
 from scripts.runs.former import say_former
 
-#: What a scan can get, and the ending of each file. The last three only where the scan came as DICOM.
-OUTPUTS = {
-    "json": ("prediction.json",),
-    "evidence": ("evidence.nii.gz",),
-    "report": ("report.html", "report.pdf"),
-    "sr": ("sr.dcm",),
-    "parametric_map": ("evidence_map.dcm",),
-    "segmentation": ("evidence_seg.dcm",),
-}
+#: Of OUTPUTS, what a scan gets only where it came as DICOM.
 DICOM_OUTPUTS = ("sr", "parametric_map", "segmentation")
 COLUMNS = (
     *("participant_id", "scan_id", "status", "slice", "input_slice", "probability_HH", "class", "message", "flags"),

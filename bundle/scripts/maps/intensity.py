@@ -10,7 +10,7 @@ from monai.transforms import MapTransform
 
 from scripts.errors import InputError
 from scripts.maps.scan import MAPS
-from scripts.maps.transforms import StretchHistogramd, quantiles
+from scripts.maps.transforms import StretchHistogramd, quantiles, source_names
 
 #: What the key `intensity` may be.
 INTENSITIES = ("stretch", "window")
@@ -27,7 +27,11 @@ class WindowIntensityd(MapTransform):
         windows: of each channel what becomes 0 and 1, in its unit; None takes the percentiles of the whole scan.
         lower, upper: these percentiles, 0-100. Values beyond a window are clipped.
 
-    A channel without contrast in its scan becomes 0. The metadata get `stretch` `[2, C, S]`, as of `StretchHistogramd`.
+    A channel without a window that has no contrast in its scan becomes 0. The metadata get `stretch` `[2, C, S]`, as
+    of `StretchHistogramd`.
+
+    Raises:
+        InputError: a window does not rise, or all values of a scan lie on one side of it.
     """
 
     def __init__(
@@ -54,6 +58,9 @@ class WindowIntensityd(MapTransform):
             values = torch.as_tensor(image)
             if values.shape[0] != len(self.windows):
                 raise InputError(f"{values.shape[0]} maps but {len(self.windows)} windows; give one a map")
+            for suffix, channel, window in zip(MAPS, values, self.windows, strict=False):
+                if window is not None:
+                    self.check(source_names(image, data)[0], suffix, channel, window)
             ends = torch.stack([self.ends(*pair) for pair in zip(values, self.windows, strict=True)])
             low, span = ends[:, 0], ends[:, 1] - ends[:, 0]
             shape = (-1, 1, 1, 1)
@@ -63,6 +70,20 @@ class WindowIntensityd(MapTransform):
             scaled = scaled.clamp(0, 1) * (span > 0).view(shape)
             data[key] = MetaTensor(scaled, meta=meta, applied_operations=image.applied_operations)
         return data
+
+    @staticmethod
+    def check(name: str, suffix: str, channel: torch.Tensor, window: tuple[float, float]) -> None:
+        """Refuse a window that would make a map the same everywhere.
+
+        Raises:
+            InputError: it names the values that are there.
+        """
+        low, high = (float(value) for value in torch.aminmax(channel))
+        if high <= window[0] or low >= window[1]:
+            raise InputError(
+                f"{name}: no voxel of the {suffix} lies in the window {window[0]:g} to {window[1]:g}, but all from"
+                f" {low:.3g} to {high:.3g}; give a --{suffix.lower()}_window that holds them"
+            )
 
     def ends(self, channel: torch.Tensor, window: tuple[float, float] | None) -> torch.Tensor:
         """What becomes 0 and 1 of a channel `[H, W, S]`."""

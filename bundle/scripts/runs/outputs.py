@@ -3,8 +3,10 @@
 import atexit
 import contextlib
 import fcntl
+import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.limits import check_plain
 from scripts.files.parts import remove_leftovers
-from scripts.files.writing import write_json
+from scripts.files.writing import write_json, write_text
 
 LOCK = ".qnet-lock"
-#: Lies in output folders that a command of ours may write into again.
+#: Lies in output folders, and lists the files there that commands of ours may replace: a name or pattern a line.
 MARK = ".qnet-output"
 #: What tells, in a folder of BIDS, what it is and who made it.
 _DESCRIPTION = "dataset_description.json"
@@ -54,15 +56,48 @@ def claim(outputs: Folders, inputs: Paths, written: Mapping[str, Sequence[str]] 
         if folder is not None:
             lock(folder, key)
             remove_leftovers(folder)
-    for key in written or {}:
+    for key, patterns in (written or {}).items():
         if (folder := outputs[key]) is not None:
-            (Path(folder) / MARK).touch()
+            _mark(folder, patterns)
+
+
+def own(key: str, folder: str | os.PathLike, patterns: Sequence[str]) -> None:
+    """Before any work, in a folder that others may use at the same time: `check_others`, then the mark.
+
+    Args:
+        key: the config key that names the folder.
+        folder: the output.
+        patterns: of the files that will be written, below the folder.
+
+    Raises:
+        InputError: see `check_others`.
+    """
+    if int(os.environ.get("RANK", 0)) == 0:
+        check_others(folder, patterns, key)
+        _mark(folder, patterns)
+
+
+def own_files(files: Mapping[str, Sequence[str | os.PathLike]]) -> None:
+    """Before any work: refuse files that would be replaced and that no command of ours made.
+
+    Args:
+        files: config key -> the files that it names.
+
+    Raises:
+        InputError: names the first such file.
+    """
+    if int(os.environ.get("RANK", 0)) == 0:
+        for act in (check_others, lambda folder, patterns, key: _mark(folder, patterns)):
+            for key, paths in files.items():
+                for path in map(Path, paths):
+                    act(path.parent, [glob.escape(path.name)], key)
 
 
 def check_others(folder: str | os.PathLike, patterns: Sequence[str], key: str) -> None:
-    """Refuse a folder that holds files which would be replaced, unless a command of ours worked there before.
+    """Refuse a folder that holds files which would be replaced and that no command of ours made.
 
-    That is told by the mark which `claim` leaves, or by a record beside them that names our software.
+    Which are ours is told by the mark that `claim` and `own` leave, and in folders of ours by a record beside them, or
+    by what a derivative says of itself.
 
     Args:
         folder: the output.
@@ -73,18 +108,43 @@ def check_others(folder: str | os.PathLike, patterns: Sequence[str], key: str) -
         InputError: names the first such file.
     """
     root = Path(folder)
-    if (root / MARK).exists() or any(_is_record(path) for path in root.glob("*.json")):
-        return
-    for path in sorted(found for pattern in patterns for found in root.glob(pattern)):
+    ours = _marked(root)
+    others = [
+        path
+        for path in sorted(found for pattern in patterns for found in root.glob(pattern))
+        if not any(fnmatchcase(path.relative_to(root).as_posix(), pattern) for pattern in ours)
+    ]
+    if others and not _made_here(_description_of(root)) and not any(_is_record(path) for path in root.glob("*.json")):
         raise InputError(
-            f"{path}: is there, and nothing says that this bundle made it; move it, or choose another folder (--{key})"
+            f"{others[0]}: is there, and nothing says that this bundle made it; move it, or choose another place"
+            f" (--{key})"
         )
 
 
-def _is_record(path: Path) -> bool:
-    """Whether a file is a record of ours: `scripts.provenance.record`."""
+def _marked(root: Path) -> set[str]:
+    """What the mark of a folder lists; nothing where there is none."""
     try:
-        return "qnet_hemochromatosis" in read_json(path, "record").get("software", {})
+        return set((root / MARK).read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError:
+        return set()
+
+
+def _mark(folder: str | os.PathLike, patterns: Iterable[str]) -> None:
+    """Note in a folder which of its files are ours to replace."""
+    root, known = Path(folder), _marked(Path(folder))
+    if known.issuperset(patterns):
+        return
+    try:
+        write_text(root / MARK, "".join(f"{line}\n" for line in sorted(known | set(patterns))))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write there ({error.strerror}); choose another place") from error
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is a record of ours: `scripts.provenance.record`, or what a cross-validation is."""
+    try:
+        record = read_json(path, "record")
+        return "qnet_hemochromatosis" in record.get("software", {}) or {"version", "code", "training"} <= set(record)
     except (InputError, TypeError):
         return False
 

@@ -9,7 +9,7 @@ import difflib
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from scripts.errors import InputError, input_error_in, reason, report_in_one_line
+from scripts.settings.config_file import read_config
 from scripts.settings.typed import Call, Given, current_call
 from scripts.settings.values import Expression, Wrong, expected, is_expression, literal, read
 
@@ -79,15 +80,19 @@ def check(call: Call) -> None:
     for path in call.config_files:
         if path not in known.files:
             ids = {"initialize", "run", "finalize", *map(call.arguments.get, ("run_id", "init_id", "final_id"))}
-            changed |= overlay_values(path, known, parser.get(), ids)
+            changed |= overlay_values(path, known, parser, ids)
     known.extra = set(call.tracking_settings())
     for handler, package in {"MLFlowHandler": "mlflow", "TensorBoardStatsHandler": "tensorboard"}.items():
         if handler in str(call.tracking_settings()) and find_spec(package) is None:
             raise InputError(f"--tracking {call.arguments['tracking']}: needs {package}; pip install {package}")
     known.live = parser.get()
     for key, given in call.given.items():
-        if not key.startswith("+"):
-            changed[key] = _checked(key, given, known, parser)
+        if key.startswith("+"):
+            raise InputError(
+                f"{given.label}: only a file can add to a key; give {given.label.replace('+', '')}#KEY VALUE"
+            )
+        changed[key] = _checked(key, given, known, parser)
+        _check_circle(given.label, key, parser)
     changed |= _bundle_root(call, changed)
     for key, value in changed.items():
         parser[key] = literal(value)
@@ -120,6 +125,15 @@ def _check_component(label: str, component: Mapping[str, Any]) -> None:
         raise InputError(f"{label}: {component['_target_']} takes no {unknown[0]}; {advice}")
 
 
+def _check_components(label: str, value: Any) -> None:
+    """`_check_component` of all that are in a value."""
+    if isinstance(value, Mapping) and isinstance(value.get("_target_"), str):
+        _check_component(label, value)
+    if isinstance(value, (Mapping, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _check_components(label, item)
+
+
 def _near(name: str, names: Iterable[str]) -> str | None:
     """The name most like one that does not exist, whatever the case of its letters; None where none is."""
     folded = {other.casefold(): other for other in names}
@@ -148,29 +162,69 @@ def _bundle_root(call: Call, changed: Mapping[str, Any]) -> dict[str, str]:
     return {}
 
 
-def overlay_values(path: str, known: "Known", config: Mapping[str, Any], ids: Iterable[Any] = ()) -> dict[str, Any]:
+def overlay_values(path: str, known: "Known", parser: ConfigParser, ids: Iterable[Any] = ()) -> dict[str, Any]:
     """Values of a config file of the user's, as they are meant.
 
     Args:
         path: of the file.
         known: what it is laid over.
-        config: what came of both: a new key is taken where another value uses it.
+        parser: what came of both: a new key is taken where another value uses it.
         ids: new keys that are taken because they are run.
 
     Raises:
-        InputError: a key that nothing uses, or a value that its key cannot have.
+        InputError: a key that nothing uses or that stands for itself, or a value that its key cannot have.
     """
-    content = ConfigParser.load_config_file(path) or {}
-    used = {reference[1:].replace("::", "#").split("#")[0] for reference in _REFERENCE.findall(str(config))}
+    content = read_config(path)
+    used = {reference[1:].replace("::", "#").split("#")[0] for reference in _REFERENCE.findall(str(parser.get()))}
     used |= {*ids, *re.findall(r"%(\w+)", str(content))}
     values = {}
     for key, value in content.items():
-        top = _split(key.removeprefix("+"))[0]
-        if not key.startswith("+") and (top in known.base or top not in used):
-            meant = known.checked(_split(key), value, f"{Path(path).name}: {key}")
-            if literal(meant) != value:
-                values[key] = meant
+        name, label = key.removeprefix("+"), f"{Path(path).name}: {key}"
+        given = {name: (label, value)}
+        if key != name and isinstance(value, Mapping):  # what is added to a mapping
+            given = {f"{name}#{part}": (f"{label}#{part}", item) for part, item in value.items()}
+        elif key != name and name in parser:  # what is added to a list
+            given = {name: (label, parser[name])}
+        for part, (called, item) in given.items():
+            if _split(part)[0] in known.base or _split(part)[0] not in used:
+                meant = known.checked(_split(part), item, called)
+                if literal(meant) != item:
+                    values[part] = meant
+            for text in _texts(item):
+                if text.startswith("$") or is_expression(text):
+                    _check_expression(called, text, parser)
+            _check_circle(called, part, parser)
     return values
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
+
+
+def _check_circle(label: str, key: str, parser: ConfigParser) -> None:
+    """Refuse a key whose value leads back to it.
+
+    Raises:
+        InputError: that; it names the way.
+    """
+    seen = set()
+
+    def follow(at: str, way: list[str]) -> None:
+        for text in _texts(parser[at]) if at in parser else ():
+            for reference in _REFERENCE.findall(text) if text.startswith(("$", "@")) else ():
+                name = "#".join(_split(reference[1:]))
+                if any(step == name or step.startswith(f"{name}#") for step in way):
+                    raise InputError(f"{label}: stands for itself ({' -> '.join([*way, name])}); give it a value")
+                if name not in seen:
+                    seen.add(name)
+                    follow(name, [*way, name])
+
+    follow("#".join(_split(key)), ["#".join(_split(key))])
 
 
 def _checked(key: str, given: Given, known: "Known", parser: ConfigParser) -> Any:
@@ -199,7 +253,7 @@ def _check_expression(label: str, value: str, parser: ConfigParser) -> None:
                 f"{label} {value}: no key {reference[1:]}; "
                 + (f"did you mean @{near}?" if near else "@ stands for another key of the config")
             )
-    if not value.startswith("$"):
+    if not value.startswith("$") or re.match(r"\$\s*(import|from)\s", value):
         return
     hint = "a value that begins with $ is run as Python code (a path of that name: ./$...)"
     try:
@@ -342,6 +396,9 @@ class Known:
         if default is _COMPUTED or _is_code(default):
             if isinstance(value, str) and _is_code(default):
                 value = DefaultParseValue(value)
+            if value == [] and _is_code(default) and parts != ["finalize"]:
+                raise InputError(f"{label} []: leaves nothing to do; give the whole list, or leave the key out")
+            _check_components(label, value)
             plain = isinstance(value, (str, int, float)) if default is _COMPUTED else not isinstance(value, list)
             if plain:
                 raise InputError(f"{label} {_shown(value)}: is computed; only a $ expression can stand for it")

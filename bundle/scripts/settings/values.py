@@ -77,7 +77,12 @@ def read(value: Any, rule: Any, default: Any) -> Any:
     if isinstance(rule, Mapping):
         if "either" in rule:
             return _either(value, rule["either"], rule, default)
-        items = _items(value, rule, default, lone=True)
+        if "rising" in rule:
+            values = read(value, rule["rising"], default)
+            if any(low >= high for low, high in pairwise(values)):
+                raise Wrong(expected(rule, default))
+            return values
+        items = _items(value, rule, [] if rule.get("empty") else default, lone=True)
         return [_item(item, rule["each"], rule, default) for item in items]
     if isinstance(rule, list):
         items = _items(value, rule, default)
@@ -102,6 +107,8 @@ def expected(rule: Any, default: Any) -> str:
     if isinstance(rule, Mapping):
         if "words" in rule:
             return rule["words"]
+        if "rising" in rule:
+            return f"{expected(rule['rising'], default)}, rising"
         if "either" in rule:
             return " or ".join(expected(part, None) for part in rule["either"])
         return f"a list, each {expected(rule['each'], None)}"
