@@ -26,7 +26,7 @@ from scripts.crossvalidation.folds import Fold, Setup
 from scripts.crossvalidation.run import checked_settings, config_files
 from scripts.maps.bids import labelled_scans, split
 from scripts.nuclei.table import MEASURED
-from scripts.runs.outputs import LOCK
+from scripts.runs.outputs import LOCK, MARK
 
 TINY = {
     "num_folds": 3,
@@ -205,7 +205,7 @@ def test_folds_from_different_configs_are_not_joined(finished, shared_cohort, tm
 def test_too_few_subjects_for_the_folds_are_refused_before_work_starts(cohort, tmp_path):
     with refused("num_folds"):
         cross_validate(cohort, tmp_path / "out", "folds")
-    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {LOCK}
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {LOCK, MARK}
 
 
 def test_a_bad_scan_is_named_and_nothing_is_left_half_done(cohort, tmp_path):
@@ -235,7 +235,7 @@ def test_two_scans_of_one_participant_are_refused_before_work_starts(cohort, tmp
     shutil.rmtree(anat)
     with refused("sub-01", "ses-01", "ses-02"):
         cross_validate(cohort, tmp_path / "out", "folds", training={**TINY, "num_folds": 2})
-    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {LOCK}
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {LOCK, MARK}
 
 
 def test_the_roi_baseline_is_tested_on_the_same_folds(shared_cohort, tmp_path):
