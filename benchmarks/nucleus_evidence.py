@@ -29,14 +29,13 @@ sys.path[:0] = [str(HERE.parent / "bundle")]
 from tqdm import tqdm  # noqa: E402
 
 from scripts.anatomy.atlas import NUCLEI  # noqa: E402
-from scripts.files.nifti import read_voxels  # noqa: E402
 from scripts.files.table import read_frame  # noqa: E402
 from scripts.files.writing import sha256, write_json, write_text  # noqa: E402
 from scripts.maps.bids import labelled_scans  # noqa: E402
 from scripts.model.ensemble import as_trained  # noqa: E402
 from scripts.model.evidence import METHODS, Evidence  # noqa: E402
 from scripts.model.networks import load_weights  # noqa: E402
-from scripts.model.nucleus_evidence import by_nucleus, label_file, on_grid  # noqa: E402
+from scripts.model.nucleus_evidence import by_nucleus, label_file, labels_at  # noqa: E402
 from scripts.provenance import read_record, software  # noqa: E402
 from scripts.training.preprocessing import preprocessing  # noqa: E402
 
@@ -136,8 +135,7 @@ def main() -> None:
             path = label_file(given.cohort / "derivatives" / "groundtruth", scan.participant_id, scan.scan_id)
             if path is None:
                 sys.exit(f"error: {given.cohort}: has no true nuclei of {scan.scan_id}; give a simulated cohort")
-            stored, affine = read_voxels(path)
-            grid = on_grid(stored.astype(np.uint8), affine, image.shape[1:], image.affine.numpy())
+            grid = labels_at(path, image)
             plain = image.as_tensor()
             with torch.no_grad():
                 logits = network(plain[None])[0]

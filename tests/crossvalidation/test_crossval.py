@@ -16,16 +16,18 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from blobs import BUNDLE
+from blobs import BUNDLE, SHAPE
 from monai.bundle import ConfigWorkflow
 from refusal import refused
 
-from scripts.anatomy.atlas import NUCLEI, SIDES
+from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES
 from scripts.crossvalidation.collect import calibrate_folds, roi_rows
 from scripts.crossvalidation.folds import Fold, Setup
-from scripts.crossvalidation.run import checked_settings, config_files
+from scripts.crossvalidation.run import analyse, checked_settings, config_files
+from scripts.evaluation.contributions import SCANS, read_probabilities
 from scripts.maps.bids import labelled_scans, split
 from scripts.nuclei.table import MEASURED
+from scripts.reporting.contributions import section
 from scripts.runs.outputs import LOCK, MARK
 
 TINY = {
@@ -69,6 +71,14 @@ def finished(shared_cohort, tmp_path_factory) -> Path:
     """Both inputs, two repeats, three folds of twelve subjects, two folds at a time."""
     folder = tmp_path_factory.mktemp("cross_validation")
     cross_validate(shared_cohort, folder, regions=["full", "cropped"], num_repeats=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kept(shared_cohort, tmp_path_factory) -> Path:
+    """Two folds with their weights."""
+    folder = tmp_path_factory.mktemp("kept")
+    cross_validate(shared_cohort, folder, "folds", keep_weights=True, training={**TINY, "num_folds": 2})
     return folder
 
 
@@ -117,10 +127,43 @@ def test_evidence_of_the_first_repeat_lies_on_the_grid_of_each_scan(finished, sh
         assert files[0].read_bytes() != papers[0].read_bytes()
 
 
-def test_weights_are_dropped_unless_they_are_wanted(finished, shared_cohort, tmp_path):
+def test_weights_are_dropped_unless_they_are_wanted(finished, kept):
     assert not list(finished.glob("folds/**/*.pt"))
-    cross_validate(shared_cohort, tmp_path, "folds", keep_weights=True, training={**TINY, "num_folds": 2})
-    assert len(list(tmp_path.glob("folds/*/*/*/models/model.pt"))) == 2
+    assert len(list(kept.glob("folds/*/*/*/models/model.pt"))) == 2
+
+
+def test_kept_weights_tell_later_what_maps_and_nuclei_contribute(kept, shared_cohort, tmp_path):
+    grid = nib.load(shared_cohort / "sub-01" / "anat" / "sub-01_Chimap.nii.gz").affine
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[12:17, 18:28, 5:9] = LABELS["left_putamen"]
+    for scan in labelled_scans(shared_cohort):
+        path = tmp_path / scan.participant_id / "anat" / f"{scan.scan_id}_desc-nuclei_dseg.nii.gz"
+        path.parent.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(labels, grid), path)
+    predictions = {path: path.stat().st_mtime_ns for path in kept.glob("folds/**/predictions.csv")}
+    settings = {"contributions": True, "keep_weights": True, "nuclei_table": str(tmp_path / "nuclei.tsv")}
+    training = {**TINY, "num_folds": 2, "draws": 2}
+    cross_validate(shared_cohort, kept, "folds", training=training, **settings)
+    assert predictions == {path: path.stat().st_mtime_ns for path in kept.glob("folds/**/predictions.csv")}
+    table = read_probabilities(kept / SCANS)
+    counts = table.groupby(["map", "nucleus"]).size()
+    assert counts[("", "")] == counts[("all", "putamen")] == counts[("T1w", "putamen")] == 12
+    assert counts[("T1w", "")] == 2 * 12 and set(table["fold"]) == {0, 1}
+    with (kept / "predictions.csv").open(newline="") as file:
+        told = {r["participant_id"]: r for r in csv.DictReader(file) if r["model"] == "Q-Net" and not r["slice"]}
+    for row in table[(table["map"] == "") & (table["nucleus"] == "")].to_dict("records"):
+        assert row["probability_HH"] == pytest.approx(float(told[row["participant_id"]]["probability_HH"]), abs=1e-3)
+    analyse(BUNDLE, kept, {"bootstrap_samples": 100})
+    assert (kept / "figures" / "contributions.svg").exists()
+    ((title, note, shown),) = section(kept / "tables", simulated=True)
+    assert "simulated cohort" in title and "putamen in all maps" in shown
+    with refused("measured with draws 2, not 3", "--training#draws 2"):
+        cross_validate(shared_cohort, kept, "folds", training={**training, "draws": 3}, **settings)
+
+
+def test_contributions_of_folds_without_weights_are_refused_before_work(finished, shared_cohort):
+    with refused("finished without contributions", "--contributions false"):
+        cross_validate(shared_cohort, finished, "folds", regions=["full", "cropped"], num_repeats=2, contributions=True)
 
 
 def test_tables_figures_and_report_are_written(finished):

@@ -4,17 +4,19 @@ import csv
 import gzip
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.anatomy.atlas import LABELS, NUCLEI
+from scripts.anatomy.atlas import LABELS, NUCLEI, load_templates
 from scripts.errors import InputError
 from scripts.provenance import simulated
 from scripts.simulation import cohort
 from scripts.simulation.difficulty import READERS, cross_validated_auc
-from scripts.simulation.subject import BOX_NUCLEI, UNITS
+from scripts.simulation.iron import draw_latents
+from scripts.simulation.subject import BOX_NUCLEI, UNITS, Participant, Protocol, image_maps
 
 
 def read_table(path):
@@ -117,6 +119,27 @@ def test_another_seed_gives_another_cohort(settings, latents):
     assert draws[0] != draws[1]
 
 
+def test_where_hh_acts_in_one_map_the_others_know_nothing_of_the_group(settings, latents):
+    people = [
+        Participant("sub-001", 0, 50.0, "M", group, dict(zip(latents, drawn, strict=True)))
+        for group in ("HH", "HC")
+        for drawn in draw_latents(np.random.default_rng(0), [group], latents)
+    ]
+    preset = settings["sizes"]["tiny"]
+    everywhere = Protocol(
+        tuple(preset["matrix"]), tuple(preset["spacing_mm"]), 3, settings["anatomy"], settings["scanner"],
+        settings["texture"]["sd"], settings["texture"]["length_mm"], (2.5, 6.0, 6.0), (7.0, 11.0), latents=latents,
+    )  # fmt: skip
+    templates = load_templates()
+    usual = [image_maps(person, everywhere, templates)[0] for person in people]
+    alone = [image_maps(person, replace(everywhere, effect_maps=("R2starmap",)), templates)[0] for person in people]
+    assert all((a["R2starmap"] == u["R2starmap"]).all() for a, u in zip(alone, usual, strict=True))
+    for suffix in UNITS:
+        assert (usual[0][suffix] != usual[1][suffix]).any()
+        assert (alone[0][suffix] == alone[1][suffix]).all() == (suffix != "R2starmap")
+    assert any((alone[1][suffix] != usual[1][suffix]).any() for suffix in ("Chimap", "T1w"))  # HC too: drawn anew
+
+
 def test_difficulty_is_written(tiny_cohort):
     difficulty = json.loads((tiny_cohort / "derivatives" / "groundtruth" / "difficulty.json").read_text())
     assert set(difficulty["auc"]) == set(difficulty["targets"]) == set(READERS)
@@ -182,6 +205,8 @@ def test_full_disk_is_refused(tmp_path, settings, monkeypatch):
         ({"num_workers": 0}, "num_workers"),
         ({"seed": -1}, "seed"),
         ({"from_raw": True, "raw": None}, "raw: is missing"),
+        ({"effect_maps": ["QSM"]}, "effect_maps: 'QSM' is no map"),
+        ({"from_raw": True, "effect_maps": ["Chimap"]}, "one head for all maps"),
     ],
 )
 def test_bad_settings_are_refused_and_leave_nothing(tmp_path, settings, change, words):

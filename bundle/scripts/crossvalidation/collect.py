@@ -11,6 +11,7 @@ import numpy as np
 from scripts.crossvalidation.folds import FAMILIARITY, HARMLESS, Fold, Setup
 from scripts.crossvalidation.roi_baseline import age_and_sex, age_and_sex_rows, roi_baseline_rows, roi_features
 from scripts.errors import InputError
+from scripts.evaluation.contributions import SCAN_COLUMNS, SCANS
 from scripts.evaluation.predictions import PREDICTION_COLUMNS
 from scripts.evaluation.subgroups import SUBJECT_COLUMNS, SUBJECTS, sex_of
 from scripts.files.json_file import read_json
@@ -67,6 +68,8 @@ def collect(
         rows += roi_rows(setup, folds, scans, nuclei_table, roi_sides, roi_harmonise)
     else:
         print(f"no ROI baseline: there is no {nuclei_table}; run configs/nuclei.yaml on the cohort, then this again")
+    if setup.contributions:
+        join_contributions(setup, folds)
     people = people_of(Path(setup.settings["dataset_dir"]) / "participants.tsv", scans)
     rows += demographic_rows(setup, folds, scans, people)
     write_table(output_dir / "predictions.csv", PREDICTION_COLUMNS, rows)
@@ -83,6 +86,14 @@ def collect(
         },
     )
     print(f"\n{output_dir / 'predictions.csv'}: {len(rows)} predictions of {len(folds)} folds")
+
+
+def join_contributions(setup: Setup, folds: Sequence[Fold]) -> None:
+    """Join what hiding maps and nuclei did in each fold into one table, SCANS beside the predictions."""
+    rows: list[dict[str, Any]] = []
+    for fold in folds:
+        rows += read_table(setup.contributions_dir(fold) / SCANS, SCAN_COLUMNS, cure="delete that fold and run again")
+    write_table(Path(setup.output_dir) / SCANS, SCAN_COLUMNS, rows)
 
 
 def calibrate_folds(setup: Setup, folds: Sequence[Fold], rows: Sequence[Mapping[str, Any]], method: str) -> None:

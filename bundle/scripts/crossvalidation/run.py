@@ -1,8 +1,8 @@
 """Cross-validation by subject: which folds there are, how each is trained and tested, and how a run goes on.
 
-A fold is `train.yaml` with `evaluate.yaml` and `cross_validation_fold.yaml` on top, for one input region, repeat and
-held-out fold. It trains stage 1 once, which serves ResNet, ResNetSWA and Q-Net. It is finished when its
-`evaluation.json` is there.
+A fold is `train.yaml` with `contributions.yaml`, `evaluate.yaml` and `cross_validation_fold.yaml` on top, for one input
+region, repeat and held-out fold. It trains stage 1 once, which serves ResNet, ResNetSWA and Q-Net. It is finished when
+its `evaluation.json` is there, and, where contributions are wanted, their record.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from tqdm import tqdm
 
 from scripts.crossvalidation.collect import collect
-from scripts.crossvalidation.folds import HARMLESS, MANAGED, Fold, Setup
+from scripts.crossvalidation.folds import HARMLESS, MANAGED, MEASURED_BY, Fold, Setup
 from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir, write_json
@@ -58,6 +58,7 @@ def run_folds(
     roi_sides: str,
     roi_harmonise: str = "none",
     tracking: Mapping[str, Any] | None = None,
+    contributions: bool = False,
 ) -> None:
     """Train and test all folds that are not finished, then write the predictions table of all.
 
@@ -70,12 +71,14 @@ def run_folds(
         regions: `full`, `cropped` or both.
         num_repeats: how many cross-validations, each with another seed.
         training: values of train.yaml's keys for every fold.
-        overlays: config files between train.yaml and evaluate.yaml.
+        overlays: config files between train.yaml and the others of a fold.
         engine: runs the folds, see `scripts.runs.engines`.
         keep_weights: whether a finished fold keeps its weights.
         nuclei_table, roi_sides: of the ROI baseline, see `scripts.crossvalidation.collect`.
         roi_harmonise: `none`; or `combat`: sites are taken out of the nuclei, learned from training folds.
         tracking: MONAI's arguments for experiment tracking; each fold is a run of its own.
+        contributions: whether each fold measures what maps and nuclei contribute to Q-Net; label images of nuclei lie
+            beside `nuclei_table`.
 
     Raises:
         InputError: a key that does not exist, a cohort that cannot be split or has two scans of one participant, an
@@ -89,11 +92,13 @@ def run_folds(
     setup = Setup(
         files,
         {
+            **{key: config[key] for key in MEASURED_BY},
             **training,
             "bundle_root": str(bundle_root),
             "dataset_dir": str(dataset_dir),
             "cache_dir": str(cache_dir),
             "scans_table": str(Path(output_dir) / "scans.tsv"),
+            "nuclei_dir": str(Path(nuclei_table).parent),
         },
         str(output_dir),
         config["num_folds"],
@@ -101,6 +106,7 @@ def run_folds(
         keep_weights,
         dict(tracking or {}),
         config["fold_by"],
+        contributions,
     )
     for region in regions:
         check_image_model(config["image_model"], config[f"{region}_size"], config["imagenet_weights"])
@@ -123,7 +129,7 @@ def run_folds(
         for fold in range(config["num_folds"])
         for region in regions
     ]
-    open_folds = [fold for fold in folds if not setup.finished(fold)]
+    open_folds = [fold for fold in folds if setup.open_runs(fold)]
     for fold in folds:
         if fold not in open_folds:
             tidy(setup, fold)  # a run may have been killed before it did
@@ -173,7 +179,8 @@ def config_files(bundle_root: str | os.PathLike, overlays: Sequence[str]) -> tup
             raise InputError(f"{overlay}: no such overlay; give a path from here or from the bundle's folder")
         read_config(places[0])
         found.append(str(places[0]))
-    own = [str(root / "configs" / f"{name}.yaml") for name in ("train", "evaluate", "cross_validation_fold")]
+    names = ("train", "contributions", "evaluate", "cross_validation_fold")
+    own = [str(root / "configs" / f"{name}.yaml") for name in names]
     return (own[0], *found, *own[1:])
 
 
@@ -259,7 +266,8 @@ def run_fold(setup: Setup, fold: Fold, device: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with printing_to(folder / "log.txt"):
-            fold_workflow(setup, fold, device, "train_and_test").run()
+            for run_id in setup.open_runs(fold):
+                fold_workflow(setup, fold, device, run_id).run()
     except Exception as error:
         bad_input = input_error_in(error)
         if bad_input is None:

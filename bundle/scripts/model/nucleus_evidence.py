@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from scipy import ndimage
 from torch import Tensor
 
 from scripts.anatomy.atlas import NUCLEI
+from scripts.files.nifti import read_voxels
 from scripts.model.evidence import margin, slice_means
 from scripts.model.networks import QNet
 
@@ -42,6 +44,17 @@ def label_file(nuclei_dir: str | os.PathLike, participant_id: str, scan_id: str)
     """The label image that configs/nuclei.yaml wrote of a scan; None where there is none."""
     path = Path(nuclei_dir) / participant_id / "anat" / f"{scan_id}_desc-nuclei_dseg.nii.gz"
     return str(path) if path.is_file() else None
+
+
+def labels_at(path: str | os.PathLike, image: MetaTensor) -> np.ndarray:
+    """The labels of a file at the voxels of a scan, uint8 `[H, W, S]`.
+
+    Args:
+        path: from `label_file`.
+        image: `[C, H, W, S]`, the network's input, with its affine.
+    """
+    labels, stored = read_voxels(path)
+    return on_grid(labels.astype(np.uint8), stored, image.shape[1:], image.affine.numpy())
 
 
 def covered(image: Tensor, labels: np.ndarray, nucleus: int) -> Tensor | None:

@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 
 from scripts.errors import InputError
+from scripts.evaluation.contributions import SCANS
 from scripts.evaluation.predictions import read_predictions
 from scripts.evaluation.subgroups import SUBJECTS, read_subjects
 from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir
 from scripts.model.conformal import check_error
+from scripts.reporting.contributions import write_contributions
 from scripts.reporting.gallery import draw_learning_curves, draw_predictions
 from scripts.reporting.subgroups import write_subgroups
 from scripts.reporting.tables import write_tables
@@ -49,6 +51,9 @@ def analyse(
     people = read_subjects(Path(predictions).with_name(SUBJECTS))
     if people is not None:
         tables += write_subgroups(folder / "tables", table, people, simulated)
+    if (scans := Path(predictions).with_name(SCANS)).is_file():
+        parts = folder / "tables", folder / "figures"
+        write_contributions(scans, *parts, simulated, bootstrap_samples, seed)
     draw_predictions(table, folder / "figures", simulated, bootstrap_samples, seed, calibration_method)
     draw_learning_curves(folds_dir, folder / "figures", simulated)
     for path in tables:

@@ -1,104 +1,147 @@
-"""What each map contributes: table and figure."""
+"""What each map and each nucleus contributes: table, figure, and both on the page of a cross-validation."""
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
+from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from monai.data import Dataset
 
-from scripts.evaluation.contributions import COLUMNS, ages_of, contributions, donors, probabilities
-from scripts.files.writing import check_output_dir, write_json, write_table, write_text
-from scripts.maps.scan import LabelledScan
-from scripts.model.networks import QNet
-from scripts.reporting.markup import fixed, markdown_table
-from scripts.reporting.style import VECTOR, save_figure, titled
+from scripts.anatomy.atlas import NUCLEI
+from scripts.evaluation.contributions import (
+    ALL,
+    COLUMNS,
+    SCANS,
+    contributions,
+    read_contributions,
+    read_probabilities,
+)
+from scripts.files.writing import write_table, write_text
+from scripts.maps.appearance import NAMES
+from scripts.maps.bids import GROUPS
+from scripts.maps.scan import MAPS
+from scripts.reporting.markup import fixed, html, markdown
+from scripts.reporting.style import FURTHER_STYLES, VECTOR, save_figure, titled
 
-#: What the maps are called in pictures.
-WORDS = {"Chimap": "QSM", "R2starmap": "R2*", "T1w": "T1W"}
+NAME = "contributions"
+TITLE = "What each map and nucleus contributes to Q-Net"
+NOTE = (
+    "Held-out scans. A map is hidden by that of another subject, of like age where ages are known; a nucleus (of both"
+    " sides) by what lies around it in its slice. The network stays the same. Drop: AUC of whole scans, folds pooled,"
+    " minus the AUC without. Changes are of the mean probability of HH in each group. Intervals of 95 %: bootstrap over"
+    " subjects. Maps and nuclei say partly the same, so drops do not add up: what has none may be replaced by others."
+)
+WORDS = {ALL: "all maps", **NAMES}
+#: How bars are drawn, by what was hidden, or in what a nucleus was.
+_STYLES = dict(zip((ALL, *MAPS), FURTHER_STYLES, strict=False))
 
 
 def write_contributions(
-    output_dir: str | os.PathLike,
-    scans: Sequence[LabelledScan],
-    dataset: Dataset,
-    network: QNet,
-    device: torch.device,
-    ages: Mapping[str, float],
-    draws: int,
-    neighbours: int,
+    scans: str | os.PathLike,
+    tables_dir: str | os.PathLike,
+    figures_dir: str | os.PathLike,
+    simulated: bool,
     bootstrap_samples: int,
     seed: int,
-    record: Mapping[str, Any],
 ) -> None:
-    """Write `contributions.csv`, `.md`, `.png`, `.pdf`, `.svg` and `.json` (what made them) of held-out scans.
+    """Write `contributions.csv` and `.md`, and the figure; print the table.
 
     Args:
-        output_dir: gets the files.
-        scans: held out, in the order of `dataset`.
-        dataset: the same, preprocessed.
-        network: trained, see `scripts.evaluation.contributions`.
-        device: what runs it.
-        ages: participant -> years, as far as known.
-        draws, neighbours, seed: see `donors`.
-        bootstrap_samples: behind the intervals.
-        record: from `scripts.provenance.record`.
+        scans: the table of `scripts.evaluation.contributions.write_probabilities`, or the folder that holds it.
+        tables_dir, figures_dir: get them.
+        simulated: whether the cohort is; Markdown and figure say so.
+        bootstrap_samples, seed: behind the intervals.
 
     Raises:
-        InputError: fewer than two subjects of a group, or the folder cannot be written.
+        InputError: the table is missing or damaged, or has fewer than two subjects of a group.
     """
-    folder = check_output_dir(output_dir, 10e6)
-    labels = np.array([scan.label for scan in scans])
-    people = np.unique([scan.participant_id for scan in scans], return_inverse=True)[1]
-    years = ages_of(scans, ages)
-    whole, swapped = probabilities(dataset, network, device, donors(years, people, draws, neighbours, seed))
-    rows = contributions(labels, people, whole, swapped, bootstrap_samples, seed)
-    simulated = bool(record["input"]["simulated"])
-    write_table(folder / "contributions.csv", COLUMNS, rows)
-    known = np.unique(people[np.isfinite(years)])
-    text = in_words(rows, len(np.unique(people)), len(known), simulated)
-    write_text(folder / "contributions.md", text)
-    save_figure(drawn(rows, simulated), folder / "contributions", VECTOR)
-    write_json(folder / "contributions.json", dict(record))
+    path = Path(scans) / SCANS if Path(scans).is_dir() else Path(scans)
+    rows = contributions(read_probabilities(path), bootstrap_samples, seed)
+    write_table(Path(tables_dir) / f"{NAME}.csv", COLUMNS, rows)
+    frame = pd.DataFrame(rows)
+    text = markdown(_title(simulated), NOTE, cells(frame))
+    write_text(Path(tables_dir) / f"{NAME}.md", text)
+    save_figure(drawn(frame, simulated), Path(figures_dir) / NAME, VECTOR)
     print(text)
 
 
-def in_words(rows: Sequence[Mapping[str, Any]], subjects: int, with_age: int, simulated: bool) -> str:
-    """The table as Markdown, and what its columns mean."""
-    heads = ["map of another subject", "AUC", "AUC without", "drop (95 % interval)", "mean change of the probability"]
-    cells = [
-        [
-            WORDS[row["map"]],
-            fixed(row["auc"], 3),
-            fixed(row["auc_without"], 3),
-            f"{fixed(row['drop'], 3)} ({fixed(row['ci_low'], 3)} to {fixed(row['ci_high'], 3)})",
-            fixed(row["mean_change"], 3),
-        ]
-        for row in rows
-    ]
-    whose = "of like age" if with_age == subjects else f"of like age where it is known ({with_age} of {subjects})"
-    words = (
-        f"{subjects} held-out subjects{' of a simulated cohort' if simulated else ''}, whole scans. One map at a time"
-        f" was taken from another subject {whose}; the network is the same. Maps say partly the same, so drops do not"
-        " add up: a map without a drop may be replaced by the others. Interval: bootstrap over subjects."
+def _title(simulated: bool) -> str:
+    return f"{TITLE}{', simulated cohort' if simulated else ''}"
+
+
+def cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table as readers see it."""
+
+    def shown(name: str) -> list[str]:
+        ends = frame[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+        return [f"{fixed(v, 3)} ({fixed(low, 3)} to {fixed(high, 3)})" for v, low, high in ends]
+
+    hidden = zip(frame["map"], frame["nucleus"], strict=True)
+    return pd.DataFrame(
+        {
+            "Input": frame["region"],
+            "Hidden": [f"{nucleus} in {WORDS[name]}" if nucleus else WORDS[name] for name, nucleus in hidden],
+            "Subjects": [f"{int(n)}" for n in frame["subjects"]],
+            "AUC": [fixed(value, 3) for value in frame["auc"]],
+            "AUC without": [fixed(value, 3) for value in frame["auc_without"]],
+            "Drop": shown("drop"),
+            **{f"Change in {group}": shown(f"change_{group}") for group in reversed(GROUPS)},
+        }
     )
-    return f"{markdown_table(pd.DataFrame(cells, columns=heads))}\n{words}\n"
 
 
-def drawn(rows: Sequence[Mapping[str, Any]], simulated: bool) -> Figure:
-    """Drops of the AUC with their intervals, a bar a map."""
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
-    axes = figure.subplots()
-    drops = np.array([row["drop"] for row in rows])
-    ends = np.array([[row["ci_low"], row["ci_high"]] for row in rows])
-    places = np.arange(len(rows))
-    axes.bar(places, drops, width=0.6, color="#b8cbe0", edgecolor="#33475b")
-    axes.vlines(places, ends[:, 0], ends[:, 1], color="#33475b")
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xticks(places, [WORDS[row["map"]] for row in rows])
-    axes.set_ylabel("drop of the scan AUC")
-    axes.set_title(titled("Another subject's map in its place", simulated, figure))
+def section(folder: str | os.PathLike, simulated: bool) -> list[tuple[str, str, Markup]]:
+    """Title, note and table for the page; none where there is no table."""
+    frame = read_contributions(Path(folder) / f"{NAME}.csv")
+    return [] if frame is None else [(_title(simulated), NOTE, html(cells(frame)))]
+
+
+def drawn(frame: pd.DataFrame, simulated: bool) -> Figure:
+    """Drops of the AUC with their intervals: maps, and beside them nuclei in all maps and in each; a row a region."""
+    regions = list(dict.fromkeys(frame["region"]))
+    nuclei = [name for name in NUCLEI if name in set(frame["nucleus"])]
+    figure = Figure(figsize=(9 if nuclei else 4.5, 0.4 + 2.9 * len(regions)), layout="constrained")
+    widths = [1, 2.6] if nuclei else [1]
+    panels = figure.subplots(len(regions), len(widths), squeeze=False, sharey=True, width_ratios=widths)
+    for region, line in zip(regions, panels, strict=True):
+        part = frame[frame["region"] == region]
+        of_maps = part[part["nucleus"] == ""].set_index("map").reindex(MAPS)
+        _bars(line[0], np.arange(len(MAPS)), of_maps, 0.7, list(MAPS))
+        line[0].set_xticks(np.arange(len(MAPS)), [WORDS[name] for name in MAPS])
+        line[0].set_ylabel(f"drop of the scan AUC\n{region} input")
+        if not nuclei:
+            continue
+        for place, kind in enumerate(_STYLES):
+            of_kind = part[part["map"] == kind].set_index("nucleus").reindex(nuclei)
+            places = np.arange(len(nuclei)) + (place - (len(_STYLES) - 1) / 2) * 0.2
+            _bars(line[1], places, of_kind, 0.18, [kind] * len(nuclei), f"in {WORDS[kind]}")
+        line[1].set_xticks(np.arange(len(nuclei)), nuclei)
+    panels[0][0].set_title("hidden: a map", fontsize=10)
+    if nuclei:
+        panels[0][1].set_title("hidden: a nucleus", fontsize=10)
+        handles, names = panels[0][1].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower right", frameon=False, fontsize=8, ncols=len(_STYLES))
+    figure.suptitle(titled(TITLE, simulated, figure))
     return figure
+
+
+def _bars(
+    axes: Axes, places: np.ndarray, rows: pd.DataFrame, width: float, kinds: Sequence[str], label: str = ""
+) -> None:
+    """Bars of `drop` with their intervals; what was not measured has none."""
+    for place, kind, row in zip(places, kinds, rows.to_dict("records"), strict=True):
+        _bar(axes, place, row, width, kind, label)
+        label = ""
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _bar(axes: Axes, place: float, row: Mapping[Any, Any], width: float, kind: str, label: str) -> None:
+    style = _STYLES[kind]
+    colours: dict[str, Any] = {"color": style.colour, "alpha": 0.6, "hatch": style.hatch, "edgecolor": "#33475b"}
+    axes.bar(place, row["drop"], width=width, label=label or None, **colours)
+    axes.vlines(place, row["drop_low"], row["drop_high"], color="#33475b")

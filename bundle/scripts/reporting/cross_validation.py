@@ -12,7 +12,7 @@ from scripts.evaluation.statistics import THRESHOLD
 from scripts.files.writing import write_aside
 from scripts.model.evidence import METHODS
 from scripts.provenance import cohort_fingerprint
-from scripts.reporting import page, sections, subgroups
+from scripts.reporting import contributions, page, sections, subgroups
 from scripts.reporting.architecture import architecture
 from scripts.reporting.outcome import Outcome, read_outcome
 from scripts.reporting.pictures import Explained, evidence_overlays, example_maps
@@ -68,6 +68,7 @@ def cross_validation_report(
         "tables": [
             *sections.tables(outcome, measured),
             *subgroups.section(outcome.folder / "tables", outcome.simulated),
+            *contributions.section(outcome.folder / "tables", outcome.simulated),
         ],
         "figures": sections.figures(outcome.folder / "figures", left_out),
         "cohort": sections.cohort(outcome),

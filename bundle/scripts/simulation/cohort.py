@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from scripts.simulation import difficulty
 from scripts.simulation.folder import Build, begin, keep
 from scripts.simulation.iron import Latent, draw_latents
 from scripts.simulation.sites import assign, protocol_of, read_sites
-from scripts.simulation.subject import Participant, Protocol, image_maps, write_json, write_subject
+from scripts.simulation.subject import UNITS, Participant, Protocol, image_maps, write_json, write_subject
 
 GROUPS = ("HH", "HC")
 #: Arguments of `simulate` that decide nothing, or are recorded in parts.
@@ -213,6 +213,7 @@ def simulate(
     engine: str = "local",
     ray_address: str | None = None,
     sites: Mapping[str, Mapping[str, Any]] | None = None,
+    effect_maps: Sequence[str] = tuple(UNITS),
 ) -> dict[str, float]:
     """Simulate a cohort and print how difficult it is.
 
@@ -239,6 +240,8 @@ def simulate(
         from_raw: whether maps are reconstructed from simulated raw data instead of drawn with the faults of
             ``scanner``.
         raw: arguments of ``from_raw.load_chain``.
+        effect_maps: maps in which HH acts; each of the others shows the same head with healthy iron, drawn anew in
+            both groups.
 
     Returns:
         the difficulty, AUC by reader.
@@ -250,6 +253,11 @@ def simulate(
     settings = {k: v for k, v in locals().items() if k not in PLACES_AND_PARTS}
     if size not in sizes:
         raise InputError(f"size={size} is unknown; choose one of {', '.join(sizes)}")
+    unknown = [name for name in effect_maps if name not in UNITS]
+    if unknown:
+        raise InputError(f"effect_maps: {unknown[0]!r} is no map; use {', '.join(UNITS)}")
+    if from_raw and set(effect_maps) != set(UNITS):
+        raise InputError("effect_maps: from_raw scans one head for all maps; name all of them, or give from_raw false")
     where = scan_engine(engine, num_workers, ray_address, "cpu")
     if seed < 0:
         raise InputError(f"seed={seed} is negative; give a whole number from 0")
@@ -282,6 +290,8 @@ def simulate(
         texture["length_mm"],
         (fluid, skull, scalp),
         (narrowest, widest),
+        effect_maps=tuple(effect_maps),
+        latents=distributions,
     )
     protocols: dict[Any, Protocol] = {None: protocol}
     if sites:

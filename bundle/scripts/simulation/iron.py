@@ -7,6 +7,7 @@ controls (HC) have too; the two groups' distributions overlap.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,11 @@ def draw_latents(
             z[member] = q * np.sign(np.diag(r)) * np.sqrt(n - 1)
     mean, sd, effect = (np.array([getattr(v, key) for v in latents.values()]) for key in ("mean", "sd", "effect"))
     return mean + sd * (z + np.outer(is_hh, effect))
+
+
+def healthy_latents(rng: np.random.Generator, latents: Mapping[str, Latent]) -> dict[str, float]:
+    """Latents of one healthy subject, by name."""
+    return dict(zip(latents, map(float, draw_latents(rng, ["HC"], dict(latents))[0]), strict=True))
 
 
 def log_likelihood_ratio(values: np.ndarray, latents: dict[str, Latent]) -> np.ndarray:

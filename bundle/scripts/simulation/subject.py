@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ class Protocol:
         field_strength_t: T; R2* grows with it from its values at 3 T.
         echo_time_s: of the T1-weighted image, s.
         qsm_gain: multiplies QSM.
+        effect_maps: maps in which HH acts, of UNITS.
+        latents: of the cohort; where HH acts in some maps only, the others show a healthy draw of them.
     """
 
     matrix: tuple[int, int, int]
@@ -77,6 +79,8 @@ class Protocol:
     field_strength_t: float = 3.0
     echo_time_s: float = acquisition.ECHO_TIME_S
     qsm_gain: float = 1.0
+    effect_maps: tuple[str, ...] = tuple(UNITS)
+    latents: Mapping[str, iron.Latent] = field(default_factory=dict)
 
     @property
     def affine(self) -> np.ndarray:
@@ -124,6 +128,11 @@ def random_numbers(participant: Participant, protocol: Protocol) -> np.random.Ge
     return np.random.default_rng(np.random.SeedSequence([protocol.seed, 1 + participant.index]))
 
 
+def other_numbers(participant: Participant, protocol: Protocol) -> np.random.Generator:
+    """A second source, for what only some cohorts draw: the first gives everybody the same numbers as before."""
+    return np.random.default_rng(np.random.SeedSequence([protocol.seed, 1 + participant.index, 1]))
+
+
 def image_maps(
     participant: Participant, protocol: Protocol, templates: atlas.Templates
 ) -> tuple[dict[str, np.ndarray], np.ndarray, list[list[int]]]:
@@ -144,24 +153,30 @@ def image_maps(
     # Iron only matters where a nucleus is: a hundredth of the scan.
     where = np.nonzero(np.sum([sampled[name] for name in NUCLEI], 0) > 0)
     here = {name: sampled[name][where] for name in NUCLEI}
-    maps = iron.iron_maps(
-        participant.age,
-        participant.latents,
-        head.more_on_left,
-        head.texture[where],
-        here,
-        xyz[:, where[0], where[1], where[2]],
-        templates,
-    )
-    nuclei_iron = np.zeros(matrix, np.float32)
-    nuclei_iron[where] = sum(maps[name] * here[name] for name in NUCLEI)
-
     points = poses.scanner_coordinates(head.vein_points_mm, head.pose)
     veins = acquisition.vein_fraction(points, head.vein_area_mm2, matrix, spacing)
-    clean = acquisition.at_field(
-        acquisition.tissue_maps(sampled, nuclei_iron, veins, head.shell_mm),
-        protocol.field_strength_t, protocol.echo_time_s, protocol.qsm_gain,
-    )  # fmt: skip
+
+    def clean_maps(latents: dict[str, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        maps = iron.iron_maps(
+            participant.age,
+            latents,
+            head.more_on_left,
+            head.texture[where],
+            here,
+            xyz[:, where[0], where[1], where[2]],
+            templates,
+        )
+        nuclei_iron = np.zeros(matrix, np.float32)
+        nuclei_iron[where] = sum(maps[name] * here[name] for name in NUCLEI)
+        tissue = acquisition.tissue_maps(sampled, nuclei_iron, veins, head.shell_mm)
+        return acquisition.at_field(tissue, protocol.field_strength_t, protocol.echo_time_s, protocol.qsm_gain)
+
+    clean = clean_maps(participant.latents)
+    if set(protocol.effect_maps) != set(UNITS):
+        # Drawn anew in both groups: maps that agreed in HC alone would tell the groups apart by that.
+        healthy = clean_maps(iron.healthy_latents(other_numbers(participant, protocol), protocol.latents))
+        q, r, t = (a if name in protocol.effect_maps else b for name, a, b in zip(UNITS, clean, healthy, strict=True))
+        clean = q, r, t
     scanned = acquisition.acquire(rng, clean, sampled["outside_mm"], spacing, scanner)
     scanned["T1w"] = scanned["T1w"] * T1W_SCALE
     stored = {

@@ -22,7 +22,7 @@ class CachedScans(PersistentDataset):
 
     A cached scan is found by what made it: the content of its files, its box, every setting of the transform, and the
     code of `preprocessing.py` and all that it imports. A change in any of these makes another entry, never a wrong
-    hit. What the items say beside the image (label, participant) is not cached; KEPT is.
+    hit. What the items say beside the image (label, participant) is not cached; its affine and KEPT are.
 
     Args:
         data: from `scripts.maps.scan.items`.
@@ -31,12 +31,18 @@ class CachedScans(PersistentDataset):
     """
 
     def __init__(self, data: Sequence[Mapping[str, Any]], transform: Compose, cache_dir: str | os.PathLike) -> None:
-        made_by = digest_of([settings_of(transform), code_of("scripts.training.preprocessing")])
+        made_by = digest_of(
+            [settings_of(transform), code_of("scripts.training.preprocessing", "scripts.training.cache")]
+        )
         super().__init__(data, transform, Path(cache_dir), hash_func=partial(scan_key, made_by))
+
+    def _pre_transform(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
+        made = super()._pre_transform(item_transformed)
+        return {**made, "affine": made["image"].affine}  # what is written of the image has none
 
     def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
         kept = super()._cachecheck(item_transformed)
-        image = MetaTensor(kept["image"])  # whether it comes from the disk or is new
+        image = MetaTensor(kept["image"], affine=kept.get("affine"))  # whether it comes from the disk or is new
         return {**item_transformed, "image": image, **{key: kept.get(key, "{}") for key in KEPT}}
 
 

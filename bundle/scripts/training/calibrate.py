@@ -18,13 +18,12 @@ from scripts.evaluation.predict import predict
 from scripts.evaluation.predictions import at_level, read_predictions
 from scripts.evaluation.trust import Trusted, cross_fitted, known_scores, measured
 from scripts.files.json_file import read_json
-from scripts.files.nifti import read_voxels
 from scripts.files.writing import sha256, write_json
 from scripts.maps.scan import LabelledScan
 from scripts.model.calibration import check_enough, logits
 from scripts.model.familiarity import LEAST_SCANS, fit
 from scripts.model.networks import QNet, load_weights
-from scripts.model.nucleus_evidence import by_nucleus, healthy_range, label_file, on_grid
+from scripts.model.nucleus_evidence import by_nucleus, healthy_range, label_file, labels_at
 from scripts.model.outputs import embedding_of_scan
 from scripts.model.trust import set_aside_former, write_calibration
 from scripts.provenance import software
@@ -175,11 +174,7 @@ def nucleus_evidence_of(
             if scan["label"] or path is None:
                 continue
             image = part[index]["image"]
-            if "original_affine" not in image.meta:  # of a cache, which keeps the voxels alone
-                continue
-            labels, stored = read_voxels(path)
-            grid = on_grid(labels.astype(np.uint8), stored, image.shape[1:], image.affine.numpy())
-            values.append(by_nucleus(network, image.as_tensor().to(device), grid).numpy())
+            values.append(by_nucleus(network, image.as_tensor().to(device), labels_at(path, image)).numpy())
         known = healthy_range(np.stack(values)) if values else {}
         if known:
             return known
