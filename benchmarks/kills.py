@@ -153,7 +153,7 @@ def commands(root: Path) -> dict[str, Command]:
         ),
         "reconstruct_dicom": Command(
             ["reconstruct", *config("reconstruct.yaml")]
-            + keys(input=echoes / "sourcedata", output_dir="OUT", device="cpu", **toy)
+            + keys(input=echoes / "sourcedata" / "sub-01" / "dicom", output_dir="OUT", device="cpu", **toy)
         ),
         "simulate_raw": Command([*slices, *keys(ages=[30.0, 60.0], output_dir="OUT")]),
         "simulate_sites": Command(
