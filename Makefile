@@ -1,8 +1,9 @@
 # make demo: simulate a small cohort, train Q-Net on it, infer the held-out scans.   make test: run the tests.
 PYTHON ?= python3
-VENV := $(CURDIR)/.venv
-RUN := $(VENV)/bin/python -m monai.bundle run
-DEMO := $(CURDIR)/demo
+VENV := .venv
+RUN := "$(CURDIR)/$(VENV)/bin/python" -m monai.bundle run
+# in quotes: the path may hold spaces
+DEMO := "$(CURDIR)/demo"
 TRAIN := configs/train.yaml','configs/small.yaml
 PATHS := --dataset_dir $(DEMO)/cohort --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/training
 export PYTHONWARNINGS := ignore
@@ -50,7 +51,7 @@ test-more: $(VENV)/installed-more
 # MLflow and TensorBoard beside our own packages, some of which MLflow wants older
 .venv-tracking/installed: $(VENV)/installed-test
 	$(PYTHON) -m venv .venv-tracking
-	ls -d $(VENV)/lib/python3*/site-packages > .venv-tracking/ours.pth
+	ls -d "$(CURDIR)"/$(VENV)/lib/python3*/site-packages > .venv-tracking/ours.pth
 	mv .venv-tracking/ours.pth .venv-tracking/lib/python3*/site-packages/
 	.venv-tracking/bin/pip install mlflow==3.17.2 tensorboard==2.21.0
 	touch $@
@@ -64,7 +65,7 @@ test-more: $(VENV)/installed-more
 # NVIDIA FLARE beside our own packages
 .venv-nvflare/installed: apps/nvflare/requirements.txt $(VENV)/installed-test
 	$(PYTHON) -m venv .venv-nvflare
-	ls -d $(VENV)/lib/python3*/site-packages > .venv-nvflare/ours.pth
+	ls -d "$(CURDIR)"/$(VENV)/lib/python3*/site-packages > .venv-nvflare/ours.pth
 	mv .venv-nvflare/ours.pth .venv-nvflare/lib/python3*/site-packages/
 	.venv-nvflare/bin/pip install -r $<
 	touch $@
@@ -90,4 +91,4 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking .venv-bids $(DEMO) dist site
+	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking .venv-bids .venv-nvflare $(DEMO) dist site

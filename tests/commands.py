@@ -6,8 +6,9 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import torch
-from blobs import BUNDLE, REPOSITORY
+from blobs import BUNDLE, REPOSITORY, write_cohort
 from made_predictions import made_predictions
 
 from scripts.model.networks import QNet, save_weights
@@ -150,6 +151,7 @@ class Place:
         for name in ("configs", "scripts", "docs"):
             (bundle / name).symlink_to(BUNDLE / name)
         shutil.copytree(BUNDLE / "models", bundle / "models")
+        self.other = write_cohort(root / "other", len(list(cohort.glob("sub-*"))) + 2)
 
     def words(self, command: str) -> tuple[Path, list[str]]:
         """The folder to type a command in, and its words with names filled in and small settings."""
@@ -160,10 +162,11 @@ class Place:
         fixed = {
             "COHORT": simulated if heads else self.cohort,
             "MAPS": simulated if heads else self.cohort,
-            "OTHER": self.cohort,
+            "OTHER": self.other,
+            "TRAINING_COHORT": self.cohort,
             "SCANS": self.cohort,
             "OUT": self.root / "out",
-            "OUT2": self.root / "out",
+            "OUT2": self.root / "out2",
             "RESULTS": self.root / "results",
             "RAW": self.raw,
             "STUDIES": self.root / "studies",
@@ -183,13 +186,23 @@ class Place:
                 word = str(Path(fixed[name], *word.split("/")[1:]))
             filled.append(word)
         filled += TINY.get(names[0], [])
-        if names[0] == "train" and place(command) == ORDER.index("training") and (names[1:] or here == self.root):
+        if (
+            names[0] == "train"
+            and place(command) == ORDER.index("training")
+            and (names[1:] or here == self.root or "--image_model" in words)
+        ):
             filled += ["--output_dir", str(self._fresh()), "--ckpt_dir", str(self._fresh())]
         if "calibrate" in names:  # of more subjects than the small cohort has
             table = self._fresh() / "predictions.csv"
             table.parent.mkdir()
             made_predictions(subjects=24).to_csv(table, index=False)
             filled += ["--calibrate_on", str(table)]
+        if names[0] == "compare":  # with another recipe's run of the same folds
+            shutil.copytree(fixed["OUT"], fixed["OUT2"])
+            table = pd.read_csv(fixed["OUT2"] / "predictions.csv")
+            table.assign(probability_HH=0.9 * table["probability_HH"]).to_csv(
+                fixed["OUT2"] / "predictions.csv", index=False
+            )
         if names[0] == "ensemble":
             members = [self._fresh() / "model.pt" for _ in range(2)]
             for path in members:

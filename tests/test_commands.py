@@ -70,7 +70,7 @@ def test_commands_of_other_programs_are_known():
 @pytest.fixture(scope="module")
 def somewhere(tmp_path_factory) -> Place:
     root = tmp_path_factory.mktemp("commands")
-    return Place(root / "repository", write_cohort(root / "cohort", 6), write_raw(root / "raw"))
+    return Place(root / "repository", write_cohort(root / "cohort", 8), write_raw(root / "raw"))
 
 
 @pytest.mark.other_programs  # minutes in all, so not with every `make test`

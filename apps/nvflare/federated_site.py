@@ -1,6 +1,6 @@
 """One site in NVIDIA FLARE: MONAI's own client (`monai.fl.client.MonaiAlgo`) behind FLARE's client API.
 
-    federated_site.py --settings FILE.json     # started by FLARE, not by hand
+    federated_site.py --settings FILE.json     # or its file: address; started by FLARE, not by hand
 
 The settings are the site's own: `bundle_root`, `overlay` (`fl_image_level` or `fl_scan_level`), `local_epochs`, and in
 `keys` what train.yaml is given there (`dataset_dir`, `output_dir`, `ckpt_dir`, ...). What leaves the site are weights,
@@ -12,6 +12,8 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import nvflare.client as flare
 import torch
@@ -49,8 +51,10 @@ def travelling(weights: dict[str, Any]) -> ExchangeObject:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--settings", type=Path, required=True)
-    settings = json.loads(parser.parse_args().settings.read_text(encoding="utf-8"))
+    parser.add_argument("--settings", required=True)
+    given = parser.parse_args().settings
+    path = url2pathname(urlparse(given).path) if given.startswith("file:") else given
+    settings = json.loads(Path(path).read_text(encoding="utf-8"))
     flare.init()
     algo = client(settings, flare.get_site_name())
     workflow: Any = algo.train_workflow

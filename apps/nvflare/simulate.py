@@ -4,7 +4,7 @@
     apps/nvflare/simulate.py --site north=COHORT --site south=COHORT2 --output_dir OUT [--rounds 8] [--epochs 1]
         [--set KEY=VALUE ...]
 
-Writes OUT/stage_1.pt and OUT/model.pt, for inference.yaml. Research use only, not for clinical use.
+Writes OUT/stage_1.pt, and OUT/model.pt with model.json for inference.yaml. Research use only, not for clinical use.
 """
 
 import argparse
@@ -27,18 +27,38 @@ sys.path.insert(0, str(BUNDLE))
 from monai.bundle import ConfigWorkflow  # noqa: E402
 
 from scripts.errors import InputError  # noqa: E402
+from scripts.files.writing import write_json  # noqa: E402
+from scripts.provenance import cohort_fingerprint, sha256, software  # noqa: E402
 from scripts.runs.outputs import claim  # noqa: E402
 from scripts.training.federated import with_embedding, write_model, write_stage_1  # noqa: E402
 
 Weights = dict[str, torch.Tensor]
 
 
-def network(overlay: str, keys: dict[str, Any]) -> Any:
-    """The network that travels in a stage, as a site builds it."""
-    name = {"fl_image_level": "image#network_def", "fl_scan_level": "network_def"}[overlay]
+def of_training(overlay: str, keys: dict[str, Any], *names: str) -> list[Any]:
+    """What train.yaml with a stage's overlay makes of its keys, as a site has it."""
     files = [str(BUNDLE / "configs" / f"{file}.yaml") for file in ("train", overlay)]
-    workflow = ConfigWorkflow(files, logging_file=False, bundle_root=str(BUNDLE), **keys)
-    return workflow.parser.get_parsed_content(name).cpu()
+    workflow: Any = ConfigWorkflow(files, logging_file=False, bundle_root=str(BUNDLE), **keys)
+    return [workflow.parser.get_parsed_content(name) for name in names]
+
+
+def write_model_record(path: Path, sites: dict[str, Path], keys: dict[str, Any]) -> None:
+    """Write beside the model what inference needs to know: the input and the networks that it was trained with."""
+    names = ("network_input", "image_model", "scan_model", "hidden_size")
+    network_input, *models = of_training("fl_scan_level", keys, *names)
+    cohorts = {name: cohort_fingerprint(cohort) for name, cohort in sites.items()}
+    content = {
+        "software": software(),
+        "settings": {**network_input, **dict(zip(names[1:], models, strict=True))},
+        "weights": {"model.pt": sha256(path.with_name("model.pt"))},
+        "input": {
+            "name": f"{len(sites)} federated sites",
+            "simulated": all(cohort["simulated"] for cohort in cohorts.values()),
+            "maps": sum(int(cohort["maps"]) for cohort in cohorts.values()),
+            "sites": cohorts,
+        },
+    }
+    write_json(path, content)
 
 
 def federate(
@@ -77,7 +97,7 @@ def federate(
         path = folder / f"{overlay}_{name}.json"
         settings = {"bundle_root": str(BUNDLE), "overlay": overlay, "local_epochs": epochs, "keys": keys}
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        arguments[name] = {"train_args": f"--settings {path}"}
+        arguments[name] = {"train_args": f"--settings {path.resolve().as_uri()}"}  # FLARE splits at spaces
     set_per_site_config(recipe, arguments)
     recipe.execute(SimEnv(clients=list(sites), num_threads=len(sites), workspace_root=str(folder)))
     made = folder / overlay / "server" / "simulate_job" / "app_server" / "FL_global_model.pt"
@@ -98,7 +118,7 @@ def run(sites: dict[str, Path], output_dir: Path, rounds: int, epochs: int, keys
     """Stage 1, then stage 2 on its embedding, then one model; see above."""
     if len(sites) < 2:
         raise InputError("--site: one site is no federation; give at least two, each with its own cohort")
-    written = ("stage_1.pt", "model.pt", "nvflare", "sites")
+    written = ("stage_1.pt", "model.pt", "model.json", "nvflare", "sites")
     claim({"output_dir": output_dir}, {"site": [str(cohort) for cohort in sites.values()]}, {"output_dir": written})
     stages, weights = output_dir / "nvflare", output_dir / "stage_1.pt"
     own: dict[str, dict[str, Any]] = {
@@ -111,13 +131,16 @@ def run(sites: dict[str, Path], output_dir: Path, rounds: int, epochs: int, keys
         for name, cohort in sites.items()
     }
     first_keys = next(iter(own.values()))
-    first = network("fl_image_level", first_keys)
+    (first,) = of_training("fl_image_level", first_keys, "image#network_def")
+    first = first.cpu()
     state = federate("fl_image_level", first.state_dict(), own, stages, rounds, epochs)
     write_stage_1(state, first, weights)
     own = {name: {**given, "embedding_weights": str(weights)} for name, given in own.items()}
-    whole = with_embedding(network("fl_scan_level", {**first_keys, "embedding_weights": str(weights)}), weights)
+    second_keys = {**first_keys, "embedding_weights": str(weights)}
+    whole = with_embedding(of_training("fl_scan_level", second_keys, "network_def")[0].cpu(), weights)
     state = federate("fl_scan_level", whole.sequence.state_dict(), own, stages, rounds, epochs)
     write_model(state, whole, weights, output_dir / "model.pt")
+    write_model_record(output_dir / "model.json", sites, second_keys)
 
 
 def main() -> None:
@@ -129,7 +152,10 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of train.yaml")
     given = parser.parse_args()
     try:
-        sites = {name: Path(cohort) for name, cohort in (pair(text, "site") for text in given.site)}
+        named = [pair(text, "site") for text in given.site]
+        sites = {name: Path(cohort) for name, cohort in named}
+        if len(sites) < len(named):
+            raise InputError("--site: two sites have one name; give each its own")
         keys = {key: yaml.safe_load(value) for key, value in (pair(text, "set") for text in given.set)}
         run(sites, given.output_dir.resolve(), given.rounds, given.epochs, keys)
     except InputError as error:

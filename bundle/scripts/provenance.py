@@ -245,12 +245,16 @@ def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
         InputError: see `record_beside`, or a setting differs from it.
     """
     path, trained = Path(weights).with_suffix(".json"), trained_with(weights)
-    for key, given in wanted.items():
-        value = list(given) if isinstance(given, tuple) else given
-        if key in trained and trained[key] != value:
-            raise InputError(
-                f"{weights}: was trained with {key} {trained[key]!r}, not {value!r}; set --{key} as in {path}"
-            )
+    asked = {key: list(given) if isinstance(given, tuple) else given for key, given in wanted.items()}
+    others = [key for key, value in asked.items() if key in trained and trained[key] != value]
+    if others:
+        known = ", ".join(f"{key} {trained[key]!r}" for key in others)
+        keys = " and ".join("--cropped_size or --full_size" if key == "spatial_size" else f"--{key}" for key in others)
+        wrong = ", ".join(repr(asked[key]) for key in others)
+        raise InputError(
+            f"{weights}: was trained with {known}, not {wrong}; set {keys} as in"
+            f" {path}, or give the overlay that training was given, such as configs/small.yaml"
+        )
 
 
 def write_record(

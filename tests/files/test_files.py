@@ -444,3 +444,10 @@ def test_a_refused_map_leaves_no_path_in_the_log(tmp_path, caplog):
     with caplog.at_level("INFO"), pytest.raises(InputError, match=f"^{said}$"):
         LoadImageMapsd("image").load_one(str(path))
     assert "Meier" not in caplog.text
+
+
+def test_empty_columns_at_the_end_of_a_table_are_passed_over(tmp_path):
+    (tmp_path / "t.tsv").write_text("participant_id\tage\t\t\nsub-01\t50\t\t\nsub-02\t\t\t\n")
+    assert [row["age"] for row in read_table(tmp_path / "t.tsv", ["participant_id"])] == ["50", ""]
+    (tmp_path / "t.tsv").write_text("participant_id\tage\nsub-01\t50\t\t\n")
+    assert read_table(tmp_path / "t.tsv", ["participant_id"]) == [{"participant_id": "sub-01", "age": "50"}]

@@ -15,15 +15,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from blobs import BOX, REPOSITORY, SHAPE, write_cohort
+from blobs import BOX, BUNDLE, REPOSITORY, SHAPE, write_cohort
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from refusal import refused
 
 from scripts.errors import report_in_one_line
 from scripts.inference.batch import ScanStream
+from scripts.inference.inputs import find_input
 from scripts.maps.bids import find_scans
-from scripts.maps.scan import Scan
+from scripts.maps.scan import MAPS, Scan
 from scripts.model.evidence import Evidence
 from scripts.model.networks import QNet, load_weights, save_weights
 from scripts.model.outputs import QNetInferer, Resultd, input_slices, to_input_grid
@@ -423,3 +424,19 @@ def test_a_network_that_fails_on_one_scan_goes_on_with_the_next(weights, cohort,
     assert "no number" in rows["sub-03"]["message"]
     assert "is a file where a folder" in rows["sub-04"]["message"]
     assert "Smith" not in "".join(row["message"] for row in rows.values())
+
+
+def test_three_files_are_put_in_order_by_their_names_or_refused(cohort):
+    chimap, r2star, t1w = (cohort / "sub-01/anat" / f"sub-01_{suffix}.nii.gz" for suffix in MAPS)
+    mixed = find_input(f"{chimap},{t1w},{r2star}", dicom_rules=BUNDLE / "configs" / "dicom_series.yaml")
+    assert mixed[0].maps == tuple(map(str, (chimap, r2star, t1w)))
+    shutil.copy(t1w, cohort / "qsm.nii.gz")
+    with refused("sub-01_T1w.nii.gz", "R2starmap is due"):
+        find_input(f"{cohort / 'qsm.nii.gz'},{t1w},{r2star}", dicom_rules=BUNDLE / "configs" / "dicom_series.yaml")
+
+
+def test_a_folder_of_nifti_that_is_not_bids_is_said_to_be_that(cohort, tmp_path):
+    (tmp_path / "Patient 01").mkdir()
+    shutil.copy(cohort / "sub-01/anat/sub-01_T1w.nii.gz", tmp_path / "Patient 01" / "T1.nii.gz")
+    with refused("no BIDS folder", "sub-01_Chimap.nii.gz"):
+        find_input(str(tmp_path), dicom_rules=BUNDLE / "configs" / "dicom_series.yaml")

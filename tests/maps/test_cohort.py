@@ -492,3 +492,11 @@ def test_a_needed_column_called_otherwise_is_named(cohort):
     edit_table(cohort, "group", "Diagnosis")
     with refused("no column 'group'", "has 'Diagnosis'"):
         labelled_scans(cohort)
+
+
+@pytest.mark.parametrize("name", ["SUB-02", "sub02", "Sub_02"])
+def test_a_subject_called_otherwise_than_bids_has_it_is_never_passed_over(cohort, name):
+    (cohort / "sub-02").rename(cohort / name)
+    with refused(name, "sub-01"):
+        find_scans(cohort)
+    assert [scan.scan_id for scan in find_scans(cohort, incomplete_too=True) if scan.refused] == [name]

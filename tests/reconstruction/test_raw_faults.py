@@ -10,7 +10,7 @@ from refusal import refused
 
 from scripts.errors import InputError
 from scripts.files.nifti import read_voxels
-from scripts.reconstruction.checks import check_map
+from scripts.reconstruction.checks import check_map, check_slices
 from scripts.reconstruction.consistency import check_echoes_agree
 from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_scan, load_echoes, normalise
@@ -298,3 +298,14 @@ def test_a_map_that_no_tissue_has_is_refused_and_the_step_named(chi, field, word
     volumes = [torch.full((4, 4, 4), float(v)) for v in (chi, field, 0.01)]
     with refused(*words):
         check_map(*volumes, mask)
+
+
+def test_a_phase_of_0_in_air_is_no_lost_slice_and_one_with_signal_is():
+    magnitude = np.zeros((1, 6, 6, 6), dtype=np.float32)
+    magnitude[0, 2:, 1:5, 1:5] = 100
+    phase = np.ones_like(magnitude)
+    phase[0, 1] = 0  # between air that is not 0 and the head
+    check_slices(phase, ["phase.nii"], magnitude > 20)
+    phase[0, 3] = 0
+    with refused("slice 3", "phase.nii"):
+        check_slices(phase, ["phase.nii"], magnitude > 20)

@@ -166,3 +166,20 @@ def test_what_cannot_calibrate_is_refused_before_training(settings, tmp_path):
     with refused("calibrate_on held_out", "10 subjects", "are too few"):
         run(["train.yaml"], "training", **settings(tmp_path, calibrate_on="held_out", num_folds=4))
     assert not (tmp_path / "output" / "image_level.csv").exists()
+
+
+def test_a_model_whose_scores_point_the_wrong_way_is_not_turned_round(settings, tmp_path, capsys):
+    table = made_predictions(subjects=60, repeats=1)
+    table.assign(probability_HH=1 - table["probability_HH"]).to_csv(tmp_path / "predictions.csv", index=False)
+    save_weights(QNet(4, 4), tmp_path / "models" / "model.pt", torch.float16)
+    keys = settings(tmp_path, calibrate_on=str(tmp_path / "predictions.csv"))
+    run(["train.yaml", "calibrate.yaml"], "run", **keys)
+    assert "no calibration" in capsys.readouterr().out
+    assert not (tmp_path / "models" / "model_calibration.json").exists()
+
+
+def test_the_scans_that_trained_the_weights_do_not_calibrate_them(trained, settings):
+    folder = trained.parent
+    keys = settings(folder, train_datalist="$@cohort", val_datalist="$@cohort", calibrate_on="held_out")
+    with refused("was trained on"):
+        run(["train.yaml", "calibrate.yaml"], "run", **keys)

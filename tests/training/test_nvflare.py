@@ -11,6 +11,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from test_federated import TINY, client
 
 from scripts.model.networks import QNet, load_weights
+from scripts.provenance import trained_with
 
 sys.path.insert(0, str(REPOSITORY / "tests" / "serving"))
 
@@ -33,7 +34,7 @@ def python() -> Path:
 @pytest.mark.other_programs
 def test_flare_averages_both_stages_as_computed_by_hand(tmp_path, python):
     cohorts = {name: write_cohort(tmp_path / name / "cohort", size) for name, size in (("north", 8), ("south", 6))}
-    out = tmp_path / "out"
+    out = tmp_path / "the sites"
     done = simulate(
         python, *(f"--site={name}={cohort}" for name, cohort in cohorts.items()), f"--output_dir={out}", "--rounds=1",
         *(f"--set={key}={value}" for key, value in GIVEN.items()),
@@ -54,6 +55,7 @@ def test_flare_averages_both_stages_as_computed_by_hand(tmp_path, python):
             weighed = (torch.as_tensor(own[name]).double() * n for own, n in zip(made, sizes, strict=True))
             assert torch.allclose(value.double(), sum(weighed) / sum(sizes), atol=1e-5), name
 
+    assert trained_with(out / "model.pt")["spatial_size"] == [32, 32]  # inference is told
     whole = load_weights(QNet(num_slices=4, hidden_size=8), out / "model.pt")
     assert torch.equal(whole.embedding.state_dict()["conv1.weight"], found["conv1.weight"])
 

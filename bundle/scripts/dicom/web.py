@@ -64,7 +64,9 @@ class Archive:
         try:
             from dicomweb_client.api import DICOMwebClient
         except ImportError as error:
-            raise InputError("an archive needs the package dicomweb-client; install the extra 'dicom'") from error
+            raise InputError(
+                "an archive needs the package dicomweb-client; type pip install '.[dicom]' in the repository"
+            ) from error
         token = os.environ.get(TOKEN)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         client = DICOMwebClient(self.url, headers=headers, timeout=TIMEOUT, callback=_to_the_end, permissive_uid=True)

@@ -94,6 +94,8 @@ def read_frame(
     except pd.errors.ParserError as error:
         raise InputError(f"{path}: {reason(error)}; {cure}, {separated}") from error
     cells.index += 1 + len(re.findall(r"\r\n|\n|\r", empty))  # lines of a TSV; of a CSV, whose cells have lines, rows
+    filled = [n for n in cells.columns if not (cells[n].isna() | cells[n].eq("")).all()]
+    cells = cells.loc[:, : max(filled, default=0)]  # spreadsheets leave empty columns at the end
     lengths = cells.notna().sum(axis="columns")
     cells = cells.map(lambda cell: from_spreadsheet(cell.strip()), na_action="ignore").astype(object)
     head = list(cells.iloc[0].dropna()) if len(cells) else []

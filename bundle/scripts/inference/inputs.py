@@ -72,6 +72,10 @@ class DicomScan(Scan):
         return age if self.include_identifiers else min(age, OLDEST_TOLD)
 
 
+#: Endings of files in a folder of NIfTI.
+NIFTI_AND_BESIDE = {".nii", ".gz", ".json", ".tsv", ".csv", ".txt", ".xlsx", ".bval", ".bvec", ".md", ".html", ".pdf"}
+
+
 def find_input(
     source: str | os.PathLike | Sequence[str],
     participants: str | os.PathLike | None = None,
@@ -122,10 +126,21 @@ def find_input(
         scans = chosen_scans(paths[0], participants, incomplete_too=True)
         participants = None
     else:
+        if _holds_nifti_alone(paths[0]):
+            raise InputError(
+                f"{paths[0]}: holds NIfTI files, and is no BIDS folder (sub-01/anat/sub-01_Chimap.nii.gz,"
+                " sub-01_R2starmap.nii.gz, sub-01_T1w.nii.gz); name them so, or give --input a scan's three files"
+            )
         scans = _studies(paths[0], dicom_rules, numbers, include_identifiers)
     if participants is not None:
         raise InputError("participants: names scans of a BIDS folder only; leave it out for other input")
     return list(scans) if box is None else _with_box(scans, box)
+
+
+def _holds_nifti_alone(folder: Path) -> bool:
+    """Whether a folder holds NIfTI and what lies beside it, and no file that could be DICOM (which needs no ending)."""
+    endings = {path.suffix.lower() for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
+    return bool(endings & {".nii", ".gz"}) and endings <= NIFTI_AND_BESIDE
 
 
 def _as_paths(source: str | os.PathLike | Sequence[str]) -> list[Path]:
@@ -150,6 +165,7 @@ def _nifti_scan(paths: Sequence[Path], resample_t1w: str) -> Scan:
                 raise InputError(f"{path}: is an archive, and archives are not unpacked; unpack it and give its folder")
             raise InputError(f"{path}: is no NIfTI file; give --input {KINDS}")
     if len(paths) > 1:
+        paths = _in_order(paths)
         check_names(paths)
         check_grid([str(path) for path in paths], resample_t1w)
     else:
@@ -162,6 +178,21 @@ def _nifti_scan(paths: Sequence[Path], resample_t1w: str) -> Scan:
     named = _BIDS_NAME.fullmatch(paths[0].name.removesuffix(".gz").removesuffix(".nii"))
     participant_id, scan_id = (named[1], named[1] + named[2]) if named else ("scan", "scan")
     return Scan(participant_id=participant_id, scan_id=scan_id, maps=tuple(map(str, paths)))
+
+
+def _in_order(paths: Sequence[Path]) -> Sequence[Path]:
+    """Three files in the order of `MAPS`, where their names say which is which; else as they were given.
+
+    Raises:
+        InputError: a name says another map than its place.
+    """
+    suffixes = [path.name.removesuffix(".gz").removesuffix(".nii").rsplit("_", 1)[-1] for path in paths]
+    if sorted(suffixes) == sorted(MAPS):
+        return [paths[suffixes.index(suffix)] for suffix in MAPS]
+    for path, suffix, due in zip(paths, suffixes, MAPS, strict=False):
+        if suffix in MAPS and suffix != due:
+            raise InputError(f"{path}: stands where {due} is due; give the three files as {', '.join(MAPS)}")
+    return paths
 
 
 def until_the_end(parent: str | os.PathLike) -> Path:
@@ -183,7 +214,9 @@ def _studies(
         from scripts.dicom.rules import read_rules
         from scripts.dicom.study import find_in_archive, find_studies
     except ImportError as error:
-        raise InputError(f"DICOM needs the package {error.name}; install the extra 'dicom'") from error
+        raise InputError(
+            f"DICOM needs the package {error.name}; type pip install '.[dicom]' in the repository"
+        ) from error
     rules = replace(read_rules(dicom_rules), numbers=numbers)
     if fetched_dir is not None:
         studies = find_in_archive(str(source), rules, fetched_dir, include_identifiers=include_identifiers)

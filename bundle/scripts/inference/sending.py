@@ -113,5 +113,7 @@ def _archive(address: str) -> "Archive":
     try:
         from scripts.dicom.web import Archive
     except ImportError as error:
-        raise InputError(f"DICOM needs the package {error.name}; install the extra 'dicom'") from error
+        raise InputError(
+            f"DICOM needs the package {error.name}; type pip install '.[dicom]' in the repository"
+        ) from error
     return Archive(url)

@@ -30,6 +30,8 @@ BIDS_VERSION = "1.10.0"
 LARGEST_SHEAR_DEG = 1.0
 #: Smallest and largest side of a voxel that a scan of a head can have, mm.
 VOXEL_MM = (0.05, 30.0)
+_MEANT_FOR_A_SUBJECT = re.compile(r"sub([-_ ]\w|\d)", re.IGNORECASE)
+MISNAMED = "is no subject's folder by its name, so its images would be passed over; call it sub-01, in small letters"
 #: BIDS entities that the maps of one scan share, and what differs where they do not.
 SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes", "part": "parts of an image"}
 #: Where the basal ganglia boxes of a cohort lie, below its root.
@@ -65,6 +67,10 @@ def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> 
     if bare:
         LOGGER.warning("%d subjects have no anat folder and are passed over (first: %s)", len(bare), printable(bare[0]))
     scans: list[Scan] = []
+    for name in misnamed_subjects(root):
+        if not incomplete_too:
+            raise InputError(f"{root / name}: {MISNAMED}")
+        scans.append(Scan(participant_id=printable(name), scan_id=printable(name), refused=f"{name}: {MISNAMED}"))
     for folder in folders:
         try:
             scans.append(_scan_of(root, folder, {scan.scan_id for scan in scans}))
@@ -78,6 +84,18 @@ def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> 
             message = str(error).replace(f"{root}{os.sep}", "")
             scans.append(Scan(participant_id=names[0], scan_id=scan_id, refused=message))
     return scans
+
+
+def misnamed_subjects(root: Path) -> list[str]:
+    """Folders that are meant for subjects and hold images, but are not called as BIDS wants it: `SUB-02`, `sub03`."""
+    return sorted(
+        path.name
+        for path in root.iterdir()
+        if _MEANT_FOR_A_SUBJECT.match(path.name)
+        and not path.name.startswith("sub-")
+        and path.is_dir()
+        and any(image.is_file() for image in path.rglob("*.nii*"))
+    )
 
 
 def anat_folders(root: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 from scripts.errors import InputError, printable
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, REAL, read_header
-from scripts.maps.bids import anat_folders, check_anat, check_names, check_text
+from scripts.maps.bids import MISNAMED, anat_folders, check_anat, check_names, check_text, misnamed_subjects
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times, sorted_by_time
 from scripts.runs.failures import Refused
 
@@ -38,7 +38,9 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
         InputError: no images.
     """
     groups: dict[tuple, list[Path]] = defaultdict(list)
-    scans: list[RawScan | Refused] = []
+    scans: list[RawScan | Refused] = [
+        Refused(printable(name), printable(name), InputError(f"{name}: {MISNAMED}")) for name in misnamed_subjects(root)
+    ]
     for folder in anat_folders(root):
         try:
             check_anat(root, folder)

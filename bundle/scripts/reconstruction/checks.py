@@ -69,12 +69,18 @@ def check_map(chi: torch.Tensor, total_field: torch.Tensor, local_field: torch.T
         )
 
 
-def check_slices(volumes: np.ndarray, paths: Sequence[str]) -> None:
+#: A slice has signal where more than this share of its voxels is above noise.
+_SIGNAL_SHARE = 0.01
+
+
+def check_slices(volumes: np.ndarray, paths: Sequence[str], signal: np.ndarray | None = None) -> None:
     """Refuse slices without any value between slices that have some, as a lost slice leaves.
 
     Args:
         volumes: one part of all echoes, `[E, X, Y, Z]`.
         paths: of the echoes, for the message.
+        signal: of a phase, bool `[E, X, Y, Z]`, where its magnitude is more than noise. A phase may be stored as 0 all
+            over a slice of air (some scanners write -pi as 0 there), but not where there is signal.
 
     Raises:
         InputError: the first of them.
@@ -84,6 +90,8 @@ def check_slices(volumes: np.ndarray, paths: Sequence[str]) -> None:
         for echo, there in enumerate(filled, 1):
             known = np.flatnonzero(there)
             empty = [n for n in range(known[0], known[-1]) if not there[n]] if len(known) else []
+            if signal is not None:
+                empty = [n for n in empty if signal[echo - 1].take(n, axis=axis).mean() > _SIGNAL_SHARE]
             if empty:
                 raise InputError(
                     f"{paths[echo - 1]}: slice {empty[0]} (from 0) along axis {'ijk'[axis]} of echo {echo} is 0"

@@ -319,8 +319,9 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     first, second = load_all(acquisition.first), load_all(acquisition.second)
     where, path = acquisition.first[0].path, acquisition.second[0].path
     paths, others = ([volume.path for volume in part] for part in (acquisition.first, acquisition.second))
-    for volumes, files in ((first, paths), (second, others)):
-        check_slices(volumes, files)
+    bright = first > 0.2 * np.quantile(first, 0.99) if acquisition.parts == ("mag", "phase") else None
+    for volumes, files, signal in ((first, paths, None), (second, others, bright)):
+        check_slices(volumes, files, signal)
         if np.any(volumes):
             check_echoes_differ(volumes, files)
     if acquisition.parts == ("real", "imag"):

@@ -77,7 +77,7 @@ def source_of(
         if idist.get_rank() == 0:
             print(
                 f"no calibration: {error.args[0].split(': ', 1)[1].split(';')[0]}; --calibrate_on inner_folds trains"
-                " further models for it, and a cross-validation's predictions.csv costs nothing"
+                " further models for it, and a cross-validation's predictions.csv does without them"
             )
         return "none"
     return "held_out" if calibrate_on == "auto" else calibrate_on
@@ -246,6 +246,9 @@ def calibrate(
 
     Raises:
         InputError: see `source_of` and `scores_of_table`.
+
+    Where higher scores do not mean more HH nothing is written, and a line says so: turned round, they would be no
+    probabilities of this model.
     """
     if source == "none":
         if idist.get_rank() == 0:
@@ -261,6 +264,15 @@ def calibrate(
         labels, scores, people = scores_of_scans(held_out, network, device, where)
     else:
         labels, scores, people = scores_of_table(source, where["region"], weights)
+    slope = fit_calibrator(labels, scores, method).slope
+    if not slope > 0:
+        set_aside_former(weights)
+        print(
+            f"no calibration: of {len(labels)} scans from {FROM.get(source, FROM['table'])}, those with a higher"
+            f" probability were HH less often (slope {slope:.2f}); this model tells nothing there: train longer, on"
+            " more scans, or calibrate on others"
+        )
+        return
     content = calibration_of(labels, scores, method, FROM.get(source, FROM["table"]), len(set(people)))
     content["familiarity"] = familiarity_of(training, network, device, flagged_share)
     content["nucleus_evidence"] = nucleus_evidence_of([held_out, training], network, device, nuclei_dir)
