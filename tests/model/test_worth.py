@@ -194,3 +194,10 @@ def test_a_flag_says_by_what_and_a_scan_beyond_the_second_limit_is_refused(known
 
 def test_the_calibration_lies_beside_its_weights():
     assert calibration_path("a/model.pt") == Path("a/model_calibration.json")
+
+
+def test_a_prevalence_without_a_calibration_is_refused_and_not_passed_over(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    with refused("prevalence is 0.01", "calibrate.yaml"):
+        Trust(tmp_path / "model.pt", prevalence=0.01).check()
+    Trust(tmp_path / "model.pt").check()

@@ -119,12 +119,18 @@ class Trust:
         self.refuse_beyond = refuse_beyond
 
     def check(self) -> None:
-        """Before work: refuse a damaged calibration, and an error at which nothing could ever be said.
+        """Before work: refuse a damaged calibration, an error at which nothing could ever be said, and a prevalence
+        that would count for nothing.
 
         Raises:
             InputError: see `read_calibration` and `scripts.model.conformal.check_error`.
         """
         known, _ = read_calibration(self.weights)
+        if known is None and self.prevalence is not None:
+            raise InputError(
+                f"prevalence is {self.prevalence:g}, but {Path(self.weights).name} has no calibration beside it, which"
+                " it would shift; make one with configs/calibrate.yaml, or leave prevalence out"
+            )
         if known is not None:
             check_error(self.conformal_error, known["scores"], f"the calibration of {Path(self.weights).name}")
 

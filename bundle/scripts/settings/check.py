@@ -73,9 +73,10 @@ def check(call: Call) -> None:
     known = Known(own if call.config_files and is_ours(call.config_files[0]) else [call.config_files[0], *own])
     for name in ("init_id", "final_id"):
         if name in call.arguments and call.arguments[name] not in parser:
-            raise InputError(
-                f"{name} is {call.arguments[name]!r}, which no config has; a list or path with spaces needs quotes"
-            )
+            word = str(call.arguments[name])
+            key = word.strip("-\u2010\u2011\u2012\u2013\u2014\u2015").partition("=")[0]
+            meant = f"did you mean --{key}?" if key != word else "a list or path with spaces needs quotes"
+            raise InputError(f"{name} is {word!r}, which no config has; {meant}")
     changed: dict[str, Any] = {}
     for path in call.config_files:
         if path not in known.files:
@@ -356,7 +357,8 @@ class Known:
         if isinstance(node, Mapping) and "_target_" in node:
             names += list(_parameters(node["_target_"]))
         before = "".join(f"{part}#" for part in parts[:depth])
-        start = label.replace("::", "#").removesuffix("#".join(parts))
+        shown, given = label.replace("::", "#"), "#".join(parts)
+        start = shown[: -len(given)] if shown.replace("-", "_").endswith(given.replace("-", "_")) else shown
         for key in (key for key in self.base if depth == 0):
             rule = self.rule([key])
             if isinstance(rule, str) and rule.startswith("keys of ") and parts[0] in Known.of(rule).base:

@@ -46,7 +46,9 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         if twice := re.match("Duplicate key: `(.+)`", str(warning.message)):
             raise InputError(f"{path}: {twice[1]} is there twice, and only one can count; take one away")
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        number = next((key for key in content if not isinstance(key, str)), None) if isinstance(content, dict) else None
         what = "is empty" if content is None else "is no mapping of keys to values"
+        what = what if number is None else f"key {number!r} is no text"
         raise InputError(f"{path}: {what}; {_CURE}")
     return content
 
