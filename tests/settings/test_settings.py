@@ -17,7 +17,7 @@ from blobs import BUNDLE, REPOSITORY
 from refusal import refused
 from typed import typed
 
-from scripts.settings.check import Known, rules
+from scripts.settings.check import Known, check_given_once, rules
 from scripts.settings.config_file import read_config
 from scripts.settings.typed import flags
 from scripts.settings.values import Expression, literal
@@ -407,3 +407,9 @@ def test_of_many_processes_the_first_alone_says_it(tmp_path, monkeypatch):
 
 def test_rules_are_no_config_of_the_bundle():
     assert yaml.safe_load((BUNDLE / "configs" / "allowed.yaml").read_text()).keys() <= {"everywhere", *CONFIGS}
+
+
+def test_a_key_that_is_given_twice_is_refused():
+    check_given_once(["run", "--input", "a", "--input#b=1"])
+    with refused("--threshold", "twice"):
+        check_given_once(["run", "--threshold", "0.3", "--threshold=0.7"])

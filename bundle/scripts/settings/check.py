@@ -9,6 +9,7 @@ import difflib
 import inspect
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -44,11 +45,27 @@ def begin() -> None:
     if call is None or not call.config_files:
         return
     try:
+        if Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py"):
+            check_given_once(sys.argv[1:])
         check(call)
     except InputError:
         if int(os.environ.get("RANK", 0)) > 0:
             raise SystemExit(1) from None  # the first process says it
         raise
+
+
+def check_given_once(words: Iterable[str]) -> None:
+    """Refuse a command line that gives a key twice: fire would take the last without a word.
+
+    Raises:
+        InputError: names the key.
+    """
+    seen = set()
+    for word in words:
+        key = word.partition("=")[0]
+        if key.startswith("--") and key in seen:
+            raise InputError(f"{key} is there twice, and only one can count; take one away")
+        seen.add(key)
 
 
 def tracking() -> dict[str, Any]:
