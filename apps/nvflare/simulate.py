@@ -118,6 +118,10 @@ def run(sites: dict[str, Path], output_dir: Path, rounds: int, epochs: int, keys
     """Stage 1, then stage 2 on its embedding, then one model; see above."""
     if len(sites) < 2:
         raise InputError("--site: one site is no federation; give at least two, each with its own cohort")
+    if len(str(output_dir).split()) > 1:
+        raise InputError(
+            f"--output_dir {output_dir}: FLARE's simulator takes no folder with spaces in its path; give another"
+        )
     written = ("stage_1.pt", "model.pt", "model.json", "nvflare", "sites")
     claim({"output_dir": output_dir}, {"site": [str(cohort) for cohort in sites.values()]}, {"output_dir": written})
     stages, weights = output_dir / "nvflare", output_dir / "stage_1.pt"

@@ -34,7 +34,7 @@ def python() -> Path:
 @pytest.mark.other_programs
 def test_flare_averages_both_stages_as_computed_by_hand(tmp_path, python):
     cohorts = {name: write_cohort(tmp_path / name / "cohort", size) for name, size in (("north", 8), ("south", 6))}
-    out = tmp_path / "the sites"
+    out = tmp_path / "out"
     done = simulate(
         python, *(f"--site={name}={cohort}" for name, cohort in cohorts.items()), f"--output_dir={out}", "--rounds=1",
         *(f"--set={key}={value}" for key, value in GIVEN.items()),
@@ -65,3 +65,11 @@ def test_one_site_is_no_federation(tmp_path, python):
     done = simulate(python, f"--site=north={tmp_path}", f"--output_dir={tmp_path / 'out'}")
     assert done.returncode == 1
     assert "--site: one site is no federation" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.other_programs
+def test_a_folder_that_flare_cannot_work_in_is_refused(tmp_path, python):
+    sites = (f"--site={name}={tmp_path}" for name in ("north", "south"))
+    done = simulate(python, *sites, f"--output_dir={tmp_path / 'the sites'}")
+    assert done.returncode == 1
+    assert "spaces" in done.stderr.splitlines()[-1]
