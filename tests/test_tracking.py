@@ -68,6 +68,16 @@ def test_our_settings_follow_both_stages(python, six, tmp_path):
     assert values["train_auc"] == values["val_auc"] == 2
 
 
+def test_mlflow_holds_settings_and_learning_curves_of_a_training(python, six, tmp_path):
+    train(python, six, tmp_path, "configs/track_mlflow.yaml")
+    with sqlite3.connect(tmp_path / "out" / "mlruns.db") as database:
+        settings = dict(database.execute("select key, value from params"))
+    assert settings["scan_model"] == "bilstm" and settings["augment.rotate_limit"] == "45"
+    assert not any(str(tmp_path) in value for value in settings.values())
+    kept = [path.name for path in (tmp_path / "out" / "mlruns").rglob("*.csv")]
+    assert {"image_level.csv", "scan_level.csv"} <= set(kept)
+
+
 def test_tensorboard_follows_both_stages(python, six, tmp_path):
     train(python, six, tmp_path, "configs/track_tensorboard.yaml")
     read = (
