@@ -104,6 +104,11 @@ def plain_attributes(item: object) -> dict[str, Any]:
     return {k: v for k, v in values.items() if isinstance(v, (bool, int, float, str, list, tuple))}
 
 
+def keys_of(key: str, item: object) -> dict[str, Any]:
+    """`plain_attributes` of a component by their config keys: `augment#rotate_limit`."""
+    return {f"{key}#{name}": value for name, value in plain_attributes(item).items()}
+
+
 def declared_name(dataset_dir: str | os.PathLike) -> str:
     """The cohort's name in dataset_description.json; its folder's name may be a person's and is not passed on."""
     description = Path(dataset_dir) / "dataset_description.json"

@@ -90,7 +90,7 @@ def _rule(rule: Any) -> str:
         if "rising" in rule:
             return f"{_rule(rule['rising'])}, rising"
         if "each" in rule:
-            return f"list of: {_rule(rule['each'])}"
+            return f"list of: {_rule(rule['each'])}" + (f", at most {rule['most']}" if "most" in rule else "")
         return " or ".join(_rule(choice) for choice in rule["either"])
     return code(str(rule).replace("'", "") if isinstance(rule, list) else str(rule))
 

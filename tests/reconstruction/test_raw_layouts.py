@@ -134,6 +134,18 @@ def test_a_complex_file_by_key_needs_no_phase_and_a_real_one_does(image, tmp_pat
         find_scans(None, [str(path)], None, *keys)
 
 
+def test_echoes_in_files_of_their_own_are_a_list_within_the_list(image, tmp_path):
+    paths = [str(tmp_path / f"echo{echo}.nii.gz") for echo in (1, 2, 3)]
+    for path, volume in zip(paths, image, strict=True):
+        nib.save(nib.Nifti1Image(volume, affine()), path)
+    keys = ["sub-01", [0.005, 0.010, 0.015], [24], 0.036, 3.0, RULES]
+    (scan,) = find_scans(None, [paths], None, *keys)
+    assert np.abs(read(scan.acquisitions[0]) - image).max() < 1e-5
+    for flat in (paths, ",".join(paths), paths[0]):
+        with refused("echo1.nii.gz", "--magnitude [[ECHO1,ECHO2,...]]"):
+            find_scans(None, flat, None, *keys)
+
+
 def test_neither_folder_nor_files_is_refused():
     with refused("input: not given", "--input", "--magnitude"):
         find_scans(None, None, None, "sub-01", None, None, None, None, RULES)

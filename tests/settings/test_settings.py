@@ -70,6 +70,21 @@ OVERLAYS = {
         ("inference", ["--output_dir", "~"], "output_dir", str(Path.home())),
         ("inference", ["--participants", "~"], "participants", str(Path.home())),
         ("reconstruct", ["--magnitude", "['~/a.nii','a~/b.nii']"], "magnitude", [f"{Path.home()}/a.nii", "a~/b.nii"]),
+        ("reconstruct", ["--magnitude", "[/x/a.nii.gz,b c.nii]"], "magnitude", ["/x/a.nii.gz", "b c.nii"]),
+        ("reconstruct", ["--magnitude", "[[a.nii,b-2.nii],[c.nii]]"], "magnitude", [["a.nii", "b-2.nii"], ["c.nii"]]),
+        ("inference", ["--input", "(/x/a.nii,b.nii,c.nii)"], "input", ["/x/a.nii", "b.nii", "c.nii"]),
+        ("ensemble", ["--members", "[/x/a.pt,/y/b.pt]"], "members", ["/x/a.pt", "/y/b.pt"]),
+        ("compare", ["--models", "[Q-Net,ResNet]"], "models", ["Q-Net", "ResNet"]),
+        ("compare", ["--runs", "{ours: /x/y-z}"], "runs", {"ours": "/x/y-z"}),
+        ("cross_validation", ["--regions", "[cropped]"], "regions", ["cropped"]),
+        ("train", ["--leave_out", "[Chimap]"], "leave_out", ["Chimap"]),
+        ("train", ["--chimap_window", "-0.1,0.3"], "chimap_window", [-0.1, 0.3]),
+        ("inference", ["--cropped_size", "'[64,32]'"], "spatial_size", [64, 32]),
+        ("inference", ["--threshold", "\u201c0.3\u201d"], "threshold", 0.3),
+        ("inference", ["--threshold", "\u00a00.3 "], "threshold", 0.3),
+        ("inference", ["--output_dir", " 'my results' "], "output_dir", "my results"),
+        ("inference", ["--input=-scans"], "input", "-scans"),
+        ("inference", ["--device", "CPU"], "device", torch.device("cpu")),
         ("inference", ["--box", "[[1,2],[3,4],[5,6]]"], "box", [[1, 2], [3, 4], [5, 6]]),
         ("inference", ["--threshold", "$1/4"], "threshold", 0.25),
         ("inference", ["--device", "cpu"], "device", torch.device("cpu")),
@@ -126,6 +141,21 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("inference", ["--cropped_size", "64"], ["list of 2"]),
         ("inference", ["--outputs", "[json,pdf]"], ["pdf", "parametric_map"]),
         ("inference", ["--box", "[[5,2],[3,4],[5,6]]"], ["--box", "rising"]),
+        ("inference", ["--thre\u0455hold", "0.3"], ["'\\u0455'", "did you mean --threshold?"]),
+        ("inference", ["--input", "-scans"], ["--input: has no value", "--input=-scans"]),
+        ("inference", ["--device", "Cuda:9"], ["--device Cuda:9", "cpu or a GPU"]),
+        ("inference", ["--threshold", "50%"], ["--threshold 50%", "number alone"]),
+        ("train", ["--image_epochs", "1'000"], ["--image_epochs 1'000", "number alone"]),
+        ("inference", ["--cropped_size", "64x64"], ["--cropped_size 64x64", "commas between"]),
+        ("reconstruct", ["--inversion#radii_mm", "8 4"], ["--inversion#radii_mm 8 4", "commas between"]),
+        ("reconstruct", ["--magnitude", "[a.nii,b.nii"], ["--magnitude [a.nii,b.nii", "do not close"]),
+        ("train", ["--leave_out", "[T1w,Chimap,R2starmap]"], ["--leave_out [T1w,Chimap,R2starmap]", "at most 2"]),
+        ("inference", ["--input", "file:///data/x"], ["--input file:///data/x", "address"]),
+        ("inference", ["--output_dir", "s3://bucket/x"], ["--output_dir s3://bucket/x", "address"]),
+        ("inference", ["--output_dir", "C:\\out"], ["--output_dir C:\\out", "Windows"]),
+        ("inference", ["--input", "..\\scans"], ["--input ..\\scans", "Windows"]),
+        ("inference", ["--input", "$HOME/scans"], ["--input $HOME/scans", "variables of the shell"]),
+        ("inference", ["--output_dir", "/data/$HOME/x"], ["--output_dir /data/$HOME/x", "variables of the shell"]),
         ("inference", ["--handlers", "[]"], ["--handlers []", "nothing to do"]),
         ("inference", ["--output_dir", "@output_dir"], ["--output_dir: stands for itself"]),
         ("train", ["--+augment", "{'rotate_limit': 3}"], ["--+augment", "--augment#KEY VALUE"]),
@@ -238,6 +268,27 @@ def test_an_overlay_is_read_like_the_command_line(tmp_path):
     assert typed(tmp_path, f"train,{overlay}", key="fold") == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("output_dir: 2024-05-01", "output_dir", "2024-05-01"),
+        ("output_dir: 2024-05-01 12:30:00", "output_dir", "2024-05-01 12:30:00"),
+        ("output_dir: off", "output_dir", "off"),
+        ("output_dir: 1.50", "output_dir", "1.50"),
+        ("output_dir: 007", "output_dir", "007"),
+        ("swa: off", "swa", False),
+        ("image_epochs: 017", "image_epochs", 17),
+        ("image_learning_rate: 1e-3", "image_learning_rate", 1e-3),
+        ("augment#gamma_limit: [0.5, 02.0]", "augment#gamma_limit", [0.5, 2]),
+    ],
+)
+def test_what_yaml_takes_for_something_else_is_read_as_it_is_written(text, key, value, tmp_path):
+    overlay = write(tmp_path / "mine.yaml", text + "\n")
+    assert typed(tmp_path, f"train,{overlay}", key=key) == value
+    arguments = write(tmp_path / "args.yaml", "output_dir: 2024-05-01\n")
+    assert typed(tmp_path, "train", "--args_file", str(arguments), key="output_dir") == "2024-05-01"
+
+
 def test_code_in_an_overlay_stays_code(tmp_path):
     step = {"_target_": "DataLoader", "dataset": "$[@bundle_root]", "num_workers": 0}
     overlay = write(
@@ -266,6 +317,12 @@ def test_code_in_an_overlay_stays_code(tmp_path):
         ("output_dir: '@nobody'\n", "output_dir @nobody: no key nobody"),
         ("output_dir: $1 +\n", "output_dir $1 +: invalid syntax"),
         ("fold: 1\nseed: 3\nfold: 2\n", "fold is there twice"),
+        ("image_epochs: 12:30:00\n", "image_epochs 12:30:00: write the number alone"),
+        ("image_epochs: 0x10\n", "image_epochs 0x10: write the number alone"),
+        ("image_epochs: yes\n", "image_epochs yes; give a whole number"),
+        ("swa: 2024-05-01\n", "swa 2024-05-01; give true or false"),
+        ("localise: off\n", "localise off; give auto"),
+        ("output_dir: $HOME/x\n", "variables of the shell"),
     ],
 )
 def test_a_fault_in_an_overlay_names_file_and_key(text, said, tmp_path):
@@ -311,6 +368,9 @@ def test_a_copy_of_a_config_goes_by_the_same_rules(tmp_path):
     shutil.copy(BUNDLE / "configs" / "inference.yaml", tmp_path / "our_site.yaml")
     with refused("--threshold 7", "0 to 1"):
         typed(tmp_path, str(tmp_path / "our_site.yaml"), "--threshold", "7")
+    text = (tmp_path / "our_site.yaml").read_text().replace("weights: $@", "weights: 2024-05-01 # ")
+    copy = write(tmp_path / "our_site.yaml", text)
+    assert typed(tmp_path, str(copy), key="weights") == "2024-05-01"
 
 
 def test_an_args_file_is_read_like_the_command_line(tmp_path):
@@ -318,6 +378,25 @@ def test_an_args_file_is_read_like_the_command_line(tmp_path):
     assert typed(tmp_path, "train", "--args_file", str(arguments), "--fold", "2", key="output_dir") == "/a/run#1"
     with refused("args.json: fold two"):
         typed(tmp_path, "train", "--args_file", str(arguments))
+
+
+def test_a_path_that_counts_from_another_folder_is_told_with_the_whole_one(tmp_path, monkeypatch):
+    (tmp_path / "before" / "cohort").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("OLDPWD", str(tmp_path / "before"))
+    said = [tmp_path / "here", tmp_path / "before" / "cohort"]
+    for words in (["--dataset_dir", "cohort"], ["--participants", "cohort"]):
+        with refused(words[0], *said):
+            typed(tmp_path, "inference", *words, here=tmp_path / "here")
+    with refused("--input cohort,b,c", *said):
+        typed(tmp_path, "inference", "--input", "cohort,b,c", here=tmp_path / "here")
+    with refused("--members", *said):
+        typed(tmp_path, "ensemble", "--members", "[a.pt,cohort]", here=tmp_path / "here")
+    overlay = write(tmp_path / "mine.yaml", "weights: bundle/LICENSE\n")  # from the repository's root
+    with refused("mine.yaml: weights bundle/LICENSE", BUNDLE / "LICENSE"):
+        typed(tmp_path, f"inference,{overlay}", here=tmp_path / "here")
+    # an output is made where the path says
+    assert typed(tmp_path, "inference", "--output_dir", "cohort", here=tmp_path / "here", key="output_dir") == "cohort"
 
 
 def test_a_call_from_python_is_read_too(monkeypatch):

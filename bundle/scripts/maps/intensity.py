@@ -107,9 +107,9 @@ class LeaveOutMapsd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         unknown = [name for name in maps if name not in MAPS]
         if unknown:
-            raise InputError(f"leave_out {unknown[0]!r} is no map; use {', '.join(MAPS)}")
+            raise InputError(f"--leave_out {unknown[0]!r} is no map; use {', '.join(MAPS)}")
         if set(maps) == set(MAPS):
-            raise InputError("leave_out names all maps; leave one in")
+            raise InputError("--leave_out names all maps; leave one in")
         self.channels = [MAPS.index(name) for name in maps]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -237,6 +237,13 @@ def from_files(
     """
     if not echo_times_s:
         raise InputError("echo_times_s: not given; plain NIfTI files need --echo_times_s, one an echo, in seconds")
+    for key, given in {"magnitude": magnitude, "phase": phase or []}.items():
+        for path in given if len(echo_times_s) > 1 else []:
+            if isinstance(path, str) and len(read_header(path, REAL + "c").shape) == 3:
+                raise InputError(
+                    f"{path}: holds one echo of {len(echo_times_s)}; give the files of a flip angle as a list within"
+                    f" the list, --{key} [[ECHO1,ECHO2,...]], or all its echoes as one 4D file"
+                )
     if phase is None:
         for path in (path for files in magnitude for path in ([files] if isinstance(files, str) else files)):
             if not is_complex(path):

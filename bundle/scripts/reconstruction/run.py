@@ -32,7 +32,7 @@ from scripts.runs.engines import Engine, LocalEngine, run_jobs
 from scripts.runs.failures import Refused, check_all_done, log_of, why
 from scripts.runs.finished import Origin
 from scripts.runs.former import say_former
-from scripts.runs.outputs import check_derivative, describe
+from scripts.runs.outputs import check_derivative, describe, paths_of
 
 #: Maps that other code made are made again.
 CODE = ("scripts.reconstruction.reconstruct", "scripts.reconstruction.derivatives")
@@ -65,7 +65,7 @@ def find_scans(
     if magnitude is None and phase is not None:
         raise InputError("phase: given without magnitude; give both")
     if magnitude is not None:
-        first, second = ([files] if isinstance(files, str) else files for files in (magnitude, phase))
+        first, second = (_by_angle(files) for files in (magnitude, phase))
         scans: list[RawScan | Refused] = [
             from_files(
                 first or [], second, participant_id, echo_times_s, flip_angles_deg, repetition_time_s, field_strength_t
@@ -85,6 +85,11 @@ def find_scans(
     if participants is not None:
         scans = of_participants(scans, participants)
     return [checked(scan, check_scan) for scan in scans]
+
+
+def _by_angle(files: str | Sequence[Any] | None) -> Sequence[Any] | None:
+    """Files by flip angle, of a list or of text with commas between."""
+    return files if files is None or not isinstance(files, str) else [str(path) for path in paths_of(files)]
 
 
 def checked(scan: RawScan | Refused, check: Callable[[RawScan], None]) -> RawScan | Refused:

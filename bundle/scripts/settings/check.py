@@ -18,19 +18,19 @@ from pydoc import locate
 from typing import Any
 
 import yaml
-from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from scripts.errors import InputError, input_error_in, reason, report_in_one_line
-from scripts.settings.config_file import read_config
+from scripts.settings.config_file import Written, as_written, without_words
 from scripts.settings.typed import Call, Given, current_call
-from scripts.settings.values import Expression, Wrong, expected, is_expression, literal, read
+from scripts.settings.values import Expression, Wrong, expected, is_expression, literal, parsed, read
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 _REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
+_VARIABLE = re.compile(r"\$\{?[A-Z_][A-Z0-9_]*\}?(/|$)")
 _COMPUTED = object()  # a default that stands in no config as it is: an expression without a rule
 
 
@@ -99,6 +99,10 @@ def check(call: Call) -> None:
         if path not in known.files:
             ids = {"initialize", "run", "finalize", *map(call.arguments.get, ("run_id", "init_id", "final_id"))}
             changed |= overlay_values(path, known, parser, ids)
+        elif not is_ours(path):  # a copy of a config of ours, whose defaults are the user's
+            for key, value in as_written(path).items():
+                if isinstance(value, Written) and known.rule(_split(key)) is not None:
+                    changed[key] = known.checked(_split(key), value, f"{Path(path).name}: {key}")
     known.extra = set(call.tracking_settings())
     for handler, package in {"MLFlowHandler": "mlflow", "TensorBoardStatsHandler": "tensorboard"}.items():
         if handler in str(call.tracking_settings()) and find_spec(package) is None:
@@ -192,7 +196,7 @@ def overlay_values(path: str, known: "Known", parser: ConfigParser, ids: Iterabl
     Raises:
         InputError: a key that nothing uses or that stands for itself, or a value that its key cannot have.
     """
-    content = read_config(path)
+    content = as_written(path)
     used = {reference[1:].replace("::", "#").split("#")[0] for reference in _REFERENCE.findall(str(parser.get()))}
     used |= {*ids, *re.findall(r"%(\w+)", str(content))}
     values = {}
@@ -205,8 +209,8 @@ def overlay_values(path: str, known: "Known", parser: ConfigParser, ids: Iterabl
             given = {name: (label, parser[name])}
         for part, (called, item) in given.items():
             if _split(part)[0] in known.base or _split(part)[0] not in used:
-                meant = known.checked(_split(part), item, called)
-                if literal(meant) != item:
+                meant, plain = known.checked(_split(part), item, called), without_words(item)
+                if literal(meant) != plain or type(meant) is not type(plain):
                     values[part] = meant
             for text in _texts(item):
                 if text.startswith("$") or is_expression(text):
@@ -250,7 +254,9 @@ def _checked(key: str, given: Given, known: "Known", parser: ConfigParser) -> An
     value = given.value
     default, rule = known.find(parts, given.label)
     if given.bare and not isinstance(default, bool) and "true/false" not in str(rule):
-        raise InputError(f"{given.label}: has no value; give {known.due(rule, default)}")
+        dash = given.next if given.next[:1] == "-" != given.next[1:2] else ""
+        meant = f", or {given.label}={dash} if {dash} is its value" if dash else ""
+        raise InputError(f"{given.label}: has no value; give {known.due(rule, default)}{meant}")
     if is_expression(value):
         top = known.rule(parts[:1])
         if len(parts) > 1 and isinstance(top, str) and top.startswith("keys of "):
@@ -273,6 +279,11 @@ def _check_expression(label: str, value: str, parser: ConfigParser) -> None:
             )
     if not value.startswith("$") or re.match(r"\$\s*(import|from)\s", value):
         return
+    if _VARIABLE.match(value):
+        raise InputError(
+            f"{label} {value}: variables of the shell are not known here; write what it stands for (in double quotes"
+            " the shell does)"
+        )
     hint = "a value that begins with $ is run as Python code (a path of that name: ./$...)"
     try:
         tree = ast.parse(_REFERENCE.sub("reference", value[1:]).strip(), mode="eval")
@@ -386,7 +397,9 @@ class Known:
         near = _near(parts[depth], [str(n) for n in names if not str(n).startswith("_")])
         where = parts[depth - 1] if depth else Path(self.files[0]).name
         advice = f"did you mean {start}{before}{near}?" if near else f"its keys stand in {Path(self.files[0]).name}"
-        raise InputError(f"{label}: no such key in {where}; {advice}")
+        odd = next((sign for sign in parts[depth] if not sign.isascii()), None)
+        why = f", for {odd!a} is in it" if odd else ""
+        raise InputError(f"{label}: no such key in {where}{why}; {advice}")
 
     def due(self, rule: Any, default: Any) -> str:
         """What a key may be, in words."""
@@ -414,7 +427,7 @@ class Known:
             return self._component(parts, value, label, default, rule)
         if default is _COMPUTED or _is_code(default):
             if isinstance(value, str) and _is_code(default):
-                value = DefaultParseValue(value)
+                value = parsed(value)
             if value == [] and _is_code(default) and parts != ["finalize"]:
                 raise InputError(f"{label} []: leaves nothing to do; give the whole list, or leave the key out")
             _check_components(label, value)
@@ -425,14 +438,14 @@ class Known:
         if default is None and rule is None:
             return _with_expressions(value)
         try:
-            return read(value, rule, default)
+            return without_words(read(value, rule, default))
         except Wrong as error:
             due, *hints = error.args
             said = "".join(f": {hint}" for hint in hints)
             raise InputError(f"{label} {_shown(value)}{said}; give {due}") from error
 
     def _mapping(self, value: Any, label: str, other: "Known") -> dict[str, Any]:
-        value = DefaultParseValue(value) if isinstance(value, str) else value
+        value = parsed(value) if isinstance(value, str) else value
         if not isinstance(value, Mapping):
             raise InputError(f"{label} {_shown(value)}; give a mapping, such as {label}#KEY VALUE")
         value = other.single(value)
@@ -445,7 +458,7 @@ class Known:
     def _component(self, parts: list[str], value: Any, label: str, default: Any, rule: Any) -> Any:
         """A mapping of keys: a step with `_target_`, or plain."""
         text = value
-        value = DefaultParseValue(value) if isinstance(value, str) else value
+        value = parsed(value) if isinstance(value, str) else value
         if rule == "step | null" and (value is None or str(text).casefold() in ("null", "none", "~")):
             return None
         if not isinstance(value, Mapping):
@@ -528,6 +541,7 @@ def _parameters(target: Any, label: str = "") -> Mapping[str, Any]:
 
 def _with_expressions(value: Any) -> Any:
     """The same, in which what MONAI shall evaluate is marked as such."""
+    value = without_words(value)
     if isinstance(value, Mapping):
         return {key: _with_expressions(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,58 @@ from monai.bundle import ConfigParser
 from scripts.errors import InputError, reason, report_in_one_line
 from scripts.files.text import read_content, read_text
 
+#: What YAML makes other things of than texts: `2024-05-01` a day, `off` a boolean, `12:30` 750, `017` 15.
+_TYPES = ("bool", "int", "float", "timestamp")
 ENDINGS = (".yaml", ".yml", ".json")
 _CURE = "write a key a line, as KEY: VALUE"
+
+
+class Written(str):
+    """A value of a YAML file as it is written there.
+
+    Attributes:
+        value: what YAML makes of it.
+    """
+
+    value: Any
+
+
+class _AsWritten(yaml.SafeLoader):
+    """Keeps the words of values that YAML reads as numbers, booleans or dates."""
+
+
+def _with_words(read: Callable[[yaml.SafeLoader, Any], Any]) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], Written]:
+    def construct(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Written:
+        written = Written(node.value)
+        written.value = read(loader, node)
+        return written
+
+    return construct
+
+
+for _name in _TYPES:
+    _tag = f"tag:yaml.org,2002:{_name}"
+    _AsWritten.add_constructor(_tag, _with_words(yaml.SafeLoader.yaml_constructors[_tag]))
+
+
+def as_written(path: str | os.PathLike) -> dict[str, Any]:
+    """`read_config`, with values as `Written` where YAML makes a number, boolean or date of what somebody wrote: a key
+    may want the words, and gets on a command line nothing else.
+
+    Raises:
+        InputError: see `read_config`.
+    """
+    content = read_config(path)
+    return content if Path(path).suffix.lower() == ".json" else yaml.load(read_text(path), _AsWritten)
+
+
+def without_words(value: Any) -> Any:
+    """The same with what YAML makes of the values in it."""
+    if isinstance(value, Written):
+        return value.value
+    if isinstance(value, dict):
+        return {without_words(key): without_words(item) for key, item in value.items()}
+    return [without_words(item) for item in value] if isinstance(value, list) else value
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:

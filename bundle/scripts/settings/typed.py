@@ -16,6 +16,8 @@ from monai.bundle import ConfigWorkflow
 from monai.bundle.scripts import update_kwargs
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
+from scripts.settings.config_file import as_written
+
 #: What `python -m monai.bundle run` takes itself.
 MONAI_ARGUMENTS = frozenset(
     name
@@ -33,6 +35,8 @@ class Given:
     value: Any
     #: A flag without a value.
     bare: bool = False
+    #: Of such a flag, the word behind it, where that begins with a dash and so is another flag.
+    next: str = ""
 
 
 @dataclass
@@ -88,6 +92,7 @@ def _call(workflow: ConfigWorkflow, values: dict[str, Any], rest: str, frame: Fr
     of_file = update_kwargs(args_file) if args_file is not None else {}
     merged = update_kwargs(dict(of_file), **named, **keywords)
     where = args_file if isinstance(args_file, str) else "args_file"
+    of_file = as_written(args_file) if isinstance(args_file, str) else of_file
     given = {key: Given(f"{Path(where).name}: {key}", value) for key, value in of_file.items()}
     typed = _typed(frame)
     given |= typed if typed is not None else {key: Given(f"--{key}", value) for key, value in keywords.items()}
@@ -129,7 +134,7 @@ def flags(words: list[str]) -> dict[str, Given]:
         elif key.startswith("no") and key not in MONAI_ARGUMENTS:
             found[key[2:]] = Given(label, False, bare=True)
         else:
-            found[key] = Given(label, True, bare=True)
+            found[key] = Given(label, True, bare=True, next=words[position] if position < len(words) else "")
     return found
 
 

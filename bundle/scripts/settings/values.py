@@ -8,9 +8,11 @@ import os
 import re
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from fire.parser import DefaultParseValue
 
 from scripts.errors import InputError
@@ -20,17 +22,31 @@ from scripts.files.limits import bytes_of
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 NOTHING = ("null", "none", "~")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_APART = re.compile(r"[\[(]?\s*[\d.e+-]+(\s*[\s;x\u00d7]\s*[\d.e+-]+)+\s*[\])]?", re.IGNORECASE)
 _RANGE = re.compile(
     r"(?P<kind>whole|odd|number)?\s*"
     r"(?:(?P<low>from|above)?\s*(?P<least>-?[\d.]+)(?:\s*to\s*(?P<high>below)?\s*(?P<most>-?[\d.]+))?)?"
 )
 _LONGEST_NAME = 255  # bytes of a file's or folder's name, on all systems we know
 _RISING = ", rising"
+#: What people and word processors put around a text, and the shell leaves there: opening -> closing.
+_QUOTES = {"'": "'", '"': '"', "\u2018": "\u2019", "\u201c": "\u201d", "\u201e": "\u201c", "\u00ab": "\u00bb"}
+_BRACKETS = ("[", "(", "{")
+#: Rules whose value names a file or folder; `source`: one that is read.
+_PATHS = ("path", "source")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
+#: Where people stand who type a path below it: they were told to go into bundle/ from there.
+_REPOSITORY = Path(__file__).resolve().parents[3]
 _MOST = 2**63 - 1  # whole numbers beyond do not fit torch's and numpy's
 
 
 class Wrong(ValueError):
     """A value is not what is due. The message says what is due, and perhaps what was missed."""
+
+
+class Elsewhere(Wrong):
+    """A path counts from here, and what it names is in another folder that the user may have meant."""
 
 
 class Expression(str):
@@ -83,7 +99,10 @@ def read(value: Any, rule: Any, default: Any) -> Any:
                 raise Wrong(expected(rule, default))
             return values
         items = _items(value, rule, [] if rule.get("empty") else default, lone=True)
-        return [_item(item, rule["each"], rule, default) for item in items]
+        found = [_item(item, rule["each"], rule, default) for item in items]
+        if len(set(map(str, found))) > rule.get("most", len(found)):
+            raise Wrong(expected(rule, default))
+        return found
     if isinstance(rule, list):
         items = _items(value, rule, default)
         if len(items) != len(rule):
@@ -111,7 +130,8 @@ def expected(rule: Any, default: Any) -> str:
             return f"{expected(rule['rising'], default)}, rising"
         if "either" in rule:
             return " or ".join(expected(part, None) for part in rule["either"])
-        return f"a list, each {expected(rule['each'], None)}"
+        most = f"a list of at most {rule['most']}" if "most" in rule else "a list"
+        return f"{most}, each {expected(rule['each'], None)}"
     if isinstance(rule, list):
         return f"a list of {len(rule)}: {', '.join(expected(part, None) for part in rule)}"
     if isinstance(default, list):
@@ -128,7 +148,8 @@ def expected(rule: Any, default: Any) -> str:
 
 
 def _words(part: str, default: Any) -> str:
-    named = {"true/false": "true, false", "path": "a path", "text": "text", "files": "a path or a list of paths"}
+    named = {"true/false": "true, false", "text": "text", "files": "a path or a list of paths"}
+    named |= dict.fromkeys(_PATHS, "a path")
     named |= {"device": "cpu or a GPU of this machine (cuda:0)", "step": "a step with _target_"}
     named |= {"size": "a number with KB, MB, GB or TB, such as '4 GB'"}
     if part in named:
@@ -187,6 +208,8 @@ def _like(value: Any, default: Any) -> Any:
 def _item(item: Any, rule: Any, whole: Any, default: Any, like: Any = None) -> Any:
     try:
         return read(item, rule, like)
+    except Elsewhere:
+        raise
     except Wrong as error:
         raise Wrong(expected(whole, default), *error.args[1:]) from error
 
@@ -194,9 +217,15 @@ def _item(item: Any, rule: Any, whole: Any, default: Any, like: Any = None) -> A
 def _items(value: Any, rule: Any, default: Any, lone: bool = False) -> list[Any]:
     """The entries of a list, which a command line may give as `[1,2]` or `1,2`; with `lone`, also as a single word."""
     if isinstance(value, str):
-        parsed = DefaultParseValue(value)
-        value = parsed if isinstance(parsed, (list, tuple)) else value.split(",") if "," in value else value
-        if lone and isinstance(value, str) and value and not value.startswith(("[", "(", "{")):
+        value = _bare(value)
+        if _APART.fullmatch(value):
+            raise Wrong(expected(rule, default), "put commas between the numbers")
+        found = parsed(value)
+        if isinstance(found, (list, tuple)):
+            value = found
+        elif "," in value and not value.startswith(_BRACKETS):
+            value = value.split(",")
+        elif lone and value and not value.startswith(_BRACKETS):
             value = [value]
     elif lone and isinstance(value, (int, float)) and not isinstance(value, bool):
         value = [value]
@@ -205,13 +234,34 @@ def _items(value: Any, rule: Any, default: Any, lone: bool = False) -> list[Any]
     return list(value)
 
 
+def parsed(text: str) -> Any:
+    """A list or mapping in words, whose texts need no quotes: `[/a/b.nii.gz, c.nii.gz]`; else what fire makes of it."""
+    found = DefaultParseValue(text)
+    words = text.strip()
+    if not isinstance(found, str) or not words.startswith(_BRACKETS):
+        return found
+    try:
+        in_yaml = yaml.load(f"[{words[1:-1]}]" if words[0] + words[-1] == "()" else words, yaml.BaseLoader)
+    except yaml.YAMLError:
+        return found
+    return in_yaml if isinstance(in_yaml, (list, dict)) else found
+
+
+def _bare(text: str) -> str:
+    """A text without the spaces and quotes around it."""
+    text = text.strip()
+    return text[1:-1].strip() if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] else text
+
+
 def _either(value: Any, parts: list[Any], rule: Any, default: Any) -> Any:
     hints: tuple[str, ...] = ()
     for part in parts:
-        if part == "null" and value == "~" and {"path", "files"} & set(parts):
+        if part == "null" and value == "~" and {*_PATHS, "files"} & set(parts):
             continue  # the home folder; a file's bare ~ has come as None
         try:
             return read(value, part, default)
+        except Elsewhere:
+            raise
         except Wrong as error:
             hints = hints or error.args[1:]
     raise Wrong(expected(rule, default), *hints)
@@ -219,7 +269,9 @@ def _either(value: Any, parts: list[Any], rule: Any, default: Any) -> Any:
 
 def _scalar(value: Any, part: str, default: Any) -> Any:
     """A value read as one alternative of a rule."""
-    text = value.strip() if isinstance(value, str) else None
+    if isinstance(value, str) and not (part in (*_PATHS, "files") and os.path.lexists(value)):
+        value = _bare(value)
+    text = value if isinstance(value, str) else None
     wrong = Wrong(expected(part, default))
     if part == "null":
         if value is None or (text and text.casefold() in NOTHING):
@@ -233,16 +285,18 @@ def _scalar(value: Any, part: str, default: Any) -> Any:
         if str(value).strip().casefold() in BOOLEANS and not isinstance(value, (list, tuple, float)):
             return BOOLEANS[str(value).strip().casefold()]
         raise Wrong("true or false") if isinstance(default, bool) else wrong
-    if part in ("path", "text"):
+    if part in (*_PATHS, "text"):
         return _text(value, part, wrong)
     if part == "files":
-        if isinstance(value, str) and value.lstrip().startswith("["):
-            value = DefaultParseValue(value)
+        if isinstance(value, str) and value.startswith(("[", "(")) and not os.path.lexists(value):
+            value = parsed(value)
+            if isinstance(value, str):
+                raise Wrong(*wrong.args, "its brackets or quotes do not close")
         if isinstance(value, (list, tuple)):
             if not value:
                 raise wrong
             return [_scalar(item, "files", default) for item in value]
-        return _text(value, "path", wrong)
+        return _text(value, "source", wrong)
     if part == "device":
         return _device(value, wrong)
     if part == "size":
@@ -267,15 +321,37 @@ def _text(value: Any, part: str, wrong: Wrong) -> str:
         value = str(value)  # a name of digits, from a file
     if not isinstance(value, str) or not value.strip():
         raise wrong
-    if value.strip().casefold() in NOTHING and not (part == "path" and value == "~"):
+    if value.strip().casefold() in NOTHING and not (part in _PATHS and value == "~"):
         raise Wrong(*wrong.args, "it cannot be left empty")
     if any(ord(letter) < 32 for letter in value):
         raise Wrong(*wrong.args, "it has line breaks or other control characters")
-    if part == "path" and any(len(name.encode(errors="replace")) > _LONGEST_NAME for name in re.split("[/,]", value)):
+    if part not in _PATHS:
+        return str(value)
+    if any(len(name.encode(errors="replace")) > _LONGEST_NAME for name in re.split("[/,]", value)):
         raise Wrong(*wrong.args, f"it has a name of more than {_LONGEST_NAME} bytes, which no file can have")
-    if part != "path" or os.path.lexists(value) and not value.startswith("~"):
-        return value
-    return ",".join(_at_home(name, wrong) for name in value.split(","))
+    if not os.path.lexists(value) or value.startswith("~"):
+        value = ",".join(_at_home(name, wrong) for name in value.split(","))
+        for name in [value] if os.path.lexists(value) else value.split(","):
+            _check_path(name.strip(), part, wrong)
+    return str(value)
+
+
+def _check_path(path: str, part: str, wrong: Wrong) -> None:
+    """Refuse what is no path of this machine, and a source that lies elsewhere than the path says."""
+    if not path or os.path.lexists(path):
+        return
+    if found := _ADDRESS.match(path):
+        raise Wrong(*wrong.args, f"{found[0]} begins an address, and files are not fetched from there")
+    parts = path.split("/")
+    odd = next((n for n, name in enumerate(parts) if "\\" in name), None)
+    if _DRIVE.match(path) or odd is not None and not os.path.lexists("/".join(parts[: odd + 1])):
+        raise Wrong(*wrong.args, "it is written as on Windows; folders are parted by / here (C:\\ is /mnt/c/ in WSL)")
+    if os.path.expandvars(path) != path:
+        raise Wrong(*wrong.args, "variables of the shell are not known here, so write what they stand for")
+    if part == "source" and not os.path.isabs(path):
+        for folder in (os.environ.get("OLDPWD"), _REPOSITORY):
+            if folder and os.path.lexists(meant := os.path.normpath(os.path.join(folder, path))):
+                raise Elsewhere(f"its whole path, {meant}", f"{path} is not in {os.getcwd()}, from where paths count")
 
 
 def _at_home(path: str, wrong: Wrong) -> str:
@@ -295,14 +371,14 @@ def _size(value: Any, wrong: Wrong) -> str:
         bytes_of(value)
     except InputError as error:
         raise wrong from error
-    return value
+    return str(value)
 
 
 def _device(value: Any, wrong: Wrong) -> Any:
     if isinstance(value, torch.device):
         return value
     try:
-        device = torch.device(value if isinstance(value, str) else "")
+        device = torch.device(value.casefold() if isinstance(value, str) else "")
     except RuntimeError as error:
         raise wrong from error
     if device.type != "cpu" and not (
@@ -319,10 +395,9 @@ def _number_or_none(text: str) -> float | None:
 def _number(value: Any, rule: re.Match, default: Any, wrong: Wrong) -> int | float:
     if isinstance(value, str):
         text = value.strip()
-        if re.fullmatch(r"[+-]?\d+,\d+", text):
-            raise Wrong(*wrong.args, "write a decimal point, not a comma")
         if not _NUMBER.fullmatch(text):
-            raise wrong
+            hint = ("write the number alone, as 1000 or 0.5 with a decimal point",) if re.search(r"\d", text) else ()
+            raise Wrong(*wrong.args, *hint)
         value = int(text) if text.lstrip("+-").isdigit() else float(text)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise wrong

@@ -136,7 +136,8 @@ class Resume:
     Args:
         path: the checkpoint.
         objects: name -> object with `state_dict` and `load_state_dict`.
-        settings: name -> plain value of every setting that decides the numbers. A checkpoint with others is refused.
+        settings: name -> plain value of every setting that decides the numbers, by config key where one holds it. A
+            checkpoint with others is refused, see `check_resumable`.
     """
 
     def __init__(self, path: str | os.PathLike, objects: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -151,20 +152,8 @@ class Resume:
     def load(self, engine: Engine) -> None:
         if not os.path.lexists(self.path):
             return
-        try:
-            checkpoint = read_tensors(self.path, "delete it to start again")
-            saved = checkpoint["settings"]
-        except InputError:
-            raise
-        except Exception as error:  # any damaged file
-            raise InputError(f"{self.path}: not a checkpoint of this bundle; delete it to start again") from error
-        changed = [key for key in {**saved, **self.settings} if saved.get(key) != self.settings.get(key)]
-        if changed:
-            key = changed[0]
-            raise InputError(
-                f"{self.path}: is of a run with {key} {saved.get(key)!r:.80}, not {self.settings.get(key)!r:.80};"
-                " use another --output_dir, or delete it to start again"
-            )
+        checkpoint = _read_checkpoint(self.path)
+        _check_same(self.path, checkpoint["settings"], dict.fromkeys(checkpoint["settings"]) | self.settings)
         for name, item in self.objects.items():
             item.load_state_dict(checkpoint[name])
         engine.state.epoch = checkpoint["epoch"]
@@ -175,6 +164,50 @@ class Resume:
         checkpoint = {name: item.state_dict() for name, item in self.objects.items()}
         checkpoint |= {"epoch": engine.state.epoch, "settings": self.settings}
         write_tensors(self.path, checkpoint)
+
+
+def check_resumable(path: str | os.PathLike, settings: Mapping[str, Any]) -> None:
+    """Refuse a run that `Resume` would refuse, before scans are read for it.
+
+    Args:
+        path: the checkpoint; where there is none, a run begins.
+        settings: those of Resume's that are known without reading scans.
+
+    Raises:
+        InputError: no checkpoint of this bundle, or one of a run with other settings; it names the key.
+    """
+    if os.path.lexists(path):
+        _check_same(path, _read_checkpoint(path)["settings"], flatten(settings))
+
+
+def _read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    checkpoint = read_tensors(path, "delete it to start again")
+    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("settings"), Mapping):
+        raise InputError(f"{path}: not a checkpoint of this bundle; delete it to start again")
+    return dict(checkpoint)
+
+
+#: Names in Resume's settings that are no keys, and what they are.
+_NO_KEYS = {
+    "code": "the bundle's code",
+    "template": "the template",
+    "subjects": "the training scans",
+    "embedding": "the embedding of stage 1",
+}
+
+
+def _check_same(path: str | os.PathLike, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose settings are others."""
+    for key, value in wanted.items():
+        if saved.get(key) == value:
+            continue
+        anew = "take another --output_dir and --ckpt_dir, or delete the file to begin anew"
+        if key in _NO_KEYS or " " in key:
+            raise InputError(f"{path}: {_NO_KEYS.get(key, key)} changed since that run began; {anew}")
+        raise InputError(
+            f"{path}: is of a run with --{key} {saved.get(key)!r:.80}, not {value!r:.80}; give the first to go on,"
+            f" {anew}"
+        )
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
