@@ -236,6 +236,12 @@ def trained_with(weights: str | os.PathLike) -> dict[str, Any]:
         InputError: see `record_beside`.
     """
     found = record_beside(weights, "training record")
+    for key in ("stretch_percentiles", "chimap_window", "r2starmap_window"):
+        ends = found.get("settings", {}).get(key, [0, 1])
+        if ends[0] >= ends[1]:
+            raise InputError(
+                f"{Path(weights).with_suffix('.json')}: settings.{key} is {ends}, which does not rise; restore the file"
+            )
     return {**_BEFORE, **found["settings"]} if found else {}
 
 

@@ -382,7 +382,7 @@ def test_other_input_than_trained_on_is_refused_by_its_key(tmp_path):
     with refused("model.pt", "intensity 'stretch', not 'window'"):  # the record is older than the key
         check_trained_with(weights, intensity="window")
     (tmp_path / "model.json").write_text(json.dumps({"settings": {"num_slices": "4"}}))
-    with refused("model.pt", "trained with num_slices '4', not 4"):
+    with refused("model.json", "settings.num_slices is text"):
         check_trained_with(weights, num_slices=4)
 
 

@@ -58,6 +58,7 @@ def test_sessions_of_a_subject_are_scans_of_their_own(cohort):
         for path in list(folder.iterdir()):
             path.rename(folder / path.name.replace("sub-01_", f"sub-01_{session}_"))
     shutil.rmtree(cohort / "sub-01" / "anat")
+    box_file(cohort).unlink()
     scans = find_scans(cohort)
     assert [scan.scan_id for scan in scans[:2]] == ["sub-01_ses-1", "sub-01_ses-2"]
     assert {scan.participant_id for scan in scans[:2]} == {"sub-01"}
@@ -500,3 +501,93 @@ def test_a_subject_called_otherwise_than_bids_has_it_is_never_passed_over(cohort
     with refused(name, "sub-01"):
         find_scans(cohort)
     assert [scan.scan_id for scan in find_scans(cohort, incomplete_too=True) if scan.refused] == [name]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "derivatives/basalganglia/sub-01/ses-2/anat/sub-01_ses-1_desc-basalganglia_box.json",
+        "Derivatives/BasalGanglia/sub-01/anat/sub-01_desc-basalganglia_box.json",
+        "derivatives/basal_ganglia/sub-01/anat/sub-01_desc-basalganglia_box.json",
+        "derivatives/basalganglia/sub-01_desc-basalganglia_box.json",
+        "derivatives/basalganglia/sub-01/anat/sub-01_box.JSON",
+        "sub-01/anat/sub-01_desc-basalganglia_box.json",
+    ],
+)
+def test_a_box_at_another_place_is_never_passed_over(cohort, place):
+    due = box_file(cohort)
+    (cohort / place).parent.mkdir(parents=True, exist_ok=True)
+    due.rename(cohort / place)
+    with refused(cohort / place, due.relative_to(cohort)):
+        find_scans(cohort)
+    scans = find_scans(cohort, incomplete_too=True)
+    assert [scan.scan_id for scan in scans if scan.refused] == ["sub-01"]
+    assert place in scans[0].refused
+    assert all(scan.box == BOX for scan in scans[1:])
+
+
+def test_boxes_of_others_are_passed_over_with_a_word(cohort, caplog):
+    other = cohort / "derivatives/basalganglia/sub-99/anat/sub-99_desc-basalganglia_box.json"
+    other.parent.mkdir(parents=True)
+    shutil.copy(box_file(cohort), other)
+    assert all(scan.box == BOX for scan in find_scans(cohort))
+    assert "1 files" in caplog.text and "sub-99" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["sub-01_Chimap.NII.GZ", "sub-01_Chimap.nii.Gz", "sub-01_chimap.nii.gz"])
+def test_a_map_whose_name_is_in_other_capitals_is_named(cohort, name):
+    path = map_file(cohort, "Chimap")
+    path.rename(path.with_name(name))
+    with refused(name, "*_Chimap.nii.gz"):
+        find_scans(cohort)
+    shutil.copy(path.with_name(name), path)
+    with refused(path.parent, "2 files end in _Chimap"):
+        find_scans(cohort)
+
+
+@pytest.mark.parametrize("name", ["sub_01", "SUB 01", "sub-1", "sub01"])
+def test_a_participant_spelled_otherwise_than_the_folder_is_told_with_row_and_spelling(cohort, name, tmp_path):
+    edit_table(cohort, "sub-01\t", f"{name}\t")
+    shown = name.removeprefix("sub-")
+    with refused("participants.tsv", "row 1", repr(shown), "write sub-01"):
+        labelled_scans(cohort)
+    table = tmp_path / "some.tsv"
+    table.write_text(f"participant_id\nsub-02\n{name}\n")
+    with refused("some.tsv", "row 2", repr(shown), "write sub-01"):
+        chosen_scans(cohort, table)
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        ([-1, 1, 1], "left and right"),
+        ([-1, -1, 1], "left and right"),
+        ([1, -1, -1], "front and back"),
+        ([1, 1, -1], "top and bottom"),
+    ],
+)
+def test_two_orientations_that_contradict_each_other_are_refused(cohort, turn, said):
+    path = map_file(cohort, "Chimap")
+    image = nib.load(path)
+    other = nib.Nifti1Image(np.asarray(image.dataobj), image.affine)
+    tilted = image.affine @ np.diag([*turn, 1.0])
+    other.set_sform(tilted, 1)
+    other.set_qform(image.affine, 1)
+    nib.save(other, path)
+    with refused(path, "sform and qform", said):
+        labelled_scans(cohort)
+    other.set_sform(tilted, 0)  # one of them says nothing
+    nib.save(other, path)
+    labelled_scans(cohort)
+
+
+def test_a_head_that_was_turned_for_one_of_two_orientations_is_read(cohort):
+    path = map_file(cohort, "Chimap")
+    image = nib.load(path)
+    angle = np.deg2rad(40)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    image.set_qform(turn @ image.affine, 1)
+    image.set_sform(image.affine, 2)
+    nib.save(image, path)
+    labelled_scans(cohort)

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 from refusal import refused
 
+from scripts.errors import InputError
+from scripts.files.json_file import validator
+from scripts.files.schemas import SCHEMAS
 from scripts.files.writing import sha256
 from scripts.inference.results import model_info
 from scripts.maps.appearance import appearance
 from scripts.model.familiarity import fit, strangeness
 from scripts.model.trust import Trust, calibration_path, flag_of, set_aside_former, write_calibration
 from scripts.provenance import check_trained_with, record_beside, trained_with
+from scripts.settings.check import CONFIGS, Known
 
 CONTENT = {
     "scores_from": "the held-out fold",
@@ -201,3 +205,73 @@ def test_a_prevalence_without_a_calibration_is_refused_and_not_passed_over(tmp_p
     with refused("prevalence is 0.01", "calibrate.yaml"):
         Trust(tmp_path / "model.pt", prevalence=0.01).check()
     Trust(tmp_path / "model.pt").check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_slices": -3}, "settings.num_slices is -3"),
+        ({"num_slices": "16"}, "settings.num_slices is text"),
+        ({"region": "foo"}, "settings.region"),
+        ({"spatial_size": [128]}, "settings.spatial_size has 1 entries"),
+        ({"leave_out": ["Chimap", "T1w", "R2starmap"]}, "settings.leave_out has 3 entries"),
+        ({"image_model": None}, "settings.image_model"),
+        ({"stretch_percentiles": [99.5, 0.5]}, "settings.stretch_percentiles is [99.5, 0.5], which does not rise"),
+    ],
+)
+def test_a_record_with_settings_that_cannot_be_is_named(weights, settings, said):
+    path = weights.with_suffix(".json")
+    path.write_text(json.dumps({"settings": settings, "weights": {"model.pt": sha256(weights)}}))
+    with refused(path, said):
+        trained_with(weights)
+
+
+def test_records_allow_what_the_keys_of_the_configs_allow():
+    known = Known([str(CONFIGS / "train.yaml")])
+    tried = [
+        -3,
+        0,
+        1,
+        7,
+        8,
+        16,
+        1024,
+        1025,
+        2048,
+        2049,
+        8192,
+        8193,
+        16.5,
+        True,
+        *"ab",
+        [],
+        [1, 2],
+        [8, 2048],
+        [-10, 10],
+    ]
+    tried += [[0, 10000], [0, 100], [7, 8], [0, 10001], [1, 2, 3], ["T1w"], ["T1w", "Chimap"], ["x"], None]
+    tried += [
+        *[
+            "full",
+            "cropped",
+            "stretch",
+            "window",
+            "resnet18",
+            "vit",
+            "resnet18_3d",
+            "densenet_3d",
+            "bilstm",
+            "attention",
+            "mean",
+        ]
+    ]
+    for key in SCHEMAS["training record"]["properties"]["settings"]["properties"]:
+        for value in tried:
+            wanted = not isinstance(value, list) or value == sorted(value)  # a schema cannot say: rising
+            in_record = validator("training record").is_valid({"settings": {key: value}})
+            try:
+                known.checked([key], value, key)
+            except InputError:
+                assert not (in_record and wanted), (key, value)
+            else:
+                assert in_record or isinstance(value, (bool, str, float)), (key, value)  # words of a command line

@@ -27,6 +27,8 @@ _LONGEST_TAIL = 1 << 20
 #: Codes of a header's unit of length (NIfTI-1, xyzt_units) -> mm: none said, m, mm, micrometre.
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _CHUNK = 1 << 18
+#: What the world's axes part.
+_SIDES = ("left and right", "front and back", "top and bottom")
 
 # nibabel would write its remarks on odd headers beside our one line, and again through its own handler.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
@@ -73,7 +75,11 @@ def check_ending(path: str | os.PathLike) -> None:
     Raises:
         InputError: it does not end in one of ENDINGS.
     """
-    if not os.fspath(path).endswith(ENDINGS):
+    name = os.fspath(path)
+    if not name.endswith(ENDINGS) and name.lower().endswith(ENDINGS):
+        ending = next(ending for ending in reversed(ENDINGS) if name.lower().endswith(ending))
+        raise InputError(f"{path}: its ending has capitals, which programs do not know; rename it to end in {ending}")
+    if not name.endswith(ENDINGS):
         raise InputError(f"{path}: not a .nii or .nii.gz file; convert it to NIfTI")
 
 
@@ -99,6 +105,8 @@ def _checked(
             f"{path}: its header knows no orientation (sform_code and qform_code are 0), so left and right cannot be"
             " told apart; export it with its orientation, or copy the header of the image it was made from"
         )
+    if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
+        _check_agree(path, header)
     unit = int(header["xyzt_units"])
     if unit & 7 not in _MM:
         raise InputError(
@@ -121,6 +129,27 @@ def _checked(
         np.diag([factor, factor, factor, 1]) @ affine,
         header,
     )
+
+
+def _check_agree(path: Path, header: nib.Nifti1Header) -> None:
+    """Refuse a header whose two orientations say that left is right, front is back or top is bottom to each other.
+
+    Raises:
+        InputError: that.
+    """
+    try:
+        of_sform, of_qform = (form[:3, :3] for form in (header.get_sform(), header.get_qform()))
+        unit = [form / np.linalg.norm(form, axis=0) for form in (of_sform, of_qform)]
+        turn = unit[0] @ np.linalg.inv(unit[1])
+    except (ValueError, np.linalg.LinAlgError, nib.spatialimages.HeaderDataError):
+        return  # the one that counts is checked where it is used
+    swapped = [name for name, cosine in zip(_SIDES, np.diag(turn), strict=True) if cosine < 0]
+    if swapped or np.linalg.det(turn) < 0:
+        raise InputError(
+            f"{path}: its sform and qform contradict each other (they swap {(swapped or _SIDES)[0]}); find out"
+            " which is right and copy it over the other (fslorient -copyqform2sform or -copysform2qform), or convert it"
+            " again"
+        )
 
 
 def _has_voxel_sizes(path: Path, image: nib.Nifti1Image) -> bool:

@@ -56,6 +56,24 @@ def _curve(unit: str, least_sd: float, most: float) -> Schema:
     )
 
 
+#: Settings of a network's input and of the network, as `configs/allowed.yaml` has them.
+_TRAINED_WITH = _object(
+    [],
+    region={"enum": ["full", "cropped"]},
+    full_size=_list(_between(8, 2048, "integer"), 2),
+    cropped_size=_list(_between(8, 2048, "integer"), 2),
+    spatial_size=_list(_between(8, 2048, "integer"), 2),
+    num_slices=_between(1, 1024, "integer"),
+    intensity={"enum": ["stretch", "window"]},
+    stretch_percentiles=_list(_between(0, 100), 2),
+    chimap_window=_list(_between(-10, 10), 2),
+    r2starmap_window=_list(_between(0, 10000), 2),
+    leave_out={**_list({"enum": ["Chimap", "R2starmap", "T1w"]}), "maxItems": 2},
+    image_model={"enum": ["resnet18", "vit", "resnet18_3d", "densenet_3d"]},
+    scan_model={"enum": ["bilstm", "attention", "mean"]},
+    hidden_size=_between(1, 8192, "integer"),
+)
+
 _ELLIPSOID = _object(
     ["CentreMM", "CovarianceMM2"], CentreMM=_list(_NUMBER, 3), CovarianceMM2=_list(_list(_NUMBER, 3), 3)
 )
@@ -119,7 +137,7 @@ SCHEMAS: dict[str, Schema] = {
     "map sidecar": _object(["Steps"], Steps=_OBJECT),
     # model.json beside weights, evaluation.json, predictions.json
     "record": _object(performance={"type": "object", "additionalProperties": _NUMBER}, **_MADE_OF),
-    "training record": _object(["settings"], **_MADE_OF),
+    "training record": _object(["settings"], **{**_MADE_OF, "settings": _TRAINED_WITH}),
     "evaluation": _object(["settings", "software", "input", "weights"], **_MADE_OF),
     "predictions record": _object(["input"], **{**_MADE_OF, "input": _object(["simulated"], simulated=_BOOLEAN)}),
     # run.json of an output folder, *_prediction.json of a scan

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from scripts.dicom.address import is_address
 from scripts.errors import InputError
 from scripts.files.limits import check_plain
-from scripts.files.nifti import ENDINGS, read_header, says_simulated
+from scripts.files.nifti import ENDINGS, check_ending, read_header, says_simulated
 from scripts.files.parts import part_folder
 from scripts.files.writing import sha256
 from scripts.maps.bids import anat_folders, check_grid, check_names, chosen_scans
@@ -161,6 +161,8 @@ def _nifti_scan(paths: Sequence[Path], resample_t1w: str) -> Scan:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give --input {KINDS}")
         if not path.name.endswith(ENDINGS):
+            if path.name.lower().endswith(ENDINGS):
+                check_ending(path)
             if path.name.lower().endswith(_ARCHIVES):
                 raise InputError(f"{path}: is an archive, and archives are not unpacked; unpack it and give its folder")
             raise InputError(f"{path}: is no NIfTI file; give --input {KINDS}")

@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +37,10 @@ MISNAMED = "is no subject's folder by its name, so its images would be passed ov
 SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes", "part": "parts of an image"}
 #: Where the basal ganglia boxes of a cohort lie, below its root.
 BOX_DERIVATIVE = Path("derivatives") / "basalganglia"
+_BOX_ENDING = "_desc-basalganglia_box.json"
+#: How people spell the two folders.
+_LIKE_DERIVATIVES = re.compile(r"deriv.*", re.IGNORECASE)
+_LIKE_BASAL_GANGLIA = re.compile(r"basal[-_ ]?gangli.*", re.IGNORECASE)
 
 
 def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> list[Scan]:
@@ -83,7 +88,56 @@ def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> 
                 scan_id += "_again"
             message = str(error).replace(f"{root}{os.sep}", "")
             scans.append(Scan(participant_id=names[0], scan_id=scan_id, refused=message))
+    return _without_lost_boxes(root, scans, incomplete_too)
+
+
+def _without_lost_boxes(root: Path, scans: list[Scan], incomplete_too: bool) -> list[Scan]:
+    """The scans, but one that has no box while one of its subject lies at another place is refused: a box that somebody
+    drew is never passed over.
+
+    Raises:
+        InputError: that, unless `incomplete_too`.
+    """
+    strangers = 0
+    of: dict[str, list[str]] = {}
+    for scan in scans:
+        of.setdefault(scan.participant_id.casefold(), []).append(scan.scan_id)
+    for path in _boxes(root):
+        whose = {name.casefold() for name in re.findall(r"sub-[A-Za-z0-9]+", path.as_posix(), re.IGNORECASE)}
+        names = {name for subject in whose for name in of.get(subject, [])}
+        theirs = [scan for scan in scans if scan.scan_id in names] if names else []
+        lacking = [scan for scan in theirs if scan.box is None and scan.refused is None]
+        lacking.sort(key=lambda scan: scan.scan_id not in path.name)
+        if any(root / path == _box_file(root, Path(scan.maps[0])) for scan in theirs if scan.box is not None):
+            continue
+        if not theirs:
+            strangers += 1
+        elif lacking:
+            due = _box_file(root, Path(lacking[0].maps[0])).relative_to(root)
+            said = f"is a box of no scan by its place and name, and {lacking[0].scan_id} has none; move it to {due}"
+            if not incomplete_too:
+                raise InputError(f"{root / path}: {said}, or away")
+            refused = replace(lacking[0], maps=(), refused=f"{path}: {said}, or away")
+            scans = [refused if scan is lacking[0] else scan for scan in scans]
+    if strangers:
+        LOGGER.warning("%d files that look like boxes are of no subject here, and are passed over", strangers)
     return scans
+
+
+def _boxes(root: Path) -> list[Path]:
+    """Files below the root that look like boxes of scans, wherever people put them."""
+    above = [root, *(path for path in root.glob("*") if _LIKE_DERIVATIVES.fullmatch(path.name))]
+    folders = {path for folder in above for path in folder.glob("*") if _LIKE_BASAL_GANGLIA.fullmatch(path.name)}
+    files = [path for folder in folders for path in folder.rglob("*") if path.name != "dataset_description.json"]
+    files += [path for folder in anat_folders(root) for path in folder.glob("*") if "box" in path.name.casefold()]
+    shown = (path for path in files if path.suffix.casefold() == ".json" and not path.name.startswith("."))
+    return sorted(path.relative_to(root) for path in shown)
+
+
+def _box_file(root: Path, first_map: Path) -> Path:
+    """Where the box of the scan lies whose QSM is given."""
+    name = first_map.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap") + _BOX_ENDING
+    return root / BOX_DERIVATIVE / first_map.parent.relative_to(root) / name
 
 
 def misnamed_subjects(root: Path) -> list[str]:
@@ -132,11 +186,11 @@ def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> Scan:
     scan_id = paths[0].name.removesuffix(".gz").removesuffix(".nii").removesuffix("_Chimap")
     if scan_id in taken:
         raise InputError(f"{paths[0]}: another scan has this name too; put sub-, and ses- if any, into the file names")
-    box_file = root / BOX_DERIVATIVE / folder.relative_to(root) / f"{scan_id}_desc-basalganglia_box.json"
+    box_file = _box_file(root, paths[0])
     box = None
     if os.path.lexists(box_file):
         box = read_box(box_file)
-    elif other := sorted(p for p in box_file.parent.glob("*_desc-basalganglia_box.json") if p.name[0] != "."):
+    elif other := sorted(p for p in box_file.parent.glob(f"*{_BOX_ENDING}") if p.name[0] != "."):
         raise InputError(f"{other[0]}: is a box of no scan there; call it {box_file.name}, or move it away")
     participant_id = folder.relative_to(root).parts[0]
     return Scan(participant_id=participant_id, scan_id=scan_id, maps=tuple(map(str, paths)), box=box)
@@ -144,8 +198,13 @@ def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> Scan:
 
 def _one_map(folder: Path, suffix: str) -> Path:
     """The single NIfTI file of a map in one anat folder."""
-    named = sorted(p for p in folder.glob(f"*_{suffix}.*") if p.suffix != ".json" and not p.name.startswith("."))
-    found = [p for p in named if p.name.endswith(ENDINGS)]
+    wanted = re.compile(rf".*_{suffix}\.(?!json$).*", re.IGNORECASE)
+    named = sorted(p for p in folder.glob("*") if wanted.fullmatch(p.name) and not p.name.startswith("."))
+    found = [p for p in named if p.name.lower().endswith(ENDINGS)]
+    if len(found) == 1 and not re.fullmatch(rf".*_{suffix}\.nii(\.gz)?", found[0].name):
+        raise InputError(
+            f"{found[0]}: is not called as BIDS has it, in small and capital letters: *_{suffix}.nii.gz; rename it"
+        )
     if not found and named:
         raise InputError(f"{named[0]}: not a .nii or .nii.gz file; convert it to NIfTI")
     if not found:
@@ -314,8 +373,28 @@ def of_participants(scans: Sequence[_Scan], participants: str | os.PathLike) -> 
         raise InputError(f"{participants}: names nobody; add a row a participant, or leave it out to take everybody")
     missing = wanted.keys() - {scan.participant_id for scan in scans}
     if missing:
+        _check_spelling(participants, wanted, sorted(missing)[0], {scan.participant_id for scan in scans})
         raise InputError(f"{participants}: {sorted(missing)[0]!r} has no scan in the input; correct the table")
     return [scan for scan in scans if scan.participant_id in wanted]
+
+
+def _check_spelling(table: str | os.PathLike, participants: Iterable[str], name: str, folders: Collection[str]) -> None:
+    """Refuse a row whose participant is one of the folders, but for signs, letters' case or zeros.
+
+    Raises:
+        InputError: names row and spelling.
+    """
+
+    def bare(word: str) -> str:
+        return re.sub(r"[\W_]", "", re.sub(r"^(sub[\W_]*)+", "", word.casefold())).lstrip("0")
+
+    meant = [folder for folder in folders if bare(folder) == bare(name)]
+    if len(meant) == 1:
+        row = list(participants).index(name) + 1
+        raise InputError(
+            f"{table}: row {row} below the header names {name.removeprefix('sub-')!r}, and the folder is called"
+            f" {meant[0]}; write {meant[0]} there"
+        )
 
 
 def write_participants(path: str | os.PathLike, scans: Sequence[LabelledScan]) -> None:
@@ -342,12 +421,15 @@ def labelled_scans(dataset_dir: str | os.PathLike, resample_t1w: str = "refuse")
     with_scans = {scan.participant_id for scan in scans}
     for participant_id, row in participants.items():
         if participant_id not in with_scans:
+            _check_spelling(table, participants, participant_id, with_scans)
             raise InputError(f"{table}: {participant_id!r} has no scan; remove the row or add {participant_id}/anat")
         if row["group"] not in GROUPS:
             raise InputError(f"{table}: group {row['group']!r} of {participant_id!r} is unknown; use HH or HC")
     labelled = []
     for scan in scans:
         if scan.participant_id not in participants:
+            for name in participants.keys() - with_scans:
+                _check_spelling(table, participants, name, {scan.participant_id})
             raise InputError(f"{table}: no row for {scan.participant_id!r}, which has scans; add it")
         label = GROUPS[participants[scan.participant_id]["group"]]
         site = participants[scan.participant_id].get("site")

@@ -8,7 +8,7 @@ from typing import Any
 
 from scripts.errors import InputError, printable
 from scripts.files.json_file import read_json
-from scripts.files.nifti import ENDINGS, REAL, read_header
+from scripts.files.nifti import ENDINGS, REAL, check_ending, read_header
 from scripts.maps.bids import MISNAMED, anat_folders, check_anat, check_names, check_text, misnamed_subjects
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times, sorted_by_time
 from scripts.runs.failures import Refused
@@ -48,8 +48,8 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
             parts = [printable(part) for part in folder.relative_to(root).parts[:-1]]
             scans.append(Refused(parts[0], "_".join(parts), error))
             continue
-        for path in sorted(folder.glob("*.nii*")):
-            if path.name.startswith(".") or not path.name.endswith(ENDINGS):
+        for path in sorted(folder.glob("*")):
+            if path.name.startswith(".") or not path.name.lower().endswith(ENDINGS):
                 continue
             names, suffix = entities(path)
             if suffix in SUFFIXES and "echo" in names:
@@ -73,6 +73,7 @@ def scan_of(root: Path, folder: Path, name: str, paths: Sequence[Path]) -> RawSc
     acquisitions: dict[tuple, dict[str, dict[int, Path]]] = defaultdict(lambda: defaultdict(dict))
     for path in paths:
         check_text(path)
+        check_ending(path)
         names, suffix = entities(path)
         part = names.get("part", "complex" if is_complex(path) else "mag")
         if part not in PARTS:
