@@ -1,4 +1,5 @@
-# make demo: simulate a small cohort, train Q-Net on it, infer the held-out scans.   make test: run the tests.
+# make demo: simulate a small cohort, train Q-Net on it, infer the held-out scans (make demo-anew: all of it again).   make test: run the
+# tests.
 PYTHON ?= python3
 VENV := .venv
 RUN := "$(CURDIR)/$(VENV)/bin/python" -m monai.bundle run
@@ -8,7 +9,7 @@ TRAIN := configs/train.yaml','configs/small.yaml
 PATHS := --dataset_dir $(DEMO)/cohort --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/training
 export PYTHONWARNINGS := ignore
 
-.PHONY: demo test test-more docs lint serving-envs release figures-in-text clean
+.PHONY: demo demo-anew test test-more docs lint serving-envs release figures-in-text clean
 
 $(VENV)/installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,16 +17,50 @@ $(VENV)/installed-%: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --progress-bar on -c constraints.txt ".[$*]"
 	touch $@
 
-demo: $(VENV)/installed-simulate
-	rm -rf $(DEMO)
-	cd bundle && $(RUN) --config_file configs/simulate.yaml --output_dir $(DEMO)/cohort
+# A demo that was stopped goes on, and one that is finished is not done again: each step leaves a mark in the folder that it made. Other
+# code begins anew, and removes those folders alone.
+CODE := $(shell find bundle/scripts bundle/configs bundle/models/template.* -type f -not -name '*.pyc' | LC_ALL=C sort | xargs cat | cksum | tr ' ' -)
+DEMO_CODE := demo/.code-$(CODE)
+DEMO_PARTS := demo/.code-* demo/cohort demo/cohort.part demo/models demo/training demo/inference demo/report
+
+demo: demo/report/.done
+	@echo "finished: open demo/report/index.html"
+
+demo-anew:
+	rm -rf $(DEMO_PARTS)
+	mkdir -p demo
+	touch demo/.code-none
+	$(MAKE) demo
+
+$(DEMO_CODE):
+	@if test -d demo && test -n "$$(ls -A demo)" && ! ls demo/.code-* >/dev/null 2>&1; then \
+		echo "error: demo/: is there, and no mark says that make demo made it; move it away" >&2; exit 1; fi
+	rm -rf $(DEMO_PARTS)
+	mkdir -p demo
+	touch $@
+
+demo/cohort/participants.tsv: $(DEMO_CODE) | $(VENV)/installed-simulate
+	test -d demo/cohort || (cd bundle && $(RUN) --config_file configs/simulate.yaml --output_dir $(DEMO)/cohort)
+	touch $@
+
+demo/models/.done: demo/cohort/participants.tsv $(wildcard demo/cohort/sub-*/anat/* demo/cohort/derivatives/basalganglia/sub-*/anat/*)
 	cd bundle && $(RUN) training --config_file "['$(TRAIN)']" $(PATHS)
+	touch $@
+
+demo/training/.evaluated: demo/models/.done
 	cd bundle && $(RUN) --config_file "['$(TRAIN)','configs/evaluate.yaml']" $(PATHS)
+	touch $@
+
+demo/inference/.done: demo/training/.evaluated
 	cd bundle && $(RUN) --config_file "['configs/inference.yaml','configs/small.yaml']" --dataset_dir $(DEMO)/cohort \
 		--participants $(DEMO)/training/held_out.tsv --weights $(DEMO)/models/model.pt \
 		--output_dir $(DEMO)/inference
+	touch $@
+
+demo/report/.done: demo/inference/.done
 	cd bundle && $(RUN) --config_file "['$(TRAIN)','configs/report.yaml']" $(PATHS) \
 		--inference_dir $(DEMO)/inference --report_dir $(DEMO)/report
+	touch $@
 
 # one file a process at a time; each process has one core
 test: $(VENV)/installed-test
@@ -91,4 +126,4 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking .venv-bids .venv-nvflare $(DEMO) dist site
+	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking .venv-bids .venv-nvflare $(DEMO_PARTS) dist site

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -190,3 +191,48 @@ def test_readme_and_model_card_say_what_the_committed_results_say():
         [sys.executable, REPOSITORY / "benchmarks" / "in_text.py", "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+#: What stands for Python in a demo: notes which step runs, fails at the one that `stop` names, and writes as that would.
+_STEP = """#!/bin/sh
+case "$*" in
+  *simulate.yaml*) step=simulate; folders=cohort ;;
+  *" training "*) step=training; folders="models training" ;;
+  *evaluate.yaml*) step=evaluate; folders=training ;;
+  *report.yaml*) step=report; folders=report ;;
+  *inference.yaml*) step=inference; folders=inference ;;
+esac
+test "$step" != "$(cat ../stop 2>/dev/null)" || exit 1
+echo "$step" >> ../steps
+for folder in $folders; do mkdir -p ../demo/$folder; touch ../demo/$folder/participants.tsv; done
+"""
+
+
+def test_the_demo_goes_on_where_it_was_stopped_and_other_code_begins_anew(tmp_path):
+    steps = ["simulate", "training", "evaluate", "inference", "report"]
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt", "bundle/scripts/a.py", "bundle/configs/a.yaml",
+                 "bundle/models/template.json", ".venv/bin/python", ".venv/installed-simulate"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(_STEP if name.endswith("python") else "")
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+
+    def demo(target: str = "demo") -> tuple[int, list[str]]:
+        (tmp_path / "steps").write_text("")
+        done = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, (tmp_path / "steps").read_text().split()
+
+    (tmp_path / "demo").mkdir()
+    mine = tmp_path / "demo" / "mine.txt"
+    mine.write_text("mine")
+    assert demo() == (2, [])  # nothing says that the folder is the demo's
+    assert demo("demo-anew") == (0, steps) and mine.exists()
+    assert demo() == (0, [])
+    shutil.rmtree(tmp_path / "demo" / "inference")
+    (tmp_path / "stop").write_text("inference")
+    assert demo() == (2, [])
+    (tmp_path / "stop").unlink()
+    assert demo() == (0, ["inference", "report"])
+    (tmp_path / "bundle/scripts/a.py").write_text("changed")
+    assert demo() == (0, steps)
+    assert mine.exists()

@@ -345,7 +345,7 @@ def _check_path(path: str, part: str, wrong: Wrong) -> None:
     parts = path.split("/")
     odd = next((n for n, name in enumerate(parts) if "\\" in name), None)
     if _DRIVE.match(path) or odd is not None and not os.path.lexists("/".join(parts[: odd + 1])):
-        raise Wrong(*wrong.args, "it is written as on Windows; folders are parted by / here (C:\\ is /mnt/c/ in WSL)")
+        raise Wrong(*wrong.args, "it is written as on Windows, and folders are parted by / here")
     if os.path.expandvars(path) != path:
         raise Wrong(*wrong.args, "variables of the shell are not known here, so write what they stand for")
     if part == "source" and not os.path.isabs(path):
