@@ -251,7 +251,8 @@ def learning_curve() -> str:
         + markdown_table(["subjects", "epochs of stage 1", "recipe", "scans", "p", "slices", "p"], rows)
         + f"\nKnowing the simulation's hidden truth gives {fixed(oracle['auc'], 3)} ({fixed(oracle['ci_low'], 2)}-"
         f"{fixed(oracle['ci_high'], 2)}); the largest study with our recipe is {fixed(oracle['auc'] - largest, 3)}"
-        " below. One training each: the luck of a start is not in the intervals. `benchmarks/results/learning_curve/`.\n"
+        " below. One training each: the luck of a start is not in the intervals."
+        " `benchmarks/results/learning_curve/`.\n"
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.networks.nets import resnet18
 from refusal import refused
 from torch import Tensor, nn
 from torch.nn import functional
@@ -71,7 +72,7 @@ def resnet18_by_hand(state: dict[str, Tensor], x: Tensor) -> Tensor:
 def settle(network: nn.Module) -> None:
     """Give batch norm statistics and affine values that differ from their start, so that a mix-up shows."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -488,7 +489,8 @@ def test_every_network_is_scripted_and_explained(other, two_maps):
     [
         ("vit", (128, 120), "none", ["vit", "multiples of 16", "128 x 120", "cropped_size"]),
         ("densenet_3d", (24, 64), "none", ["densenet_3d", "from 32", "24 x 64"]),
-        ("resnet18_3d", (64, 64), "download", ["imagenet_weights", "--imagenet_weights none"]),
+        ("resnet18_3d", (64, 64), "download", ["imagenet_weights", "MedicalNet", "none"]),
+        ("densenet_3d", (64, 64), "weights.pth", ["imagenet_weights", "--imagenet_weights none"]),
         ("resnet", (64, 64), "none", ["image_model 'resnet'", "resnet18"]),
     ],
 )
@@ -504,3 +506,17 @@ def test_imagenets_colours_are_shared_by_another_number_of_maps(tmp_path):
     loaded = image_level_model(str(tmp_path / "resnet18.pth"), tmp_path, num_maps=2).state_dict()["conv1.weight"]
     assert loaded.shape == (64, 2, 7, 7)
     torch.testing.assert_close(loaded.sum(1), state["conv1.weight"].sum(1))
+
+
+def test_medicalnets_weights_start_the_3d_resnet18(tmp_path):
+    torch.manual_seed(7)
+    theirs = resnet18(spatial_dims=3, n_input_channels=1, feed_forward=False, shortcut_type="A").eval()
+    settle(theirs)
+    checkpoint = {"state_dict": {f"module.{name}": value for name, value in theirs.state_dict().items()}}
+    torch.save(checkpoint, tmp_path / "resnet_18_23dataset.pth")  # as they publish it
+    ours = image_level_model(str(tmp_path / "resnet_18_23dataset.pth"), tmp_path, "resnet18_3d", 3, (64, 64)).eval()
+    one_map = torch.rand(2, 1, 64, 64, 1)  # of a single slice, which both leave as it is
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours.embed(one_map.repeat(1, 3, 1, 1, 1))[:, 0], theirs(one_map), rtol=1e-4, atol=1e-5
+        )

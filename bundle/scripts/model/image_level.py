@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from monai.networks.nets import DenseNet121, ResNet, ViT
 from monai.networks.nets.resnet import ResNetBlock, get_inplanes
 from torch import Tensor, nn
+from torch.nn import functional
 
 from scripts.errors import InputError
 from scripts.model.scan_level import NUM_CLASSES
@@ -39,9 +40,10 @@ class ResNet18(ResNet):
         spatial_dims: 2 or 3.
         num_maps: C.
         feed_forward: whether it has the FC layer.
+        shortcut_type: B, a convolution where a block changes the size (torchvision); A, none (MedicalNet).
     """
 
-    def __init__(self, spatial_dims: int, num_maps: int, feed_forward: bool) -> None:
+    def __init__(self, spatial_dims: int, num_maps: int, feed_forward: bool, shortcut_type: str = "B") -> None:
         super().__init__(
             block=ResNetBlock,
             layers=[2, 2, 2, 2],
@@ -51,7 +53,7 @@ class ResNet18(ResNet):
             num_classes=NUM_CLASSES,
             conv1_t_size=7,
             conv1_t_stride=2,
-            shortcut_type="B",
+            shortcut_type=shortcut_type,
             bias_downsample=False,
             feed_forward=feed_forward,
         )
@@ -81,8 +83,25 @@ class SliceResNet(ResNet18):
         return self(slices_of(image)).unflatten(0, (image.shape[0], image.shape[4]))
 
 
+class InPlaneShortcut(nn.Module):
+    """Every second voxel of H and W `[B, C, H, W, S]`, with maps of 0 for those that are added.
+
+    Args:
+        maps, wanted: C before and after.
+    """
+
+    def __init__(self, maps: int, wanted: int) -> None:
+        super().__init__()
+        self.added = wanted - maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 0, 0, self.added))
+
+
 class VolumeResNet(ResNet18):
-    """The same in 3D. It halves only H and W: each slice keeps its own embedding, which sees its neighbours.
+    """The same in 3D. It halves only H and W: each slice keeps its own embedding, which sees its neighbours. Its
+    shortcuts have no weights, as those of MedicalNet's ResNet18 (Chen, Ma and Zheng, arXiv:1904.00625), so that its
+    weights load.
 
     Args:
         num_maps: C.
@@ -92,7 +111,11 @@ class VolumeResNet(ResNet18):
     reads_volumes = True
 
     def __init__(self, num_maps: int, feed_forward: bool) -> None:
-        super().__init__(3, num_maps, feed_forward)
+        super().__init__(3, num_maps, feed_forward, shortcut_type="A")
+        for module in self.modules():
+            if isinstance(module, ResNetBlock) and module.downsample is not None:
+                # MONAI's is no module, so that TorchScript cannot take it, and halves the slices too
+                module.downsample = InPlaneShortcut(module.conv1.in_channels, module.conv1.out_channels)
         halve_in_plane(self)
 
     def feature_maps(self, image: Tensor) -> Tensor:
@@ -241,9 +264,15 @@ def check_image_model(image_model: str, size: Sequence[int], imagenet_weights: s
         raise InputError("image_model vit needs einops; pip install 'qnet-hemochromatosis[transformer]'")
     if image_model == "densenet_3d" and min(size) < DENSENET_LEAST:
         raise InputError(f"image_model densenet_3d takes sides from {DENSENET_LEAST} on, not {shown}")
-    if image_model != "resnet18" and imagenet_weights != "none":
+    if image_model == "resnet18_3d" and imagenet_weights == "download":
         raise InputError(
-            f"imagenet_weights {imagenet_weights!r} are of a ResNet18 on slices; add --imagenet_weights none to start"
+            "imagenet_weights: ImageNet's are of a ResNet18 on slices; give the path of MedicalNet's"
+            " resnet_18_23dataset.pth (huggingface.co/TencentMedicalNet/MedicalNet-Resnet18), or none to start"
+            " resnet18_3d from random weights"
+        )
+    if image_model in ("densenet_3d", "vit") and imagenet_weights != "none":
+        raise InputError(
+            f"imagenet_weights {imagenet_weights!r} are of a ResNet18; add --imagenet_weights none to start"
             f" {image_model} from random weights"
         )
 

@@ -28,11 +28,12 @@ def image_level_model(
     """Stage 1: a network with an FC layer of two outputs, `[B, C, H, W] -> logits [B, 2]` (HC, HH).
 
     Args:
-        imagenet_weights: a file with torchvision's ResNet18 state dict, `download` to fetch it, or `none` to start
-            from random weights. Its FC layer of 1000 classes is left out. The first convolution reads three colours;
-            of another number of maps each gets their mean, so scaled that the sum stays.
+        imagenet_weights: a file with torchvision's ResNet18 state dict, or of `resnet18_3d` MedicalNet's, or a stage 1
+            of ours; `download` to fetch torchvision's; or `none` to start from random weights. An FC layer in it is
+            left out. The first convolution reads three colours, MedicalNet's one; of another number of maps each
+            gets their mean, so scaled that the sum stays.
         download_dir: where `download` puts the file.
-        image_model: a key of `scripts.model.image_level.IMAGE_MODELS`; ImageNet's weights are of `resnet18`.
+        image_model: a key of `scripts.model.image_level.IMAGE_MODELS`.
         num_maps: C.
         spatial_size: H, W.
 
@@ -45,10 +46,11 @@ def image_level_model(
         return network
     if imagenet_weights == "download":
         imagenet_weights = download_imagenet_weights(download_dir)
-    state = {k: v for k, v in read_state_dict(imagenet_weights).items() if not k.startswith("fc.")}
-    if num_maps != 3 and "conv1.weight" in state:
-        colours = state["conv1.weight"]
-        state["conv1.weight"] = colours.mean(1, keepdim=True).repeat(1, num_maps, 1, 1) * (colours.shape[1] / num_maps)
+    state = {name: value for name, value in read_start(imagenet_weights).items() if not name.startswith("fc.")}
+    colours = state.get("conv1.weight")
+    if colours is not None and colours.ndim > 1 and colours.shape[1] != num_maps:
+        mean = colours.mean(1, keepdim=True)
+        state["conv1.weight"] = mean.expand(-1, num_maps, *mean.shape[2:]) * (colours.shape[1] / num_maps)
     fresh = network.state_dict()
     load_state_dict(network, {**state, "fc.weight": fresh["fc.weight"], "fc.bias": fresh["fc.bias"]}, imagenet_weights)
     return network
@@ -179,9 +181,29 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, Tensor]:
     Raises:
         InputError: no such file, anything but a state dict, or values that no training leaves (`check_trained`).
     """
+    return _trained_tensors(_read_weights(path), path)
+
+
+def read_start(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Weights of others to start from, as `read_state_dict`: also in a checkpoint under `state_dict`, and with the
+    names that several GPUs give (`module.`), as MedicalNet's are.
+
+    Raises:
+        InputError: see `read_state_dict`.
+    """
+    content = _read_weights(path)
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    return {name.removeprefix("module."): value for name, value in _trained_tensors(content, path).items()}
+
+
+def _read_weights(path: str | os.PathLike) -> Any:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such weights file; train first or give the right path")
-    state = read_tensors(path, "give a state dict, as network.state_dict() has it")
+    return read_tensors(path, "give a state dict, as network.state_dict() has it")
+
+
+def _trained_tensors(state: Any, path: str | os.PathLike) -> dict[str, Tensor]:
     named_tensors = isinstance(state, dict) and all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     )
