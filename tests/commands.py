@@ -208,6 +208,9 @@ class Place:
             for path in members:
                 save_weights(QNet(num_slices=4, hidden_size=8), path, torch.float16)
             filled[filled.index("--members") + 1] = str([str(path) for path in members])
+        if names == ["inference", "small"]:  # with weights of that overlay
+            save_weights(QNet(num_slices=8), weights := self._fresh() / "model.pt", torch.float16)
+            filled += ["--weights", str(weights)]
         if names[0] == "simulate_dicom":
             filled += ["--slab", "basalganglia"]
         if "STUDIES" in words and names == ["inference"]:

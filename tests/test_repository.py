@@ -35,6 +35,16 @@ def repository_files() -> list[Path]:
     return [path for name in listed.split("\0") if name and (path := REPOSITORY / name).is_file()]
 
 
+def test_links_of_pages_lead_to_what_is_in_the_repository():
+    lost = []
+    for page in (path for path in repository_files() if path.suffix == ".md"):
+        text = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\((?!\w+:|#|/)([^)#\s]+)(?:#[^)\s]*)?\)", text):
+            if not (page.parent / target).exists():
+                lost.append(f"{page.relative_to(REPOSITORY)}: {target}")
+    assert lost == []
+
+
 def text_of(path: Path) -> str | None:
     """A text file's content; None for a binary file."""
     try:
@@ -193,7 +203,7 @@ def test_readme_and_model_card_say_what_the_committed_results_say():
     assert done.returncode == 0, done.stderr
 
 
-#: What stands for Python in a demo: notes which step runs, fails at the one that `stop` names, and writes as that would.
+#: What stands for Python in a demo: notes which step runs, fails at the one in `stop`, and writes as that would.
 _STEP = """#!/bin/sh
 case "$*" in
   *simulate.yaml*) step=simulate; folders=cohort ;;

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = "docs"
 #: A link or picture of Markdown to a path: not to a URL, and not to a place on the same page.
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!\w+:|#|/)([^)#\s]+)(#[^)\s]*)?\)")
+#: Folders of the repository, and the site's page of what is in them.
+_FOLDERS = {"bundle/configs": "reference/configs/index.md", "bundle/scripts": "reference/api/index.md"}
 _FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 
 
@@ -36,7 +38,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def link(match: re.Match) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[3]))
-        uri = pages.get(target) or target.removeprefix(f"{DOCS}/")
+        uri = pages.get(target) or _FOLDERS.get(target) or target.removeprefix(f"{DOCS}/")
         if (config_page := re.fullmatch(r"bundle/configs/(\w+)\.yaml", target)) is not None:
             uri = f"reference/configs/{config_page[1]}.md"
         if files.get_file_from_path(uri) is None and (ROOT / target).exists():

@@ -1,11 +1,12 @@
 """Both stages through MONAI's own federated client: what travels is loaded on either side, and becomes a model."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from blobs import BUNDLE, write_cohort
+from blobs import BUNDLE, REPOSITORY, write_cohort
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.exchange_object import ExchangeObject
 from refusal import refused
@@ -72,6 +73,18 @@ def test_both_stages_are_federated_tested_and_become_a_model(tmp_path):
     found = load_weights(QNet(num_slices=4, hidden_size=8), tmp_path / "model.pt")
     for name, value in second.items():
         assert np.allclose(found.sequence.state_dict()[name], value)
+
+
+@pytest.mark.other_programs  # a client with two workflows
+def test_the_round_on_the_page_runs(tmp_path, capsys):
+    page = (REPOSITORY / "docs" / "how_to" / "federated.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    names = {"BUNDLE": BUNDLE, "COHORT": write_cohort(tmp_path / "cohort", 8), "OUT": tmp_path / "out"}
+    for name, path in names.items():
+        code = code.replace(f'"{name}', f'"{path}')
+    assert code.count("keys = {") == 1
+    exec(code.replace("keys = {", "keys = {**TINY, "), {"TINY": {**TINY, "device": "$torch.device('cpu')"}})
+    assert capsys.readouterr().out.count("{'val_auc': ") == 2
 
 
 def test_a_site_without_stage_1_is_told_so(tmp_path):

@@ -34,6 +34,11 @@ LIMITS = (
     "Evidence shows what the network used, not where the disease is. Its colours are shares of the strongest evidence"
     " shown, so weak evidence looks as strong as any.",
 )
+#: How the scan's probability and those of its slices go together.
+SLICES = (
+    "Bars: each slice judged alone, coloured by its side of the threshold. The scan's line is what the"
+    " network makes of all slices read together; it is no mean of the bars, and may lie above or below all of them."
+)
 #: What must be known of the probability, with and without a calibration beside the weights.
 CALIBRATED = (
     "The probability is calibrated on scans like those of the training: at another site, scanner or share of HH it"
@@ -107,7 +112,7 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         warning=result["note"],
         facts=facts,
         performance=performance or [("not measured", "no measures are recorded for these weights")],
-        evidence=evidence_caption(result.get("evidence")),
+        evidence=f"{evidence_caption(result.get('evidence'))} {SLICES}",
         nuclei=_nucleus_rows(result.get("nucleus_evidence", ())),
         limits=(CALIBRATED if answer else NOT_CALIBRATED, *LIMITS),
         made_by=made_by,
@@ -319,8 +324,12 @@ def draw_probabilities(axes: Axes, result: Mapping[str, Any]) -> None:
     values = np.array([row["probability_HH"] for row in result["slices"]])
     colours = [HH_COLOUR if value >= result["threshold"] else HC_COLOUR for value in values]
     axes.bar(slices, values, color=colours, width=0.8, alpha=0.8)
-    axes.axhline(result["threshold"], color="0.4", linewidth=0.8, linestyle=":", label="threshold")
-    axes.axhline(result["probability_HH"], color="black", linewidth=1.2, label="scan")
+    axes.axhline(
+        result["threshold"], color="0.4", linewidth=0.8, linestyle=":", label=f"threshold {result['threshold']:g}"
+    )
+    axes.axhline(
+        result["probability_HH"], color="black", linewidth=1.2, label=f"scan {rounded(result['probability_HH'])}"
+    )
     axes.set(ylim=(0, 1), xlabel="slice, from foot to head", ylabel="P(HH)", xticks=slices)
     axes.set_title("Probability by slice", fontsize=9, loc="left")
     axes.tick_params(labelsize=7)
