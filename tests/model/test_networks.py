@@ -510,7 +510,8 @@ def test_imagenets_colours_are_shared_by_another_number_of_maps(tmp_path):
 
 def test_medicalnets_weights_start_the_3d_resnet18(tmp_path):
     torch.manual_seed(7)
-    theirs = resnet18(spatial_dims=3, n_input_channels=1, feed_forward=False, shortcut_type="A").eval()
+    shape = {"spatial_dims": 3, "n_input_channels": 1, "conv1_t_stride": 2}
+    theirs = resnet18(**shape, feed_forward=False, shortcut_type="A").eval()
     settle(theirs)
     checkpoint = {"state_dict": {f"module.{name}": value for name, value in theirs.state_dict().items()}}
     torch.save(checkpoint, tmp_path / "resnet_18_23dataset.pth")  # as they publish it
