@@ -43,12 +43,12 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "recommended": ([OURS], RANDOM),
     **{f"recommended, {name}": ([OURS], RANDOM | {"scan_model": name}) for name in ("bilstm", "mean")},
     **{f"recommended, {n}": ([OURS], RANDOM | {"image_model": n}) for n in ("vit", "resnet18_3d", "densenet_3d")},
-    "recommended, without QSM": ([OURS], RANDOM | {"leave_out": ["Chimap"]}),
-    "recommended, without R2*": ([OURS], RANDOM | {"leave_out": ["R2starmap"]}),
-    "recommended, without T1W": ([OURS], RANDOM | {"leave_out": ["T1w"]}),
-    "recommended, QSM alone": ([OURS], RANDOM | {"leave_out": ["R2starmap", "T1w"]}),
-    "recommended, R2* alone": ([OURS], RANDOM | {"leave_out": ["Chimap", "T1w"]}),
-    "recommended, T1W alone": ([OURS], RANDOM | {"leave_out": ["Chimap", "R2starmap"]}),
+    "recommended, without QSM": ([OURS], RANDOM | {"maps": ["R2starmap", "T1w"]}),
+    "recommended, without R2*": ([OURS], RANDOM | {"maps": ["Chimap", "T1w"]}),
+    "recommended, without T1W": ([OURS], RANDOM | {"maps": ["Chimap", "R2starmap"]}),
+    "recommended, QSM alone": ([OURS], RANDOM | {"maps": ["Chimap"]}),
+    "recommended, R2* alone": ([OURS], RANDOM | {"maps": ["R2starmap"]}),
+    "recommended, T1W alone": ([OURS], RANDOM | {"maps": ["T1w"]}),
 }
 
 

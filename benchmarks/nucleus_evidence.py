@@ -32,6 +32,7 @@ from scripts.anatomy.atlas import NUCLEI  # noqa: E402
 from scripts.files.table import read_frame  # noqa: E402
 from scripts.files.writing import sha256, write_json, write_text  # noqa: E402
 from scripts.maps.bids import labelled_scans  # noqa: E402
+from scripts.maps.scan import recorded_maps  # noqa: E402
 from scripts.model.ensemble import as_trained  # noqa: E402
 from scripts.model.evidence import METHODS, Evidence  # noqa: E402
 from scripts.model.networks import load_weights  # noqa: E402
@@ -119,9 +120,10 @@ def main() -> None:
     for weights in given.weights:
         settings = read_record(weights.with_suffix(".json")).get("settings", {})
         slices, region = settings.get("num_slices", 16), settings.get("region", "cropped")
-        network = as_trained(weights, slices, settings.get("hidden_size", 128), settings.get("scan_model", "bilstm"))
+        reader, count = settings.get("scan_model", "bilstm"), len(recorded_maps(settings))
+        network = as_trained(weights, slices, settings.get("hidden_size", 128), reader, num_maps=count)
         load_weights(network, weights)
-        seen = ("intensity", "chimap_window", "r2starmap_window", "leave_out")
+        seen = ("intensity", "chimap_window", "r2starmap_window", "t1map_window", "maps")
         same = {key: settings[key] for key in seen if key in settings}
         size = settings.get("spatial_size", [128, 128])
         steps = preprocessing(

@@ -38,7 +38,11 @@ from scripts.errors import input_error_in  # noqa: E402
 from scripts.files.writing import sha256, write_json, write_text  # noqa: E402
 from scripts.localisation.localiser import Localiser  # noqa: E402
 from scripts.maps.bids import find_scans, read_participants  # noqa: E402
-from scripts.maps.scan import MAPS, Scan  # noqa: E402
+from scripts.maps.scan import (  # noqa: E402
+    MAPS,
+    Scan,
+    recorded_maps,  # noqa: E402
+)
 from scripts.model.ensemble import as_trained  # noqa: E402
 from scripts.model.networks import load_weights  # noqa: E402
 from scripts.model.outputs import embedding_of_scan  # noqa: E402
@@ -230,9 +234,9 @@ class Reader:
         region = settings.get("region", "cropped")
         size = settings.get("spatial_size", settings.get(f"{region}_size", [128, 128]))
         network = {key: settings[key] for key in ("num_slices", "hidden_size", "scan_model") if key in settings}
-        self.network = as_trained(weights, **network)
+        self.network = as_trained(weights, **network, num_maps=len(recorded_maps(settings)))
         load_weights(self.network, weights)
-        seen = ("intensity", "chimap_window", "r2starmap_window", "leave_out")
+        seen = ("intensity", "chimap_window", "r2starmap_window", "t1map_window", "maps")
         localiser = Localiser(template=str(template), margin_mm=5.0, least_confidence=0.5, cache_dir=None)
         self.steps = preprocessing(
             region, size, settings.get("num_slices", 16), settings.get("stretch_percentiles", [0.5, 99.5]), localise,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -39,10 +40,24 @@ def write_scan(root: Path, participant_id: str, bright: bool, rng: np.random.Gen
     (folder / f"{participant_id}_desc-basalganglia_box.json").write_text(json.dumps({"Box": BOX}))
 
 
-def stacked(root: Path, participant_id: str) -> nib.Nifti1Image:
-    """A scan's three maps as one 4D image, the form in which a study travels to MONAI Label."""
+def write_further_maps(root: Path) -> Path:
+    """T1 (s, as its sidecar says) and proton density beside the three maps of every scan."""
+    rng = np.random.default_rng(1)
+    for path in sorted(root.glob("sub-*/anat/*_T1w.nii.gz")):
+        image = nib.load(path)
+        t1 = 1.6 - 0.001 * image.get_fdata() + rng.normal(0, 0.02, image.shape)
+        for suffix, array in (("T1map", t1), ("PDmap", 70 + 10 * t1 + rng.normal(0, 1, image.shape))):
+            write_map(path.with_name(path.name.replace("_T1w", f"_{suffix}")), array, image.affine)
+        path.with_name(path.name.replace("_T1w.nii.gz", "_T1map.json")).write_text(json.dumps({"Units": "s"}))
+    return root
+
+
+def stacked(
+    root: Path, participant_id: str, suffixes: Sequence[str] = ("Chimap", "R2starmap", "T1w")
+) -> nib.Nifti1Image:
+    """A scan's maps as one 4D image, the form in which a study travels to MONAI Label."""
     stem = root / participant_id / "anat" / participant_id
-    maps = [nib.load(f"{stem}_{suffix}.nii.gz") for suffix in ("Chimap", "R2starmap", "T1w")]
+    maps = [nib.load(f"{stem}_{suffix}.nii.gz") for suffix in suffixes]
     return nib.Nifti1Image(np.stack([image.get_fdata(dtype=np.float32) for image in maps], -1), maps[0].affine)
 
 

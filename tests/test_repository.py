@@ -134,7 +134,8 @@ def test_the_model_card_names_keys_that_exist():
 OWN = {"output_dir", "cache_dir", "input", "series", "nuclei_table", "weights", "reference_curves"}
 OWN |= {"device", "seed", "num_workers", "size", "sizes", "ages", "ckpt_dir", "calibrate_on"}
 #: As in the paper in training, as in the weights' record in inference.
-OWN |= {"intensity", "chimap_window", "r2starmap_window", "leave_out", "image_model", "scan_model"}
+OWN |= {"intensity", "chimap_window", "r2starmap_window", "t1map_window", "maps"}
+OWN |= {"image_model", "scan_model"}
 #: What each makes of its keys; tests/maps/test_transforms.py compares the preprocessing of training and inference.
 OWN |= {
     "imports",

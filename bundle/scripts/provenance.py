@@ -222,6 +222,8 @@ def _say_no_hash(path: str, name: str) -> None:
 
 #: What records of version 0.5 and before do not say, since there was no other.
 _BEFORE = {"intensity": "stretch", "image_model": "resnet18", "scan_model": "bilstm", "leave_out": []}
+#: And those of 0.6, whose networks all saw these.
+_BEFORE |= {"maps": ["Chimap", "R2starmap", "T1w"]}
 
 
 def trained_with(weights: str | os.PathLike) -> dict[str, Any]:
@@ -253,9 +255,15 @@ def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
         wanted: settings of the input, by their config keys.
 
     Raises:
-        InputError: see `record_beside`, or a setting differs from it.
+        InputError: see `record_beside`, or a setting differs from it; or the weights want maps that are 0 throughout
+            (`leave_out` of version 0.6), which only inference can give them.
     """
     path, trained = Path(weights).with_suffix(".json"), trained_with(weights)
+    if trained.get("leave_out") and "leave_out" not in wanted:
+        raise InputError(
+            f"{weights}: was trained with leave_out {trained['leave_out']} of version 0.6, which inference alone can"
+            " still give it; train again, with --maps naming what the network shall see"
+        )
     asked = {key: list(given) if isinstance(given, tuple) else given for key, given in wanted.items()}
     others = [key for key, value in asked.items() if key in trained and trained[key] != value]
     if others:

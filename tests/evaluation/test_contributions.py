@@ -61,7 +61,7 @@ def nuclei(tmp_path_factory):
 def test_what_the_network_does_not_read_changes_nothing(scans, nuclei, channel):
     given = donors(np.full(SUBJECTS, np.nan), np.arange(SUBJECTS), 3, 5, seed=0)
     where = {"repeat": 0, "fold": 1, "region": "cropped"}
-    rows = probabilities(scans, network_that_reads(channel), torch.device("cpu"), given, nuclei, where)
+    rows = probabilities(scans, network_that_reads(channel), torch.device("cpu"), given, nuclei, where, MAPS)
     table = pd.DataFrame(rows, columns=list(SCAN_COLUMNS))
     assert set(table["nucleus"]) == {"", "putamen"} and set(table["fold"]) == {1}
     counts = table.groupby(["map", "nucleus"]).size()

@@ -229,7 +229,7 @@ def test_inference_takes_the_recipe_from_the_record_beside_the_weights(shared_co
     parser = ConfigParser({**recipe, "bundle_root": str(BUNDLE), "localise": "annotated"})
     item = find_scans(shared_cohort)[1].item()
     expected = parser.get_parsed_content("preprocessing")(item)["image"].as_tensor()
-    keys = ("intensity", "chimap_window", "r2starmap_window", "leave_out", "image_model", "scan_model")
+    keys = ("intensity", "chimap_window", "r2starmap_window", "maps", "image_model", "scan_model")
     kept = settings({key: parser.get_parsed_content(key) for key in keys})
     (tmp_path / "model.json").write_text(json.dumps({"settings": kept}))
     given = {"weights": str(tmp_path / "model.pt"), "localise": "annotated"}

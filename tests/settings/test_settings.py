@@ -57,6 +57,7 @@ OVERLAYS = {
         ("inference", ["--cropped_size", "64,64"], "spatial_size", [64, 64]),
         ("inference", ["--outputs", "json"], "outputs", ["json"]),
         ("inference", ["--leave_out", "[]"], "leave_out", []),
+        ("inference", ["--maps", "r2starmap"], "maps", ["R2starmap"]),
         ("inference", ["--region", "Full"], "region", "full"),
         ("inference", ["--input", "2024"], "input", "2024"),
         ("inference", ["--input", "1_000"], "input", "1_000"),
@@ -332,9 +333,9 @@ def test_a_fault_in_an_overlay_names_file_and_key(text, said, tmp_path):
 
 
 def test_what_an_overlay_adds_to_a_key_is_read_as_that_key_wants(tmp_path):
-    overlay = write(tmp_path / "mine.yaml", "+augment: {rotate_limit: '10'}\n+leave_out: [t1w]\n")
+    overlay = write(tmp_path / "mine.yaml", "+augment: {rotate_limit: '10'}\n+maps: [t1map]\n")
     assert typed(tmp_path, f"train,{overlay}", key="augment#rotate_limit") == 10
-    assert typed(tmp_path, f"train,{overlay}", key="leave_out") == ["T1w"]
+    assert typed(tmp_path, f"train,{overlay}", key="maps")[-1] == "T1map"
 
 
 @pytest.mark.parametrize(

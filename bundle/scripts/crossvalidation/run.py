@@ -110,7 +110,7 @@ def run_folds(
     )
     for region in regions:
         check_image_model(config["image_model"], config[f"{region}_size"], config["imagenet_weights"])
-    scans = labelled_scans(dataset_dir, config["resample_t1w"])
+    scans = labelled_scans(dataset_dir, config["resample_t1w"], config["maps"])
     check_one_scan_each(scans)
     for repeat in range(num_repeats):
         split(scans, config["num_folds"], 0, config["seed"] + repeat, config["fold_by"])

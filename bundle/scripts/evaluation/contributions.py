@@ -22,7 +22,7 @@ from scripts.evaluation.auc import bootstrap_aucs, bootstrap_weights, delong
 from scripts.files.table import read_frame
 from scripts.files.writing import check_output_dir, write_json, write_table
 from scripts.maps.bids import GROUPS
-from scripts.maps.scan import MAPS, LabelledScan
+from scripts.maps.scan import LabelledScan
 from scripts.model.networks import QNet
 from scripts.model.nucleus_evidence import covered, label_file, labels_at
 
@@ -72,16 +72,18 @@ def probabilities(
     given: np.ndarray,
     nuclei_dir: str | os.PathLike,
     where: Mapping[str, Any],
+    maps: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Rows of SCANS: each scan whole, with each map of others, and with each nucleus covered in all maps and in one.
 
     Args:
-        scans: preprocessed, `image` `[3, H, W, S]` with its affine, `participant_id`, `scan_id` and `label`.
+        scans: preprocessed, `image` `[C, H, W, S]` with its affine, `participant_id`, `scan_id` and `label`.
         network: trained.
         device: what runs it.
         given: from `donors`.
         nuclei_dir: where configs/nuclei.yaml wrote label images; a scan without one has no rows of nuclei.
         where: `repeat`, `fold` and `region` of the rows.
+        maps: what the network sees, BIDS suffixes in the order of its channels.
     """
     network = network.to(device).eval()
     rows: list[dict[str, Any]] = []
@@ -99,7 +101,7 @@ def probabilities(
             note(plain, "", "")
             for draw, other in enumerate(given[:, index]):
                 foreign = scans[int(other)]["image"].as_tensor()
-                for channel, name in enumerate(MAPS):
+                for channel, name in enumerate(maps):
                     note(with_channel(plain, foreign, channel), name, "", draw)
             path = label_file(nuclei_dir, item["participant_id"], item["scan_id"])
             if path is None:
@@ -110,7 +112,7 @@ def probabilities(
                 if without is None:
                     continue
                 note(without, ALL, nucleus)
-                for channel, name in enumerate(MAPS):
+                for channel, name in enumerate(maps):
                     note(with_channel(plain, without, channel), name, nucleus)
     return rows
 
@@ -134,6 +136,7 @@ def write_probabilities(
     seed: int,
     nuclei_dir: str | os.PathLike,
     where: Mapping[str, Any],
+    maps: Sequence[str],
     record: Mapping[str, Any],
 ) -> None:
     """Write SCANS of held-out scans, then RECORD.
@@ -142,7 +145,7 @@ def write_probabilities(
         output_dir: gets both.
         scans: held out, in the order of `dataset`.
         dataset: the same, preprocessed.
-        network, device, nuclei_dir, where: see `probabilities`.
+        network, device, nuclei_dir, where, maps: see `probabilities`.
         ages: participant -> years, as far as known.
         draws, neighbours, seed: see `donors`.
         record: from `scripts.provenance.record`.
@@ -157,7 +160,7 @@ def write_probabilities(
     if lacking:
         print(f"contributions of nuclei: {lacking} of {len(scans)} scans have no label image (configs/nuclei.yaml)")
     given = donors(years, people, draws, neighbours, seed)
-    write_table(folder / SCANS, SCAN_COLUMNS, probabilities(dataset, network, device, given, nuclei_dir, where))
+    write_table(folder / SCANS, SCAN_COLUMNS, probabilities(dataset, network, device, given, nuclei_dir, where, maps))
     write_json(folder / RECORD, dict(record))
 
 

@@ -133,6 +133,8 @@ SCHEMAS: dict[str, Schema] = {
         MagneticFieldStrength=_NUMBER,
         Units=_TEXT,
     ),
+    # sidecar of a map that may come in several units
+    "sidecar of a map": _object(Units=_TEXT),
     # sidecar of a reconstructed map
     "map sidecar": _object(["Steps"], Steps=_OBJECT),
     # model.json beside weights, evaluation.json, predictions.json

@@ -1,4 +1,4 @@
-"""What a user wants classified, whatever it comes as: a BIDS folder, DICOM studies, three NIfTI files, or one of 4D."""
+"""What a user wants classified, whatever it comes as: a BIDS folder, DICOM studies, NIfTI files, or one of 4D."""
 
 import atexit
 import hashlib
@@ -17,14 +17,14 @@ from scripts.files.nifti import ENDINGS, check_ending, read_header, says_simulat
 from scripts.files.parts import part_folder
 from scripts.files.writing import sha256
 from scripts.maps.bids import anat_folders, check_grid, check_names, chosen_scans
-from scripts.maps.scan import MAPS, Box, Scan
+from scripts.maps.scan import MAPS, Box, Scan, number_word, scan_maps
 from scripts.provenance import PLACES, cohort_fingerprint, settings, software
 
 if TYPE_CHECKING:
     from scripts.dicom.study import DicomStudy
 
 KINDS = (
-    "a BIDS folder, a DICOM study's folder or one that holds several, three NIfTI files (QSM,R2*,T1W), one 4D NIfTI, or"
+    "a BIDS folder, a DICOM study's folder or one that holds several, NIfTI files (QSM,R2*,T1W), one 4D NIfTI, or"
     " dicomweb:URL?StudyInstanceUID=..."
 )
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
@@ -85,13 +85,14 @@ def find_input(
     series: Mapping[str, int | None] | None = None,
     include_identifiers: bool = False,
     resample_t1w: str = "refuse",
+    maps: Sequence[str] = MAPS,
     fetched_dir: str | os.PathLike | None = None,
     scratch_dir: str | os.PathLike = ".",
 ) -> list[Scan]:
     """The scans of an input of any kind.
 
     Args:
-        source: KINDS; three files as a list, or as text with commas between them.
+        source: KINDS; files of one scan as a list, or as text with commas between them.
         participants: a table that names whom to take of a BIDS folder; None takes all.
         box: basal ganglia box of the only scan: half-open voxel ranges along the axes of the array (for DICOM columns,
             rows, slices in rising order along their normal). None: that of the BIDS folder, if any.
@@ -99,6 +100,7 @@ def find_input(
         series: map -> number of its series in every DICOM study; what is missing or None is left to the rules.
         include_identifiers: results and messages may name patients.
         resample_t1w: see `scripts.maps.bids.check_grid`.
+        maps: what the network sees; those beyond Chimap, R2starmap and T1w must be there too.
         fetched_dir: keeps what is fetched from an archive; None keeps it until this process ends.
         scratch_dir: where it lies until then.
 
@@ -108,30 +110,31 @@ def find_input(
     Raises:
         InputError: nothing there, nothing known, or several scans for one box.
     """
+    suffixes = scan_maps(maps)
     numbers = {suffix: number for suffix, number in (series or {}).items() if number is not None}
-    paths = [] if is_address(source) else _as_paths(source)
+    paths = [] if is_address(source) else _as_paths(source, suffixes)
     for path in paths:
         check_plain(path)
     scans: Sequence[Scan]
     if not paths:
         folder = Path(fetched_dir) if fetched_dir is not None else until_the_end(scratch_dir)
-        scans = _studies(str(source), dicom_rules, numbers, include_identifiers, folder)
+        scans = _studies(str(source), dicom_rules, numbers, include_identifiers, suffixes, folder)
     elif len(paths) > 1:
-        scans = [_nifti_scan(paths, resample_t1w)]
+        scans = [_nifti_scan(paths, resample_t1w, suffixes)]
     elif not paths[0].exists():
         raise InputError(f"{paths[0]}: no such file or folder; give --input {KINDS}")
     elif paths[0].is_file():
-        scans = [_nifti_scan(paths, resample_t1w)]
+        scans = [_nifti_scan(paths, resample_t1w, suffixes)]
     elif anat_folders(paths[0]):
-        scans = chosen_scans(paths[0], participants, incomplete_too=True)
+        scans = chosen_scans(paths[0], participants, incomplete_too=True, maps=maps)
         participants = None
     else:
         if _holds_nifti_alone(paths[0]):
             raise InputError(
                 f"{paths[0]}: holds NIfTI files, and is no BIDS folder (sub-01/anat/sub-01_Chimap.nii.gz,"
-                " sub-01_R2starmap.nii.gz, sub-01_T1w.nii.gz); name them so, or give --input a scan's three files"
+                " sub-01_R2starmap.nii.gz, sub-01_T1w.nii.gz); name them so, or give --input a scan's files"
             )
-        scans = _studies(paths[0], dicom_rules, numbers, include_identifiers)
+        scans = _studies(paths[0], dicom_rules, numbers, include_identifiers, suffixes)
     if participants is not None:
         raise InputError("participants: names scans of a BIDS folder only; leave it out for other input")
     return list(scans) if box is None else _with_box(scans, box)
@@ -143,20 +146,22 @@ def _holds_nifti_alone(folder: Path) -> bool:
     return bool(endings & {".nii", ".gz"}) and endings <= NIFTI_AND_BESIDE
 
 
-def _as_paths(source: str | os.PathLike | Sequence[str]) -> list[Path]:
-    """One folder or file, or three files."""
+def _as_paths(source: str | os.PathLike | Sequence[str], suffixes: Sequence[str]) -> list[Path]:
+    """One folder or file, or a file a map."""
     if isinstance(source, (str, os.PathLike)):
         text = os.fspath(source)
         parts = [text] if os.path.exists(text) else [part.strip() for part in text.split(",")]
     else:
         parts = [str(part) for part in source]
-    if len(parts) not in (1, len(MAPS)) or not all(parts):
-        raise InputError(f"input: {len(parts)} paths given; give {KINDS}")
+    if len(parts) not in (1, len(suffixes)) or not all(parts):
+        files = f"a file of each of {', '.join(suffixes)}"
+        wanted = KINDS.replace("NIfTI files (QSM,R2*,T1W)", files)
+        raise InputError(f"input: {len(parts)} paths given; give {wanted}")
     return [Path(part) for part in parts]
 
 
-def _nifti_scan(paths: Sequence[Path], resample_t1w: str) -> Scan:
-    """Three 3D files or one 4D file as a scan, checked by their headers."""
+def _nifti_scan(paths: Sequence[Path], resample_t1w: str, suffixes: tuple[str, ...]) -> Scan:
+    """A 3D file a map or one 4D file as a scan, checked by their headers."""
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give --input {KINDS}")
@@ -167,33 +172,35 @@ def _nifti_scan(paths: Sequence[Path], resample_t1w: str) -> Scan:
                 raise InputError(f"{path}: is an archive, and archives are not unpacked; unpack it and give its folder")
             raise InputError(f"{path}: is no NIfTI file; give --input {KINDS}")
     if len(paths) > 1:
-        paths = _in_order(paths)
+        paths = _in_order(paths, suffixes)
         check_names(paths)
-        check_grid([str(path) for path in paths], resample_t1w)
+        check_grid([str(path) for path in paths], resample_t1w, suffixes)
     else:
         shape = read_header(paths[0]).shape
-        if len(shape) != 4 or shape[3] != len(MAPS):
+        if len(shape) != 4 or shape[3] != len(suffixes):
             raise InputError(
-                f"{paths[0]}: has shape {shape} where one 4D file holds {', '.join(MAPS)} along its last axis; stack"
-                " them, or give three files with commas between"
+                f"{paths[0]}: has shape {shape} where one 4D file holds {', '.join(suffixes)} along its last axis;"
+                f" stack them, or give {number_word(len(suffixes))} files with commas between"
             )
     named = _BIDS_NAME.fullmatch(paths[0].name.removesuffix(".gz").removesuffix(".nii"))
     participant_id, scan_id = (named[1], named[1] + named[2]) if named else ("scan", "scan")
-    return Scan(participant_id=participant_id, scan_id=scan_id, maps=tuple(map(str, paths)))
+    return Scan(participant_id=participant_id, scan_id=scan_id, maps=tuple(map(str, paths)), names=suffixes)
 
 
-def _in_order(paths: Sequence[Path]) -> Sequence[Path]:
-    """Three files in the order of `MAPS`, where their names say which is which; else as they were given.
+def _in_order(paths: Sequence[Path], due: Sequence[str]) -> Sequence[Path]:
+    """Files in the order of the maps that are due, where their names say which is which; else as they were given.
 
     Raises:
         InputError: a name says another map than its place.
     """
     suffixes = [path.name.removesuffix(".gz").removesuffix(".nii").rsplit("_", 1)[-1] for path in paths]
-    if sorted(suffixes) == sorted(MAPS):
-        return [paths[suffixes.index(suffix)] for suffix in MAPS]
-    for path, suffix, due in zip(paths, suffixes, MAPS, strict=False):
-        if suffix in MAPS and suffix != due:
-            raise InputError(f"{path}: stands where {due} is due; give the three files as {', '.join(MAPS)}")
+    if sorted(suffixes) == sorted(due):
+        return [paths[suffixes.index(suffix)] for suffix in due]
+    for path, suffix, place in zip(paths, suffixes, due, strict=False):
+        if suffix in due and suffix != place:
+            raise InputError(
+                f"{path}: stands where {place} is due; give the {number_word(len(due))} files as {', '.join(due)}"
+            )
     return paths
 
 
@@ -209,9 +216,15 @@ def _studies(
     dicom_rules: str | os.PathLike,
     numbers: Mapping[str, int],
     include_identifiers: bool,
+    suffixes: tuple[str, ...],
     fetched_dir: Path | None = None,
 ) -> list[DicomScan]:
     """The DICOM studies below a folder, or in an archive from which they are fetched into a folder, as scans."""
+    if further := suffixes[len(MAPS) :]:
+        raise InputError(
+            f"input: {further[0]} is not read from DICOM, and maps, or the record beside the weights, names it; convert"
+            " the study to NIfTI in a BIDS folder, or give weights that do without it"
+        )
     try:
         from scripts.dicom.rules import read_rules
         from scripts.dicom.study import find_in_archive, find_studies
@@ -273,11 +286,11 @@ def fingerprint(source: str | os.PathLike | Sequence[str], scans: Sequence[Scan]
             return about  # each study says it when it was fetched
         simulated = sum(scan.simulated() for scan in scans)
         return about | {"simulated": simulated > 0, "simulated_studies": simulated}
-    paths = _as_paths(source)
+    paths = _as_paths(source, scans[0].names)
     if len(paths) == 1 and paths[0].is_dir():
         return {"kind": "bids", **cohort_fingerprint(paths[0])}
     digest = hashlib.sha256("".join(sha256(path) for path in paths).encode())
-    about = {"kind": "nifti", "maps": len(MAPS), "sha256": digest.hexdigest()}
+    about = {"kind": "nifti", "maps": len(scans[0].names), "sha256": digest.hexdigest()}
     return about | {"simulated": any(map(says_simulated, paths))}
 
 

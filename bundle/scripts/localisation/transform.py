@@ -13,6 +13,7 @@ from scripts.errors import InputError
 from scripts.localisation.localiser import Localiser
 from scripts.maps import plausibility
 from scripts.maps.plausibility import LEAST_IRON
+from scripts.maps.scan import MAPS
 from scripts.maps.transforms import CHOICES, source_names
 
 
@@ -23,7 +24,7 @@ class LocaliseBasalGangliad(MapTransform):
     hold `box_confidence`, 0..1, and `box_flags`, what is unlikely about the brain (a list of lines as JSON).
 
     Args:
-        keys: entries `[3, I, J, K]` (MetaTensor), axes as stored.
+        keys: entries `[C, I, J, K]` (MetaTensor), QSM, R2*, T1W first, axes as stored.
         localise: one of CHOICES.
         localiser: finds the box.
 
@@ -46,7 +47,9 @@ class LocaliseBasalGangliad(MapTransform):
         for key in self.key_iterator(data):
             image: MetaTensor = data[key]
             if self.localiser is not None and data.get("box") is None:
-                found = self.localiser(image.numpy(), np.asarray(image.affine, float), source_names(image, data)[0])
+                found = self.localiser(
+                    image.numpy()[: len(MAPS)], np.asarray(image.affine, float), source_names(image, data)[0]
+                )
                 data["box"] = found.box
                 image.meta["box_confidence"] = found.confidence
                 image.meta["box_flags"] = json.dumps(plausibility.found_flags(found.measures, LEAST_IRON))

@@ -6,7 +6,7 @@ voxel size and extent. Nothing is learned from labels, so scans that set limits 
 """
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from monai.config import KeysCollection
@@ -14,12 +14,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from scipy import ndimage
 
-from scripts.maps.scan import MAPS
+from scripts.maps.scan import KNOWN_MAPS, MAPS, network_maps
 
-#: What maps are called in results.
-NAMES = {"Chimap": "QSM", "R2starmap": "R2*", "T1w": "T1W"}
-#: Maps whose numbers have a unit, so that levels can be compared between scans.
-IN_UNITS = ("QSM", "R2*")
 #: Distances over which a map is compared with itself, mm: finer and coarser than a nucleus' edge.
 LAGS_MM = (2.0, 6.0, 14.0)
 #: Side of the square whose mean is the strongest spot, mm.
@@ -30,6 +26,7 @@ LEAST_SPREAD = {
     "voxels: ": 0.1,
     "QSM: middle": 0.003,
     "R2*: middle": 0.5,
+    "T1: middle": 0.02,
     "likeness": 0.01,
     "symmetry": 0.02,
     "": 0.03,
@@ -45,12 +42,14 @@ class DescribeMapsd(MapTransform):
     """Note what the maps look like (`appearance`), as JSON in the image's metadata and in the item's `appearance`.
 
     Args:
-        keys: entries `[3, H, W, S]` (MetaTensor), oriented as AXCODES and cut to the basal ganglia's slices or box, in
+        keys: entries `[C, H, W, S]` (MetaTensor), oriented as AXCODES and cut to the basal ganglia's slices or box, in
             their units. They pass unchanged.
+        maps: which they are, in BIDS: those that the network sees.
     """
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, maps: Sequence[str] = MAPS, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.maps = network_maps(maps)
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
         data = dict(data)
@@ -58,30 +57,33 @@ class DescribeMapsd(MapTransform):
             image = data[key]
             assert isinstance(image, MetaTensor)
             spacing = np.linalg.norm(np.asarray(image.affine, float)[:3, :3], axis=0)
-            text = json.dumps(appearance(image.numpy(), spacing))
+            text = json.dumps(appearance(image.numpy(), spacing, self.maps))
             image.meta["appearance"] = data["appearance"] = text
         return data
 
 
-def appearance(maps: np.ndarray, spacing: np.ndarray) -> dict[str, float]:
+def appearance(maps: np.ndarray, spacing: np.ndarray, suffixes: Sequence[str] = MAPS) -> dict[str, float]:
     """What maps look like, by name; all numbers are finite.
 
     Args:
-        maps: `[C, H, W, S]`, C maps in the order of MAPS, in their units; W runs from right to left or back.
+        maps: `[C, H, W, S]`, in their units; W runs from right to left or back.
         spacing: of voxels along H, W, S, mm.
+        suffixes: of the C maps, in BIDS.
 
     Returns:
         see the module; logarithms where a factor is what tells scans apart.
     """
-    names = [NAMES[suffix] for suffix in MAPS] if len(maps) == len(MAPS) else [f"map {n}" for n in range(len(maps))]
+    kinds = [KNOWN_MAPS[suffix] for suffix in suffixes]
+    names = [kind.name for kind in kinds]
     found: dict[str, float] = {}
     plain = []
-    for name, values in zip(names, maps.astype(np.float64), strict=True):
+    for kind, values in zip(kinds, maps.astype(np.float64), strict=True):
+        name = kind.name
         low, middle, high = np.percentile(values, (2, 50, 98))
         span = max(high - low, 1e-9)
         values = (np.clip(values, low, high) - middle) / span  # outliers would be all that is seen
         plain.append(values)
-        if name in IN_UNITS:
+        if kind.unit:  # levels can be compared between scans
             found |= {f"{name}: middle": middle, f"{name}: span": float(np.log(span))}
         deviation = max(float(values.std()), 1e-6)
         found[f"{name}: contrast"] = float(np.log(deviation))

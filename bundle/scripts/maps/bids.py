@@ -17,7 +17,7 @@ from scripts.files.nifti import ENDINGS, read_header
 from scripts.files.table import MISSING, near_column, read_table
 from scripts.files.writing import write_table
 from scripts.maps.copies import check_no_copies
-from scripts.maps.scan import MAPS, LabelledScan, Scan
+from scripts.maps.scan import MAPS, LabelledScan, Scan, scan_maps
 
 LOGGER = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ _MEANT_FOR_A_SUBJECT = re.compile(r"sub([-_ ]\w|\d)", re.IGNORECASE)
 MISNAMED = "is no subject's folder by its name, so its images would be passed over; call it sub-01, in small letters"
 #: BIDS entities that the maps of one scan share, and what differs where they do not.
 SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes", "part": "parts of an image"}
+#: How many subjects a message names.
+MOST_NAMED = 5
 #: Where the basal ganglia boxes of a cohort lie, below its root.
 BOX_DERIVATIVE = Path("derivatives") / "basalganglia"
 _BOX_ENDING = "_desc-basalganglia_box.json"
@@ -43,25 +45,27 @@ _LIKE_DERIVATIVES = re.compile(r"deriv.*", re.IGNORECASE)
 _LIKE_BASAL_GANGLIA = re.compile(r"basal[-_ ]?gangli.*", re.IGNORECASE)
 
 
-def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> list[Scan]:
+def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False, maps: Sequence[str] = MAPS) -> list[Scan]:
     """List the scans of a BIDS folder, in order of their names. Labels are not needed.
 
     Args:
         incomplete_too: a scan that cannot be used is listed too, `refused`, so that it does not stop the others;
             otherwise it raises.
-        dataset_dir: folder with `sub-*/[ses-*/]anat/*_Chimap.nii[.gz]`, `*_R2starmap`, `*_T1w`, and
+        dataset_dir: folder with `sub-*/[ses-*/]anat/*_Chimap.nii[.gz]`, `*_R2starmap`, `*_T1w`, further `maps`, and
             optionally `derivatives/basalganglia/.../*_desc-basalganglia_box.json`.
+        maps: what a network shall see of them; those beyond Chimap, R2starmap and T1w are listed as well.
 
     Returns:
         The scans, with `box` where annotated.
 
     Raises:
         InputError: no such folder, no scan, a map missing or there twice, maps whose names do not belong together, a
-            file of another format, a bad box file.
+            file of another format, a bad box file, see `network_maps`; a further map that no scan has, or, unless
+            `incomplete_too`, that some lack.
 
     Hidden files (`.name`; macOS leaves `._name` beside each file on shared disks) are passed over.
     """
-    root = Path(dataset_dir)
+    root, suffixes = Path(dataset_dir), scan_maps(maps)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give --dataset_dir a BIDS folder")
     folders = anat_folders(root)
@@ -71,6 +75,10 @@ def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> 
     bare = sorted(path.name for path in root.glob("sub-*") if path.is_dir() and path.name not in subjects)
     if bare:
         LOGGER.warning("%d subjects have no anat folder and are passed over (first: %s)", len(bare), printable(bare[0]))
+    for suffix in suffixes[len(MAPS) :]:
+        lacking = [folder for folder in folders if not _named(folder, suffix)]
+        if len(lacking) == len(folders) or lacking and not incomplete_too:
+            raise InputError(_said_lacking(root, suffix, lacking, len(folders)))
     scans: list[Scan] = []
     for name in misnamed_subjects(root):
         if not incomplete_too:
@@ -78,7 +86,7 @@ def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False) -> 
         scans.append(Scan(participant_id=printable(name), scan_id=printable(name), refused=f"{name}: {MISNAMED}"))
     for folder in folders:
         try:
-            scans.append(_scan_of(root, folder, {scan.scan_id for scan in scans}))
+            scans.append(_scan_of(root, folder, {scan.scan_id for scan in scans}, suffixes))
         except InputError as error:
             if not incomplete_too:
                 raise
@@ -140,6 +148,17 @@ def _box_file(root: Path, first_map: Path) -> Path:
     return root / BOX_DERIVATIVE / first_map.parent.relative_to(root) / name
 
 
+def _said_lacking(root: Path, suffix: str, lacking: Sequence[Path], count: int) -> str:
+    """That scans lack a map which `maps` names."""
+    names = ["_".join(printable(part) for part in folder.relative_to(root).parts[:-1]) for folder in lacking]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    who = "no scan has" if len(names) == count else f"{len(names)} of {count} scans have no"
+    return (
+        f"{root}: {who} *_{suffix}.nii.gz, which maps names ({', '.join(names[:MOST_NAMED])}{more}); add the map, leave"
+        " those scans out, or leave it out of maps"
+    )
+
+
 def misnamed_subjects(root: Path) -> list[str]:
     """Folders that are meant for subjects and hold images, but are not called as BIDS wants it: `SUB-02`, `sub03`."""
     return sorted(
@@ -175,11 +194,11 @@ def check_anat(root: Path, folder: Path) -> None:
         raise InputError(f"{folder}: is a file where a folder with the maps must be; move it away")
 
 
-def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> Scan:
-    """The scan of one anat folder; `taken` are the names of those before it."""
+def _scan_of(root: Path, folder: Path, taken: Collection[str], suffixes: tuple[str, ...]) -> Scan:
+    """The scan of one anat folder; `taken` are the names of those before it, `suffixes` the maps that it must have."""
     check_text(folder)
     check_anat(root, folder)
-    paths = [_one_map(folder, suffix) for suffix in MAPS]
+    paths = [_one_map(folder, suffix, suffixes) for suffix in suffixes]
     for path in paths:
         check_text(path)
     check_names(paths, folder.relative_to(root))
@@ -193,13 +212,18 @@ def _scan_of(root: Path, folder: Path, taken: Collection[str]) -> Scan:
     elif other := sorted(p for p in box_file.parent.glob(f"*{_BOX_ENDING}") if p.name[0] != "."):
         raise InputError(f"{other[0]}: is a box of no scan there; call it {box_file.name}, or move it away")
     participant_id = folder.relative_to(root).parts[0]
-    return Scan(participant_id=participant_id, scan_id=scan_id, maps=tuple(map(str, paths)), box=box)
+    return Scan(participant_id=participant_id, scan_id=scan_id, maps=tuple(map(str, paths)), names=suffixes, box=box)
 
 
-def _one_map(folder: Path, suffix: str) -> Path:
-    """The single NIfTI file of a map in one anat folder."""
+def _named(folder: Path, suffix: str) -> list[Path]:
+    """Files of an anat folder that are called as a map is, but for its sidecar and hidden ones."""
     wanted = re.compile(rf".*_{suffix}\.(?!json$).*", re.IGNORECASE)
-    named = sorted(p for p in folder.glob("*") if wanted.fullmatch(p.name) and not p.name.startswith("."))
+    return sorted(p for p in folder.glob("*") if wanted.fullmatch(p.name) and not p.name.startswith("."))
+
+
+def _one_map(folder: Path, suffix: str, suffixes: Sequence[str]) -> Path:
+    """The single NIfTI file of a map in one anat folder."""
+    named = _named(folder, suffix)
     found = [p for p in named if p.name.lower().endswith(ENDINGS)]
     if len(found) == 1 and not re.fullmatch(rf".*_{suffix}\.nii(\.gz)?", found[0].name):
         raise InputError(
@@ -208,7 +232,7 @@ def _one_map(folder: Path, suffix: str) -> Path:
     if not found and named:
         raise InputError(f"{named[0]}: not a .nii or .nii.gz file; convert it to NIfTI")
     if not found:
-        raise InputError(f"{folder}: no *_{suffix}.nii.gz; Q-Net needs the maps {', '.join(MAPS)} of every scan")
+        raise InputError(f"{folder}: no *_{suffix}.nii.gz; Q-Net needs the maps {', '.join(suffixes)} of every scan")
     if len(found) > 1:
         raise InputError(f"{folder}: {len(found)} files end in _{suffix} ({found[0].name}, {found[1].name}); keep one")
     return found[0]
@@ -341,14 +365,17 @@ def known_ages(table: str | os.PathLike) -> dict[str, float]:
 
 
 def chosen_scans(
-    dataset_dir: str | os.PathLike, participants: str | os.PathLike | None, incomplete_too: bool = False
+    dataset_dir: str | os.PathLike,
+    participants: str | os.PathLike | None,
+    incomplete_too: bool = False,
+    maps: Sequence[str] = MAPS,
 ) -> list[Scan]:
     """`find_scans`, but only of the participants that a table names; None takes all.
 
     Raises:
         InputError: as `find_scans` and `read_participants`, or a participant without a scan.
     """
-    scans = find_scans(dataset_dir, incomplete_too)
+    scans = find_scans(dataset_dir, incomplete_too, maps)
     return scans if participants is None else of_participants(scans, participants)
 
 
@@ -405,17 +432,19 @@ def write_participants(path: str | os.PathLike, scans: Sequence[LabelledScan]) -
     write_table(path, ["participant_id", "group"], [{"participant_id": name, "group": group} for name, group in rows])
 
 
-def labelled_scans(dataset_dir: str | os.PathLike, resample_t1w: str = "refuse") -> list[LabelledScan]:
+def labelled_scans(
+    dataset_dir: str | os.PathLike, resample_t1w: str = "refuse", maps: Sequence[str] = MAPS
+) -> list[LabelledScan]:
     """The scans of a cohort with their labels, checked before any work starts.
 
     Every map's header is read, so a wrong grid is found in seconds and not after hours. `resample_t1w`: see
-    `check_grid`.
+    `check_grid`; `maps`: see `find_scans`.
 
     Raises:
         InputError: as `find_scans`, `read_participants`, `check_grid` and `check_no_copies`; a scan without a row or
             a row without a scan; a group that is not HH or HC; only one class in the cohort.
     """
-    scans = find_scans(dataset_dir)
+    scans = find_scans(dataset_dir, maps=maps)
     table = Path(dataset_dir) / "participants.tsv"
     participants = read_participants(table, ["participant_id", "group"])
     with_scans = {scan.participant_id for scan in scans}
@@ -434,7 +463,7 @@ def labelled_scans(dataset_dir: str | os.PathLike, resample_t1w: str = "refuse")
         label = GROUPS[participants[scan.participant_id]["group"]]
         site = participants[scan.participant_id].get("site")
         labelled.append(LabelledScan(**vars(scan), label=label, site=None if site in (None, *MISSING) else site))
-        check_grid(scan.maps, resample_t1w)
+        check_grid(scan.maps, resample_t1w, scan.names)
     check_no_copies(labelled)
     labels = {scan.label for scan in labelled}
     if len(labels) < 2:
@@ -443,12 +472,13 @@ def labelled_scans(dataset_dir: str | os.PathLike, resample_t1w: str = "refuse")
     return labelled
 
 
-def check_grid(paths: Sequence[str], resample_t1w: str = "refuse") -> None:
-    """Check from the headers alone that three maps are 3D and lie on one grid.
+def check_grid(paths: Sequence[str], resample_t1w: str = "refuse", names: Sequence[str] = MAPS) -> None:
+    """Check from the headers alone that maps are 3D and lie on one grid.
 
     Args:
-        paths: of QSM, R2* and T1W.
+        paths: of QSM, R2*, T1W, and further maps.
         resample_t1w: one of RESAMPLE_T1W; `rigid` lets the T1W lie on another grid, since it will be registered.
+        names: the maps' BIDS suffixes.
 
     Raises:
         InputError: a file that is no readable NIfTI, is not 3D, or lies on another grid than the first map.
@@ -460,7 +490,7 @@ def check_grid(paths: Sequence[str], resample_t1w: str = "refuse") -> None:
         header = read_header(path)
         twice = next((other for other in paths[:number] if os.path.samefile(path, other)), None)
         if twice is not None:
-            raise InputError(f"{path}: is given for two of the maps {', '.join(MAPS)}; give each map its own file")
+            raise InputError(f"{path}: is given for two of the maps {', '.join(names)}; give each map its own file")
         shape, affine = header.shape, header.affine
         if len(shape) != 3:
             raise InputError(f"{path}: has shape {shape} where one 3D map is due; split it into one file a map")

@@ -8,7 +8,7 @@ import numpy as np
 
 from scripts.errors import InputError
 from scripts.files.nifti import first_values, read_voxels
-from scripts.maps.scan import MAPS, Scan
+from scripts.maps.scan import Scan
 
 #: So many voxels that are not zero tell two maps of people apart.
 _VALUES = 256
@@ -23,7 +23,7 @@ def check_no_copies(scans: Sequence[Scan]) -> None:
     Raises:
         InputError: names both.
     """
-    for number, name in enumerate(MAPS):
+    for number, name in enumerate(scans[0].names if scans else ()):
         alike: dict[bytes, list[Scan]] = defaultdict(list)
         for scan in scans:
             alike[first_values(scan.maps[number], _VALUES)].append(scan)

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from scripts.errors import InputError
-from scripts.maps.scan import MAPS
+from scripts.maps.scan import KNOWN_MAPS, MAPS, network_maps
 from scripts.maps.transforms import StretchHistogramd, quantiles, source_names
 
 #: What the key `intensity` may be.
@@ -26,6 +26,7 @@ class WindowIntensityd(MapTransform):
         keys: entries `[C, H, W, S]`.
         windows: of each channel what becomes 0 and 1, in its unit; None takes the percentiles of the whole scan.
         lower, upper: these percentiles, 0-100. Values beyond a window are clipped.
+        maps: BIDS suffixes of the channels, for messages.
 
     A channel without a window that has no contrast in its scan becomes 0. The metadata get `stretch` `[2, C, S]`, as
     of `StretchHistogramd`.
@@ -40,9 +41,11 @@ class WindowIntensityd(MapTransform):
         windows: Sequence[Sequence[float] | None],
         lower: float,
         upper: float,
+        maps: Sequence[str] = MAPS,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.maps = list(maps)
         for window in windows:
             if window is not None and not (len(window) == 2 and window[0] < window[1]):
                 raise InputError(f"window {list(window)} does not rise; give what becomes 0 and what becomes 1")
@@ -58,7 +61,7 @@ class WindowIntensityd(MapTransform):
             values = torch.as_tensor(image)
             if values.shape[0] != len(self.windows):
                 raise InputError(f"{values.shape[0]} maps but {len(self.windows)} windows; give one a map")
-            for suffix, channel, window in zip(MAPS, values, self.windows, strict=False):
+            for suffix, channel, window in zip(self.maps, values, self.windows, strict=False):
                 if window is not None:
                     self.check(source_names(image, data)[0], suffix, channel, window)
             ends = torch.stack([self.ends(*pair) for pair in zip(values, self.windows, strict=True)])
@@ -93,10 +96,12 @@ class WindowIntensityd(MapTransform):
 
 
 class LeaveOutMapsd(MapTransform):
-    """Maps that the network shall not see are 0 throughout, in training as in inference: what is a map worth?
+    """Maps of weights of version 0.6 that were 0 throughout in their training (`leave_out` of their record).
+
+    Later ones never get the maps that they shall not see: `maps` of their record.
 
     Args:
-        keys: entries `[3, H, W, S]`.
+        keys: entries `[C, H, W, S]`.
         maps: BIDS suffixes of MAPS; none changes nothing.
 
     Raises:
@@ -123,15 +128,22 @@ class LeaveOutMapsd(MapTransform):
 
 
 def scaling(
-    intensity: str, percentiles: Sequence[float], chimap_window: Sequence[float], r2starmap_window: Sequence[float]
+    intensity: str,
+    percentiles: Sequence[float],
+    chimap_window: Sequence[float],
+    r2starmap_window: Sequence[float],
+    t1map_window: Sequence[float] = (0.3, 2.5),
+    maps: Sequence[str] = MAPS,
 ) -> MapTransform:
-    """The step that brings `image` `[3, H, W, S]` (QSM, R2*, T1W) to 0..1.
+    """The step that brings `image` `[C, H, W, S]` to 0..1.
 
     Args:
-        intensity: `stretch`: each slice of each map between `percentiles` (paper, Data Augmentation); `window`: QSM
-            (ppm) and R2* (1/s) between fixed values, T1W, which has no unit, between `percentiles` of the scan.
+        intensity: `stretch`: each slice of each map between `percentiles` (paper, Data Augmentation); `window`: maps
+            with a unit, as QSM (ppm) and R2* (1/s), between fixed values, others, as T1W, between `percentiles` of the
+            scan.
         percentiles: lower and upper, 0-100.
-        chimap_window, r2starmap_window: what becomes 0 and 1.
+        chimap_window, r2starmap_window, t1map_window: what becomes 0 and 1.
+        maps: what the network sees, in the order of its channels.
 
     Raises:
         InputError: another word, or numbers that do not rise.
@@ -139,6 +151,7 @@ def scaling(
     if intensity == "stretch":
         return StretchHistogramd(keys="image", lower=percentiles[0], upper=percentiles[1])
     if intensity == "window":
-        windows = [chimap_window, r2starmap_window, None]
-        return WindowIntensityd(keys="image", windows=windows, lower=percentiles[0], upper=percentiles[1])
+        of_maps = {"Chimap": chimap_window, "R2starmap": r2starmap_window, "T1map": t1map_window}
+        windows = [of_maps[suffix] if KNOWN_MAPS[suffix].unit else None for suffix in network_maps(maps)]
+        return WindowIntensityd("image", windows, *percentiles, maps)
     raise InputError(f"intensity {intensity!r} is unknown; use {' or '.join(INTENSITIES)}")

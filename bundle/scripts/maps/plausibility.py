@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from scripts.errors import InputError
+from scripts.maps.scan import KNOWN_MAPS, MAPS, Map
 
 #: From this correlation on the iron of a scan says where the nuclei are; below it T1W alone does.
 LEAST_IRON = 0.35
@@ -103,19 +104,20 @@ def sampled(channel: np.ndarray) -> np.ndarray:
     return flat[flat != 0]
 
 
-def check_maps(maps: np.ndarray, names: Sequence[str]) -> None:
+def check_maps(maps: np.ndarray, names: Sequence[str], suffixes: Sequence[str] = MAPS) -> None:
     """Refuse maps that cannot be what they are given for. They must be finite and not constant.
 
     Args:
-        maps: `[3, I, J, K]`: QSM, R2*, T1W.
+        maps: `[C, I, J, K]`: QSM, R2*, T1W, and further maps in their units.
         names: of their files, for the message.
+        suffixes: of the maps, in BIDS.
 
     Raises:
         InputError: see LIMITS; QSM without a negative value; the same image twice.
     """
-    (qsm, r2star, t1w), (qsm_name, r2star_name, t1w_name) = maps, names
+    (qsm, r2star, t1w, *_), (qsm_name, r2star_name, t1w_name, *_) = maps, names
     values = [sampled(channel) for channel in maps]
-    for suffix, channel, some, name in zip(("Chimap", "R2starmap", "T1w"), maps, values, names, strict=True):
+    for suffix, channel, some, name in zip(suffixes, maps, values, names, strict=True):
         most, usual = float(np.abs(channel).max()), float(np.percentile(np.abs(some), 99.9)) if some.size else 0.0
         if usual > 0 and most > limit("outlier_ratio") * usual:
             raise InputError(
@@ -157,14 +159,30 @@ def check_maps(maps: np.ndarray, names: Sequence[str]) -> None:
             f"{r2star_name}: a median of {median:.0f} 1/s is no brain's R2*; it may be the T1w or another image, so"
             " give R2* in 1/s"
         )
-    check_different(maps, names)
+    for suffix, channel, some, name in list(zip(suffixes, maps, values, names, strict=True))[len(MAPS) :]:
+        _check_further(KNOWN_MAPS[suffix], channel, some, name)
+    check_different(maps, names, suffixes)
 
 
-def check_different(maps: np.ndarray, names: Sequence[str]) -> None:
+def _check_further(kind: Map, channel: np.ndarray, some: np.ndarray, name: str) -> None:
+    """Refuse a further map that has no positive value, or values that no head has."""
+    if channel.max() <= 0:
+        raise InputError(f"{name}: the {kind.suffix} has no positive value; export it again")
+    if kind.medians is None or not some.size:
+        return
+    median, (low, high) = float(np.median(some)), kind.medians
+    if not low <= median <= high:
+        raise InputError(
+            f"{name}: a median {kind.name} of {median:.3g} {kind.unit} is no head's ({low:g} to {high:g}); give the map"
+            f" in {kind.unit}"
+        )
+
+
+def check_different(maps: np.ndarray, names: Sequence[str], suffixes: Sequence[str] = MAPS) -> None:
     """Refuse two maps that are one image, whatever its scale."""
     step = max(1, maps[0].size // SAMPLE)
     flat = [channel.ravel()[::step].astype(np.float64) for channel in maps]
-    for (a, first), (b, second) in itertools.combinations(zip(flat, ("Chimap", "R2starmap", "T1w"), strict=True), 2):
+    for (a, first), (b, second) in itertools.combinations(zip(flat, suffixes, strict=True), 2):
         where = (a != 0) & (b != 0)
         x, y = a[where], b[where]
         if len(x) < 2 or min(x.std(), y.std()) == 0:
@@ -173,12 +191,13 @@ def check_different(maps: np.ndarray, names: Sequence[str]) -> None:
             raise InputError(f"{names[0]}: its {first} and {second} are the same image; export both again")
 
 
-def region_flags(maps: np.ndarray, box: Sequence[Sequence[int]] | None) -> list[str]:
+def region_flags(maps: np.ndarray, box: Sequence[Sequence[int]] | None, suffixes: Sequence[str] = MAPS) -> list[str]:
     """What is unlikely about the maps in the basal ganglia's region.
 
     Args:
-        maps: `[3, I, J, K]`: QSM (ppm), R2* (1/s), T1W.
+        maps: `[C, I, J, K]`: QSM (ppm), R2* (1/s), T1W, and further maps in their units.
         box: half-open voxel ranges; None takes all.
+        suffixes: of the maps, in BIDS.
 
     Returns:
         One line a finding, without semicolons; none for the maps of most people.
@@ -187,7 +206,8 @@ def region_flags(maps: np.ndarray, box: Sequence[Sequence[int]] | None) -> list[
     where = (part[0] != 0) & (part[1] != 0)
     if where.sum() < 100:
         return ["QSM and R2*: hardly anything was measured in the basal ganglia's box"]
-    flags = missing_flags(part, box is None)
+    kinds = [KNOWN_MAPS[suffix] for suffix in suffixes]
+    flags = missing_flags(part, box is None, [kind.name for kind in kinds])
     qsm, r2star = (channel[where].astype(np.float64) for channel in part[:2])
     low, middle, high = np.percentile(qsm, (5, 50, 95))
     if abs(middle) > limit("region_qsm_shift"):
@@ -214,15 +234,25 @@ def region_flags(maps: np.ndarray, box: Sequence[Sequence[int]] | None) -> list[
                 f"QSM and R2*: one falls where the other rises (correlation {agreement:.2f}), though iron raises both:"
                 " sign of QSM, T2* for R2*, or maps of different scans?"
             )
+    for kind, values in zip(kinds[len(MAPS) :], part[len(MAPS) :], strict=True):
+        if kind.region_medians is None or not values[where].any():
+            continue
+        median, (least, most) = float(np.median(values[where])), kind.region_medians
+        if not least <= median <= most:
+            flags.append(
+                f"{kind.name}: median {median:.3g} {kind.unit} around the basal ganglia, usual is {least:g} to"
+                f" {most:g}: of another unit, or another image?"
+            )
     return flags
 
 
-def missing_flags(part: np.ndarray, whole: bool) -> list[str]:
+def missing_flags(part: np.ndarray, whole: bool, names: Sequence[str]) -> list[str]:
     """What was not measured: slices, along any axis, of one value or the same as another, and places of one value.
 
     Args:
-        part: `[3, I, J, K]`: QSM, R2*, T1W of the basal ganglia's region.
+        part: `[C, I, J, K]`: QSM, R2*, T1W and further maps of the basal ganglia's region.
         whole: the region is all of the image: what lies outside of the brain is empty, and so may its ends be.
+        names: of the maps.
 
     Returns:
         At most one line a map and kind.
@@ -234,7 +264,7 @@ def missing_flags(part: np.ndarray, whole: bool) -> list[str]:
     inside = ~flat[:2].all(0) if whole else np.ones(part.shape[1:], bool)
     most = limit("unmeasured_share_whole" if whole else "unmeasured_share")
     flags = []
-    for name, values, still in zip(("QSM", "R2*", "T1W"), part, flat, strict=True):
+    for name, values, still in zip(names, part, flat, strict=True):
         empty = {axis: _empty_slices(values, axis, whole) for axis in range(3)}
         axis = max(empty, key=lambda a: len(empty[a]) / values.shape[a])
         if found := empty[axis]:

@@ -1,17 +1,112 @@
-"""One scan: whose it is, where its maps lie, and what is known of it beside them."""
+"""The maps that a scan may have; and one scan: whose it is, where its maps lie, what is known of it beside them."""
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scripts.errors import InputError
 from scripts.files.nifti import says_simulated
 from scripts.runs.finished import content, digest_of
 
-#: Channel order of every scan in this bundle, by BIDS suffix: QSM (ppm), R2* (1/s), T1-weighted (any unit).
+
+@dataclass(frozen=True, kw_only=True)
+class Map:
+    """A kind of map.
+
+    Attributes:
+        suffix: in BIDS.
+        name: in results and pictures.
+        words: with its article, in messages.
+        unit: of its values; empty where these have none, so that only their pattern counts.
+        units: every unit that it may come in, in small letters -> factor to `unit`; none where it must come in it.
+        medians: lowest and highest median of what was measured of a head, in its unit, at 0.5 to 7 T.
+        region_medians: the same around the basal ganglia, as is usual.
+        shown: grey range in pictures, in its unit; None: between percentiles of what is shown.
+    """
+
+    suffix: str
+    name: str
+    words: str
+    unit: str = ""
+    units: Mapping[str, float] = field(default_factory=dict)
+    medians: tuple[float, float] | None = None
+    region_medians: tuple[float, float] | None = None
+    shown: tuple[float, float] | None = None
+
+    @property
+    def title(self) -> str:
+        """Name and unit."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+_SECONDS = dict.fromkeys(("s", "sec", "second", "seconds"), 1.0)
+_MILLISECONDS = dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3)
+#: All maps that a network can be given, by BIDS suffix. What is to be known of a map stands here alone; its window is a
+#: key of the configs (`t1map_window`), and its DICOM series stand in `configs/dicom_series.yaml`.
+KNOWN_MAPS = {
+    kind.suffix: kind
+    for kind in (
+        Map(suffix="Chimap", name="QSM", words="a QSM", unit="ppm", shown=(-0.1, 0.25)),
+        Map(suffix="R2starmap", name="R2*", words="an R2* map", unit="1/s", shown=(0, 90)),
+        Map(suffix="T1w", name="T1W", words="a T1w before contrast agent"),
+        # of white matter 0.5 s at 0.5 T, of gray 2 s at 7 T, of fluid 4.5 s (Rooney et al., MRM 2007, 57:308)
+        Map(
+            suffix="T1map",
+            name="T1",
+            words="a map of T1",
+            unit="s",
+            units=_SECONDS | _MILLISECONDS,
+            medians=(0.2, 6.0),
+            region_medians=(0.4, 2.5),
+            shown=(0.3, 2.5),
+        ),
+        Map(suffix="PDmap", name="PD", words="a map of proton density"),
+        Map(suffix="MTsat", name="MTsat", words="a map of magnetisation transfer saturation"),
+    )
+}
+#: What every scan has, in this order, whatever the network sees of it: localisation, nuclei and plausibility read QSM
+#: (ppm), R2* (1/s) and a T1-weighted image (any unit).
 MAPS = ("Chimap", "R2starmap", "T1w")
 #: Half-open voxel ranges `[[i0, i1], [j0, j1], [k0, k1]]` along the stored array's axes.
 Box = Sequence[Sequence[int]]
+
+
+def network_maps(maps: Sequence[str]) -> tuple[str, ...]:
+    """The maps that a network sees, in the order of its channels, as the key `maps` names them.
+
+    Raises:
+        InputError: none, one that is not known (it names the nearest), or one twice.
+    """
+    if not maps or isinstance(maps, str):
+        raise InputError(f"maps is {maps!r}; list at least one of {', '.join(KNOWN_MAPS)}, as ['Chimap','R2starmap']")
+    for number, suffix in enumerate(maps):
+        if suffix not in KNOWN_MAPS:
+            near = difflib.get_close_matches(str(suffix), KNOWN_MAPS, 1)
+            advice = f"did you mean {near[0]}?" if near else f"use some of {', '.join(KNOWN_MAPS)}"
+            raise InputError(f"maps: {suffix!r} is no map that is known here; {advice}")
+        if suffix in maps[:number]:
+            raise InputError(f"maps: names {suffix} twice; name each map once")
+    return tuple(maps)
+
+
+def scan_maps(maps: Sequence[str]) -> tuple[str, ...]:
+    """The maps that a scan must have for such a network, in the order of its channels: MAPS, then further ones.
+
+    Raises:
+        InputError: see `network_maps`.
+    """
+    return (*MAPS, *(suffix for suffix in network_maps(maps) if suffix not in MAPS))
+
+
+def number_word(count: int) -> str:
+    """A small number as text has it."""
+    return ("no", "one", "two", "three", "four", "five", "six")[count] if count < 7 else str(count)
+
+
+def recorded_maps(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a network sees by the settings in a record; those of version 0.6 and before saw MAPS, and do not say it."""
+    return tuple(settings.get("maps", MAPS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +116,8 @@ class Scan:
     Attributes:
         participant_id: of whom it is.
         scan_id: its name, of one scan alone: the BIDS entities of its files.
-        maps: paths of the maps in the order of MAPS, or of one 4D file that holds them.
+        maps: paths of the maps in the order of `names`, or of one 4D file that holds them.
+        names: BIDS suffixes of the maps: MAPS, then further ones.
         box: of the basal ganglia, where annotated.
         age: years, where known.
         nuclei: as `scripts.nuclei.table.rows_of` returns them, where measured.
@@ -32,6 +128,7 @@ class Scan:
     participant_id: str
     scan_id: str
     maps: tuple[str, ...] = ()
+    names: tuple[str, ...] = MAPS
     box: Box | None = None
     age: float | None = None
     nuclei: Sequence[Mapping[str, Any]] | None = None
@@ -55,7 +152,7 @@ class Scan:
         Raises:
             InputError: they cannot be told apart (DICOM).
         """
-        names = MAPS if len(self.maps) == len(MAPS) else ("maps",)
+        names = self.names if len(self.maps) == len(self.names) else ("maps",)
         return {name: [path] for name, path in zip(names, self.maps, strict=False)}
 
     def check_usable(self) -> None:

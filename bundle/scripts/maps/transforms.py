@@ -1,8 +1,8 @@
-"""From three maps on disk to the network's input `[3, H, W, S]`.
+"""From maps on disk to the network's input `[C, H, W, S]`.
 
-Channels are QSM, R2*, T1W; H runs from anterior to posterior, W from right to left, S from foot to head, so a slice
-drawn row by row looks as radiologists expect. Everything here is deterministic and done once a scan; what is random is
-in `augment.py`.
+Channels are QSM, R2*, T1W and further maps, until `SelectMapsd` leaves those that the network sees. H runs from
+anterior to posterior, W from right to left, S from foot to head, so a slice drawn row by row looks as radiologists
+expect. Everything here is deterministic and done once a scan; what is random is in `augment.py`.
 """
 
 import json
@@ -32,7 +32,8 @@ from scripts.errors import InputError, input_error_in, reason
 from scripts.files import nifti
 from scripts.maps import plausibility
 from scripts.maps.bids import RESAMPLE_T1W, check_affine, check_grid
-from scripts.maps.scan import MAPS
+from scripts.maps.scan import MAPS, network_maps, number_word, scan_maps
+from scripts.maps.units import factor_to_unit
 from scripts.registration.t1w_grid import register, same_grid
 
 #: How boxes can be had; `full` is another word for `whole`.
@@ -51,22 +52,36 @@ class CheckedReader(NibabelReader):
 
 
 class LoadImageMapsd(MapTransform):
-    """Load `[QSM, R2*, T1W]` given as three 3D NIfTI files, as one 4D file whose last axis holds the three, or as a
+    """Load `[QSM, R2*, T1W, further maps]` given as 3D NIfTI files, as one 4D file whose last axis holds them, or as a
     DICOM study (`scripts.dicom.study.DicomStudy`).
 
-    The item's value becomes a MetaTensor `[3, I, J, K]` (float32, axes as stored). With `resample_t1w: rigid` a T1W on
-    another grid is registered to R2*, and the metadata hold `t1w_registration` (JSON, see `registration.t1w_grid`).
+    The item's value becomes a MetaTensor `[C, I, J, K]` (float32, axes as stored), C maps in the order of
+    `scripts.maps.scan.scan_maps`, further ones in their units. With `resample_t1w: rigid` a T1W on another grid is
+    registered to R2*, and the metadata hold `t1w_registration` (JSON, see `registration.t1w_grid`). `unit_flags` says
+    (JSON, lines) of which map nothing but its values told the unit.
+
+    Args:
+        keys: entries of paths.
+        resample_t1w: one of RESAMPLE_T1W.
+        maps: what the network sees.
 
     Raises:
         InputError: a file that `scripts.files.nifti` refuses, or on another grid than its fellows; a study that is
-            refused.
+            refused; see `factor_to_unit`.
     """
 
-    def __init__(self, keys: KeysCollection, resample_t1w: str = "refuse", allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        resample_t1w: str = "refuse",
+        maps: Sequence[str] = MAPS,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         if resample_t1w not in RESAMPLE_T1W:
             raise InputError(f"resample_t1w is {resample_t1w!r}; use {' or '.join(RESAMPLE_T1W)}")
         self.resample_t1w = resample_t1w
+        self.maps = scan_maps(maps)
         self.load = LoadImage(reader=CheckedReader(), image_only=True, ensure_channel_first=True)
         self.load.readers = self.load.readers[-1:]  # MONAI would try its others on a file that ours refuses
         logging.getLogger("LoadImage").setLevel(logging.WARNING)  # it would log whole paths, which may name patients
@@ -82,9 +97,9 @@ class LoadImageMapsd(MapTransform):
             )
             paths = [str(path) for path in paths]
             if len(paths) > 1:
-                check_grid(paths, self.resample_t1w)
+                check_grid(paths, self.resample_t1w, self.maps)
             with ThreadPoolExecutor(len(paths)) as pool:  # decompression, most of the time, runs side by side
-                data[key] = self.stacked(list(pool.map(self.load_one, paths)), paths)
+                data[key] = self.in_units(self.stacked(list(pool.map(self.load_one, paths)), paths), paths)
             check_affine(np.asarray(data[key].affine), paths[0])
         return data
 
@@ -96,9 +111,22 @@ class LoadImageMapsd(MapTransform):
             return cast(MetaTensor, torch.cat([*maps]))
         qsm, r2star, t1w = (image[0].numpy() for image in maps)
         found = register(t1w, affines[2], qsm, r2star, affines[0], paths[2])
-        stack = cast(MetaTensor, torch.cat([*maps[:2], torch.from_numpy(found.t1w)[None]]))
+        stack = cast(MetaTensor, torch.cat([*maps[:2], torch.from_numpy(found.t1w)[None], *maps[3:]]))
         stack.meta["t1w_registration"] = json.dumps(found.quality)
         return stack
+
+    def in_units(self, image: MetaTensor, paths: list[str]) -> MetaTensor:
+        """Further maps in their units, whatever unit they came in."""
+        flags = []
+        for channel, suffix in list(enumerate(self.maps[: len(image)]))[len(MAPS) :]:
+            path = paths[channel] if len(paths) > 1 else paths[0]
+            factor, flag = factor_to_unit(suffix, image[channel].numpy(), path, len(paths) > 1)
+            flags += flag
+            if factor != 1:
+                image[channel] *= factor
+        if flags:
+            image.meta["unit_flags"] = json.dumps(flags)
+        return image
 
     def load_one(self, path: str) -> MetaTensor:
         """One file as `[C, I, J, K]`."""
@@ -115,20 +143,29 @@ class LoadImageMapsd(MapTransform):
 class CheckMapsd(MapTransform):
     """Refuse a stack of maps that the network would misread. Passes good data through unchanged.
 
+    Args:
+        keys: entries `[C, I, J, K]`.
+        maps: what the network sees; C maps in the order of `scripts.maps.scan.scan_maps` are due.
+
     Raises:
-        InputError: not `[3, I, J, K]`, a non-finite or constant map, or an impossible one (`plausibility`).
+        InputError: another number of maps, a non-finite or constant map, or an impossible one (`plausibility`).
     """
+
+    def __init__(self, keys: KeysCollection, maps: Sequence[str] = MAPS, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.maps = scan_maps(maps)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
             image = data[key]
-            names = source_names(image, data)
-            if image.ndim != 4 or image.shape[0] != len(MAPS):
+            names = source_names(image, data, self.maps)
+            if image.ndim != 4 or image.shape[0] != len(self.maps):
+                count = number_word(len(self.maps))
                 raise InputError(
-                    f"{names[0]}: has shape {tuple(image.shape)} where three 3D maps are due;"
-                    f" give {', '.join(MAPS)} as three files or stacked along the last axis of one"
+                    f"{names[0]}: has shape {tuple(image.shape)} where {count} 3D maps are due;"
+                    f" give {', '.join(self.maps)} as {count} files or stacked along the last axis of one"
                 )
-            for channel, suffix, name in zip(image, MAPS, names, strict=True):
+            for channel, suffix, name in zip(image, self.maps, names, strict=True):
                 low, high = (float(v) for v in torch.aminmax(torch.as_tensor(channel)))
                 if not np.isfinite([low, high]).all():
                     raise InputError(
@@ -137,15 +174,15 @@ class CheckMapsd(MapTransform):
                 if low == high:
                     raise InputError(f"{name}: the {suffix} is {low:g} everywhere; export it again")
             plausibility.check_grid_size(image.shape[1:], np.asarray(image.affine, float), names[0])
-            plausibility.check_maps(torch.as_tensor(image).numpy(), names)
+            plausibility.check_maps(torch.as_tensor(image).numpy(), names, self.maps)
         return dict(data)
 
 
-def source_names(image: torch.Tensor, data: Mapping[Hashable, Any]) -> list[str]:
+def source_names(image: torch.Tensor, data: Mapping[Hashable, Any], maps: Sequence[str] = MAPS) -> list[str]:
     """A name for each channel to put in messages: its file, or the scan's id where there is no file."""
     path = image.meta.get("filename_or_obj", "") if isinstance(image, MetaTensor) else ""
     name = str(path or data.get("scan_id", "the scan"))
-    return [name.replace(f"_{MAPS[0]}.", f"_{suffix}.") for suffix in MAPS]
+    return [name.replace(f"_{MAPS[0]}.", f"_{suffix}.") for suffix in maps]
 
 
 class FlagMapsd(MapTransform):
@@ -154,20 +191,24 @@ class FlagMapsd(MapTransform):
     Its metadata get `flags`: a list of lines as JSON, because metadata are stacked and taken apart on their way.
 
     Args:
-        keys: entries `[3, I, J, K]` (MetaTensor), axes as stored, localised as far as they will be.
+        keys: entries `[C, I, J, K]` (MetaTensor), axes as stored, localised as far as they will be.
         warn: also log each flag, with the scan's name: where nobody writes them down.
+        maps: what the network sees.
     """
 
-    def __init__(self, keys: KeysCollection, warn: bool = False, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, warn: bool = False, maps: Sequence[str] = MAPS, allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.warn = warn
+        self.maps = scan_maps(maps)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         data = dict(data)
         for key in self.key_iterator(data):
             image: MetaTensor = data[key]
-            flags = plausibility.region_flags(image.numpy(), data.get("box"))
-            flags += json.loads(image.meta.get("box_flags", "[]"))
+            flags = plausibility.region_flags(image.numpy(), data.get("box"), self.maps)
+            flags += json.loads(image.meta.get("box_flags", "[]")) + json.loads(image.meta.get("unit_flags", "[]"))
             image.meta["flags"] = json.dumps(flags)
             for flag in flags if self.warn else ():
                 LOGGER.warning("%s: %s", data.get("scan_id", "the scan"), flag)
@@ -258,6 +299,32 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
         data = dict(data)
         for key in self.key_iterator(data):
             data[key] = self.cropper.inverse(data[key])
+        return data
+
+
+class SelectMapsd(MapTransform):
+    """Leave the maps that the network sees, in the order of its channels; `maps` of the metadata names them (JSON).
+
+    Args:
+        keys: entries `[C, H, W, S]` (MetaTensor), maps in the order of `scripts.maps.scan.scan_maps`.
+        maps: what the network sees.
+    """
+
+    def __init__(self, keys: KeysCollection, maps: Sequence[str] = MAPS, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.maps = network_maps(maps)
+        due = scan_maps(maps)
+        self.channels = [due.index(suffix) for suffix in self.maps]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        data = dict(data)
+        for key in self.key_iterator(data):
+            image = data[key]
+            if self.channels != list(range(len(image))):
+                left = torch.as_tensor(image)[self.channels]
+                image = MetaTensor(left, meta=image.meta, applied_operations=image.applied_operations)
+            image.meta["maps"] = json.dumps(self.maps)
+            data[key] = image
         return data
 
 

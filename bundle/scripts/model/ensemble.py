@@ -18,7 +18,7 @@ PREFIX = "members."
 #: Settings in which all members must agree.
 DECISIVE = (
     *("region", "spatial_size", "num_slices", "intensity", "stretch_percentiles", "chimap_window", "r2starmap_window"),
-    *("leave_out", "image_model", "scan_model", "hidden_size"),
+    *("t1map_window", "maps", "leave_out", "image_model", "scan_model", "hidden_size"),
 )
 
 
@@ -37,12 +37,12 @@ class Ensemble(nn.Module):
         self.reads_volumes = bool(members[0].reads_volumes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """`[B, 3, H, W, S]` (0..1) -> scan logits `[B, 2]` (HC, HH)."""
+        """`[B, C, H, W, S]` (0..1) -> scan logits `[B, 2]` (HC, HH)."""
         return self.sequence(self.embed(image))[0]
 
     @torch.jit.export
     def embed(self, image: Tensor) -> Tensor:
-        """`[B, 3, H, W, S]` -> embeddings `[B, S, D]`, those of the members side by side."""
+        """`[B, C, H, W, S]` -> embeddings `[B, S, D]`, those of the members side by side."""
         parts: list[Tensor] = []
         for member in self.members:
             parts.append(member.embed(image))  # type: ignore[operator]
@@ -68,12 +68,12 @@ class Ensemble(nn.Module):
 
     @torch.jit.export
     def image_logits(self, image: Tensor) -> Tensor:
-        """`[B, 3, H, W, S]` -> logits of each slice `[B, S, 2]`."""
+        """`[B, C, H, W, S]` -> logits of each slice `[B, S, 2]`."""
         return self.sequence(self.embed(image))[1]
 
     @torch.jit.export
     def class_activation(self, image: Tensor) -> Tensor:
-        """`[B, 3, H, W, S]` -> mean of the members' class activation maps `[B, 1, H, W, S]`."""
+        """`[B, C, H, W, S]` -> mean of the members' class activation maps `[B, 1, H, W, S]`."""
         maps: list[Tensor] = []
         for member in self.members:
             maps.append(member.class_activation(image))  # type: ignore[operator]
@@ -95,15 +95,16 @@ def as_trained(
     scan_model: str = "bilstm",
     image_model: str = "resnet18",
     spatial_size: Sequence[int] = (128, 128),
+    num_maps: int = 3,
 ) -> QNet | Ensemble:
     """A network of the form that a weights file has: a single one, or an ensemble.
 
     Args:
         weights: the file.
-        num_slices, hidden_size, scan_model, image_model, spatial_size: see `scripts.model.networks.QNet`.
+        num_slices, hidden_size, scan_model, image_model, spatial_size, num_maps: see `scripts.model.networks.QNet`.
     """
     members = [
-        QNet(num_slices, hidden_size, scan_model, image_model, spatial_size=spatial_size)
+        QNet(num_slices, hidden_size, scan_model, image_model, num_maps, spatial_size)
         for _ in range(members_in(weights))
     ]
     return members[0] if len(members) == 1 else Ensemble(members)

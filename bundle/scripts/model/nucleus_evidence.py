@@ -61,7 +61,7 @@ def covered(image: Tensor, labels: np.ndarray, nucleus: int) -> Tensor | None:
     """A scan of which a nucleus cannot be seen; None where it lies outside of the network's input.
 
     Args:
-        image: `[3, H, W, S]`, the network's input.
+        image: `[C, H, W, S]`, the network's input.
         labels: `[H, W, S]` on the same grid: 0, or of `scripts.anatomy.atlas.LABELS`.
         nucleus: place in NUCLEI.
     """
@@ -89,7 +89,7 @@ def by_nucleus(network: QNet, image: Tensor, labels: np.ndarray) -> Tensor:
 
     Args:
         network: any with the output of QNet.
-        image: `[3, H, W, S]` (0..1).
+        image: `[C, H, W, S]` (0..1).
         labels: see `covered`.
     """
     found = torch.full((len(NUCLEI),), float("nan"))

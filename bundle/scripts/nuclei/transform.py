@@ -18,6 +18,7 @@ from monai.transforms import MapTransform
 from scripts.errors import InputError
 from scripts.files.nifti import read_voxels
 from scripts.localisation.localiser import Localiser
+from scripts.maps.scan import MAPS
 from scripts.maps.transforms import source_names
 from scripts.model.nucleus_evidence import on_grid
 from scripts.nuclei.reader import NucleiReader
@@ -38,7 +39,7 @@ class MeasureNucleid(MapTransform):
     `[I, J, K]`.
 
     Args:
-        keys: entries `[3, I, J, K]` (MetaTensor), axes as stored, QSM in ppm, R2* in 1/s.
+        keys: entries `[C, I, J, K]` (MetaTensor), QSM, R2*, T1W first, axes as stored, QSM in ppm, R2* in 1/s.
         nuclei: one of CHOICES.
         localiser: finds the basal ganglia, in annotated scans too: a box alone has no direction.
 
@@ -71,7 +72,7 @@ class MeasureNucleid(MapTransform):
         for key in self.key_iterator(data):
             image: MetaTensor = data[key]
             name = source_names(image, data)[0]
-            maps, affine = image.numpy(), np.asarray(image.affine, float)
+            maps, affine = image.numpy()[: len(MAPS)], np.asarray(image.affine, float)
             try:
                 row, labels = self.reader(self.localiser).measure(maps, affine, self.localiser(maps, affine, name))
                 told: Any = rows_of(row)
@@ -93,7 +94,7 @@ class NucleiOnGridd(MapTransform):
     """Bring labels of nuclei to the network's grid: metadata `nuclei_labels` `[I, J, K]` -> `nuclei_grid` `[H, W, S]`.
 
     Args:
-        keys: entries `[3, H, W, S]` (MetaTensor), the network's input. They pass unchanged.
+        keys: entries `[C, H, W, S]` (MetaTensor), the network's input. They pass unchanged.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:

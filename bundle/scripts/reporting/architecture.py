@@ -1,11 +1,15 @@
 """A diagram of Q-Net (the paper's Figure 4), with the sizes that the network itself has."""
 
+from collections.abc import Sequence
+from textwrap import fill
+
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from torch import nn
 
+from scripts.maps.scan import KNOWN_MAPS, MAPS
 from scripts.model.image_level import IMAGE_MODELS, SliceResNet
 from scripts.model.networks import QNet
 from scripts.model.scan_level import NUM_CLASSES
@@ -28,7 +32,7 @@ def layer_sizes(network: QNet, size: tuple[int, int]) -> list[tuple[str, tuple[i
         for name, stage in stages.items()
     ]
     with torch.inference_mode():
-        network.embedding(torch.zeros(1, 3, *size))
+        network.embedding(torch.zeros(1, network.num_maps, *size))
     for hook in hooks:
         hook.remove()
     return [next(item for item in shapes if item[0] == name) for name in stages]
@@ -55,14 +59,17 @@ def architecture(
     size: tuple[int, int] = (128, 128),
     scan_model: str = "bilstm",
     image_model: str = "resnet18",
+    maps: Sequence[str] = MAPS,
 ) -> Figure:
     """Draw both stages from left to right.
 
     Args:
         num_slices, hidden_size, scan_model, image_model: of `QNet`.
         size: H, W of a slice.
+        maps: what it sees, BIDS suffixes.
     """
-    network = QNet(num_slices, hidden_size, scan_model, image_model, spatial_size=size).eval()
+    count = len(maps)
+    network = QNet(num_slices, hidden_size, scan_model, image_model, count, size).eval()
     name, embedding_size = IMAGE_MODELS[image_model].name, IMAGE_MODELS[image_model].features
     features, all_features = (inputs_of(network.sequence, name) for name in ("image_head", "scan_head"))
     reader, read = READERS[scan_model]
@@ -73,7 +80,9 @@ def architecture(
     axes.set_axis_off()
 
     axes.text(0.1, 5.15, f"Stage 1: {whose} ({name}; with SWA: {name}SWA)", fontsize=11, weight="bold")
-    blocks: list[tuple[str, tuple[int, ...], str]] = [("slice\nQSM, R2*, T1W", (3, *size), "input")]
+    blocks: list[tuple[str, tuple[int, ...], str]] = [
+        (f"slice\n{fill(', '.join(KNOWN_MAPS[suffix].name for suffix in maps), 16)}", (count, *size), "input")
+    ]
     blocks += [(name, shape, "frozen") for name, shape in layer_sizes(network, size)]
     blocks += [
         ("global average\npooling", (embedding_size,), "frozen"),
@@ -88,7 +97,7 @@ def architecture(
     axes.text(right - 0.1, 4.15, "HC / HH\nof the slice", fontsize=9, va="center")
 
     axes.text(0.1, 2.85, f"Stage 2: all {num_slices} slices of a scan (Q-Net)", fontsize=11, weight="bold")
-    block(axes, 0.1, 0.9, 1.5, "scan", (num_slices, 3, *size), "input")
+    block(axes, 0.1, 0.9, 1.5, "scan", (num_slices, count, *size), "input")
     block(
         axes,
         2.1,

@@ -21,9 +21,8 @@ from scripts.evaluation.contributions import (
     read_probabilities,
 )
 from scripts.files.writing import write_table, write_text
-from scripts.maps.appearance import NAMES
 from scripts.maps.bids import GROUPS
-from scripts.maps.scan import MAPS
+from scripts.maps.scan import KNOWN_MAPS
 from scripts.reporting.markup import fixed, html, markdown
 from scripts.reporting.style import FURTHER_STYLES, VECTOR, save_figure, titled
 
@@ -35,9 +34,9 @@ NOTE = (
     " minus the AUC without. Changes are of the mean probability of HH in each group. Intervals of 95 %: bootstrap over"
     " subjects. Maps and nuclei say partly the same, so drops do not add up: what has none may be replaced by others."
 )
-WORDS = {ALL: "all maps", **NAMES}
+WORDS = {ALL: "all maps", **{suffix: kind.name for suffix, kind in KNOWN_MAPS.items()}}
 #: How bars are drawn, by what was hidden, or in what a nucleus was.
-_STYLES = dict(zip((ALL, *MAPS), FURTHER_STYLES, strict=False))
+_STYLES = dict(zip((ALL, *KNOWN_MAPS), FURTHER_STYLES, strict=True))
 
 
 def write_contributions(
@@ -104,27 +103,29 @@ def drawn(frame: pd.DataFrame, simulated: bool) -> Figure:
     """Drops of the AUC with their intervals: maps, and beside them nuclei in all maps and in each; a row a region."""
     regions = list(dict.fromkeys(frame["region"]))
     nuclei = [name for name in NUCLEI if name in set(frame["nucleus"])]
+    maps = [suffix for suffix in KNOWN_MAPS if suffix in set(frame["map"])]
+    kinds = [ALL, *maps]
     figure = Figure(figsize=(9 if nuclei else 4.5, 0.4 + 2.9 * len(regions)), layout="constrained")
     widths = [1, 2.6] if nuclei else [1]
     panels = figure.subplots(len(regions), len(widths), squeeze=False, sharey=True, width_ratios=widths)
     for region, line in zip(regions, panels, strict=True):
         part = frame[frame["region"] == region]
-        of_maps = part[part["nucleus"] == ""].set_index("map").reindex(MAPS)
-        _bars(line[0], np.arange(len(MAPS)), of_maps, 0.7, list(MAPS))
-        line[0].set_xticks(np.arange(len(MAPS)), [WORDS[name] for name in MAPS])
+        of_maps = part[part["nucleus"] == ""].set_index("map").reindex(maps)
+        _bars(line[0], np.arange(len(maps)), of_maps, 0.7, maps)
+        line[0].set_xticks(np.arange(len(maps)), [WORDS[name] for name in maps])
         line[0].set_ylabel(f"drop of the scan AUC\n{region} input")
         if not nuclei:
             continue
-        for place, kind in enumerate(_STYLES):
+        for place, kind in enumerate(kinds):
             of_kind = part[part["map"] == kind].set_index("nucleus").reindex(nuclei)
-            places = np.arange(len(nuclei)) + (place - (len(_STYLES) - 1) / 2) * 0.2
-            _bars(line[1], places, of_kind, 0.18, [kind] * len(nuclei), f"in {WORDS[kind]}")
+            places = np.arange(len(nuclei)) + (place - (len(kinds) - 1) / 2) * 0.8 / len(kinds)
+            _bars(line[1], places, of_kind, 0.72 / len(kinds), [kind] * len(nuclei), f"in {WORDS[kind]}")
         line[1].set_xticks(np.arange(len(nuclei)), nuclei)
     panels[0][0].set_title("hidden: a map", fontsize=10)
     if nuclei:
         panels[0][1].set_title("hidden: a nucleus", fontsize=10)
         handles, names = panels[0][1].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower right", frameon=False, fontsize=8, ncols=len(_STYLES))
+        figure.legend(handles, names, loc="outside lower right", frameon=False, fontsize=8, ncols=len(kinds))
     figure.suptitle(titled(TITLE, simulated, figure))
     return figure
 

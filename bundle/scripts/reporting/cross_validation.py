@@ -10,6 +10,7 @@ from scripts.errors import InputError
 from scripts.evaluation.predictions import at_level
 from scripts.evaluation.statistics import THRESHOLD
 from scripts.files.writing import write_aside
+from scripts.maps.scan import recorded_maps
 from scripts.model.evidence import METHODS
 from scripts.provenance import cohort_fingerprint
 from scripts.reporting import contributions, page, sections, subgroups
@@ -110,7 +111,8 @@ def draw_images(outcome: Outcome, examples: int) -> dict[str, str]:
         size = settings.get(f"{outcome.main[0]}_size", (128, 128))
         reader = settings.get("scan_model", "bilstm")  # runs that do not say had no other
         embedder = settings.get("image_model", "resnet18")
-        diagram = architecture(settings["num_slices"], settings["hidden_size"], tuple(size), reader, embedder)
+        sizes = (settings["num_slices"], settings["hidden_size"], tuple(size))
+        diagram = architecture(*sizes, reader, embedder, recorded_maps(settings))
         save_figure(diagram, folder / "figure4_architecture", VECTOR)
     own = METHODS[settings.get("evidence_method", "class_activation")].name  # runs that do not say had no other
     paper = METHODS["class_activation"].name

@@ -13,7 +13,7 @@ from scripts.evaluation.predictions import NO_INPUT, REGIONS, at_level, ordered,
 from scripts.evaluation.statistics import THRESHOLD
 from scripts.files.json_file import read_json
 from scripts.maps.bids import GROUPS, find_scans
-from scripts.maps.scan import Scan
+from scripts.maps.scan import Scan, recorded_maps
 from scripts.reporting.subjects import demographics
 
 NAMES = {index: name for name, index in GROUPS.items()}
@@ -90,7 +90,7 @@ def read_outcome(output_dir: str | os.PathLike, dataset_dir: str | os.PathLike) 
     simulated = record["input"]["simulated"]
     groups, probabilities = by_subject(table)
     scans: dict[str, list[Scan]] = {name: [] for name in groups.index}
-    for scan in find_scans(dataset_dir):
+    for scan in find_scans(dataset_dir, maps=recorded_maps(record["settings"])):
         if scan.participant_id in scans:
             scans[scan.participant_id].append(scan)
     absent = [name for name, found in scans.items() if not found]

@@ -20,9 +20,9 @@ from scipy import ndimage
 
 from scripts.anatomy.axes import oriented, oriented_box
 from scripts.files import nifti
-from scripts.maps.scan import Scan
+from scripts.maps.scan import KNOWN_MAPS, MAPS, Scan
 from scripts.registration.t1w_grid import same_grid
-from scripts.reporting.style import DISPLAY, EVIDENCE_COLOURS, OUTLINE_COLOUR, save_figure, titled
+from scripts.reporting.style import EVIDENCE_COLOURS, OUTLINE_COLOUR, save_figure, titled
 
 
 def augmentation_samples(
@@ -35,9 +35,9 @@ def augmentation_samples(
     """Draw what augmentation makes of one image: the paper's Figure 3.
 
     Args:
-        images: name of the row -> network input `[3, H, W]` in 0..1, of which channel 0 (QSM) is drawn; for the paper
+        images: name of the row -> network input `[C, H, W]` in 0..1, of which channel 0 (QSM) is drawn; for the paper
             one full-size and one cropped slice. Sizes may differ.
-        augment: `[B, 3, H, W]` -> the same shape, as `BatchAugment`.
+        augment: `[B, C, H, W]` -> the same shape, as `BatchAugment`.
         output: path of the PNG; the PDF gets the same name. Missing folders are made.
         num_samples: augmented samples a row, right of the original.
         title: above the picture; empty for none.
@@ -46,10 +46,10 @@ def augmentation_samples(
         The paths of the PNG and the PDF.
 
     Raises:
-        ValueError: when there is no image, or one is not `[3, H, W]`.
+        ValueError: when there is no image, or one is not `[C, H, W]`.
     """
     if not images or any(image.ndim != 3 for image in images.values()):
-        raise ValueError("images must hold at least one image, each [3, H, W]")
+        raise ValueError("images must hold at least one image, each [C, H, W]")
     cell, margin, header = 1.5, 0.3, 0.55 if title else 0.3
     width, height = cell * (num_samples + 1) + margin, cell * len(images) + header
     figure = Figure(figsize=(width, height), facecolor="white")
@@ -86,26 +86,27 @@ OUTLINE = 0.5
 
 
 def example_maps(scans: Mapping[str, Scan], title: str) -> Figure:
-    """The three maps of some subjects at the middle basal ganglia slice, box drawn (the paper's Figure 1).
+    """The maps of some subjects at the middle basal ganglia slice, box drawn (the paper's Figure 1).
 
     Args:
-        scans: row title -> scan, from `scripts.maps.bids.find_scans`.
+        scans: row title -> scan, from `scripts.maps.bids.find_scans`, all of the same maps.
         title: above the picture.
     """
-    figure = Figure(figsize=(8, 2.75 * len(scans) + 0.4), layout="constrained")
-    grid = figure.subplots(len(scans), len(DISPLAY), squeeze=False)
+    names = next(iter(scans.values())).names
+    figure = Figure(figsize=(8 * len(names) / len(MAPS), 2.75 * len(scans) + 0.4), layout="constrained")
+    grid = figure.subplots(len(scans), len(names), squeeze=False)
     for axes_row, (name, scan) in zip(grid, scans.items(), strict=True):
         for index, axes in enumerate(axes_row):
             volume, (rows, columns, slices) = shown_volume(scan.maps[index], scan.box, scan.maps[0])
-            shown = draw_map(axes, volume[:, :, sum(slices) // 2], index)
+            shown = draw_map(axes, volume[:, :, sum(slices) // 2], names[index])
             figure.colorbar(shown, ax=axes, shrink=0.7, pad=0.02).ax.tick_params(labelsize=7)
             if scan.box is not None:
                 (top, bottom), (left, right) = rows, columns
                 corners = ([left, right, right, left, left], [top, top, bottom, bottom, top])
                 axes.plot(*corners, color=OUTLINE_COLOUR, linewidth=1.0)
         axes_row[0].set_ylabel(name)
-    for axes, (label, _) in zip(grid[0], DISPLAY, strict=True):
-        axes.set_title(label)
+    for axes, suffix in zip(grid[0], names, strict=True):
+        axes.set_title(KNOWN_MAPS[suffix].title)
     figure.suptitle(title)
     return figure
 
@@ -137,9 +138,9 @@ def on_grid_of(image: nib.Nifti1Image, like: str | os.PathLike | None) -> nib.Ni
     return nib.Nifti1Image(moved, other.affine)
 
 
-def draw_map(axes: Axes, plane: np.ndarray, index: int) -> AxesImage:
-    """One slice of a map (its number in DISPLAY) in grey, without axes."""
-    low, high = DISPLAY[index][1] or np.percentile(plane, (1, 99.5))
+def draw_map(axes: Axes, plane: np.ndarray, suffix: str = MAPS[0]) -> AxesImage:
+    """One slice of a map in grey, without axes."""
+    low, high = KNOWN_MAPS[suffix].shown or np.percentile(plane, (1, 99.5))
     axes.set(xticks=[], yticks=[])
     return axes.imshow(plane, cmap="gray", vmin=low, vmax=high)
 
@@ -149,7 +150,7 @@ def draw_evidence(axes: Axes, qsm: np.ndarray, share: np.ndarray) -> AxesImage:
 
     Outlines at OUTLINE tell the sides apart in grey too: solid for HH, dashed for HC.
     """
-    draw_map(axes, qsm, 0)
+    draw_map(axes, qsm)
     heat = axes.imshow(share, cmap="RdBu_r", vmin=-1, vmax=1, alpha=np.clip(0.7 * np.abs(share), 0, 1))
     for level, line, colour in (
         (OUTLINE, "solid", EVIDENCE_COLOURS["HH"]),
@@ -204,13 +205,13 @@ def evidence_overlays(explained: Sequence[Explained], region: str, simulated: bo
     figure = Figure(figsize=(2.3 * len(explained) + 0.9, 4.4 * tallest + 1.5), layout="constrained")
     grid = figure.subplots(2, len(explained), squeeze=False)
     for (plain, overlaid), item, (qsm, share) in zip(grid.T, explained, planes, strict=True):
-        draw_map(plain, qsm, 0)
+        draw_map(plain, qsm)
         heat = draw_evidence(overlaid, qsm, share)
         right = item.predicted == item.group
         plain.set_title(f"{item.scan.scan_id}\ntrue {item.group}", fontsize=9)
         verdict = f"P(HH) {item.probability:.2f}: {item.predicted}, {'correct' if right else 'WRONG'}"
         overlaid.set_title(verdict, fontsize=9, weight="normal" if right else "bold")
-    grid[0, 0].set_ylabel(DISPLAY[0][0])
+    grid[0, 0].set_ylabel(KNOWN_MAPS[MAPS[0]].title)
     grid[1, 0].set_ylabel("with evidence")
     bar = figure.colorbar(heat, ax=list(grid.ravel()), shrink=0.6, pad=0.02, ticks=[-1, -OUTLINE, 0, OUTLINE, 1])
     bar.set_label("for HC  ←  evidence (share of the scan's strongest)  →  for HH", fontsize=8)
@@ -220,19 +221,19 @@ def evidence_overlays(explained: Sequence[Explained], region: str, simulated: bo
 
 
 def subject_strip(scan: Scan, evidence: Mapping[str, str | os.PathLike]) -> Figure:
-    """The three maps of a scan and the evidence of each region, side by side around the basal ganglia, for a page.
+    """The maps of a scan and the evidence of each region, side by side around the basal ganglia, for a page.
 
     Args:
         scan: from `scripts.maps.bids.find_scans`.
         evidence: region -> NIfTI on the scan's grid; may be empty.
     """
-    figure = Figure(figsize=(1.9 * (len(DISPLAY) + len(evidence)), 2.35), layout="constrained")
-    panels = figure.subplots(1, len(DISPLAY) + len(evidence))
-    for index, (label, _) in enumerate(DISPLAY):
+    figure = Figure(figsize=(1.9 * (len(scan.names) + len(evidence)), 2.35), layout="constrained")
+    panels = figure.subplots(1, len(scan.names) + len(evidence))
+    for index, suffix in enumerate(scan.names):
         volume, (rows, columns, slices) = shown_volume(scan.maps[index], scan.box, scan.maps[0])
-        draw_map(panels[index], volume[slice(*rows), slice(*columns), sum(slices) // 2], index)
-        panels[index].set_title(label, fontsize=8)
-    for axes, (region, path) in zip(panels[len(DISPLAY) :], evidence.items(), strict=True):
+        draw_map(panels[index], volume[slice(*rows), slice(*columns), sum(slices) // 2], suffix)
+        panels[index].set_title(KNOWN_MAPS[suffix].title, fontsize=8)
+    for axes, (region, path) in zip(panels[len(scan.names) :], evidence.items(), strict=True):
         draw_evidence(axes, *Explained(scan, path, "", "", 0.0).planes("cropped"))
         axes.set(xticks=[], yticks=[])
         axes.set_title(f"evidence, {region}", fontsize=8)

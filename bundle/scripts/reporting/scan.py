@@ -3,6 +3,7 @@
 Both are made from one `ReportContent` and one set of drawing functions.
 """
 
+import json
 import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +20,9 @@ from matplotlib.figure import Figure, SubFigure
 from monai.data import MetaTensor
 
 from scripts.files.writing import write_aside
+from scripts.maps.scan import KNOWN_MAPS, MAPS
 from scripts.reporting import page
-from scripts.reporting.style import DISPLAY, GROUP_STYLE, WARNING_FILL
+from scripts.reporting.style import GROUP_STYLE, WARNING_FILL
 from scripts.reporting.trust import draw_places
 
 PLOT_HEIGHT = 2.1  # inches
@@ -219,7 +221,8 @@ def write_scan_report(
     Args:
         html_path, pdf_path: the files; each is written aside, then renamed.
         result: the content of the scan's prediction JSON.
-        image: `[3, H, W, S]`, the network's input; its metadata holds what the histogram stretching did.
+        image: `[C, H, W, S]`, the network's input; its metadata holds which maps they are and what the histogram
+            stretching did.
         evidence: `[1, H, W, S]`, on the same grid.
         model: from `scripts.inference.results.model_info`.
         nuclei: rows with `nucleus`, optionally `side`, and `Chimap` (mean susceptibility, ppm).
@@ -231,9 +234,11 @@ def write_scan_report(
     familiar = bool(model.get("training_places")) and "familiarity" in result
     maps = display_maps(image)
     aspect = pixel_aspect(image)
-    windows = grey_windows(maps, in_units="stretch" in image.meta)
+    names = json.loads(image.meta["maps"]) if "maps" in image.meta else MAPS
+    windows = grey_windows(maps, "stretch" in image.meta, names)
     heat = evidence[0].cpu().numpy()
-    maps_height = 3 * 1.95 * min(aspect * maps.shape[1] / maps.shape[2], 1.25) + 0.4  # three rows of four pictures
+    # three rows of pictures, one more than there are maps
+    maps_height = 3 * min(7.8 / (len(maps) + 1), 2.6) * min(aspect * maps.shape[1] / maps.shape[2], 1.25) + 0.4
 
     def pictures(figure: SubFigure | Figure) -> None:
         top, bottom = figure.subfigures(2, 1, height_ratios=[maps_height, PLOT_HEIGHT], squeeze=False)[:, 0]
@@ -249,11 +254,12 @@ def write_scan_report(
 
     write_aside(pdf_path, lambda part: write_pdf(part, content, pictures))
     picture = page.embedded(png(pictures, maps_height + PLOT_HEIGHT), ".png")
-    page.write_page(html_path, "scan.html", title=content.title, note=content.warning, content=content, picture=picture)
+    page.write_page(html_path, "scan.html", title=content.title, note=content.warning, content=content, picture=picture,
+                    maps=[KNOWN_MAPS[suffix].name for suffix in names])  # fmt: skip
 
 
 def display_maps(image: MetaTensor) -> np.ndarray:
-    """The maps `[3, H, W, S]` in their own units, as far as the histogram stretching kept them; else 0..1."""
+    """The maps `[C, H, W, S]` in their own units, as far as the histogram stretching kept them; else 0..1."""
     values = image.as_tensor().cpu().numpy()
     stretch = image.meta.get("stretch")
     if stretch is None:
@@ -268,16 +274,16 @@ def pixel_aspect(image: MetaTensor) -> float:
     return float(height / width)
 
 
-def grey_windows(maps: np.ndarray, in_units: bool) -> list[tuple[str, float, float]]:
+def grey_windows(maps: np.ndarray, in_units: bool, suffixes: Sequence[str] = MAPS) -> list[tuple[str, float, float]]:
     """Title, black and white of each map: fixed windows where a map has a unit, so that scans can be compared."""
     windows = []
-    for (label, limits), values in zip(DISPLAY, maps, strict=True):
-        name = label.split(" (")[0]
+    for suffix, values in zip(suffixes, maps, strict=True):
+        kind = KNOWN_MAPS[suffix]
+        name, limits = kind.name, kind.shown
         if not in_units:
             windows.append((f"{name}, stretched", 0.0, 1.0))
         elif limits:
-            unit = label.partition("(")[2].rstrip(")")
-            windows.append((f"{name}, {limits[0]:g} to {limits[1]:g} {unit}", *limits))
+            windows.append((f"{name}, {limits[0]:g} to {limits[1]:g} {kind.unit}", *limits))
         else:
             low, high = np.percentile(values, (1, 99.5))
             windows.append((name, float(low), float(high)))
@@ -293,20 +299,20 @@ def draw_slices(
     result: Mapping[str, Any],
     rows: int = 3,
 ) -> None:
-    """Slices from head (top) to foot: the maps, and the evidence on QSM, as a share of the strongest that is shown."""
+    """Slices from head (top) to foot: maps, and evidence on the first of them, as a share of the strongest shown."""
     size = maps.shape[-1]
     chosen = sorted({int((n + 0.5) * size / rows) for n in range(rows)}, reverse=True)
     limit = float(np.abs(heat[..., chosen]).max()) or 1.0
-    titles = [name for name, _, _ in windows] + ["Evidence, on QSM"]
-    grid = figure.subplots(len(chosen), 4, squeeze=False)
+    titles = [name for name, _, _ in windows] + [f"Evidence, on {windows[0][0].split(',')[0]}"]
+    grid = figure.subplots(len(chosen), len(titles), squeeze=False)
     for axes_row, index in zip(grid, chosen, strict=True):
-        for axes, channel in zip(axes_row, (0, 1, 2, 0), strict=True):
+        for axes, channel in zip(axes_row, (*range(len(maps)), 0), strict=True):
             _, low, high = windows[channel]
             axes.imshow(maps[channel, ..., index], cmap="gray", vmin=low, vmax=high, aspect=aspect)
             axes.set(xticks=[], yticks=[])
         plane = heat[..., index]
         strength = np.clip(1.4 * np.abs(plane) / limit, 0, 0.7)
-        shown = axes_row[3].imshow(plane, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=strength, aspect=aspect)
+        shown = axes_row[-1].imshow(plane, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=strength, aspect=aspect)
         row = result["slices"][index]
         axes_row[0].set_ylabel(
             f"slice {row['slice']} (input {row['input_slice']})\nP(HH) {rounded(row['probability_HH'])}", fontsize=8
@@ -314,7 +320,7 @@ def draw_slices(
     grid[0, 0].text(0.03, 0.97, "R", color="white", fontsize=8, va="top", transform=grid[0, 0].transAxes)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=8, pad=3)
-    bar = figure.colorbar(ScalarMappable(shown.norm, shown.cmap), ax=list(grid[:, 3]), shrink=0.8, pad=0.03, aspect=30)
+    bar = figure.colorbar(ScalarMappable(shown.norm, shown.cmap), ax=list(grid[:, -1]), shrink=0.8, pad=0.03, aspect=30)
     bar.set_ticks([-limit, 0, limit], labels=["for HC", "0", "for HH"], fontsize=7)
 
 

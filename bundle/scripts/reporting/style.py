@@ -38,6 +38,8 @@ FURTHER_STYLES = (
     Style("#937860", (0, (3, 3)), "P", "+++"),
     Style("#da8bc3", (0, (1, 3)), "X", "ooo"),
     Style("#8c8c8c", (0, (9, 3)), "*", "---"),
+    Style("#b0a030", (0, (2, 1)), "h", "||"),
+    Style("#64b5cd", (0, (7, 2, 2, 2)), "d", "**"),
 )
 #: The groups, in the colours of the evidence maps: red speaks for HH, blue for HC.
 GROUP_STYLE = {"HH": Style("#b2182b", "-", "^", ""), "HC": Style("#2166ac", "--", "o", "///")}
@@ -56,9 +58,6 @@ NETWORK_FILLS = {
     "head": "#f5e6a9",
     "output": "#ffffff",
 }
-#: Maps as they are shown: name, grey range in the map's unit (None: 1st to 99.5th percentile of the slice).
-DISPLAY = (("QSM (ppm)", (-0.1, 0.25)), ("R2* (1/s)", (0, 90)), ("T1W", None))
-
 #: What a figure without images is written as: for the screen, for print, for the page.
 VECTOR = (".png", ".pdf", ".svg")
 

@@ -13,7 +13,7 @@ from scripts.files.json_file import read_json
 from scripts.files.table import read_table
 from scripts.maps.bids import find_scans, read_participants
 from scripts.maps.notes import flagged
-from scripts.maps.scan import Scan
+from scripts.maps.scan import Scan, recorded_maps
 from scripts.reporting import page
 from scripts.reporting.figures import learning_curves
 from scripts.reporting.gallery import OF_EVIDENCE, STAGES
@@ -60,7 +60,9 @@ def report(
     columns = ["scan_id", "status", "slice", "class", "probability_HH"]
     rows = read_table(inference / "predictions.csv", columns, cure="run inference.yaml again")
     results = {r["scan_id"]: r for r in rows if r["status"] == "ok" and not r["slice"]}
-    scans = [scan for scan in find_scans(dataset_dir) if scan.scan_id in results]
+    scans = [
+        scan for scan in find_scans(dataset_dir, maps=recorded_maps(record["settings"])) if scan.scan_id in results
+    ]
     shown = [s for group in ("HH", "HC") for s in [s for s in scans if group_of[s.participant_id] == group][:examples]]
     if not shown:
         raise InputError(f"{needed[2]}: names no scan of {dataset_dir}; give the cohort that was inferred")

@@ -14,11 +14,10 @@ from jinja2.utils import htmlsafe_json_dumps
 from scripts.anatomy.axes import oriented
 from scripts.errors import InputError
 from scripts.files import nifti
-from scripts.maps.scan import Scan
+from scripts.maps.scan import KNOWN_MAPS, Scan
 from scripts.provenance import BUNDLE_ROOT
 from scripts.reporting import page
 from scripts.reporting.pictures import shown_volume
-from scripts.reporting.style import DISPLAY
 
 LICENCE = BUNDLE_ROOT / "docs" / "niivue_license.txt"
 #: Slices kept below and above the basal ganglia.
@@ -59,7 +58,8 @@ def packed(scan: Scan, evidence: Mapping[str, str | os.PathLike], factor: int) -
         `evidence`, region -> `name` and `data` (-1..1, share of the strongest).
     """
     maps = []
-    for path, (name, limits) in zip(scan.maps, DISPLAY, strict=True):
+    for path, suffix in zip(scan.maps, scan.names, strict=True):
+        name, limits = KNOWN_MAPS[suffix].title, KNOWN_MAPS[suffix].shown
         volume, affine = slab(path, scan.box, factor, scan.maps[0])
         low, high = limits or np.percentile(volume, (2, 99.7))
         maps.append({"name": name, "data": encoded(volume, affine, (high - low) / STEPS), "low": low, "high": high})

@@ -26,7 +26,7 @@ class CachedScans(PersistentDataset):
 
     Args:
         data: from `scripts.maps.scan.items`.
-        transform: the preprocessing, `{"image": paths, ...} -> {"image": [3, H, W, S], ...}`; deterministic.
+        transform: the preprocessing, `{"image": paths, ...} -> {"image": [C, H, W, S], ...}`; deterministic.
         cache_dir: folder of the entries; made if missing. Processes may share it.
     """
 

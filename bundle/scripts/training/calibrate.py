@@ -39,7 +39,7 @@ FROM = {
 #: The model whose weights are calibrated.
 MODEL = "Q-Net"
 #: Settings that a predictions table's models must share with the weights.
-SHARED = ("num_slices", "intensity", "stretch_percentiles", "leave_out", "scan_model", "hidden_size")
+SHARED = ("num_slices", "intensity", "stretch_percentiles", "maps", "leave_out", "scan_model", "hidden_size")
 
 
 def source_of(

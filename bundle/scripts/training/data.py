@@ -31,7 +31,7 @@ CODE = (
 
 
 def stack_scans(scans: Scans) -> tuple[Tensor, Tensor]:
-    """All preprocessed scans of a dataset: images `[N, 3, H, W, S]` and labels `[N]`."""
+    """All preprocessed scans of a dataset: images `[N, C, H, W, S]` and labels `[N]`."""
     items = [scans[i] for i in range(len(scans))]
     images = torch.stack([item["image"].as_tensor() for item in items])
     return images, torch.tensor([item["label"] for item in items])
@@ -64,10 +64,10 @@ class Samples(Dataset):
 
 
 class SliceDataset(Samples):
-    """Every slice of every scan on its own, `[3, H, W]`, with its scan's label (paper, Image-Level Model).
+    """Every slice of every scan on its own, `[C, H, W]`, with its scan's label (paper, Image-Level Model).
 
     Args:
-        scans: dataset of preprocessed scans, items `{"image": [3, H, W, S], "label": 0 or 1}`.
+        scans: dataset of preprocessed scans, items `{"image": [C, H, W, S], "label": 0 or 1}`.
         device: where the slices stay.
     """
 
@@ -77,7 +77,7 @@ class SliceDataset(Samples):
 
 
 class VolumeDataset(Samples):
-    """Every scan, `[3, H, W, S]`, with its label, for a network that reads whole scans.
+    """Every scan, `[C, H, W, S]`, with its label, for a network that reads whole scans.
 
     Args:
         scans, device: as of `SliceDataset`.
