@@ -18,7 +18,7 @@ TINY = {"hh": 16, "hc": 16, "men": 21, "matrix": [72, 72, 18], "spacing_mm": [3.
 def settings() -> dict[str, Any]:
     """Keyword arguments of ``cohort.simulate`` from ``configs/simulate.yaml``, with a tiny size."""
     config = yaml.safe_load(CONFIG.read_text())
-    names = ("ages", "latents", "texture", "anatomy", "shell_mm", "box_margin_mm", "scanner", "targets")
+    names = ("ages", "latents", "texture", "anatomy", "shell_mm", "box_margin_mm", "scanner", "further", "targets")
     return {name: config[name] for name in names} | {"size": "tiny", "sizes": {"tiny": TINY}, "seed": 3}
 
 

@@ -140,6 +140,30 @@ def test_where_hh_acts_in_one_map_the_others_know_nothing_of_the_group(settings,
     assert any((alone[1][suffix] != usual[1][suffix]).any() for suffix in ("Chimap", "T1w"))  # HC too: drawn anew
 
 
+def test_further_maps_change_nothing_else_and_t1_falls_with_iron(settings, latents):
+    preset, further = settings["sizes"]["tiny"], settings["further"]
+    protocol = Protocol(
+        tuple(preset["matrix"]), tuple(preset["spacing_mm"]), 3, settings["anatomy"], settings["scanner"],
+        settings["texture"]["sd"], settings["texture"]["length_mm"], (2.5, 6.0, 6.0), (7.0, 11.0), latents=latents,
+    )  # fmt: skip
+    more = replace(protocol, maps=(*UNITS, "T1map", "PDmap"), further=further)
+    values = {name: latent.mean for name, latent in latents.items()}
+    person, templates = Participant("sub-001", 0, 50.0, "M", "HC", values), load_templates()
+    three, labels, box = image_maps(person, protocol, templates)
+    five, _, same_box = image_maps(person, more, templates)
+    assert list(five) == [*UNITS, "T1map", "PDmap"] and box == same_box
+    assert all((three[suffix] == five[suffix]).all() for suffix in UNITS)
+    rich = replace(person, latents=values | {"level_putamen": np.log(2)})
+    inside = np.isin(labels, [LABELS["left_putamen"], LABELS["right_putamen"]])
+    t1, shorter = (image_maps(p, more, templates)[0]["T1map"][inside].mean() * 1e-3 for p in (person, rich))
+    # 13.0 mg iron per 100 g at 50 years, again as much: 0.13 1/s (Ogg and Steen)
+    assert 1.0 < t1 < 1.45 and 0.07 < 1 / shorter - 1 / t1 < 0.15
+    assert 60 < np.median(five["PDmap"][five["PDmap"] > 0]) * 0.01 < 100  # percent of water
+    hidden = image_maps(rich, replace(more, effect_maps=tuple(UNITS)), templates)[0]
+    assert (hidden["Chimap"] == image_maps(rich, more, templates)[0]["Chimap"]).all()
+    assert hidden["T1map"][inside].mean() * 1e-3 > shorter + 0.05
+
+
 def test_difficulty_is_written(tiny_cohort):
     difficulty = json.loads((tiny_cohort / "derivatives" / "groundtruth" / "difficulty.json").read_text())
     assert set(difficulty["auc"]) == set(difficulty["targets"]) == set(READERS)
@@ -207,6 +231,9 @@ def test_full_disk_is_refused(tmp_path, settings, monkeypatch):
         ({"from_raw": True, "raw": None}, "raw: is missing"),
         ({"effect_maps": ["QSM"]}, "effect_maps: 'QSM' is no map"),
         ({"from_raw": True, "effect_maps": ["Chimap"]}, "one head for all maps"),
+        ({"effect_maps": ["PDmap"]}, "effect_maps: 'PDmap' is no map in which HH can act"),
+        ({"maps": ["Chimap", "T1map"]}, "maps: has no R2starmap"),
+        ({"maps": [*UNITS, "TB1map"]}, "maps: 'TB1map' is no map that is simulated"),
     ],
 )
 def test_bad_settings_are_refused_and_leave_nothing(tmp_path, settings, change, words):

@@ -10,7 +10,7 @@ import yaml
 
 from scripts.errors import InputError, reason
 from scripts.files.text import read_text
-from scripts.maps.scan import MAPS
+from scripts.maps.scan import KNOWN_MAPS, MAPS
 
 #: Series headers that a rule may look at. None of them says who the patient is.
 HEADERS = (
@@ -21,11 +21,14 @@ HEADERS = (
 )  # fmt: skip
 #: Those that hold a number, and may stand in `ranges`. Times in ms, angles in degrees.
 NUMBERS = ("EchoTime", "RepetitionTime", "InversionTime", "FlipAngle")
-#: Factor from each map's units to ours: ppm, 1/s, and whatever the T1W comes in.
+#: Factor from each map's units to ours: ppm, 1/s, s, and whatever maps without a unit come in.
 UNITS = {
     "Chimap": {"ppm": 1.0, "ppb": 1e-3},
     "R2starmap": {"1/s": 1.0, "1/ms": 1e3},
     "T1w": {"any": 1.0},
+    "T1map": {"s": 1.0, "ms": 1e-3},
+    "PDmap": {"any": 1.0},
+    "MTsat": {"any": 1.0},
 }
 _OPTIONAL = frozenset({"where", "not", "words", "not_words", "ranges", "multiply"})
 SCALINGS = ("rescale", "philips", "real_world")
@@ -85,7 +88,8 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rules:
-    """The whole file: rules by map, what is preferred among series that meet them, and what is allowed of a study.
+    """The whole file: rules by map (those of MAPS, and further ones that it has), what is preferred among series that
+    meet them, and what is allowed of a study.
 
     `numbers`: map -> number of the series that the user chose for it, whatever the rules would take.
     """
@@ -114,7 +118,7 @@ def read_rules(path: str | os.PathLike) -> Rules:
         raise InputError(f"{path}: not YAML ({reason(error)}); see configs/dicom_series.yaml") from error
     top = _keys(path, "it", content, {"series", "one_frame_of_reference", "position_tolerance_mm", "limits"},
                 frozenset({"prefer"}))  # fmt: skip
-    series = _keys(path, "series", top["series"], set(MAPS))
+    series = _keys(path, "series", top["series"], set(MAPS), frozenset(KNOWN_MAPS))
     limits = _keys(path, "limits", top["limits"], {"files", "file_gb", "study_gb"})
     if not isinstance(top["one_frame_of_reference"], bool):
         raise InputError(f"{path}: one_frame_of_reference is {top['one_frame_of_reference']!r}; write true or false")
@@ -122,7 +126,7 @@ def read_rules(path: str | os.PathLike) -> Rules:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             raise InputError(f"{path}: {name} is {value!r}; give a number above 0")
     return Rules(
-        {suffix: _rules(path, suffix, series[suffix]) for suffix in MAPS},
+        {suffix: _rules(path, suffix, series[suffix]) for suffix in KNOWN_MAPS if suffix in series},
         top["one_frame_of_reference"],
         float(top["position_tolerance_mm"]),
         int(limits["files"]),
@@ -134,7 +138,7 @@ def read_rules(path: str | os.PathLike) -> Rules:
 
 def _preferences(path: str | os.PathLike, content: Any) -> dict[str, tuple[dict[str, re.Pattern], ...]]:
     """Map -> what is preferred, the first thing first."""
-    content = _keys(path, "prefer", content, set(), frozenset(MAPS))
+    content = _keys(path, "prefer", content, set(), frozenset(KNOWN_MAPS))
     for suffix, wishes in content.items():
         if not isinstance(wishes, list):
             raise InputError(f"{path}: prefer of {suffix} is no list; write - {{ImageType: NORM}}")

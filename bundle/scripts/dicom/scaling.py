@@ -1,4 +1,4 @@
-"""From the numbers that a DICOM file stores to ppm, 1/s or the T1W's own unit: slopes, private scaling, padding."""
+"""From the numbers that a DICOM file stores to ppm, 1/s, s or the map's own unit: slopes, private scaling, padding."""
 
 import re
 
@@ -16,7 +16,8 @@ _PHILIPS_FRAME_CREATOR, _PHILIPS_FRAME_SEQUENCE = "Philips MR Imaging DD 005", 0
 _WRITTEN_UNITS = {"ppm": "ppm", "10*-6": "ppm", "1e-6": "ppm", "ppb": "ppb", "10*-9": "ppb", "1e-9": "ppb", "/s": "1/s",
                   "1/s": "1/s", "hz": "1/s", "s-1": "1/s", "/sec": "1/s", "1/sec": "1/s", "sec-1": "1/s",
                   "/ms": "1/ms", "1/ms": "1/ms", "ms-1": "1/ms", "/msec": "1/ms", "1/msec": "1/ms",
-                  "khz": "1/ms"}  # fmt: skip
+                  "khz": "1/ms", "s": "s", "sec": "s", "second": "s", "seconds": "s",
+                  "ms": "ms", "msec": "ms", "millisecond": "ms", "milliseconds": "ms"}  # fmt: skip
 #: What other units are made of. DICOM's `US` is "unspecified".
 _UNIT = re.compile(
     r"hu|hu_mod|od|mgml|z_eff|ed|edw|pct|%|percent"  # DICOM's terms of Rescale Type for other images

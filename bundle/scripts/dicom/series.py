@@ -10,13 +10,11 @@ from scripts.dicom.files import MAP_CLASSES, PATIENT_TAGS, Header
 from scripts.dicom.rules import UNITS, Rule, Rules
 from scripts.errors import InputError
 from scripts.files.writing import sha256
-from scripts.maps.scan import MAPS
+from scripts.maps.scan import KNOWN_MAPS, MAPS
 
 LOGGER = logging.getLogger(__name__)
 #: How many series a message lists.
 MOST_LISTED = 30
-#: What maps are called by people.
-WORDS = {"Chimap": "a QSM", "R2starmap": "an R2* map", "T1w": "a T1w before contrast agent"}
 #: Images of these modalities are no maps, whatever kind of object they are in.
 OTHER_MODALITIES = ("CT", "PT", "NM", "US", "CR", "DX", "XA", "RF", "MG", "OT", "SC", "SM", "XC", "RTIMAGE", "RTDOSE")
 
@@ -58,7 +56,7 @@ def group_series(name: str, headers: Sequence[Header]) -> list[list[Header]]:
 
 
 def choose_series(
-    name: str, series: Sequence[Sequence[Header]], rules: Rules
+    name: str, series: Sequence[Sequence[Header]], rules: Rules, maps: Sequence[str] = MAPS
 ) -> dict[str, tuple[Sequence[Header], Rule]]:
     """For each map its series and the rule that it met.
 
@@ -66,12 +64,13 @@ def choose_series(
         name: the study's, for messages.
         series: files by series.
         rules: from `read_rules`.
+        maps: BIDS suffixes, all of which the rules have.
 
     Raises:
         InputError: no series or several for a map, or one series for two maps.
     """
     chosen: dict[str, tuple[Sequence[Header], Rule]] = {}
-    for suffix in MAPS:
+    for suffix in maps:
         found = []
         named = rules.numbers.get(suffix)
         for files in series if named is None else _numbered(name, suffix, named, series):
@@ -93,7 +92,8 @@ def choose_series(
             cure = (
                 "choose one with --series#T1w NUMBER" if suffix == "T1w" else "add its name and unit to --dicom_rules"
             )
-            raise InputError(f"{name}: no series is the {suffix}, that is, none is called as {WORDS[suffix]} is; the"
+            called = KNOWN_MAPS[suffix].words
+            raise InputError(f"{name}: no series is the {suffix}, that is, none is called as {called} is; the"
                              f" study holds {_listed(series)}; {cure}")  # fmt: skip
         files, rule = found[0]
         for other, (taken, _) in chosen.items():

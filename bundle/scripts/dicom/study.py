@@ -54,13 +54,14 @@ AGE_TAGS = ("PatientAge", "PatientBirthDate", "StudyDate")
 class DicomStudy:
     """A study that waits to be read. LoadImageMapsd reads it when its turn comes.
 
-    `name` is how messages call it. The names of `files` are not to be shown; those of an archive are fetched when they
-    are first asked for.
+    `name` is how messages call it, `maps` what is read of it: MAPS, then further ones that the rules have. The names of
+    `files` are not to be shown; those of an archive are fetched when they are first asked for.
     """
 
     name: str
     files: Sequence[str] = field(repr=False)
     rules: Rules = field(repr=False)
+    maps: tuple[str, ...] = MAPS
 
     def choose(self) -> dict[str, tuple[Sequence[Header], Rule]]:
         """Read the headers; for each map its series and the rule that it met.
@@ -71,7 +72,7 @@ class DicomStudy:
         check_sizes(self.name, self.files, self.rules)
         headers = read_headers(self.name, self.files)
         check_one_patient(self.name, headers)
-        chosen = choose_series(self.name, group_series(self.name, headers), self.rules)
+        chosen = choose_series(self.name, group_series(self.name, headers), self.rules, self.maps)
         self.__dict__["series_files"] = _series_files(chosen)
         return chosen
 
@@ -81,14 +82,14 @@ class DicomStudy:
         return _series_files(self.choose())
 
     def load(self, resample_t1w: str = "refuse") -> MetaTensor:
-        """Read the three maps.
+        """Read the maps.
 
         Args:
             resample_t1w: `rigid` registers a T1W on another grid; `refuse` refuses it.
 
         Returns:
-            the stack `[3, I, J, K]` (float32; QSM in ppm, R2* in 1/s, T1W; axes are columns, rows and slices) with
-            its affine to RAS+ mm, as the same maps in NIfTI would give.
+            the stack `[C, I, J, K]` (float32; QSM in ppm, R2* in 1/s, T1W, further maps in their units; axes are
+            columns, rows and slices) with its affine to RAS+ mm, as the same maps in NIfTI would give.
 
         Raises:
             InputError: the study is refused; docs/dicom.md lists the reasons.
@@ -104,12 +105,14 @@ class DicomStudy:
         labels = [files[0].label for files, _ in chosen.values()]
         quality = None
         if resample_t1w == "rigid" and not _on_one_grid(volumes[0], volumes[2]):
-            _check_one_grid(self.name, labels[:2], volumes[:2], self.rules)
-            qsm, r2star, t1w = volumes
+            others = [number for number, suffix in enumerate(self.maps) if suffix != "T1w"]
+            of_others = ([these[number] for number in others] for these in (self.maps, labels, volumes))
+            _check_one_grid(self.name, *of_others, self.rules)
+            qsm, r2star, t1w = volumes[: len(MAPS)]
             found = register(t1w.values, t1w.affine, qsm.values, r2star.values, qsm.affine, f"{self.name}: {labels[2]}")
             volumes[2], quality = replace(qsm, values=found.t1w), found.quality
         else:
-            _check_one_grid(self.name, labels, volumes, self.rules)
+            _check_one_grid(self.name, self.maps, labels, volumes, self.rules)
         stack = torch.from_numpy(np.stack([volume.values for volume in volumes]))
         affine = torch.from_numpy(volumes[0].affine)
         meta = {
@@ -175,7 +178,9 @@ def _series_files(chosen: Mapping[str, tuple[Sequence[Header], Rule]]) -> dict[s
     return {suffix: [file.path for file in files] for suffix, (files, _) in chosen.items()}
 
 
-def find_studies(root: str | Path, rules: Rules, *, include_identifiers: bool = False) -> list[DicomStudy]:
+def find_studies(
+    root: str | Path, rules: Rules, *, include_identifiers: bool = False, maps: tuple[str, ...] = MAPS
+) -> list[DicomStudy]:
     """The studies below a folder, told apart by their UID, whatever the folders are called.
 
     One file of each folder is opened; everything else is read when a study is loaded.
@@ -184,6 +189,7 @@ def find_studies(root: str | Path, rules: Rules, *, include_identifiers: bool = 
         root: a study's folder, or one that holds several studies.
         rules: from `read_rules`.
         include_identifiers: call studies by their Patient ID too.
+        maps: of `DicomStudy`.
 
     Returns:
         the studies, in the order of their folders; none if there is no DICOM file.
@@ -206,7 +212,7 @@ def find_studies(root: str | Path, rules: Rules, *, include_identifiers: bool = 
         patients.setdefault(uid, patient)
     studies = []
     for uid, paths in files.items():
-        studies.append(DicomStudy(name_of(uid, patients[uid], include_identifiers), tuple(paths), rules))
+        studies.append(DicomStudy(name_of(uid, patients[uid], include_identifiers), tuple(paths), rules, maps))
     return studies
 
 
@@ -224,7 +230,9 @@ def name_of(uid: str, patient_id: str, include_identifiers: bool = False) -> str
     return f"{patient}_{name}" if patient else name
 
 
-def find_in_archive(address: str, rules: Rules, folder: Path, *, include_identifiers: bool = False) -> list[DicomStudy]:
+def find_in_archive(
+    address: str, rules: Rules, folder: Path, *, include_identifiers: bool = False, maps: tuple[str, ...] = MAPS
+) -> list[DicomStudy]:
     """The studies that are asked for in an archive; each is fetched when its turn comes.
 
     Args:
@@ -232,6 +240,7 @@ def find_in_archive(address: str, rules: Rules, folder: Path, *, include_identif
         rules: from `read_rules`.
         folder: gets the studies' files.
         include_identifiers: call studies by their Patient ID too.
+        maps: of `DicomStudy`.
 
     Raises:
         InputError: see `scripts.dicom.web.Archive.find`.
@@ -242,7 +251,7 @@ def find_in_archive(address: str, rules: Rules, folder: Path, *, include_identif
     for uid, patient_id in archive.find("input", query).items():
         name = name_of(uid, patient_id, include_identifiers)
         fetch = partial(archive.fetch, uid, name, folder / name_of(uid, ""), rules.max_files)
-        studies.append(DicomStudy(name, FetchedFiles(fetch), rules))
+        studies.append(DicomStudy(name, FetchedFiles(fetch), rules, maps))
     return studies
 
 
@@ -271,10 +280,12 @@ def _on_one_grid(first: Volume, other: Volume) -> bool:
     return same_grid(first.values.shape, first.affine, other.values.shape, other.affine)
 
 
-def _check_one_grid(name: str, labels: Sequence[str], volumes: Sequence[Volume], rules: Rules) -> None:
+def _check_one_grid(
+    name: str, maps: Sequence[str], labels: Sequence[str], volumes: Sequence[Volume], rules: Rules
+) -> None:
     """The maps have the same voxels at the same places."""
     first = volumes[0]
-    for suffix, label, volume in zip(MAPS, labels, volumes, strict=False):
+    for suffix, label, volume in zip(maps, labels, volumes, strict=True):
         cure = "resample it to that grid" + (", or let --resample_t1w rigid do it" if suffix == "T1w" else "")
         if rules.one_frame_of_reference and volume.frame_of_reference != first.frame_of_reference:
             raise InputError(f"{name}: {label} has another FrameOfReferenceUID than {labels[0]}; register them, or set"

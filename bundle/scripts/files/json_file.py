@@ -91,6 +91,8 @@ def complaint(error: ValidationError) -> str:
             return f"{where} is {shown}, which must be at most {due}"
         case "minItems" | "maxItems":
             return f"{where} has {len(found)} entries where {due} are due"
+        case "uniqueItems":
+            return f"{where} names one thing twice"
         case "enum":
             return f"{where} is {shown}, which must be one of {', '.join(map(str, due))}"
     return f"{where} is {shown}, which is not what is due"

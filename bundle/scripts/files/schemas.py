@@ -68,6 +68,11 @@ _TRAINED_WITH = _object(
     stretch_percentiles=_list(_between(0, 100), 2),
     chimap_window=_list(_between(-10, 10), 2),
     r2starmap_window=_list(_between(0, 10000), 2),
+    t1map_window=_list(_between(0, 100), 2),
+    maps={
+        **_list({"enum": ["Chimap", "R2starmap", "T1w", "T1map", "PDmap", "MTsat"]}),
+        **{"minItems": 1, "uniqueItems": True},
+    },
     leave_out={**_list({"enum": ["Chimap", "R2starmap", "T1w"]}), "maxItems": 2},
     image_model={"enum": ["resnet18", "vit", "resnet18_3d", "densenet_3d"]},
     scan_model={"enum": ["bilstm", "attention", "mean"]},

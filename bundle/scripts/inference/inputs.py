@@ -220,11 +220,6 @@ def _studies(
     fetched_dir: Path | None = None,
 ) -> list[DicomScan]:
     """The DICOM studies below a folder, or in an archive from which they are fetched into a folder, as scans."""
-    if further := suffixes[len(MAPS) :]:
-        raise InputError(
-            f"input: {further[0]} is not read from DICOM, and maps, or the record beside the weights, names it; convert"
-            " the study to NIfTI in a BIDS folder, or give weights that do without it"
-        )
     try:
         from scripts.dicom.rules import read_rules
         from scripts.dicom.study import find_in_archive, find_studies
@@ -233,15 +228,29 @@ def _studies(
             f"DICOM needs the package {error.name}; type pip install '.[dicom]' in the repository"
         ) from error
     rules = replace(read_rules(dicom_rules), numbers=numbers)
+    unruled = [suffix for suffix in suffixes if suffix not in rules.series]
+    if unruled:
+        raise InputError(
+            f"{dicom_rules}: no rule says which series is the {unruled[0]}, which maps or the record beside the weights"
+            " names; add one under series"
+        )
     if fetched_dir is not None:
-        studies = find_in_archive(str(source), rules, fetched_dir, include_identifiers=include_identifiers)
+        studies = find_in_archive(
+            str(source), rules, fetched_dir, include_identifiers=include_identifiers, maps=suffixes
+        )
     else:
-        studies = find_studies(source, rules, include_identifiers=include_identifiers)
+        studies = find_studies(source, rules, include_identifiers=include_identifiers, maps=suffixes)
     if not studies:
         # The folder's own name stays out: it was typed by the user, but it ends up in logs and may name a patient.
         raise InputError(f"input: the folder holds neither sub-*/anat (BIDS) nor any DICOM file; give --input {KINDS}")
     return [
-        DicomScan(participant_id=study.name, scan_id=study.name, study=study, include_identifiers=include_identifiers)
+        DicomScan(
+            participant_id=study.name,
+            scan_id=study.name,
+            names=suffixes,
+            study=study,
+            include_identifiers=include_identifiers,
+        )
         for study in studies
     ]
 

@@ -22,7 +22,16 @@ from scripts.simulation import difficulty
 from scripts.simulation.folder import Build, begin, keep
 from scripts.simulation.iron import Latent, draw_latents
 from scripts.simulation.sites import assign, protocol_of, read_sites
-from scripts.simulation.subject import UNITS, Participant, Protocol, image_maps, write_json, write_subject
+from scripts.simulation.subject import (
+    FURTHER_UNITS,
+    OF_IRON,
+    UNITS,
+    Participant,
+    Protocol,
+    image_maps,
+    write_json,
+    write_subject,
+)
 
 GROUPS = ("HH", "HC")
 #: Arguments of `simulate` that decide nothing, or are recorded in parts.
@@ -106,6 +115,22 @@ def draw_participants(
         )
         for index, i in enumerate(rng.permutation(hh + hc))
     ]
+
+
+def checked_maps(maps: Sequence[str]) -> tuple[str, ...]:
+    """The maps of a cohort, the three that every scan has first.
+
+    Raises:
+        InputError: one of the three is not named, one is not known, or one twice.
+    """
+    known = (*UNITS, *FURTHER_UNITS)
+    wrong = [name for name in maps if name not in known or list(maps).count(name) > 1]
+    if wrong:
+        raise InputError(f"maps: {wrong[0]!r} is no map that is simulated, or named twice; use {', '.join(known)}")
+    lacking = [name for name in UNITS if name not in maps]
+    if lacking:
+        raise InputError(f"maps: has no {lacking[0]}; name {', '.join(UNITS)}, which every scan has, and further ones")
+    return tuple(name for name in known if name in maps)
 
 
 def _work(shared: Mapping[str, Any], participant: Participant, device: str) -> dict[str, float]:
@@ -213,7 +238,9 @@ def simulate(
     engine: str = "local",
     ray_address: str | None = None,
     sites: Mapping[str, Mapping[str, Any]] | None = None,
-    effect_maps: Sequence[str] = tuple(UNITS),
+    effect_maps: Sequence[str] = OF_IRON,
+    maps: Sequence[str] = tuple(UNITS),
+    further: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, float]:
     """Simulate a cohort and print how difficult it is.
 
@@ -242,6 +269,8 @@ def simulate(
         raw: arguments of ``from_raw.load_chain``.
         effect_maps: maps in which HH acts; each of the others shows the same head with healthy iron, drawn anew in
             both groups.
+        maps: what every scan has: the three of ``UNITS``, and of ``FURTHER_UNITS`` what is named.
+        further: faults of further maps, arguments of ``water.acquire_water``.
 
     Returns:
         the difficulty, AUC by reader.
@@ -253,10 +282,13 @@ def simulate(
     settings = {k: v for k, v in locals().items() if k not in PLACES_AND_PARTS}
     if size not in sizes:
         raise InputError(f"size={size} is unknown; choose one of {', '.join(sizes)}")
-    unknown = [name for name in effect_maps if name not in UNITS]
+    unknown = [name for name in effect_maps if name not in OF_IRON]
     if unknown:
-        raise InputError(f"effect_maps: {unknown[0]!r} is no map; use {', '.join(UNITS)}")
-    if from_raw and set(effect_maps) != set(UNITS):
+        raise InputError(f"effect_maps: {unknown[0]!r} is no map in which HH can act; use {', '.join(OF_IRON)}")
+    of_scan = checked_maps(maps)
+    if set(of_scan) - set(UNITS) and not from_raw and not further:
+        raise InputError("further: is missing; maps names more than three, whose faults it holds")
+    if from_raw and not set(of_scan) & set(OF_IRON) <= set(effect_maps):
         raise InputError("effect_maps: from_raw scans one head for all maps; name all of them, or give from_raw false")
     where = scan_engine(engine, num_workers, ray_address, "cpu")
     if seed < 0:
@@ -292,6 +324,8 @@ def simulate(
         (narrowest, widest),
         effect_maps=tuple(effect_maps),
         latents=distributions,
+        maps=of_scan,
+        further=dict(further or {}),
     )
     protocols: dict[Any, Protocol] = {None: protocol}
     if sites:
@@ -311,7 +345,7 @@ def simulate(
         chains = {name: load_chain(**{**raw, **changed}) for name, changed in own.items()}
         used = {name: chain.settings() for name, chain in chains.items()}
         settings["from_raw"] = used if sites else used[None]
-    needed = _BYTES_PER_VOXEL * np.prod(matrix) * len(participants)
+    needed = _BYTES_PER_VOXEL * np.prod(matrix) * len(participants) * len(of_scan) / len(UNITS)
     with Build(output_dir, needed, settings | {"sizes": {size: preset}}, __name__) as build:
         part = build.part
         _write_descriptions(part, settings | {"sizes": {size: preset}})

@@ -63,27 +63,29 @@ def stored_maps(
     *,
     oblique_deg: float = 0.0,
     box: Sequence[Sequence[int]] | None = None,
+    maps: Sequence[str] = MAPS,
 ) -> tuple[list[Stored], np.ndarray]:
-    """The three maps of a scan as `write_study` stores them: what a reader of the study must find.
+    """The maps of a scan as `write_study` stores them: what a reader of the study must find.
 
     Args:
-        scan_paths: QSM (ppm), R2* (1/s), T1W; 3D NIfTI on one grid.
+        scan_paths: QSM (ppm), R2* (1/s), T1W, and further maps; 3D NIfTI on one grid.
         style: one of `vendors.STYLES`.
         oblique_deg: how far to turn the slices out of the scanner's axes, degrees.
         box: half-open voxel ranges along the axes of the files as stored; only this part is kept. None: everything.
+        maps: what the files are, BIDS suffixes.
 
     Returns:
         the maps, and their affine `[4, 4]` from voxels `[column, row, slice]` to RAS+ mm.
 
     Raises:
-        InputError: an unknown style, not three files, or files that are not on one grid.
+        InputError: an unknown style, another number of files, or files that are not on one grid.
     """
     if style not in STYLES:
         raise InputError(f"style {style!r} is unknown; use one of {', '.join(STYLES)}")
     paths = [str(path) for path in scan_paths]
-    if len(paths) != len(MAPS):
-        raise InputError(f"{len(paths)} files given for a study; give {', '.join(MAPS)}")
-    check_grid(paths)
+    if len(paths) != len(maps):
+        raise InputError(f"{len(paths)} files given for a study; give {', '.join(maps)}")
+    check_grid(paths, names=maps)
     images = [nifti.read(path) for path in paths]
     if box is not None:
         (i0, i1), (j0, j1), (k0, k1) = box
@@ -94,8 +96,8 @@ def stored_maps(
         for image in images
     ]
     vendor = STYLES[style]
-    maps = [store(image.get_fdata(), vendor.habits[suffix], vendor) for image, suffix in zip(turned, MAPS, strict=True)]
-    return maps, oblique(turned[0].affine, oblique_deg)
+    stored = [store(image.get_fdata(), vendor.habits[name], vendor) for image, name in zip(turned, maps, strict=True)]
+    return stored, oblique(turned[0].affine, oblique_deg)
 
 
 def write_study(
@@ -112,12 +114,13 @@ def write_study(
     extras: bool = True,
     box: Sequence[Sequence[int]] | None = None,
     age: float | None = None,
+    maps: Sequence[str] = MAPS,
 ) -> Path:
     """Write one scan as a DICOM study.
 
     Args:
         folder: the study's folder; it must not exist. It appears when it is complete.
-        scan_paths, style, oblique_deg, box: see `stored_maps`.
+        scan_paths, style, oblique_deg, box, maps: see `stored_maps`.
         participant_id: from which the made-up patient name and id follow.
         scan_id: tells the studies of one participant apart; default: the participant's id.
         seed: another seed gives other UIDs.
@@ -140,18 +143,18 @@ def write_study(
     folder = Path(folder)
     if folder.exists():
         raise InputError(f"{folder}: exists already; choose another folder or remove it")
-    maps, affine = stored_maps(scan_paths, style, oblique_deg=oblique_deg, box=box)
+    volumes, affine = stored_maps(scan_paths, style, oblique_deg=oblique_deg, box=box, maps=maps)
     vendor = STYLES[style]
     study = headers.Study(partial(uid, seed, scan_id or participant_id), participant_id, vendor, age)
     with part_folder(folder.parent) as part:
-        for number, (suffix, stored) in enumerate(zip(MAPS, maps, strict=True), 3):
+        for number, (suffix, stored) in enumerate(zip(maps, volumes, strict=True), 3):
             habit = vendor.habits[suffix]
             series = headers.Series(study, number, habit.description, habit.protocol, habit.image_type, affine)
             make = headers.classic if layout == "classic" else headers.enhanced
             for index, image in enumerate(make(series, stored)):
                 save(image, part / vendor.file_name.format(series=number, image=index + 1), transfer_syntax)
         if extras:
-            _write_extras(part, study, maps[0], affine)
+            _write_extras(part, study, volumes[0], affine)
         part.rename(folder)
     return folder
 
@@ -190,6 +193,7 @@ def write_cohort(
     *,
     slab: str,
     style: str,
+    maps: Sequence[str] = MAPS,
     **settings: Any,
 ) -> list[Path]:
     """Write every chosen scan of a BIDS folder as a study; one that is there already, made of the same, stays.
@@ -199,6 +203,7 @@ def write_cohort(
         output_dir: gets one folder a scan, named `<scan_id>`.
         slab: `whole`, or `basalganglia` to write only what lies in the scan's box (for `localise: whole`).
         style: one of `vendors.STYLES`, or `mixed`: each scan the next of them.
+        maps: what a network shall see; those beyond the three become series of their own too.
         settings: further arguments of `write_study`.
 
     Returns:
@@ -212,7 +217,7 @@ def write_cohort(
         raise InputError(f"slab {slab!r} is unknown; use whole or basalganglia")
     if style not in (*STYLES, "mixed"):
         raise InputError(f"style {style!r} is unknown; use one of {', '.join(STYLES)}, mixed")
-    scans = chosen_scans(dataset_dir, participants)
+    scans = chosen_scans(dataset_dir, participants, maps=maps)
     if slab == "basalganglia" and (bare := [scan.scan_id for scan in scans if scan.box is None]):
         raise InputError(f"{bare[0]}: has no basal ganglia box; annotate it, or use --slab whole")
     root = check_output_dir(output_dir, sum(Path(path).stat().st_size for scan in scans for path in scan.maps))
@@ -220,11 +225,15 @@ def write_cohort(
     made = read_record(root / RECORD)
     studies = []
     for number, scan in enumerate(scans):
-        how = settings | {
-            "style": list(STYLES)[number % len(STYLES)] if style == "mixed" else style,
-            "box": scan.box if slab == "basalganglia" else None,
-            "age": ages.get(scan.participant_id),
-        }
+        how = (
+            settings
+            | {
+                "style": list(STYLES)[number % len(STYLES)] if style == "mixed" else style,
+                "box": scan.box if slab == "basalganglia" else None,
+                "age": ages.get(scan.participant_id),
+            }
+            | ({} if scan.names == MAPS else {"maps": scan.names})
+        )
         folder, origin = root / scan.scan_id, Origin({"maps": scan.maps}, [scan.scan_id, how], CODE)
         if os.path.lexists(folder) and not origin.made(made.get(scan.scan_id)):
             raise InputError(

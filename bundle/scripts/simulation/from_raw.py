@@ -128,8 +128,13 @@ def scanned_maps(
         )
     volumes = chain.reconstruction(raw).volumes
     volumes["T1w"] = volumes["T1w"] * T1W_SCALE
+    lacking = [suffix for suffix in protocol.maps if suffix not in volumes]
+    if lacking:
+        raise InputError(f"maps: {lacking[0]} needs two flip angles; give raw a scanner that has them, or leave it out")
+    if "PDmap" in volumes:  # relative to the median of the brain
+        volumes["PDmap"] = volumes["PDmap"] * 100
     stored = {
-        suffix: np.clip(np.round(volumes[suffix] / value), -32767, 32767).astype(np.int16)
-        for suffix, value in STEPS.items()
+        suffix: np.clip(np.round(volumes[suffix] / STEPS[suffix]), -32767, 32767).astype(np.int16)
+        for suffix in protocol.maps
     }
     return stored, labels, basal_ganglia_box(rng, labels, protocol.spacing_mm, protocol.box_margin_mm)

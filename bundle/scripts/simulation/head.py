@@ -3,9 +3,7 @@
 Brain tissue takes its susceptibility and R2* from ``acquisition.tissue_maps`` and ``iron``. Further constants:
 
 - air +9.4 ppm and cortical bone -2.1 ppm relative to water: Buch et al., Magn Reson Med 2015, 73:2185;
-- T1 at 3 T, white matter 0.85 s and nuclei: Gelman et al., Magn Reson Med 2001, 45:71; cortex 1.33 s: Wansapura et
-  al., J Magn Reson Imaging 1999, 9:531; CSF 4.16 s: Lin et al., J Comput Assist Tomogr 2001, 25:30; blood 1.6 s;
-- water content of tissue: Neeb et al., NeuroImage 2006, 31:1156.
+- T1 and proton density: ``water``.
 
 The air-filled cavities and the neck are ellipsoids at their usual places: what matters is that their fields have the
 size and reach of real ones. Fat's chemical shift is left out.
@@ -22,18 +20,10 @@ from scipy.spatial.transform import Rotation
 from scripts.anatomy.atlas import NUCLEI, Templates
 from scripts.simulation import acquisition, iron, poses
 from scripts.simulation.subject import Head, Participant
+from scripts.simulation.water import PROTON_DENSITY, T1_S, tissue_shares, water_and_rate
 
 # Susceptibility relative to water, ppm.
 AIR_PPM, BONE_PPM, SOFT_PPM = 9.4, -2.1, 0.0
-# T1 (s) and proton density (1 = water).
-T1_S = {
-    "gm": 1.33, "wm": 0.85, "csf": 4.16, "vein": 1.6, "soft": 1.0, "bone": 0.4,
-    "caudate": 1.48, "putamen": 1.34, "pallidum": 1.04, "thalamus": 1.22,
-}  # fmt: skip
-PROTON_DENSITY = {
-    "gm": 0.82, "wm": 0.70, "csf": 1.0, "vein": 0.85, "soft": 0.80, "bone": 0.05,
-    "caudate": 0.83, "putamen": 0.82, "pallidum": 0.75, "thalamus": 0.77,
-}  # fmt: skip
 # R2* (1/s) at 3 T of what is not brain.
 SOFT_R2STAR, BONE_R2STAR = 30.0, 400.0
 # Ellipsoids: centre and half axes in MNI mm.
@@ -303,17 +293,8 @@ def _tissue(
     veins = veins * brain
     chi, r2star, _ = acquisition.tissue_maps(sampled, np.zeros_like(outside), veins, shell_mm)
 
-    # Water of each tissue; relaxation rates are averaged over water.
-    nuclei = sum(sampled[name] for name in NUCLEI)
-    rest = (1.0 - nuclei) * (1.0 - veins)
-    gm, wm = sampled["gm"], sampled["wm"]
-    csf = np.clip(1.0 - gm - wm, 0.0, 1.0)
-    total = gm + wm + csf
-    shares = {"gm": rest * gm / total, "wm": rest * wm / total, "csf": rest * csf / total, "vein": veins}
-    shares |= {name: sampled[name] for name in NUCLEI}
-    water = {name: PROTON_DENSITY[name] * share for name, share in shares.items()}
-    pd = sum(water.values())
-    rate = sum(w / T1_S[name] for name, w in water.items()) / pd
+    shares = tissue_shares(sampled, veins)
+    pd, rate = water_and_rate(shares)
 
     fluid, skull, scalp = np.cumsum(shell_mm)
     soft = (outside >= skull) & ((outside < scalp) | _inside(_SOFT, xyz).numpy())

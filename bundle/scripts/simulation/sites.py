@@ -95,6 +95,10 @@ def protocol_of(site: Site, protocol: Protocol) -> Protocol:
     factor = site.noise * REFERENCE_T / site.field_strength_t
     for key in ("qsm_noise", "r2star_noise", "t1w_noise"):
         scanner[key] = [float(end) * factor for end in scanner[key]]
+    further = dict(protocol.further)
+    for key in ("t1_noise", "pd_noise"):
+        if key in further:
+            further[key] = [float(end) * factor for end in further[key]]
     matrix, spacing = protocol.matrix, protocol.spacing_mm
     if site.spacing_mm is not None:
         spacing = tuple(float(d) for d in site.spacing_mm)  # type: ignore[assignment]  # three
@@ -109,4 +113,5 @@ def protocol_of(site: Site, protocol: Protocol) -> Protocol:
         field_strength_t=float(site.field_strength_t),
         echo_time_s=float(site.echo_time_s),
         qsm_gain=float(site.qsm_gain),
+        further=further,
     )

@@ -15,17 +15,23 @@ import numpy as np
 from scripts.anatomy import atlas
 from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES
 from scripts.files.nifti import SIMULATED
-from scripts.simulation import acquisition, iron, poses
+from scripts.simulation import acquisition, iron, poses, water
 
+#: What every scan has, and the further maps that a cohort may have.
 UNITS = {"Chimap": "ppm", "R2starmap": "1/s", "T1w": "arbitrary"}
+FURTHER_UNITS = {"T1map": "s", "PDmap": "arbitrary"}
+#: Maps in which HH can act: iron changes nothing about proton density.
+OF_IRON = (*UNITS, "T1map")
 DESCRIPTIONS = {
     "Chimap": "Simulated quantitative susceptibility map",
     "R2starmap": "Simulated effective transverse relaxation rate",
     "T1w": "Simulated T1-weighted gradient echo",
+    "T1map": "Simulated longitudinal relaxation time",
+    "PDmap": "Simulated proton density times receive sensitivity, percent of water",
 }
 # One integer step of each map as stored (int16): far below its noise. The same in every file, so that headers say
 # nothing about the subject.
-STEPS = {"Chimap": 5e-4, "R2starmap": 0.05, "T1w": 1.0}
+STEPS = {"Chimap": 5e-4, "R2starmap": 0.05, "T1w": 1.0, "T1map": 1e-3, "PDmap": 0.01}
 # A T1-weighted signal of 1 is stored as this.
 T1W_SCALE = 1000.0
 # Nuclei that the box must hold, and the share of their voxels that the box may miss at its feet and head together.
@@ -63,8 +69,10 @@ class Protocol:
         field_strength_t: T; R2* grows with it from its values at 3 T.
         echo_time_s: of the T1-weighted image, s.
         qsm_gain: multiplies QSM.
-        effect_maps: maps in which HH acts, of UNITS.
+        effect_maps: maps in which HH acts, of OF_IRON.
         latents: of the cohort; where HH acts in some maps only, the others show a healthy draw of them.
+        maps: UNITS, then some of FURTHER_UNITS.
+        further: faults of these, arguments of ``water.acquire_water``.
     """
 
     matrix: tuple[int, int, int]
@@ -79,8 +87,10 @@ class Protocol:
     field_strength_t: float = 3.0
     echo_time_s: float = acquisition.ECHO_TIME_S
     qsm_gain: float = 1.0
-    effect_maps: tuple[str, ...] = tuple(UNITS)
+    effect_maps: tuple[str, ...] = OF_IRON
     latents: Mapping[str, iron.Latent] = field(default_factory=dict)
+    maps: tuple[str, ...] = tuple(UNITS)
+    further: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def affine(self) -> np.ndarray:
@@ -128,9 +138,10 @@ def random_numbers(participant: Participant, protocol: Protocol) -> np.random.Ge
     return np.random.default_rng(np.random.SeedSequence([protocol.seed, 1 + participant.index]))
 
 
-def other_numbers(participant: Participant, protocol: Protocol) -> np.random.Generator:
-    """A second source, for what only some cohorts draw: the first gives everybody the same numbers as before."""
-    return np.random.default_rng(np.random.SeedSequence([protocol.seed, 1 + participant.index, 1]))
+def other_numbers(participant: Participant, protocol: Protocol, number: int = 1) -> np.random.Generator:
+    """Another source (1: healthy iron; 2: further maps), for what only some cohorts draw: the first gives everybody the
+    same numbers as before."""
+    return np.random.default_rng(np.random.SeedSequence([protocol.seed, 1 + participant.index, number]))
 
 
 def image_maps(
@@ -156,8 +167,8 @@ def image_maps(
     points = poses.scanner_coordinates(head.vein_points_mm, head.pose)
     veins = acquisition.vein_fraction(points, head.vein_area_mm2, matrix, spacing)
 
-    def clean_maps(latents: dict[str, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        maps = iron.iron_maps(
+    def iron_of(latents: dict[str, float]) -> dict[str, np.ndarray]:
+        return iron.iron_maps(
             participant.age,
             latents,
             head.more_on_left,
@@ -166,19 +177,28 @@ def image_maps(
             xyz[:, where[0], where[1], where[2]],
             templates,
         )
+
+    def clean_maps(maps: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         nuclei_iron = np.zeros(matrix, np.float32)
         nuclei_iron[where] = sum(maps[name] * here[name] for name in NUCLEI)
         tissue = acquisition.tissue_maps(sampled, nuclei_iron, veins, head.shell_mm)
         return acquisition.at_field(tissue, protocol.field_strength_t, protocol.echo_time_s, protocol.qsm_gain)
 
-    clean = clean_maps(participant.latents)
-    if set(protocol.effect_maps) != set(UNITS):
+    amounts = iron_of(participant.latents)
+    clean, in_t1 = clean_maps(amounts), amounts
+    if not set(protocol.maps) & set(OF_IRON) <= set(protocol.effect_maps):
         # Drawn anew in both groups: maps that agreed in HC alone would tell the groups apart by that.
-        healthy = clean_maps(iron.healthy_latents(other_numbers(participant, protocol), protocol.latents))
+        usual = iron_of(iron.healthy_latents(other_numbers(participant, protocol), protocol.latents))
+        healthy, in_t1 = clean_maps(usual), amounts if "T1map" in protocol.effect_maps else usual
         q, r, t = (a if name in protocol.effect_maps else b for name, a, b in zip(UNITS, clean, healthy, strict=True))
         clean = q, r, t
     scanned = acquisition.acquire(rng, clean, sampled["outside_mm"], spacing, scanner)
     scanned["T1w"] = scanned["T1w"] * T1W_SCALE
+    if set(protocol.maps) - set(UNITS):
+        still = water.quantities(sampled, veins, where, in_t1, protocol.field_strength_t)
+        own = other_numbers(participant, protocol, 2)
+        made = water.acquire_water(own, still, sampled["outside_mm"], spacing, scanner.blur_mm, **protocol.further)
+        scanned |= {suffix: made[suffix] for suffix in protocol.maps if suffix not in UNITS}
     stored = {
         suffix: np.clip(np.round(volume / STEPS[suffix]), -32767, 32767).astype(np.int16)
         for suffix, volume in scanned.items()
@@ -293,7 +313,7 @@ def write_subject(
         (folder / f"{name}_{suffix}.nii.gz").write_bytes(nifti_bytes(volume, protocol.affine, STEPS[suffix]))
         sidecar = {
             "Description": DESCRIPTIONS[suffix],
-            "Units": UNITS[suffix],
+            "Units": (UNITS | FURTHER_UNITS)[suffix],
             "Simulated": True,
             "MagneticFieldStrength": int(b0) if (b0 := protocol.field_strength_t).is_integer() else b0,
         }

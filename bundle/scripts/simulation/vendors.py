@@ -38,7 +38,7 @@ class Stored:
     """One map as its series stores it.
 
     `values` `[columns, rows, slices]` are whole numbers; value in the file's unit = number * `slope` + `intercept`,
-    wherever the vendor writes these two. `maps_unit` is the same in ppm, 1/s or the T1W's own unit, float32.
+    wherever the vendor writes these two. `maps_unit` is the same in ppm, 1/s, s or the map's own unit, float32.
     """
 
     values: np.ndarray
@@ -59,6 +59,8 @@ STYLES = {
             "Chimap": Habit("STAGE_tra_QSM", "STAGE_tra", ("DERIVED", "PRIMARY", "QSM", "ND"), 1000.0, 0.1),
             "R2starmap": Habit("STAGE_tra_R2Star", "STAGE_tra", ("DERIVED", "PRIMARY", "R2_STAR MAP", "ND"), 1.0, 0.01),
             "T1w": Habit("STAGE_tra_T1W_FA24", "STAGE_tra", ("ORIGINAL", "PRIMARY", "M", "ND", "NORM"), 1.0, 0.125),
+            "T1map": Habit("STAGE_tra_T1map", "STAGE_tra", ("DERIVED", "PRIMARY", "T1 MAP", "ND"), 1000.0, 1.0),
+            "PDmap": Habit("STAGE_tra_PDmap", "STAGE_tra", ("DERIVED", "PRIMARY", "PD MAP", "ND"), 1.0, 0.01),
         },
     ),
     "ge": Style(
@@ -72,6 +74,8 @@ STYLES = {
             "Chimap": Habit("QSM: Ax SWAN STAGE", "QNET STAGE", ("DERIVED", "SECONDARY", "QSM"), 1000.0, 1.0),
             "R2starmap": Habit("R2*: Ax SWAN STAGE", "QNET STAGE", ("DERIVED", "SECONDARY", "R2_STAR"), 1.0, 1.0),
             "T1w": Habit("Ax T1W SPGR", "QNET STAGE", ("ORIGINAL", "PRIMARY", "OTHER"), 1.0, 1.0),
+            "T1map": Habit("T1 map: Ax SWAN STAGE", "QNET STAGE", ("DERIVED", "SECONDARY", "T1"), 1000.0, 1.0),
+            "PDmap": Habit("PD map: Ax SWAN STAGE", "QNET STAGE", ("DERIVED", "SECONDARY", "PD"), 1.0, 1.0),
         },
     ),
     "philips": Style(
@@ -85,6 +89,8 @@ STYLES = {
             "Chimap": Habit("sQSM 3D STAGE", "3D STAGE", ("DERIVED", "PRIMARY", "QSM", "QSM"), 1.0, 0.0005),
             "R2starmap": Habit("sR2star 3D STAGE", "3D STAGE", ("DERIVED", "PRIMARY", "R2_STAR", "R2_STAR"), 1.0, 0.05),
             "T1w": Habit("3D T1W_FFE STAGE", "3D STAGE", ("ORIGINAL", "PRIMARY", "M_FFE", "M", "FFE"), 1.0, 1.0),
+            "T1map": Habit("sT1map 3D STAGE", "3D STAGE", ("DERIVED", "PRIMARY", "T1", "T1"), 1000.0, 2.0),
+            "PDmap": Habit("sPDmap 3D STAGE", "3D STAGE", ("DERIVED", "PRIMARY", "PD", "PD"), 1.0, 0.05),
         },
     ),
 }
