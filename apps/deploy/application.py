@@ -33,11 +33,12 @@ class QNetApplication(Application):
         from selection_rules import selection_rules
         from stack_series_operator import StackSeriesOperator
 
-        rules = inference_config(self.bundle).get_parsed_content("dicom_rules")
+        config = inference_config(self.bundle)
+        rules, maps = config.get_parsed_content("dicom_rules"), config.get_parsed_content("maps")
         study, out = Path(self.context.input_path), Path(self.context.output_path)
         loader = DICOMDataLoaderOperator(self, CountCondition(self, 1), input_folder=study, name="loader")
-        selector = DICOMSeriesSelectorOperator(self, rules=selection_rules(rules), all_matched=True, name="selector")
-        stack = StackSeriesOperator(self, input_dir=study, rules=rules, name="stack")
+        selector = DICOMSeriesSelectorOperator(self, rules=selection_rules(rules, maps), all_matched=True, name="selector")
+        stack = StackSeriesOperator(self, input_dir=study, rules=rules, maps=maps, name="stack")
         bundle = QNetBundleOperator(self, app_context=self.context, bundle=self.bundle, name="bundle")
         writer = ResultWriterOperator(self, input_dir=study, output_dir=out, bundle=self.bundle, name="writer")
         self.add_flow(loader, selector, {("dicom_study_list", "dicom_study_list")})

@@ -15,7 +15,7 @@ class QNetBundleOperator(MonaiBundleInferenceOperator):
     postprocessing makes more than that, so both are sent: the plain result and the evidence volume.
 
     Named input:
-        image: `Image` `[3, W, H, D]` from `StackSeriesOperator`.
+        image: `Image` `[C, W, H, D]` from `StackSeriesOperator`.
     Named output:
         pred: what the postprocessing made: `result`, `pred` (evidence `[1, W, H, D]` on the series' grid), and
             `evidence` and `image`, both on the network's grid.

@@ -1,4 +1,4 @@
-"""The three series of a study as one image of three channels, which is what the bundle's network reads."""
+"""The series of a study as one image of a channel a map, which is what the bundle's preprocessing reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from scripts.inference.inputs import DicomScan, find_input
 
 
 class StackSeriesOperator(Operator):
-    """Stacks the QSM, R2* and T1W series of one study.
+    """Stacks the QSM, R2* and T1W series of one study, and those of further maps that the network sees.
 
     The pixels are read by the bundle's own reader, from the folder: it scales each vendor's numbers, and refuses what
     the SDK's loader passes over in silence (two images of one place, images of another patient, missing slices).
@@ -22,13 +22,16 @@ class StackSeriesOperator(Operator):
     Named input:
         study_selected_series_list: what the SDK's selector took; its selections are named after the maps.
     Named outputs:
-        image: `Image` `[3, W, H, D]` (float32; QSM in ppm, R2* in 1/s, T1W), with its affine to RAS+ mm.
+        image: `Image` `[C, W, H, D]` (float32; QSM in ppm, R2* in 1/s, T1W, further maps), with its affine to RAS+ mm.
         source: the study as a scan (`scripts.inference.inputs.DicomScan`).
     """
 
-    def __init__(self, fragment: Fragment, *args: Any, input_dir: Path, rules: str | Path, **kwargs: Any) -> None:
+    def __init__(
+        self, fragment: Fragment, *args: Any, input_dir: Path, rules: str | Path, maps: Sequence[str], **kwargs: Any
+    ) -> None:
         self.input_dir = input_dir
         self.rules = rules
+        self.maps = maps
         super().__init__(fragment, *args, **kwargs)
 
     def setup(self, spec: OperatorSpec) -> None:
@@ -38,7 +41,7 @@ class StackSeriesOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         selected = op_input.receive("study_selected_series_list")
-        scans = find_input(self.input_dir, dicom_rules=self.rules)
+        scans = find_input(self.input_dir, dicom_rules=self.rules, maps=self.maps)
         if len(scans) != 1 or not isinstance(scans[0], DicomScan):
             raise InputError(f"input: holds {len(scans)} scans where one DICOM study is due; give -i its folder")
         study = scans[0].study

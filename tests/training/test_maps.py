@@ -23,16 +23,21 @@ def further(tmp_path_factory) -> Path:
     return write_further_maps(write_cohort(tmp_path_factory.mktemp("further") / "cohort", 8))
 
 
-def infer(cohort: Path, weights: Path, output: Path, **keys) -> None:
+def files(cohort: Path, suffixes) -> str:
+    return ",".join(str(cohort / "sub-03" / "anat" / f"sub-03_{suffix}.nii.gz") for suffix in suffixes)
+
+
+def infer(source: str, weights: Path, output: Path, **keys) -> None:
     workflow = ConfigWorkflow(
         config_file=str(BUNDLE / "configs" / "inference.yaml"),
         logging_file=False,
         run_id="run",
         bundle_root=str(BUNDLE),
-        input=str(cohort),
+        input=source,
         weights=str(weights),
         output_dir=str(output),
         nuclei="known",
+        localise="whole",
         outputs=["json", "report"],
         num_threads=1,
         **{key: TINY[key] for key in INPUT},
@@ -49,18 +54,19 @@ def test_a_network_of_other_maps_is_asked_by_its_record(further, shared_cohort, 
     weights = tmp_path / "models" / "model.pt"
     assert trained_with(weights)["maps"] == maps
     assert read_state_dict(weights)["embedding.conv1.weight"].shape[1] == len(maps)
-    infer(further, weights, tmp_path / "out")
+    asked = [*MAPS, *(name for name in maps if name not in MAPS)]
+    infer(files(further, asked), weights, tmp_path / "out")
     made = json.loads((tmp_path / "out" / "sub-03" / "sub-03_prediction.json").read_text())
     assert made["provenance"]["settings"]["maps"] == maps
-    assert list(made["input"]) == [*MAPS, *(name for name in maps if name not in MAPS)]
+    assert list(made["input"]) == asked
     page = (tmp_path / "out" / "sub-03" / "sub-03_report.html").read_text()
     assert ("Three slices of QSM, R2*, T1W, T1 with" if len(maps) == 4 else "Three slices of R2* with") in page
     with refused("maps", "not ['T1w']"):
-        infer(further, weights, tmp_path / "other", maps=["T1w"])
+        infer(files(further, MAPS), weights, tmp_path / "other", maps=["T1w"])
     assert not (tmp_path / "other").exists()
     if len(maps) == 4:
         with refused("no scan has *_T1map.nii.gz"):
-            infer(shared_cohort, weights, tmp_path / "other")
+            infer(str(shared_cohort), weights, tmp_path / "other")
 
 
 def test_a_map_that_no_scan_has_is_refused_before_training(shared_cohort, tmp_path):
