@@ -18,8 +18,8 @@ def selection_rules(path: str | Path, maps: Sequence[str] = MAPS) -> str:
 
     The selector knows one pattern a header; a pattern that must not be found becomes a negative lookahead in front of
     the one that must. It passes over series that lack a header, so headers that are only excluded are left out. The
-    selector thus takes every series that may be meant, and the bundle's reader, with the whole rules, the one that is. `maps`:
-    what the network sees; rules of further maps are passed over.
+    selector thus takes every series that may be meant, and the bundle's reader, with the whole rules, the one that is.
+    `maps`: what the network sees; rules of further maps are passed over.
     """
     selections = []
     for suffix, rules in read_rules(path).series.items():

@@ -101,6 +101,20 @@ def test_it_comes_back_to_where_it_was(scan, maps):
     assert quality["sharpness"] > 0.5 and quality["spread_mm"] < 1.5 and quality["overlap"] > 0.99
 
 
+def test_a_map_of_t1_on_its_grid_goes_with_it(scan, tmp_path):
+    stored = nib.load(scan[2])
+    values = stored.get_fdata()
+    scale = np.float32(np.median(values[values != 0]))
+    paths = [*scan, str(tmp_path / "sub-01_T1map.nii.gz")]
+    nib.save(nib.Nifti1Image((values / scale).astype(np.float32), stored.affine), paths[3])
+    image = LoadImageMapsd("image", "rigid", ["T1map"])({"image": paths})["image"]
+    np.testing.assert_allclose(image[3].numpy() * scale, image[2].numpy(), atol=1e-3 * float(image[2].max()))
+    image = nib.Nifti1Image(np.ones((5, 6, 7), np.float32), stored.affine)
+    nib.save(image, paths[3])
+    with refused("_T1map.nii.gz", "resample it to that grid"):
+        check_grid(paths, "rigid", [*MAPS, "T1map"])
+
+
 def _magnitude() -> float:
     return Rotation.from_euler("xyz", TURN_DEG, degrees=True).magnitude()
 

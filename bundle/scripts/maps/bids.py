@@ -477,7 +477,8 @@ def check_grid(paths: Sequence[str], resample_t1w: str = "refuse", names: Sequen
 
     Args:
         paths: of QSM, R2*, T1W, and further maps.
-        resample_t1w: one of RESAMPLE_T1W; `rigid` lets the T1W lie on another grid, since it will be registered.
+        resample_t1w: one of RESAMPLE_T1W; `rigid` lets the T1W lie on another grid, since it will be registered, and
+            further maps on that of the T1W.
         names: the maps' BIDS suffixes.
 
     Raises:
@@ -485,7 +486,7 @@ def check_grid(paths: Sequence[str], resample_t1w: str = "refuse", names: Sequen
     """
     if resample_t1w not in RESAMPLE_T1W:
         raise InputError(f"resample_t1w is {resample_t1w!r}; use {' or '.join(RESAMPLE_T1W)}")
-    first = None
+    first, of_t1w = None, None
     for number, path in enumerate(paths):
         header = read_header(path)
         twice = next((other for other in paths[:number] if os.path.samefile(path, other)), None)
@@ -500,6 +501,8 @@ def check_grid(paths: Sequence[str], resample_t1w: str = "refuse", names: Sequen
         if first is None:
             first = (path, shape, affine)
         elif t1w and resample_t1w == "rigid":
+            of_t1w = (shape, affine)
+        elif of_t1w is not None and shape == of_t1w[0] and np.allclose(affine, of_t1w[1], atol=1e-3):
             continue
         elif shape != first[1]:
             raise InputError(f"{path}: its grid {shape} is not that of {first[0]} {first[1]}; {cure}")

@@ -34,7 +34,7 @@ from scripts.maps import plausibility
 from scripts.maps.bids import RESAMPLE_T1W, check_affine, check_grid
 from scripts.maps.scan import MAPS, network_maps, number_word, scan_maps
 from scripts.maps.units import factor_to_unit
-from scripts.registration.t1w_grid import register, same_grid
+from scripts.registration.t1w_grid import moved, register, same_grid
 
 #: How boxes can be had; `full` is another word for `whole`.
 CHOICES = ("auto", "annotated", "whole", "full")
@@ -105,13 +105,20 @@ class LoadImageMapsd(MapTransform):
 
     @staticmethod
     def stacked(maps: list[MetaTensor], paths: list[str]) -> MetaTensor:
-        """Maps `[C, I, J, K]` as one; a T1W on another grid is registered, and the metadata say how well."""
+        """Maps `[C, I, J, K]` as one; a T1W on another grid is registered, and the metadata say how well. Further maps
+        on its grid go with it."""
         affines = [np.asarray(image.affine, float) for image in maps]
         if len(maps) < len(MAPS) or same_grid(maps[0].shape, affines[0], maps[2].shape, affines[2]):
             return cast(MetaTensor, torch.cat([*maps]))
         qsm, r2star, t1w = (image[0].numpy() for image in maps)
         found = register(t1w, affines[2], qsm, r2star, affines[0], paths[2])
-        stack = cast(MetaTensor, torch.cat([*maps[:2], torch.from_numpy(found.t1w)[None], *maps[3:]]))
+        others = [
+            image
+            if same_grid(image.shape, affine, maps[0].shape, affines[0])
+            else torch.from_numpy(moved(image[0].numpy(), affine, found.pose, qsm.shape, affines[0])[0])[None]
+            for image, affine in zip(maps[3:], affines[3:], strict=True)
+        ]
+        stack = cast(MetaTensor, torch.cat([*maps[:2], torch.from_numpy(found.t1w)[None], *others]))
         stack.meta["t1w_registration"] = json.dumps(found.quality)
         return stack
 

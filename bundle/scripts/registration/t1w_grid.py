@@ -34,10 +34,12 @@ _MOST_KNOWN = 2000
 
 @dataclass(frozen=True)
 class Registered:
-    """A T1W `[I, J, K]` (float32) on the grid of the other maps, and how it got there."""
+    """A T1W `[I, J, K]` (float32) on the grid of the other maps, how good that is, and the pose that brought it there
+    (both grids to LPS mm)."""
 
     t1w: np.ndarray
     quality: Mapping[str, float]
+    pose: sitk.Euler3DTransform
 
 
 def same_grid(shape: tuple[int, ...], affine: np.ndarray, other: tuple[int, ...], other_affine: np.ndarray) -> bool:
@@ -72,16 +74,33 @@ def register(
         while len(_KNOWN) > _MOST_KNOWN:
             _KNOWN.pop(next(iter(_KNOWN)), None)
     best, measures = known
-    target = sitk_image(np.zeros(qsm.shape, np.float32), grid)
-    resampled = _values(sitk.Resample(sitk_image(t1w.astype(np.float32), moving_grid), target, best,
-                                      sitk.sitkBSpline, 0.0, sitk.sitkFloat32))  # fmt: skip
-    inside = _values(sitk.Resample(sitk_image((t1w != 0).astype(np.float32), moving_grid), target, best,
-                                   sitk.sitkNearestNeighbor, 0.0, sitk.sitkFloat32)) > 0  # fmt: skip
-    resampled = np.where(inside, np.clip(resampled, t1w.min(), t1w.max()), 0).astype(np.float32)
+    resampled, inside = moved(t1w, t1w_affine, best, qsm.shape, affine)
     overlap = float(inside[qsm != 0].mean()) if (qsm != 0).any() else float(inside.mean())
     quality = {**measures, "overlap": round(overlap, 3)}
     check_quality(quality, name)
-    return Registered(resampled, quality)
+    return Registered(resampled, quality, best)
+
+
+def moved(
+    volume: np.ndarray, volume_affine: np.ndarray, pose: sitk.Transform, shape: tuple[int, ...], affine: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What lies on a T1W's grid, on that of the other maps.
+
+    Args:
+        volume: `[X, Y, Z]`; 0 is what was not measured.
+        volume_affine: `[4, 4]`, its voxel to RAS mm.
+        pose: of the T1W, see `Registered`.
+        shape, affine: of the other maps.
+
+    Returns:
+        float32 `[I, J, K]`, within the volume's range, 0 where it was not measured; and where it was.
+    """
+    target, source = sitk_image(np.zeros(shape, np.float32), _lps(affine)), _lps(volume_affine)
+    resampled = _values(sitk.Resample(sitk_image(volume.astype(np.float32), source), target, pose,
+                                      sitk.sitkBSpline, 0.0, sitk.sitkFloat32))  # fmt: skip
+    inside = _values(sitk.Resample(sitk_image((volume != 0).astype(np.float32), source), target, pose,
+                                   sitk.sitkNearestNeighbor, 0.0, sitk.sitkFloat32)) > 0  # fmt: skip
+    return np.where(inside, np.clip(resampled, volume.min(), volume.max()), 0).astype(np.float32), inside
 
 
 def _digest(*parts: np.ndarray) -> str:
