@@ -110,7 +110,7 @@ class LoadImageMapsd(MapTransform):
         affines = [np.asarray(image.affine, float) for image in maps]
         if len(maps) < len(MAPS) or same_grid(maps[0].shape, affines[0], maps[2].shape, affines[2]):
             return cast(MetaTensor, torch.cat([*maps]))
-        qsm, r2star, t1w = (image[0].numpy() for image in maps)
+        qsm, r2star, t1w = (image[0].numpy() for image in maps[: len(MAPS)])
         found = register(t1w, affines[2], qsm, r2star, affines[0], paths[2])
         others = [
             image
