@@ -341,7 +341,8 @@ def _check_path(path: str, part: str, wrong: Wrong) -> None:
     if not path or os.path.lexists(path):
         return
     if found := _ADDRESS.match(path):
-        raise Wrong(*wrong.args, f"{found[0]} begins an address, and files are not fetched from there")
+        archive = " (an archive's begins with dicomweb:https://)" if found[0].startswith("http") else ""
+        raise Wrong(*wrong.args, f"{found[0]} begins an address, and files are not fetched from there{archive}")
     parts = path.split("/")
     odd = next((n for n, name in enumerate(parts) if "\\" in name), None)
     if _DRIVE.match(path) or odd is not None and not os.path.lexists("/".join(parts[: odd + 1])):
