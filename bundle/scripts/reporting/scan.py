@@ -61,6 +61,7 @@ class ReportContent:
     facts: Rows
     performance: Rows
     evidence: str
+    slices: str
     nuclei: Sequence[Sequence[str]]
     limits: Sequence[str]
     made_by: Rows
@@ -114,7 +115,8 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         warning=result["note"],
         facts=facts,
         performance=performance or [("not measured", "no measures are recorded for these weights")],
-        evidence=f"{evidence_caption(result.get('evidence'))} {SLICES}",
+        evidence=evidence_caption(result.get("evidence")),
+        slices=SLICES,
         nuclei=_nucleus_rows(result.get("nucleus_evidence", ())),
         limits=(CALIBRATED if answer else NOT_CALIBRATED, *LIMITS),
         made_by=made_by,
@@ -336,7 +338,11 @@ def draw_probabilities(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.axhline(
         result["probability_HH"], color="black", linewidth=1.2, label=f"scan {rounded(result['probability_HH'])}"
     )
-    axes.set(ylim=(0, 1), xlabel="slice, from foot to head", ylabel="P(HH)", xticks=slices)
+    axes.set(ylim=(0, 1), ylabel="P(HH)", xticks=slices)
+    axes.set_xlabel(
+        "slice, from foot to head (bars: each judged alone;\nline: all read together, which may lie beyond them)",
+        fontsize=7,
+    )
     axes.set_title("Probability by slice", fontsize=9, loc="left")
     axes.tick_params(labelsize=7)
     axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
