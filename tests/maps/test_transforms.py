@@ -242,6 +242,17 @@ def test_inference_takes_the_recipe_from_the_record_beside_the_weights(shared_co
         check_trained_with(given["weights"], scan_model="bilstm")
 
 
+def test_weights_of_version_0_6_that_left_a_map_out_get_it_as_zeros_from_inference_alone(shared_cohort, tmp_path):
+    (tmp_path / "model.json").write_text(json.dumps({"settings": {"leave_out": ["R2starmap"]}}))
+    given = {"weights": str(tmp_path / "model.pt"), "localise": "annotated"}
+    item = find_scans(shared_cohort)[1].item()
+    image = from_config("inference.yaml", "preprocessing", **given)(item)["image"]
+    assert len(image) == 3 and [bool(channel.any()) for channel in image] == [True, False, True]
+    with refused("leave_out ['R2starmap']", "--maps"):
+        check_trained_with(given["weights"], region="cropped")
+    check_trained_with(given["weights"], leave_out=["R2starmap"])
+
+
 # --- the way back ---------------------------------------------------------------------------------
 
 

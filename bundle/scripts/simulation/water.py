@@ -12,7 +12,7 @@ Sources of the constants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from scipy import ndimage
@@ -93,10 +93,10 @@ def acquire_water(
     spacing_mm: tuple[float, float, float],
     blur_mm: float,
     *,
-    t1_noise: Sequence[float],
-    t1_bias: Sequence[float],
-    pd_noise: Sequence[float],
-    pd_bias: Sequence[float],
+    t1_noise: tuple[float, float],
+    t1_bias: tuple[float, float],
+    pd_noise: tuple[float, float],
+    pd_bias: tuple[float, float],
 ) -> dict[str, np.ndarray]:
     """Scan the maps of `quantities`, as a fit over flip angles gives them: 0 outside the brain.
 
