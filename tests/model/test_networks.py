@@ -521,3 +521,9 @@ def test_medicalnets_weights_start_the_3d_resnet18(tmp_path):
         torch.testing.assert_close(
             ours.embed(one_map.repeat(1, 3, 1, 1, 1))[:, 0], theirs(one_map), rtol=1e-4, atol=1e-5
         )
+
+
+def test_weights_of_another_number_of_maps_are_told_so(tmp_path):
+    torch.save(QNet(3, 5, num_maps=4).state_dict(), tmp_path / "model.pt")
+    with refused("model.pt", "reads 4 maps, but maps names 3"):
+        load_weights(QNet(3, 5), tmp_path / "model.pt")

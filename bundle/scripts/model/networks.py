@@ -248,9 +248,15 @@ def load_state_dict(network: nn.Module, state: dict[str, Tensor], path: str | os
             )
         if own[name].is_floating_point() != state[name].is_floating_point():
             raise InputError(f"{path}: {name!r} holds {state[name].dtype}, not {own[name].dtype}; check the path")
-        if own[name].shape != state[name].shape:
+        theirs, ours = list(state[name].shape), list(own[name].shape)
+        if theirs != ours and len(ours) > 3 and theirs[:1] + theirs[2:] == ours[:1] + ours[2:]:
             raise InputError(
-                f"{path}: {name!r} has shape {list(state[name].shape)}, the config's network {list(own[name].shape)};"
+                f"{path}: its network reads {theirs[1]} maps, but maps names {ours[1]}; name those of its training, in"
+                " their order"
+            )
+        if theirs != ours:
+            raise InputError(
+                f"{path}: {name!r} has shape {theirs}, the config's network {ours};"
                 " use the settings (num_slices, hidden_size, scan_model, maps) that it was trained with"
             )
     network.load_state_dict(state)
