@@ -22,8 +22,7 @@ BUNDLE = ROOT / "bundle"
 sys.path.insert(0, str(BUNDLE))
 from scripts.evaluation.contributions import contributions, read_probabilities  # noqa: E402
 from scripts.files.writing import write_json, write_text  # noqa: E402
-from scripts.maps.appearance import NAMES  # noqa: E402
-from scripts.maps.scan import MAPS  # noqa: E402
+from scripts.maps.scan import KNOWN_MAPS, MAPS  # noqa: E402
 from scripts.provenance import software  # noqa: E402
 
 
@@ -64,14 +63,14 @@ def measured(folder: Path, name: str, subjects: int, seed: int, training: list[s
 
 
 def as_text(results: dict[str, dict[str, Any]], subjects: int) -> str:
-    heads = ["HH acts in", "AUC", *(f"drop without {NAMES[name]}" for name in MAPS), "found"]
+    heads = ["HH acts in", "AUC", *(f"drop without {KNOWN_MAPS[name].name}" for name in MAPS), "found"]
     lines = [f"Simulated cohorts of {subjects}, whole scans, folds pooled; 95 % intervals over subjects.", ""]
     lines += [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for name, result in results.items():
         drops = {row["map"]: row for row in result["rows"] if not row["nucleus"]}
         cells = [f"{r['drop']:.3f} ({r['drop_low']:.2f} to {r['drop_high']:.2f})" for r in map(drops.get, MAPS) if r]
         auc, found = f"{result['auc']:.3f}", "yes" if result["found"] else "no"
-        lines.append(f"| {' | '.join([NAMES[name], auc, *cells, found])} |")
+        lines.append(f"| {' | '.join([KNOWN_MAPS[name].name, auc, *cells, found])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -38,11 +38,7 @@ from scripts.errors import input_error_in  # noqa: E402
 from scripts.files.writing import sha256, write_json, write_text  # noqa: E402
 from scripts.localisation.localiser import Localiser  # noqa: E402
 from scripts.maps.bids import find_scans, read_participants  # noqa: E402
-from scripts.maps.scan import (  # noqa: E402
-    MAPS,
-    Scan,
-    recorded_maps,  # noqa: E402
-)
+from scripts.maps.scan import MAPS, Scan, recorded_maps  # noqa: E402
 from scripts.model.ensemble import as_trained  # noqa: E402
 from scripts.model.networks import load_weights  # noqa: E402
 from scripts.model.outputs import embedding_of_scan  # noqa: E402
