@@ -106,8 +106,13 @@ class DicomStudy:
         quality = None
         if resample_t1w == "rigid" and not _on_one_grid(volumes[0], volumes[2]):
             others = [number for number, suffix in enumerate(self.maps) if suffix != "T1w"]
-            of_others = ([these[number] for number in others] for these in (self.maps, labels, volumes))
-            _check_one_grid(self.name, *of_others, self.rules)
+            _check_one_grid(
+                self.name,
+                [self.maps[number] for number in others],
+                [labels[number] for number in others],
+                [volumes[number] for number in others],
+                self.rules,
+            )
             qsm, r2star, t1w = volumes[: len(MAPS)]
             found = register(t1w.values, t1w.affine, qsm.values, r2star.values, qsm.affine, f"{self.name}: {labels[2]}")
             volumes[2], quality = replace(qsm, values=found.t1w), found.quality

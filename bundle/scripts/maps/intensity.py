@@ -153,5 +153,5 @@ def scaling(
     if intensity == "window":
         of_maps = {"Chimap": chimap_window, "R2starmap": r2starmap_window, "T1map": t1map_window}
         windows = [of_maps[suffix] if KNOWN_MAPS[suffix].unit else None for suffix in network_maps(maps)]
-        return WindowIntensityd("image", windows, *percentiles, maps)
+        return WindowIntensityd("image", windows, percentiles[0], percentiles[1], maps)
     raise InputError(f"intensity {intensity!r} is unknown; use {' or '.join(INTENSITIES)}")
