@@ -220,6 +220,16 @@ def _say_no_hash(path: str, name: str) -> None:
     LOGGER.warning("%s: holds no sha256 of weights, so nothing shows that it is of %s", path, name)
 
 
+@lru_cache
+def _say_no_record(record: str, name: str) -> None:
+    LOGGER.warning(
+        "%s: no %s beside it, so nothing tells the maps, sizes and windows that it was trained with; those of the"
+        " config are taken",
+        name,
+        record,
+    )
+
+
 #: What records of version 0.5 and before do not say, since there was no other.
 _BEFORE = {"intensity": "stretch", "image_model": "resnet18", "scan_model": "bilstm", "leave_out": []}
 #: And those of 0.6, whose networks all saw these.
@@ -244,7 +254,10 @@ def trained_with(weights: str | os.PathLike) -> dict[str, Any]:
             raise InputError(
                 f"{Path(weights).with_suffix('.json')}: settings.{key} is {ends}, which does not rise; restore the file"
             )
-    return {**_BEFORE, **found["settings"]} if found else {}
+    if not found:
+        _say_no_record(Path(weights).with_suffix(".json").name, Path(weights).name)
+        return {}
+    return {**_BEFORE, **found["settings"]}
 
 
 def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:

@@ -336,6 +336,7 @@ def test_a_colour_picture_is_refused(study):
     [
         ({"BitsAllocated": 8}, ("BitsStored (0028,0101) is 16, more than the 8 of BitsAllocated (0028,0100)",)),
         ({"BitsAllocated": 24}, ("BitsAllocated (0028,0100) is 24, where 8 or 16 or 32 are due",)),
+        ({"BitsStored": 8, "HighBit": 7}, ("BitsStored (0028,0101) is 8, and", "pixels hold more")),
         ({"PixelRepresentation": 7}, ("PixelRepresentation (0028,0103) is 7",)),
         ({"RescaleSlope": [1, 2]}, ("RescaleSlope (0028,1053) is not a finite number",)),
         ({"PixelSpacing": [1, 2, 3]}, ("PixelSpacing (0028,0030) is not 2 finite numbers",)),

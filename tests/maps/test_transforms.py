@@ -14,6 +14,7 @@ from monai.transforms import LoadImage, Orientation
 from refusal import refused
 
 from scripts.anatomy.axes import oriented, oriented_box
+from scripts.files import nifti
 from scripts.maps.bids import find_scans
 from scripts.maps.transforms import CheckMapsd, CropBasalGangliad, LoadImageMapsd, StretchHistogramd, quantiles
 from scripts.model.scan_level import AttentionPooling
@@ -451,3 +452,26 @@ def test_quantiles_are_torchs_to_the_bit(size):
     torch.testing.assert_close(
         quantiles(values, wanted), torch.quantile(values, torch.tensor(wanted), dim=1), rtol=0, atol=0
     )
+
+
+def rounded(path: Path, sizes: list[float]) -> Path:
+    """A file as tools leave it that place voxels by the sform alone and write other voxel sizes."""
+    image = nib.Nifti1Image(np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.diag([-3.0, 3.0, 4.0, 1.0]))
+    image.header.set_sform(image.affine, 1)
+    image.header.set_qform(None, 0)
+    image.header["pixdim"][1:4] = sizes
+    nib.save(image, path)
+    return path
+
+
+def test_left_stays_left_where_voxel_sizes_are_rounded(tmp_path):
+    paths = [rounded(tmp_path / f"sub-01_{suffix}.nii", [3.002, 3.002, 4.01]) for suffix in MAPS]
+    image = LoadImageMapsd("image")({"image": list(map(str, paths))})["image"]
+    assert nib.aff2axcodes(image.affine) == ("L", "A", "S")
+    np.testing.assert_allclose(image.affine, nib.load(paths[0]).affine)
+
+
+def test_voxel_sizes_that_contradict_the_sform_are_refused(tmp_path):
+    path = rounded(tmp_path / "sub-01_Chimap.nii", [1, 1, 1])
+    with refused(path, "1 x 1 x 1 mm (pixdim)", "3 x 3 x 4 mm apart"):
+        nifti.read_header(path)

@@ -27,6 +27,7 @@ _PIXELS = {"PixelData": (8, 16, 32), "FloatPixelData": (32,), "DoubleFloatPixelD
 #: A compressed frame larger than this share of the unpacked one is no image, whatever it would unpack to.
 _MOST_SHARE = 1.5
 _SLACK_BYTES = 4096
+_OVERLAY_POSITION = Tag(0x6000, 0x0102)  # Overlay Bit Position
 
 
 def check_pixels(dataset: Dataset, name: str) -> int:
@@ -78,9 +79,36 @@ def check_pixels(dataset: Dataset, name: str) -> int:
     if syntax in _NATIVE:
         if not expected <= len(data) <= expected + expected % 2:
             raise InputError(f"{name}: holds {len(data)} bytes of pixels where {expected} are due; send it again")
+        if held[0] == "PixelData" and bits == 16:
+            _check_bits(dataset, name, data[:expected])
     else:
         _check_compressed(dataset, name, data, frames, (whole["Rows"], whole["Columns"]), expected // frames)
     return frames
+
+
+def _check_bits(dataset: Dataset, name: str, data: bytes) -> None:
+    """Refuse values that need more bits than BitsStored says: readers drop them, and the map wraps round.
+
+    Raises:
+        InputError: that.
+    """
+    stored, order = int(dataset.BitsStored), ">" if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
+    if (
+        stored == 16 or _OVERLAY_POSITION in dataset and dataset[_OVERLAY_POSITION].value
+    ):  # an overlay of old lies in the bits above
+        return
+    if dataset.PixelRepresentation:
+        values = np.frombuffer(data, f"{order}i2")
+        low, high = -(1 << (stored - 1)), (1 << (stored - 1)) - 1
+        unsigned = np.frombuffer(data, f"{order}u2")  # not every writer carries the sign to the bits above
+        wrong = ((values < low) | (values > high)) & (unsigned >> stored != 0)
+    else:
+        wrong = np.frombuffer(data, f"{order}u2") >> stored != 0
+    if wrong.any():
+        raise InputError(
+            f"{name}: BitsStored {Tag('BitsStored')} is {stored}, and {int(wrong.sum())} pixels hold more; export it"
+            " again"
+        )
 
 
 def _whole_number(dataset: Dataset, keyword: str, name: str, least: int = 1) -> int:

@@ -47,6 +47,8 @@ _MOST_PEEKS = 20
 SCANNER_TAGS = {"manufacturer": "Manufacturer", "model": "ManufacturerModelName"}
 FIELD_TAG = "MagneticFieldStrength"
 _MOST_TESLA = 50.0
+#: An age beyond is none, years.
+OLDEST = 120
 AGE_TAGS = ("PatientAge", "PatientBirthDate", "StudyDate")
 
 
@@ -170,13 +172,14 @@ class DicomStudy:
 def age_in_years(age: str, birth_date: str, study_date: str) -> float | None:
     """Years from an age string (`045Y`, `018M`, `010W`, `010D`), else from two dates (`YYYYMMDD`); None if unknown."""
     if match := re.fullmatch(r"(\d{3})([YMWD])", age):
-        return int(match[1]) / {"Y": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]]
+        told = int(match[1]) / {"Y": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]]
+        return told if told <= OLDEST else None  # 999Y stands for unknown
     try:
         born, seen = (datetime.strptime(date, "%Y%m%d") for date in (birth_date, study_date))
     except ValueError:
         return None
     years = (seen - born).days / 365.25
-    return round(years, 1) if 0 <= years <= 120 else None
+    return round(years, 1) if 0 <= years <= OLDEST else None
 
 
 def _series_files(chosen: Mapping[str, tuple[Sequence[Header], Rule]]) -> dict[str, list[str]]:

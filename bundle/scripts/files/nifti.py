@@ -24,6 +24,8 @@ SIMULATED = "simulated"
 #: Zeros that a file may hold after its voxels, bytes, and never as many as a slice has. Programs pad, but what goes on
 #: for long, or with other values, are slices that the header does not know of.
 _LONGEST_TAIL = 1 << 20
+#: Share by which voxel sizes and sform may differ: what rounding tools leave.
+_ROUNDING = 0.02
 #: Codes of a header's unit of length (NIfTI-1, xyzt_units) -> mm: none said, m, mm, micrometre.
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _CHUNK = 1 << 18
@@ -107,6 +109,8 @@ def _checked(
         )
     if int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0:
         _check_agree(path, header)
+    if int(header["sform_code"]) > 0:
+        _check_sizes(path, header)
     unit = int(header["xyzt_units"])
     if unit & 7 not in _MM:
         raise InputError(
@@ -149,6 +153,24 @@ def _check_agree(path: Path, header: nib.Nifti1Header) -> None:
             f"{path}: its sform and qform contradict each other (they swap {(swapped or _SIDES)[0]}); find out"
             " which is right and copy it over the other (fslorient -copyqform2sform or -copysform2qform), or convert it"
             " again"
+        )
+
+
+def _check_sizes(path: Path, header: nib.Nifti1Header) -> None:
+    """Refuse a header whose voxel sizes are not those of its sform, beyond rounding: tools differ in which they take.
+
+    Raises:
+        InputError: that.
+    """
+    sizes = np.abs(np.asarray(header["pixdim"][1:4], float))
+    of_sform = np.linalg.norm(header.get_sform()[:3, :3], axis=0)
+    if not np.isfinite(sizes).all() or not sizes.min() > 0 or not np.isfinite(of_sform).all():
+        return  # told where it is used
+    if np.any(np.abs(of_sform / sizes - 1) > _ROUNDING):
+        told, placed = (" x ".join(f"{size:.3g}" for size in three) for three in (sizes, of_sform))
+        raise InputError(
+            f"{path}: its header says voxels of {told} mm (pixdim), and its sform places them {placed} mm apart; find"
+            " out which is right and set the other alike, or convert it again"
         )
 
 

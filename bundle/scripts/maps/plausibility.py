@@ -25,6 +25,7 @@ LIMITS: dict[str, tuple[float, str]] = {
     # refused
     "smallest_voxel_mm": (0.1, "no scanner images a living head finer"),
     "largest_voxel_mm": (20.0, "the basal ganglia are 4 cm high: a slice more and they are not seen"),
+    "smallest_extent_mm": (15.0, "in-plane; the basal ganglia of one side alone are longer"),
     "largest_extent_mm": (1000.0, "no head coil is longer"),
     "smallest_box_mm": (10.0, "in-plane; caudate and putamen of one side alone are wider"),
     "outlier_ratio": (1000.0, "no tissue is so many times brighter than all but a thousandth of the others"),
@@ -75,6 +76,12 @@ def check_grid_size(shape: Sequence[int], affine: np.ndarray, name: str) -> None
     extent = spacing * shape
     if extent.max() > limit("largest_extent_mm"):
         raise InputError(f"{name}: covers {extent.max():.0f} mm with voxels of {words} mm; correct the voxel size")
+    if sorted(extent)[1] < limit("smallest_extent_mm"):  # in-plane; a slab may be thin
+        covered = " x ".join(f"{v:.3g}" for v in extent)
+        raise InputError(
+            f"{name}: covers {covered} mm with voxels of {words} mm, less than the basal ganglia; correct the voxel"
+            " size or its unit (mm)"
+        )
 
 
 def check_box_size(ranges: Sequence[Sequence[int]], affine: np.ndarray, name: str) -> None:

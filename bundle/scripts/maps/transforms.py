@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, PathLike
 from monai.data import MetaTensor, NibabelReader
-from monai.data.utils import correct_nifti_header_if_necessary
 from monai.transforms import (
     Compose,
     Crop,
@@ -48,7 +47,7 @@ class CheckedReader(NibabelReader):
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> nib.Nifti1Image:
         self.filenames = (data,) if isinstance(data, (str, bytes)) or not isinstance(data, Sequence) else data
         (path,) = self.filenames
-        return correct_nifti_header_if_necessary(nifti.read(path))
+        return nifti.read(path)  # MONAI's would take another orientation than ours checked, where voxel sizes differ
 
 
 class LoadImageMapsd(MapTransform):
