@@ -98,13 +98,16 @@ def _with_place(error: BaseException) -> str | None:
 
 def report_in_one_line() -> None:
     """Let the interpreter end with one line on stderr and status 1 when bad input, or what disk, folder or memory
-    refused, reaches the top uncaught.
+    refused, reaches the top uncaught; and with one when the user stops it (Ctrl-C).
 
     Every other error keeps its full traceback. Every run id of the configs begins with it (`scripts.settings.check`),
     so programs that import the package are not affected.
     """
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            tqdm.write("stopped: the same command goes on with what is finished", file=sys.stderr)
+            return
         found = input_error_in(error) or _with_place(error)
         if found is None:
             sys.__excepthook__(kind, error, traceback)

@@ -247,6 +247,13 @@ def test_only_the_participants_of_a_table_are_classified(weights, shared_cohort,
     assert {row["scan_id"] for row in table(tmp_path / "output")} == {"sub-05"}
 
 
+def test_a_stopped_command_says_that_it_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    report_in_one_line()
+    sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err.splitlines() == ["stopped: the same command goes on with what is finished"]
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
