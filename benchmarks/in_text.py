@@ -39,6 +39,8 @@ BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- /measured -->)", re.DO
 ALPHA = 0.05
 #: The cross-validation that stands in the text: the paper's setting.
 HEADLINE = RESULTS / "cross_validation_paper"
+#: Of a wanted error: what `coverage.py` measures of the answers.
+ANSWERS = ("coverage", "coverage_HC", "coverage_HH", "cannot_say", "accuracy_where_said")
 INPUT_WORDS = {"full": "full-size", "cropped": "cropped", NO_INPUT: "no input region"}
 
 
@@ -256,6 +258,26 @@ def learning_curve() -> str:
     )
 
 
+def coverage() -> str:
+    """Whether calibrated probabilities and answers keep their word."""
+    found = read(RESULTS / "coverage.json")
+    mean, pooled = found["mean"], found["all_scans"]
+    rows = [
+        [f"{1 - float(error):.2f}", *(fixed(row[key]["mean"], 3) for key in ANSWERS)]
+        for error, row in found["answers"].items()
+    ]
+    return (
+        f"Weights of our recipe (`recommended.yaml`), trained on 450 and calibrated on 50 **simulated** subjects,"
+        f" judged on {len(found['scans'])} other simulated cohorts of {found['scans'][0]} subjects. ECE of all scans"
+        f" together {fixed(pooled['ece'], 3)}, where a perfect model of that many scans shows"
+        f" {fixed(pooled['ece_perfect'], 3)}; slope {fixed(mean['slope'], 2)}, intercept"
+        f" {mean['intercept']:+.2f}, Brier score {fixed(mean['brier'], 3)}"
+        " (means over cohorts).\n\n"
+        + markdown_table(["asked", "coverage", "HC", "HH", "cannot say", "right where said"], rows)
+        + "\nSpread over cohorts: `benchmarks/results/coverage.md`.\n"
+    )
+
+
 def cross_validation() -> str:
     """The whole evaluation on a simulated cohort."""
     table = read_predictions(HEADLINE / "predictions.csv")
@@ -372,6 +394,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "cross_validation_short": cross_validation_short,
     "curves": curves,
     "learning_curve": learning_curve,
+    "coverage": coverage,
     "augmentation": augmentation,
     "honesty": honesty,
 }
