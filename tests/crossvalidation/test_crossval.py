@@ -276,6 +276,7 @@ def test_two_scans_of_one_participant_are_refused_before_work_starts(cohort, tmp
         for path in (cohort / "sub-01" / session / "anat").iterdir():
             path.rename(path.with_name(path.name.replace("sub-01_", f"sub-01_{session}_")))
     shutil.rmtree(anat)
+    shutil.rmtree(cohort / "derivatives" / "basalganglia" / "sub-01")  # a box of no session
     with refused("sub-01", "ses-01", "ses-02"):
         cross_validate(cohort, tmp_path / "out", "folds", training={**TINY, "num_folds": 2})
     assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {LOCK, MARK}
