@@ -189,7 +189,7 @@ class Place:
         if (
             names[0] == "train"
             and place(command) == ORDER.index("training")
-            and (names[1:] or here == self.root or "--image_model" in words)
+            and (names[1:] or here == self.root or {"--image_model", "--maps"} & set(words))
         ):
             filled += ["--output_dir", str(self._fresh()), "--ckpt_dir", str(self._fresh())]
         if "calibrate" in names:  # of more subjects than the small cohort has

@@ -10,7 +10,7 @@ from pathlib import Path
 import fire
 import monai.bundle
 import pytest
-from blobs import BUNDLE, REPOSITORY, write_cohort
+from blobs import BUNDLE, REPOSITORY, write_cohort, write_further_maps
 from commands import OTHERS, Place, bundle_commands, configs, run_ids, written
 from refusal import refused
 from typed import typed
@@ -70,7 +70,7 @@ def test_commands_of_other_programs_are_known():
 @pytest.fixture(scope="module")
 def somewhere(tmp_path_factory) -> Place:
     root = tmp_path_factory.mktemp("commands")
-    return Place(root / "repository", write_cohort(root / "cohort", 8), write_raw(root / "raw"))
+    return Place(root / "repository", write_further_maps(write_cohort(root / "cohort", 8)), write_raw(root / "raw"))
 
 
 @pytest.mark.other_programs  # minutes in all, so not with every `make test`
