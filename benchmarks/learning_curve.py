@@ -37,9 +37,9 @@ HERE = Path(__file__).resolve().parent
 BUNDLE = HERE.parent / "bundle"
 sys.path[:0] = [str(BUNDLE), str(HERE)]
 
-from networks import oracle_of  # noqa: E402
+from networks import oracle_of, with_interval  # noqa: E402
 
-from scripts.evaluation.auc import Aucs, clustered_delong, compare, delong, interval  # noqa: E402
+from scripts.evaluation.auc import Aucs, clustered_delong, compare, delong  # noqa: E402
 from scripts.evaluation.predict import predict  # noqa: E402
 from scripts.files.table import read_table  # noqa: E402
 from scripts.files.writing import sha256, write_json, write_table, write_text  # noqa: E402
@@ -136,11 +136,6 @@ def tested(work: Path, recipe: str, trained: dict[int, dict[str, Any]], tests: S
             write_table(path, list(rows[0]), rows)
         parts.append(pd.read_csv(path))
     return pd.concat(parts, ignore_index=True)
-
-
-def with_interval(aucs: Aucs, index: int) -> dict[str, float]:
-    low, high = interval(aucs.values[index], aucs.covariance[index, index])
-    return {"auc": float(aucs.values[index]), "ci_low": low, "ci_high": high}
 
 
 def p_of(aucs: Aucs, first: int, other: int) -> float | None:

@@ -248,7 +248,7 @@ def trained_with(weights: str | os.PathLike) -> dict[str, Any]:
         InputError: see `record_beside`.
     """
     found = record_beside(weights, "training record")
-    for key in ("stretch_percentiles", "chimap_window", "r2starmap_window"):
+    for key in ("stretch_percentiles", "chimap_window", "r2starmap_window", "t1map_window"):
         ends = found.get("settings", {}).get(key, [0, 1])
         if ends[0] >= ends[1]:
             raise InputError(

@@ -545,10 +545,10 @@ def test_a_map_whose_name_is_in_other_capitals_is_named(cohort, name):
         find_scans(cohort)
 
 
-@pytest.mark.parametrize("name", ["sub_01", "SUB 01", "sub-1", "sub01"])
+@pytest.mark.parametrize("name", ["sub_01", "SUB 01", "sub-1", "sub01", "sub-sub-01"])
 def test_a_participant_spelled_otherwise_than_the_folder_is_told_with_row_and_spelling(cohort, name, tmp_path):
     edit_table(cohort, "sub-01\t", f"{name}\t")
-    shown = name.removeprefix("sub-")
+    shown = name if name == "sub-sub-01" else name.removeprefix("sub-")
     with refused("participants.tsv", "row 1", repr(shown), "write sub-01"):
         labelled_scans(cohort)
     table = tmp_path / "some.tsv"

@@ -418,8 +418,10 @@ def _check_spelling(table: str | os.PathLike, participants: Iterable[str], name:
     meant = [folder for folder in folders if bare(folder) == bare(name)]
     if len(meant) == 1:
         row = list(participants).index(name) + 1
+        typed = name.removeprefix("sub-")
+        typed = name if typed.startswith("sub-") else typed  # sub-sub-01 was typed whole
         raise InputError(
-            f"{table}: row {row} below the header names {name.removeprefix('sub-')!r}, and the folder is called"
+            f"{table}: row {row} below the header names {typed!r}, and the folder is called"
             f" {meant[0]}; write {meant[0]} there"
         )
 
