@@ -168,6 +168,12 @@ def test_the_last_line_of_a_log_may_be_torn(tmp_path):
     assert read_table(tmp_path / "t.csv", ["a"], may_end_torn=True) == [{"a": "1", "b": "2"}]
 
 
+def test_a_log_whose_first_line_is_not_yet_written_has_no_rows(tmp_path):
+    for begun in ("", "a,", "a,b"):
+        (tmp_path / "t.csv").write_text(begun)
+        assert read_table(tmp_path / "t.csv", ["a"], may_end_torn=True) == []
+
+
 def test_no_cell_is_a_formula_for_a_spreadsheet_and_all_are_read_back(tmp_path):
     cells = ["=1+1", "+1-1", "-2+3", "@SUM(A1)", "'=x", "''@", "'quoted", "plain", "\tx", ""]
     written = [for_spreadsheet(cell) for cell in cells]

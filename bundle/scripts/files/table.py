@@ -59,8 +59,8 @@ def read_frame(
         numbers: columns that hold numbers, with NaN for `n/a` and empty cells; all others are text.
         unique: columns whose values together name a row, so they may not come twice.
         cure: end of the message about a table that is refused.
-        may_end_torn: the file is a log, and whoever wrote it may have been stopped within the last line: that line is
-            passed over.
+        may_end_torn: the file is a log, and whoever writes it may be within the last line, or was stopped there: that
+            line is passed over, and a log without a whole line has no rows.
 
     Raises:
         InputError: no such file, no text, a column that is missing or there twice, a row of another length than the
@@ -71,6 +71,8 @@ def read_frame(
     text = read_text(path, f"save it as UTF-8, {separated}")
     if may_end_torn and not text.endswith(("\n", "\r")):
         text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
+    if may_end_torn and not text:
+        return pd.DataFrame(columns=list(columns), dtype=object)
     # the header is the first line with words
     empty = found[0] if (found := re.match(rf"(?:[ {SIGNS[tabs]}]*(?:\r\n|\n|\r))*", text)) else ""
     widths = [1 + line.count(SIGNS[tabs]) for line in re.split(r"\r|\n", text[len(empty) :])]
