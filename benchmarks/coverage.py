@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.bundle import ConfigParser
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / "bundle")]
+BUNDLE = HERE.parent / "bundle"
+sys.path[:0] = [str(BUNDLE)]
 
 from scripts.evaluation.calibration import ece_of_perfect, reliability  # noqa: E402
 from scripts.evaluation.predictions import read_predictions, scores  # noqa: E402
@@ -35,10 +37,12 @@ from scripts.files.writing import sha256, write_json, write_text  # noqa: E402
 from scripts.model.calibration import Calibrator  # noqa: E402
 from scripts.model.conformal import p_values  # noqa: E402
 from scripts.model.trust import read_calibration  # noqa: E402
-from scripts.provenance import software  # noqa: E402
+from scripts.provenance import read_record, software  # noqa: E402
 
 RESULTS = HERE / "results"
 GOAL_ECE, GOAL_COVERAGE = 0.05, 0.03
+#: Configs of the two recipes; the second is an overlay on the first.
+RECIPES = ("train", "recommended")
 
 
 def judged(path: Path, region: str, model: str, weights: Path | None, method: str) -> Trusted:
@@ -55,6 +59,32 @@ def judged(path: Path, region: str, model: str, weights: Path | None, method: st
     calibrator = Calibrator(fitted["method"], fitted["slope"], fitted["intercept"], fitted["prevalence"])
     p = p_values(score, known["scores"])
     return Trusted(region, model, chosen.labels, chosen.probabilities[0], score, calibrator(score), p)
+
+
+def recipe_of(settings: dict[str, Any]) -> str | None:
+    """Which of our recipes a record's settings are, by all keys in which the two differ; None: neither."""
+    plain, ours = (ConfigParser.load_config_file(BUNDLE / "configs" / f"{name}.yaml") for name in RECIPES)
+    changed = {key: value for key, value in ours.items() if not key.startswith(("+", "_"))}
+    changed |= {f"augment#{key}": value for key, value in ours["+augment"].items()}
+    changed.pop("precision")  # how it is computed, not what
+    found = {
+        "paper": {key: ConfigParser(plain)[key] for key in changed},
+        "recommended": changed,
+    }
+    return next((name for name, own in found.items() if all(settings.get(k) == v for k, v in own.items())), None)
+
+
+def about(weights: Path) -> dict[str, Any]:
+    """The recipe of weights, on how many scans they were trained (what a strange scan is compared with), calibrated."""
+    known, why = read_calibration(weights)
+    if known is None:
+        sys.exit(f"error: {weights}: {why}")
+    return {
+        "recipe": recipe_of(read_record(weights.with_suffix(".json")).get("settings", {})),
+        "trained_on": (known["familiarity"] or {}).get("scans"),
+        "calibrated_on": known["participants"],
+        "scores_from": known["scores_from"],
+    }
 
 
 def main() -> None:
@@ -75,6 +105,7 @@ def main() -> None:
         "cohorts": len(found),
         "scans": [len(one.labels) for one in found],
         "weights_sha256": None if given.weights is None else sha256(given.weights),
+        "weights": None if given.weights is None else about(given.weights),
         "mean": {key: float(np.nanmean([row[key] for row in rows])) for key in rows[0]},
         "all_scans": {
             "ece": reliability(together[1], together[0], BINS).ece,

@@ -266,12 +266,14 @@ def coverage() -> str:
         [f"{1 - float(error):.2f}", *(fixed(row[key]["mean"], 3) for key in ANSWERS)]
         for error, row in found["answers"].items()
     ]
+    weights = found["weights"]
+    recipe = {"paper": " of the paper's recipe", "recommended": " of our recipe (`recommended.yaml`)", None: ""}
     return (
-        f"Weights of our recipe (`recommended.yaml`), trained on 450 and calibrated on 50 **simulated** subjects,"
-        f" judged on {len(found['scans'])} other simulated cohorts of {found['scans'][0]} subjects. ECE of all scans"
-        f" together {fixed(pooled['ece'], 3)}, where a perfect model of that many scans shows"
-        f" {fixed(pooled['ece_perfect'], 3)}; slope {fixed(mean['slope'], 2)}, intercept"
-        f" {mean['intercept']:+.2f}, Brier score {fixed(mean['brier'], 3)}"
+        f"Weights{recipe[weights['recipe']]}, trained on {weights['trained_on']} and calibrated on"
+        f" {weights['calibrated_on']} **simulated** subjects ({weights['scores_from']}), judged on"
+        f" {len(found['scans'])} other simulated cohorts of {found['scans'][0]} subjects. ECE of all scans together"
+        f" {fixed(pooled['ece'], 3)}, where a perfect model of that many scans shows {fixed(pooled['ece_perfect'], 3)};"
+        f" slope {fixed(mean['slope'], 2)}, intercept {mean['intercept']:+.2f}, Brier score {fixed(mean['brier'], 3)}"
         " (means over cohorts).\n\n"
         + markdown_table(["asked", "coverage", "HC", "HH", "cannot say", "right where said"], rows)
         + "\nSpread over cohorts: `benchmarks/results/coverage.md`.\n"
