@@ -5,7 +5,7 @@
 Each arm trains both stages of its own for the same epochs, and is tested on scans of all sites that no arm saw (another
 seed), with DeLong's interval and paired test against the federated model. One process runs all sites in turn, so no
 server and no network is timed: `overhead` is a round (weights in, training, weights out) over training the same epochs
-without. Numbers are simulated. `--keep` keeps cohorts and goes on with them; `--tiny` tries whether it runs.
+without. Numbers are simulated. `--keep` keeps cohorts and weights, and goes on with them; `--tiny`: does it run?
 """
 
 import argparse
@@ -33,10 +33,12 @@ from scripts.files.writing import write_json  # noqa: E402
 from scripts.maps.bids import labelled_scans  # noqa: E402
 from scripts.maps.scan import items  # noqa: E402
 from scripts.model.networks import load_weights  # noqa: E402
-from scripts.provenance import software  # noqa: E402
+from scripts.provenance import read_record, software  # noqa: E402
 from scripts.training.federated import write_model, write_stage_1  # noqa: E402
 
 Weights = dict[str, torch.Tensor]
+#: Rounds whose time is compared.
+OVERHEAD_ROUNDS = 3
 SETTINGS = {
     "num_folds": 10,
     "full_size": [128, 128],
@@ -44,6 +46,7 @@ SETTINGS = {
     "num_slices": 16,
     "num_views": 4,
     "scan_batch_size": 16,
+    "precision": "auto",
 }
 TINY = {
     "num_folds": 2,
@@ -127,8 +130,11 @@ def simulate(output: Path, subjects: int, seed: int) -> None:
 
 
 def arm(folders: list[Path], root: Path, rounds: int, epochs: dict[str, int], keys: dict) -> Path:
-    """Both stages of one arm, from the same start; returns its weights."""
+    """Both stages of one arm, from the same start; returns its weights, which a kept folder may hold already."""
     own = dict(keys)
+    settings = {"rounds": rounds, "epochs": epochs, "keys": keys, "software": software()}
+    if read_record(root / "settings.json") == settings:
+        return root / "model.pt"
     clients = [client("fl_image_level", folder, epochs["stage 1"], own) for folder in folders]
     weights, _ = federate(clients, start_of(clients[0]), rounds)
     write_stage_1(weights, clients[0].trainer.network, root / "stage_1.pt")
@@ -137,6 +143,7 @@ def arm(folders: list[Path], root: Path, rounds: int, epochs: dict[str, int], ke
     weights, _ = federate(clients, start_of(clients[0]), rounds)
     network = clients[0].train_workflow.parser.get_parsed_content("network_def")
     write_model(weights, network, root / "stage_1.pt", root / "model.pt")
+    write_json(root / "settings.json", settings)  # last: the arm is whole
     return root / "model.pt"
 
 
@@ -205,8 +212,9 @@ def main() -> None:
             place.mkdir(parents=True, exist_ok=True)
             models[name] = arm(members, place, given.rounds, epochs, keys)
             print(name, "trained", flush=True)
+        counts = {name: sum(len(labelled_scans(folder / "cohort")) for folder in arms[name]) for name in arms}
         results = compared(tested(models, root / "test", keys))
-        ratio = overhead(folders[0], given.rounds, epochs["stage 1"], keys)
+        ratio = overhead(folders[0], OVERHEAD_ROUNDS, epochs["stage 1"], keys)
     for name, row in results.items():
         print(f"{name:12} AUC {row['auc']:.3f} ({row['ci_low']:.3f} to {row['ci_high']:.3f}), simulated")
     print(f"rounds over local training: {ratio:.3f}")
@@ -215,7 +223,9 @@ def main() -> None:
             "simulated": True,
             "subjects": given.subjects,
             "test_subjects": given.test_subjects,
+            "trained_on": counts,
             "rounds": given.rounds,
+            "overhead_rounds": OVERHEAD_ROUNDS,
             "epochs_of_a_round": epochs,
             "settings": keys,
             "software": software(),

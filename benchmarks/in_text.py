@@ -32,7 +32,14 @@ from scripts.reporting.style import FigureCanvasAgg  # noqa: E402
 from scripts.reporting.table_text import design_text  # noqa: E402
 from scripts.reporting.tables import delong_tests, image_level, scan_level  # noqa: E402
 
-TEXTS = ("README.md", "docs/benchmarks/measured.md", "bundle/docs/README.md", "benchmarks/README.md")
+TEXTS = (
+    "README.md",
+    "docs/benchmarks/measured.md",
+    "docs/how_to/federated.md",
+    "docs/how_to/sites.md",
+    "bundle/docs/README.md",
+    "benchmarks/README.md",
+)
 PICTURE = ROOT / "docs" / "pictures" / "cross_validation_roc.png"
 METADATA = ROOT / "bundle" / "configs" / "metadata.json"
 BLOCK = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
@@ -280,6 +287,95 @@ def coverage() -> str:
     )
 
 
+def federated() -> str:
+    """One site, federated sites and all scans in one place."""
+    found = read(RESULTS / "federated.json")
+    epochs = found["epochs_of_a_round"]
+    rows = []
+    for name, row in found["scans"].items():
+        p = row.get("p_against_federated")
+        auc = f"{fixed(row['auc'], 3)} ({fixed(row['ci_low'], 2)}-{fixed(row['ci_high'], 2)})"
+        rows.append([name, str(found["trained_on"][name]), auc, "" if p is None else f"{p:.2g}"])
+    return (
+        f"Three **simulated** sites of {found['subjects']} subjects in all (3, 1.5 and 7 T), tested on"
+        f" {found['test_subjects']} other simulated subjects of all three. Every model gets {found['rounds']} rounds of"
+        f" {epochs['stage 1']} epochs of stage 1 and {epochs['stage 2']} of stage 2, from the same start"
+        f" ({found['settings']['cropped_size'][0]}x{found['settings']['cropped_size'][1]} pixels, no ImageNet weights)."
+        " Scan AUC of Q-Net (95 % interval), and p of DeLong's paired test against the federated model:\n\n"
+        + markdown_table(["trained by", "subjects", "AUC", "p"], rows)
+        + f"\nA round takes {fixed(found['round_over_local_training'], 2)} times as long as the same epochs of local"
+        " training. One training each: the luck of a start is not in the intervals."
+        " `benchmarks/results/federated.json`.\n"
+    )
+
+
+def sites() -> str:
+    """Random folds beside folds that leave a site out."""
+    found = read(RESULTS / "sites.json")
+    rows = []
+    for by, of_folds in found["rows"].items():
+        for row in of_folds:
+            if row["model"] == "Q-Net":
+                where = "all" if row["subgroup"] == "all" else f"site {row['value']}"
+                auc = f"{fixed(row['auc'], 3)} ({fixed(row['auc_low'], 2)}-{fixed(row['auc_high'], 2)})"
+                rows.append(["random" if by == "random" else "by site", where, str(row["subjects"]), auc])
+    return (
+        f"{found['subjects']} **simulated** subjects of three sites (3, 1.5 and 7 T; both groups alike at each),"
+        f" {found['folds']} folds of both kinds, {found['image_epochs']} epochs of stage 1"
+        " (`cross_validation_small.yaml`). Scan AUC of Q-Net within folds (95 % interval):\n\n"
+        + markdown_table(["folds", "scans", "subjects", "AUC"], rows)
+        + "\n`benchmarks/results/sites.json`.\n"
+    )
+
+
+def another_site() -> str:
+    """Whether strange scans are told before the model goes wrong."""
+    found = read(RESULTS / "another_site.json")["levels"]
+    keys = ("told", "beyond_twice_the_limit")
+    rows = [
+        [name, *(f"{100 * row[key]:.0f} %" for key in keys), fixed(row["auc"], 3), fixed(row["accuracy"], 3)]
+        for name, row in found.items()
+        if "auc" in row
+    ]
+    scans = next(iter(found.values()))["scans"]
+    return (
+        f"{scans} **simulated** scans that no model has seen, moved step by step towards another site: R2* as at a"
+        " higher field, and noise added to all maps (at 1: 0.03 ppm, 6 1/s, and a fifth of T1W's spread):\n\n"
+        + markdown_table(["", "told", "beyond twice the limit", "AUC", "accuracy"], rows)
+        + "\n`benchmarks/results/another_site.md`.\n"
+    )
+
+
+def nucleus_evidence() -> str:
+    """Whether evidence by nucleus points where HH acts."""
+    found = read(RESULTS / "nucleus_evidence.json")
+
+    def cell(row: dict[str, Any]) -> str:
+        return f"{100 * row['share']:.0f} % ({100 * row['ci_low']:.0f}-{100 * row['ci_high']:.0f})"
+
+    names = {"covering": "covering the nucleus (the report's table)", "integrated_gradients": "integrated gradients"}
+    rows = [
+        [
+            names.get(name, name.replace("_", " ")),
+            cell(row["above_healthy"]),
+            f"{100 * row['chance']:.0f} %",
+            f"{row['one_nucleus_for_all']['nucleus']} {cell(row['one_nucleus_for_all'])}",
+            fixed(row["correlation_with_covering"], 2),
+            fixed(row["correlation_with_truth"], 2),
+        ]
+        for of_weights in found["weights"].values()
+        for name, row in of_weights.items()
+    ]
+    counts = [next(iter(of_weights.values()))["subjects"] for of_weights in found["weights"].values()]
+    heads = ["evidence", "strongest is right", "chance", "one nucleus for all", "with covering", "with the truth"]
+    return (
+        f"{found['scans']} **simulated** scans of {found['cohorts']} cohorts that were not trained on;"
+        f" {' and '.join(map(str, counts))} HH that were classified rightly. How often the nucleus whose evidence is"
+        " most above the mean of healthy subjects is one where this subject's HH acts (95 % interval), and correlations"
+        " over nuclei and subjects:\n\n" + markdown_table(heads, rows) + "\n`benchmarks/results/nucleus_evidence.md`.\n"
+    )
+
+
 def cross_validation() -> str:
     """The whole evaluation on a simulated cohort."""
     table = read_predictions(HEADLINE / "predictions.csv")
@@ -397,6 +493,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "curves": curves,
     "learning_curve": learning_curve,
     "coverage": coverage,
+    "another_site": another_site,
+    "nucleus_evidence": nucleus_evidence,
+    "federated": federated,
+    "sites": sites,
     "augmentation": augmentation,
     "honesty": honesty,
 }

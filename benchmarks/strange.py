@@ -2,14 +2,14 @@
 
     cd bundle
     python -m monai.bundle run --config_file configs/simulate.yaml --output_dir COHORT --size paper --seed 31
-    python ../benchmarks/strange.py COHORT --weights models/model.pt [--cohort "name=FOLDER" ...]
+    python ../benchmarks/strange.py COHORT [COHORT ...] --weights models/model.pt [--other "name=FOLDER" ...]
 
 The weights need a calibration beside them (configs/calibrate.yaml); COHORT is of the same simulated site and was not
 trained on. Each scan is read as inference reads it: what refuses or flags it (the checks of maps, their flags, how
 familiar the scan is) is counted by kind. A further cohort, such as one simulated at another field strength or with
 other echo times, counts as a kind of its own; where it has both groups, its AUC is given beside the share that is
 flagged. `--levels` moves noise and R2* step by step, to see whether the flag rises before accuracy falls. Writes
-`results/strange.json`, `results/strange.md` and, of the levels, `results/strange.png`.
+`results/strange.json`, `results/strange.md` and, of the levels, the picture.
 """
 
 from __future__ import annotations
@@ -281,7 +281,9 @@ def summary(rows: Sequence[dict[str, Any]], labels: Sequence[int | None]) -> dic
     }
     read_ones = [(row["probability"], label) for row, label in zip(rows, labels, strict=True) if "probability" in row]
     if len({label for _, label in read_ones}) == 2 and None not in {label for _, label in read_ones}:
-        made["auc"] = float(roc_auc_score([label for _, label in read_ones], [p for p, _ in read_ones]))
+        labelled, probabilities = (np.array([pair[place] for pair in read_ones]) for place in (1, 0))
+        made["auc"] = float(roc_auc_score(labelled, probabilities))
+        made["accuracy"] = float(((probabilities > 0.5) == labelled).mean())
     return made
 
 
@@ -312,71 +314,75 @@ def measure(
     return {name: summary(rows, labels) for name, rows in found.items()}
 
 
-def labels_of(cohort: Path, scans: Sequence[Scan]) -> list[int | None]:
-    """The groups, where participants.tsv says them."""
-    table = cohort / "participants.tsv"
+def scans_of(cohort: Path, most: int | None) -> tuple[list[Scan], list[int | None]]:
+    """The first scans of a cohort, and their groups, where participants.tsv says them."""
+    table, scans = cohort / "participants.tsv", find_scans(cohort)[:most]
     people = read_participants(table, ["participant_id", "group"]) if table.is_file() else {}
     groups = {"HC": 0, "HH": 1}
-    return [groups.get(people.get(scan.participant_id, {}).get("group", "")) for scan in scans]
+    return scans, [groups.get(people.get(scan.participant_id, {}).get("group", "")) for scan in scans]
 
 
 def table(made: dict[str, dict[str, Any]]) -> str:
     """The kinds as Markdown."""
     lines = [
         "| kind | scans | refused by checks | flagged by checks | unlike the training scans | twice the limit | told |"
-        " AUC |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        " AUC | accuracy |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     keys = ("refused_by_checks", "flagged_by_checks", "unfamiliar", "beyond_twice_the_limit", "told")
     for name, row in made.items():
         shares = " | ".join(f"{100 * row[key]:.0f} %" for key in keys)
-        lines.append(
-            f"| {name} | {row['scans']} | {shares} | {row['auc']:.3f} |"
-            if "auc" in row
-            else f"| {name} | {row['scans']} | {shares} | |"
-        )
+        right = f"{row['auc']:.3f} | {row['accuracy']:.3f}" if "auc" in row else " | "
+        lines.append(f"| {name} | {row['scans']} | {shares} | {right} |")
     return "\n".join(lines)
 
 
 def draw(steps: dict[str, dict[str, Any]], path: Path, is_simulated: bool) -> None:
-    """AUC and share of flagged scans by step, in one picture."""
-    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
-    axes, places = figure.subplots(), np.arange(len(steps))
-    axes.plot(places, [row["unfamiliar"] for row in steps.values()], "o-", color="#b2182b", label="unlike the training")
-    axes.plot(places, [row.get("auc", np.nan) for row in steps.values()], "s--", color="#2166ac", label="AUC")
-    axes.set(ylim=(-0.02, 1.02), title=titled("Towards another site", is_simulated))
-    axes.set_xticks(places, list(steps), rotation=20, ha="right", fontsize=7)
-    axes.legend(frameon=False)
+    """Accuracy, AUC and share of scans that are told or refused by step, in one picture."""
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axes, places, rows = figure.subplots(), np.arange(len(steps)), list(steps.values())
+    for key, style, colour, label in (
+        ("told", "o-", "#b2182b", "told: unlike the training scans, flagged or refused"),
+        ("beyond_twice_the_limit", "o:", "#ef8a62", "beyond twice the limit: refused by default"),
+        ("auc", "s--", "#2166ac", "AUC"),
+        ("accuracy", "^--", "#67a9cf", "accuracy"),
+    ):
+        axes.plot(places, [row.get(key, np.nan) for row in rows], style, color=colour, label=label)
+    axes.set(ylim=(-0.02, 1.02), ylabel="share of scans, AUC, accuracy")
+    axes.set_title(titled(f"Towards another site, {rows[0]['scans']} scans", is_simulated, figure), fontsize=11)
+    axes.set_xticks(places, [name.replace(", ", "\n") for name in steps], fontsize=8)
+    axes.legend(frameon=False, loc="center right", fontsize=8)
     axes.grid(color="0.93")
     save_figure(figure, path, (".png",))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cohort", type=Path, help="held-out scans of the training's site, with annotated boxes")
+    parser.add_argument("cohorts", type=Path, nargs="+", help="held-out, of the training's site, with annotated boxes")
     parser.add_argument("--weights", type=Path, default=HERE.parent / "bundle" / "models" / "model.pt")
-    parser.add_argument("--cohort", dest="others", action="append", default=[], help="name=FOLDER, a kind of its own")
-    parser.add_argument("--scans", type=int, help="the first so many; default all")
-    parser.add_argument("--kinds", help="names with commas between; default all")
+    parser.add_argument("--other", dest="others", action="append", default=[], help="name=FOLDER, a kind of its own")
+    parser.add_argument("--scans", type=int, help="the first so many of a cohort; default all")
+    parser.add_argument("--kinds", help="names with commas between, or none; default all")
     parser.add_argument("--levels", type=int, default=6, help="steps towards another site; 0: none")
     parser.add_argument("--localise", choices=("annotated", "auto"), default="annotated")
     parser.add_argument("--template", type=Path, default=HERE.parent / "bundle" / "models" / "template.nii.gz")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS / "strange", help="path without ending")
+    parser.add_argument("--picture", type=Path, help="of the levels, path without ending; default beside the output")
     given = parser.parse_args()
     known, why = read_calibration(given.weights)
     if known is None or not known.get("familiarity"):
         sys.exit(f"error: {given.weights}: {why or 'its calibration does not say what training scans are like'}")
     reader = Reader(given.weights, given.localise, given.template)
-    scans = find_scans(given.cohort)[: given.scans]
-    labels = labels_of(given.cohort, scans)
-    kinds = {name: KINDS[name] for name in given.kinds.split(",")} if given.kinds else KINDS
+    found = [scans_of(cohort, given.scans) for cohort in given.cohorts]
+    scans, labels = [scan for part, _ in found for scan in part], [label for _, part in found for label in part]
+    names = KINDS if given.kinds is None else [] if given.kinds == "none" else given.kinds.split(",")
+    kinds = {name: KINDS[name] for name in names}
     made = measure(reader, scans, kinds, labels, given.seed)
     for other in given.others:
         name, folder = other.split("=", 1)
-        theirs = find_scans(folder)[: given.scans]
-        rows = [reader(scan) for scan in tqdm(theirs, desc=name, unit="scan")]
-        made[name] = summary(rows, labels_of(Path(folder), theirs))
+        theirs, groups = scans_of(Path(folder), given.scans)
+        made[name] = summary([reader(scan) for scan in tqdm(theirs, desc=name, unit="scan")], groups)
     steps = measure(reader, scans, levels(given.levels), labels, given.seed) if given.levels else {}
     strange = {name: row["told"] for name, row in made.items() if name != "as it is"}
     goals = {
@@ -387,7 +393,7 @@ def main() -> None:
     }
     content = {
         "software": software(),
-        "simulated": simulated(given.cohort),
+        "simulated": all(simulated(cohort) for cohort in given.cohorts),
         "weights_sha256": sha256(given.weights),
         "calibration_sha256": calibration_sha256(given.weights),
         "localise": given.localise,
@@ -398,10 +404,12 @@ def main() -> None:
     write_json(given.output.with_suffix(".json"), content)
     words = "Simulated cohort. " if content["simulated"] else ""
     about = f"{words}{len(scans)} scans that set no limit, as they are and made strange."
-    text = f"# Strange scans\n\n{about}\n\n{table(made)}\n"
+    text = f"# Strange scans\n\n{about}\n"
+    if made:
+        text += f"\n{table(made)}\n"
     if steps:
         text += f"\n## Towards another site, step by step\n\n{table(steps)}\n"
-        draw(steps, given.output.with_suffix(".png"), content["simulated"])
+        draw(steps, given.picture or given.output, content["simulated"])
     write_text(given.output.with_suffix(".md"), text)
     print(text)
 

@@ -1,6 +1,7 @@
 """Weights get their calibration: from held-out scans, inner folds or a table, or a line that says why not."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from scripts.maps.bids import labelled_scans, split
 from scripts.maps.scan import LabelledScan
 from scripts.model.networks import QNet, load_weights, save_weights
 from scripts.model.trust import Trust
+from scripts.provenance import cohort_fingerprint
 from scripts.training.calibrate import source_of
 
 TINY = {
@@ -138,6 +140,20 @@ def test_weights_that_are_there_are_calibrated_by_a_table(trained, settings, tmp
     np.testing.assert_allclose(found["scores"]["HH"], expected, rtol=1e-4)
     assert found["calibration"]["intercept"] == 0 and found["calibration"]["slope"] > 0
     assert Trust(tmp_path / "models" / "model.pt")(0.7)["answer"] in ("HH", "HC", "cannot say")
+
+
+def test_weights_that_are_there_are_calibrated_on_labelled_scans_of_another_site(trained, settings, tmp_path):
+    shutil.copytree(trained, tmp_path / "models")
+    site = write_cohort(tmp_path / "site", 24)
+    keys = settings(tmp_path, dataset_dir=str(site), train_datalist="$@cohort", val_datalist="$@cohort")
+    run(["train.yaml", "calibrate.yaml"], "run", **keys, calibrate_on="held_out")
+    former, found = (json.loads((folder / "model_calibration.json").read_text()) for folder in (trained, tmp_path / "models"))
+    assert found["weights"] == former["weights"] == {"model.pt": sha256(trained / "model.pt")}
+    assert found["input"]["sha256"] == cohort_fingerprint(site)["sha256"] != former["input"]["sha256"]
+    assert {group: len(scores) for group, scores in found["scores"].items()} == {"HC": 12, "HH": 12}
+    assert found["scores"] != former["scores"]
+    noted = json.loads((tmp_path / "models" / "model.json").read_text())["weights"]
+    assert noted["model_calibration.json"] == sha256(tmp_path / "models" / "model_calibration.json")
 
 
 def test_a_small_held_out_fold_is_told_and_not_taken(capsys):

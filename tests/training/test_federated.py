@@ -16,7 +16,7 @@ from scripts.training.federated import with_embedding, write_model, write_stage_
 
 TINY = {
     "num_folds": 2, "full_size": [32, 32], "cropped_size": [32, 32], "num_slices": 4, "hidden_size": 8,
-    "image_batch_size": 16, "num_views": 2, "localise": "annotated",
+    "image_batch_size": 16, "num_views": 2, "localise": "annotated", "precision": "auto",
 }  # fmt: skip
 
 
