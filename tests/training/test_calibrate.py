@@ -147,7 +147,8 @@ def test_weights_that_are_there_are_calibrated_on_labelled_scans_of_another_site
     site = write_cohort(tmp_path / "site", 24)
     keys = settings(tmp_path, dataset_dir=str(site), train_datalist="$@cohort", val_datalist="$@cohort")
     run(["train.yaml", "calibrate.yaml"], "run", **keys, calibrate_on="held_out")
-    former, found = (json.loads((folder / "model_calibration.json").read_text()) for folder in (trained, tmp_path / "models"))
+    folders = (trained, tmp_path / "models")
+    former, found = (json.loads((folder / "model_calibration.json").read_text()) for folder in folders)
     assert found["weights"] == former["weights"] == {"model.pt": sha256(trained / "model.pt")}
     assert found["input"]["sha256"] == cohort_fingerprint(site)["sha256"] != former["input"]["sha256"]
     assert {group: len(scores) for group, scores in found["scores"].items()} == {"HC": 12, "HH": 12}
