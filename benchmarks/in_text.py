@@ -364,15 +364,23 @@ def nucleus_evidence() -> str:
             fixed(row["correlation_with_truth"], 2),
         ]
         for of_weights in found["weights"].values()
-        for name, row in of_weights.items()
+        for name, row in of_weights["methods"].items()
     ]
-    counts = [next(iter(of_weights.values()))["subjects"] for of_weights in found["weights"].values()]
+    counts = [of_weights["methods"]["covering"]["subjects"] for of_weights in found["weights"].values()]
+    could = [of_weights["attainable"] for of_weights in found["weights"].values()]
     heads = ["evidence", "strongest is right", "chance", "one nucleus for all", "with covering", "with the truth"]
     return (
         f"{found['scans']} **simulated** scans of {found['cohorts']} cohorts that were not trained on;"
         f" {' and '.join(map(str, counts))} HH that were classified rightly. How often the nucleus whose evidence is"
         " most above the mean of healthy subjects is one where this subject's HH acts (95 % interval), and correlations"
-        " over nuclei and subjects:\n\n" + markdown_table(heads, rows) + "\n`benchmarks/results/nucleus_evidence.md`.\n"
+        " over nuclei and subjects:\n\n"
+        + markdown_table(heads, rows)
+        + "".join(
+            f"\nThe truth of the nuclei explains {100 * row['explained']:.0f} % of the variance of the network's"
+            f" output; evidence in exact proportion to it would be right in {cell(row['pointing'])}.\n"
+            for row in could
+        )
+        + "\n`benchmarks/results/nucleus_evidence.md`.\n"
     )
 
 

@@ -174,18 +174,42 @@ class Measure:
         return rows
 
 
+def attainable(margins: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """What the network makes of the nuclei, without any method: its margins regressed on the truth of the nuclei.
+
+    Args:
+        margins: `[n]`, logit of HH minus that of HC.
+        labels: `[n]`.
+        truth: `[n, 4]`, log-likelihood ratios.
+
+    Returns:
+        `weights` of the nuclei, `explained` variance, and `pointing`: how often evidence that is just each nucleus'
+        part of that regression would be right.
+    """
+    given = np.column_stack([np.ones(len(truth)), truth])
+    fitted = np.linalg.lstsq(given, margins, rcond=None)[0]
+    parts = truth * fitted[1:]
+    found = pointing(parts, labels, (margins > 0) == (labels == 1), truth)
+    return {
+        "weights": dict(zip(NUCLEI, fitted[1:].tolist(), strict=True)),
+        "explained": float(1 - np.var(margins - given @ fitted) / np.var(margins)),
+        "pointing": found["above_healthy"],
+    }
+
+
 def summary(rows: Sequence[dict[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
     """`pointing` of every method, with its correlation with covering."""
     labels, margins, truth = (np.array([row[key] for row in rows]) for key in ("label", "margin", "truth"))
     right = (margins > 0) == (labels == 1)
     values = {name: np.array([row[name] for row in rows]) for name in methods}
-    return {
+    made = {
         name: {
             **pointing(of, labels, right, truth),
             "correlation_with_covering": float(np.corrcoef(of.ravel(), values["covering"].ravel())[0, 1]),
         }
         for name, of in values.items()
     }
+    return {"methods": made, "attainable": attainable(margins, labels, truth)}
 
 
 def as_text(content: dict[str, Any]) -> str:
@@ -206,8 +230,8 @@ def as_text(content: dict[str, Any]) -> str:
         " correlation with covering | with the truth |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for key, rows in content["weights"].items():
-        for name, row in rows.items():
+    for key, found in content["weights"].items():
+        for name, row in found["methods"].items():
             cells = [cell(row[way]) for way in ("above_healthy", "in_healthy_sds", "raw")]
             one = row["one_nucleus_for_all"]
             lines.append(
@@ -215,6 +239,13 @@ def as_text(content: dict[str, Any]) -> str:
                 f" {100 * row['chance']:.0f} % | {one['nucleus']} {cell(one)} |"
                 f" {row['correlation_with_covering']:.2f} | {row['correlation_with_truth']:.2f} |"
             )
+    for key, found in content["weights"].items():
+        could = found["attainable"]
+        lines += [
+            "",
+            f"{key[:8]}: the truth of the nuclei explains {100 * could['explained']:.0f} % of the variance of the"
+            f" network's output; evidence in exact proportion to it would be right in {cell(could['pointing'])}.",
+        ]
     seeds = content["correlation_between_weights"]
     if seeds:
         lines += ["", f"Correlation of covering between weights: {', '.join(f'{value:.2f}' for value in seeds)}."]

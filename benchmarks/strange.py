@@ -378,7 +378,7 @@ def main() -> None:
     scans, labels = [scan for part, _ in found for scan in part], [label for _, part in found for label in part]
     names = KINDS if given.kinds is None else [] if given.kinds == "none" else given.kinds.split(",")
     kinds = {name: KINDS[name] for name in names}
-    made = measure(reader, scans, kinds, labels, given.seed)
+    made = measure(reader, scans, kinds, labels, given.seed) if kinds else {}
     for other in given.others:
         name, folder = other.split("=", 1)
         theirs, groups = scans_of(Path(folder), given.scans)
