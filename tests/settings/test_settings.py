@@ -31,6 +31,8 @@ OVERLAYS = {
     "fine_tuning": "train",
     "fl_image_level": "train",
     "fl_scan_level": "train",
+    "pretrain": "train",
+    "simulate_second": "simulate",
     "simulate_sites": "simulate",
     "report": "train",
     "multi_gpu_train": "train",

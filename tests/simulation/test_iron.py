@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from scripts.anatomy import atlas
 from scripts.simulation import iron, poses
@@ -68,3 +69,34 @@ def test_hh_moves_the_pattern_and_hardly_the_mean(latents):
         slopes[group] = np.polyfit(posterior, putamen / means[group], 1, w=np.sqrt(weight))[0]
     assert slopes["HH"] - slopes["HC"] > 0.15
     assert 1.0 < means["HH"] / means["HC"] < 1.2
+
+
+def test_whoever_sees_sums_of_iron_knows_less_than_the_oracle_and_least_without_the_age(latents):
+    rng = np.random.default_rng(0)
+    groups = ["HH"] * 20000 + ["HC"] * 20000
+    values = iron.draw_latents(rng, groups, latents)
+    ages = rng.uniform(30, 75, 40000)
+
+    def auc(score: np.ndarray) -> float:
+        return mannwhitneyu(score[:20000], score[20000:]).statistic / 20000**2
+
+    told, untold = (auc(iron.seen_log_likelihood_ratio(values, latents, ages, known)) for known in (True, False))
+    assert untold + 0.005 < told < iron.population_auc(latents) - 0.005
+    # scikit-learn's discriminant on what is seen, learned from the same subjects, finds as much
+    levels = values[:, 1:5] + values[:, :1]
+    assert list(latents)[:5] == ["level_all", *(f"level_{name}" for name in atlas.NUCLEI)]
+    seen = np.column_stack([levels, values[:, 5:]])
+    learned = LinearDiscriminantAnalysis().fit(seen, groups).decision_function(seen)
+    assert told == pytest.approx(max(auc(learned), 1 - auc(learned)), abs=0.002)
+    usual = np.log([[iron.iron_at_age(name, age) for name in atlas.NUCLEI] for age in ages])
+    seen[:, :4] += usual
+    learned = LinearDiscriminantAnalysis().fit(seen, groups).decision_function(seen)
+    assert untold == pytest.approx(max(auc(learned), 1 - auc(learned)), abs=0.002)
+
+
+def test_without_a_common_level_and_with_the_age_all_is_seen(latents):
+    latents = {**latents, "level_all": iron.Latent(0.0, 0.0, 0.0)}
+    values = iron.draw_latents(np.random.default_rng(0), ["HH", "HC"] * 20, latents)
+    seen = iron.seen_log_likelihood_ratio(values, latents, np.full(40, 50.0), True)
+    known = {name: latent for name, latent in latents.items() if name != "level_all"}
+    np.testing.assert_allclose(seen, iron.log_likelihood_ratio(values[:, 1:], known), rtol=1e-9)

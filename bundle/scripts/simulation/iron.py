@@ -100,6 +100,38 @@ def log_likelihood_ratio(values: np.ndarray, latents: dict[str, Latent]) -> np.n
     return z @ effect - 0.5 * float(effect @ effect)
 
 
+def seen_log_likelihood_ratio(
+    values: np.ndarray, latents: dict[str, Latent], ages: np.ndarray, age_known: bool
+) -> np.ndarray:
+    """The best score for whoever reads all patterns and the iron of each nucleus without error, `[subjects]`.
+
+    The oracle also knows what no image shows: which part of a nucleus' iron is the person's own level (`level_all`), which
+    the nucleus'; and its age. Here only the sums are seen: log iron relative to the age curve where the age is known, else
+    log iron, over which ages spread it (their covariance in these subjects, as if normal).
+
+    Args:
+        values: `[subjects, latents]`.
+        latents: the distributions.
+        ages: years, `[subjects]`.
+        age_known: whether the reader is told them.
+    """
+    names = list(latents)
+    column = {name: values[:, place] for place, name in enumerate(names)}
+    levels = [f"level_{nucleus}" for nucleus in NUCLEI]
+    others = {name: latent for name, latent in latents.items() if name not in (*levels, "level_all")}
+    patterns = log_likelihood_ratio(np.column_stack([column[name] for name in others]), others)
+    sums = np.column_stack([column[name] + column["level_all"] for name in levels])
+    common = latents["level_all"]
+    mean = np.array([latents[name].mean for name in levels]) + common.mean
+    shift = np.array([latents[name].effect * latents[name].sd for name in levels]) + common.effect * common.sd
+    spread = np.diag([latents[name].sd ** 2 for name in levels]) + common.sd**2
+    if not age_known:
+        usual = np.array([[np.log(iron_at_age(nucleus, age)) for nucleus in NUCLEI] for age in ages])
+        sums, mean, spread = sums + usual, mean + usual.mean(0), spread + np.cov(usual.T)
+    weights = np.linalg.solve(spread, shift)
+    return patterns + (sums - mean) @ weights - 0.5 * float(shift @ weights)
+
+
 def population_auc(latents: dict[str, Latent]) -> float:
     """AUC of the log-likelihood ratio over infinitely many subjects (exact for normal latents of equal spread)."""
     distance = np.sqrt(sum(v.effect**2 for v in latents.values()))

@@ -73,7 +73,7 @@ class SliceDataset(Samples):
 
     def __init__(self, scans: Scans, device: torch.device) -> None:
         images, labels = stack_scans(scans)
-        super().__init__(slices_of(images).contiguous(), labels.repeat_interleave(images.shape[-1]), device)
+        super().__init__(slices_of(images).contiguous(), labels.repeat_interleave(images.shape[-1], dim=0), device)
 
 
 class VolumeDataset(Samples):
