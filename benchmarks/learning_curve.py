@@ -12,7 +12,8 @@ r"""How many subjects does a study need? Scan AUC on cohorts never seen, by how 
 A study of n subjects trains on nine tenths of them, as a fold of a cross-validation does; smaller studies are parts of
 larger ones. Every recipe gets the same subjects and as many passes: `--passes` subjects in all, at most `--most`
 epochs (without ImageNet weights a held-out fold gains nothing after some 900, `results/cross_validation_paper`). All
-models are tested on the same subjects, so that DeLong's test between recipes is paired. The oracle knows the latents.
+models are tested on the same subjects, so that DeLong's test between recipes is paired. The oracle knows the latents;
+whoever reads all that an image shows without error does not (`scripts.simulation.iron.seen_log_likelihood_ratio`).
 Writes `results/learning_curve/`: `predictions.csv`, `learning_curve.json`, `.md`; and the picture.
 """
 
@@ -21,8 +22,9 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ HERE = Path(__file__).resolve().parent
 BUNDLE = HERE.parent / "bundle"
 sys.path[:0] = [str(BUNDLE), str(HERE)]
 
-from networks import oracle_of, with_interval  # noqa: E402
+from networks import oracle_of, seen_of, with_interval  # noqa: E402
 
 from scripts.evaluation.auc import Aucs, clustered_delong, compare, delong  # noqa: E402
 from scripts.evaluation.predict import predict  # noqa: E402
@@ -54,6 +56,12 @@ RESULTS = HERE / "results" / "learning_curve"
 PICTURE = HERE.parent / "docs" / "pictures" / "study_size"
 #: Name -> overlays on train.yaml.
 RECIPES: dict[str, list[str]] = {"paper": [], "recommended": ["configs/recommended.yaml"]}
+#: Readers that no training reaches -> their log odds of a cohort's subjects, and their line in the picture.
+CEILINGS: dict[str, tuple[Callable[[Path], tuple[list[str], np.ndarray]], str]] = {
+    "oracle": (oracle_of, "--"),
+    "all that is seen, and age": (partial(seen_of, age_known=True), "-."),
+    "all that is seen": (partial(seen_of, age_known=False), ":"),
+}
 COLORS = {"paper": "#777777", "recommended": "#b2182b"}
 
 
@@ -154,12 +162,13 @@ def aligned(table: pd.DataFrame, names: Sequence[str], scan: bool) -> tuple[np.n
 
 def measured(table: pd.DataFrame, recipes: Sequence[str], sizes: Sequence[int]) -> dict[str, Any]:
     """AUCs by study size, and DeLong's test of each recipe against the first at the same size."""
-    names = [f"{recipe}, {size}" for size in sizes for recipe in recipes] + ["oracle"]
-    labels, _, scans = aligned(table, names, scan=True)
+    names = [f"{recipe}, {size}" for size in sizes for recipe in recipes]
+    labels, _, scans = aligned(table, [*names, *CEILINGS], scan=True)
     scan_aucs = delong(labels, scans)
-    slice_labels, clusters, slices = aligned(table, names[:-1], scan=False)
+    slice_labels, clusters, slices = aligned(table, names, scan=False)
     slice_aucs = clustered_delong(slice_labels, slices, clusters)
-    found: dict[str, Any] = {"oracle": with_interval(scan_aucs, len(names) - 1), "sizes": {}}
+    ceilings = {name: with_interval(scan_aucs, len(names) + place) for place, name in enumerate(CEILINGS)}
+    found: dict[str, Any] = {"ceilings": ceilings, "sizes": {}}
     for place, size in enumerate(sizes):
         first = place * len(recipes)
         found["sizes"][str(size)] = {
@@ -185,9 +194,8 @@ def draw(found: dict[str, Any], recipes: Sequence[str], subjects: int, output: P
         error = [middle - [row["ci_low"] for row in rows], [row["ci_high"] for row in rows] - middle]
         where = np.array(sizes) * np.exp(offset)
         axes.errorbar(where, middle, error, fmt="o-", capsize=3, color=COLORS.get(recipe), label=recipe)
-    oracle = found["oracle"]
-    axes.axhline(oracle["auc"], color="black", linestyle="--", linewidth=1, label="oracle: knows the latents")
-    axes.axhspan(oracle["ci_low"], oracle["ci_high"], color="0.92", zorder=0)
+    for name, (_, line) in CEILINGS.items():
+        axes.axhline(found["ceilings"][name]["auc"], color="black", linestyle=line, linewidth=1, label=name)
     axes.set_xscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
@@ -206,12 +214,14 @@ def without_nan(content: Any) -> Any:
 
 
 def as_text(found: dict[str, Any], recipes: Sequence[str], content: dict[str, Any]) -> str:
-    oracle = found["oracle"]
+    readers = [
+        f"{name} {row['auc']:.3f} ({row['ci_low']:.3f}-{row['ci_high']:.3f})" for name, row in found["ceilings"].items()
+    ]
     lines = [
         f"# Learning curve (simulated, {content['subjects']} test subjects of {content['cohorts']} cohorts)",
         "",
         "AUC of Q-Net (95 % interval over subjects); p: DeLong's paired test against the paper's recipe, same size.",
-        f"Oracle {oracle['auc']:.3f} ({oracle['ci_low']:.3f}-{oracle['ci_high']:.3f}).",
+        f"Ceilings: {'; '.join(readers)}.",
         "",
         "| subjects | epochs of stage 1 | recipe | scans | p | slices | p |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -254,12 +264,14 @@ def main() -> None:
         return
     tables = [tested(work, recipe, trained[recipe], given.test) for recipe in given.recipes]
     first = tables[0][tables[0]["slice"].isna()].drop_duplicates("participant_id")
-    known = {}
-    for cohort in given.test:
-        names, ratios = oracle_of(cohort)
-        known |= {f"{cohort.name}/{name}": 1 / (1 + np.exp(-ratio)) for name, ratio in zip(names, ratios, strict=True)}
-    oracle = first.assign(model="oracle", probability_HH=first["participant_id"].map(known))
-    table = pd.concat([*tables, oracle], ignore_index=True)
+    for name, (reader, _) in CEILINGS.items():
+        known = {
+            f"{cohort.name}/{who}": 1 / (1 + np.exp(-ratio))
+            for cohort in given.test
+            for who, ratio in zip(*reader(cohort), strict=True)
+        }
+        tables.append(first.assign(model=name, probability_HH=first["participant_id"].map(known)))
+    table = pd.concat(tables, ignore_index=True)
     sizes = sorted(given.subjects)
     found = measured(table, given.recipes, sizes)
     weights = {

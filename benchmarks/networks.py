@@ -33,7 +33,7 @@ from scripts.files.table import read_table  # noqa: E402
 from scripts.files.writing import write_json, write_text  # noqa: E402
 from scripts.model.networks import QNet  # noqa: E402
 from scripts.provenance import cohort_fingerprint, software  # noqa: E402
-from scripts.simulation.iron import Latent, log_likelihood_ratio  # noqa: E402
+from scripts.simulation.iron import Latent, log_likelihood_ratio, seen_log_likelihood_ratio  # noqa: E402
 
 RANDOM = {"imagenet_weights": "none"}
 OURS = "configs/recommended.yaml"
@@ -94,13 +94,29 @@ def with_interval(aucs: Aucs, index: int) -> dict[str, float]:
     return {"auc": float(aucs.values[index]), "ci_low": low, "ci_high": high}
 
 
-def oracle_of(cohort: Path) -> tuple[list[str], np.ndarray]:
-    """Participants of a simulated cohort, and what whoever knows their latent parameters would score."""
+def latents_of(cohort: Path) -> tuple[list[str], np.ndarray, dict[str, Latent]]:
+    """Participants of a cohort of simulate.yaml, their latent parameters, and how these are distributed."""
     config = ConfigParser.load_config_file(str(BUNDLE / "configs" / "simulate.yaml"))
     latents = {name: Latent(**latent) for name, latent in config["latents"].items()}
     rows = read_table(cohort / "derivatives" / "groundtruth" / "latents.tsv", ["participant_id", *latents])
     values = np.array([[float(row[name]) for name in latents] for row in rows])
-    return [row["participant_id"] for row in rows], log_likelihood_ratio(values, latents)
+    return [row["participant_id"] for row in rows], values, latents
+
+
+def oracle_of(cohort: Path) -> tuple[list[str], np.ndarray]:
+    """Participants of a simulated cohort, and what whoever knows their latent parameters would score."""
+    names, values, latents = latents_of(cohort)
+    return names, log_likelihood_ratio(values, latents)
+
+
+def seen_of(cohort: Path, age_known: bool) -> tuple[list[str], np.ndarray]:
+    """Participants, and what whoever reads every nucleus without error would score (`seen_log_likelihood_ratio`)."""
+    names, values, latents = latents_of(cohort)
+    ages = {
+        row["participant_id"]: float(row["age"])
+        for row in read_table(cohort / "participants.tsv", ["participant_id", "age"])
+    }
+    return names, seen_log_likelihood_ratio(values, latents, np.array([ages[name] for name in names]), age_known)
 
 
 def measured(output: Path, names: list[str], oracle: tuple[list[str], np.ndarray] | None) -> dict[str, dict[str, Any]]:

@@ -105,9 +105,9 @@ def seen_log_likelihood_ratio(
 ) -> np.ndarray:
     """The best score for whoever reads all patterns and the iron of each nucleus without error, `[subjects]`.
 
-    The oracle also knows what no image shows: which part of a nucleus' iron is the person's own level (`level_all`), which
-    the nucleus'; and its age. Here only the sums are seen: log iron relative to the age curve where the age is known, else
-    log iron, over which ages spread it (their covariance in these subjects, as if normal).
+    The oracle also knows what no image shows: which part of a nucleus' iron is the person's own level (`level_all`),
+    which the nucleus'; and the age. Here only sums are seen: log iron relative to the age curve where the age is known,
+    else log iron, which ages spread further (their covariance in these subjects, as if normal).
 
     Args:
         values: `[subjects, latents]`.

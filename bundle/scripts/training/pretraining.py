@@ -1,7 +1,7 @@
 """Stage 1 learns what only a simulation knows of a head, so that it has something to start from on a small cohort.
 
-Beside its group, each slice is to tell the latents of its head (`scripts.simulation.iron`): how much iron each nucleus has and
-where in it, and how the sides differ. The network's last layer is then left out, as that of ImageNet's weights is.
+Beside its group, each slice is to tell the latents of its head (`scripts.simulation.iron`): how much iron each nucleus
+has and where in it, and how the sides differ. The last layer is then left out, as that of ImageNet's weights is.
 """
 
 import os
@@ -41,7 +41,8 @@ class Latents:
         path = Path(dataset_dir) / LATENTS
         if not path.is_file():
             raise InputError(
-                f"{path}: is not there, so nothing is known of these heads; pretrain on a cohort of configs/simulate.yaml"
+                f"{path}: is not there, so nothing is known of these heads; pretrain on a cohort of"
+                " configs/simulate.yaml"
             )
         head = path.read_text(encoding="utf-8").split("\n", 1)[0].strip().split("\t")
         self.names = [name for name in head if name != "participant_id"]
