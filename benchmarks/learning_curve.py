@@ -20,6 +20,7 @@ Writes `results/learning_curve/`: `predictions.csv`, `learning_curve.json`, `.md
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -206,6 +207,17 @@ def draw(found: dict[str, Any], recipes: Sequence[str], subjects: int, output: P
     save_figure(figure, output, (".png",))
 
 
+def epochs_of(trained: dict[str, dict[int, dict[str, Any]]], size: int) -> int:
+    """Epochs of stage 1 that the models of a study had, by their records."""
+    found = {
+        recipe: json.loads((Path(keys[size]["ckpt_dir"]) / "resnet.json").read_text())["settings"]["image_epochs"]
+        for recipe, keys in trained.items()
+    }
+    if len(set(found.values())) > 1:
+        sys.exit(f"error: recipes were trained for different numbers of epochs at {size} subjects: {found}")
+    return next(iter(found.values()))
+
+
 def without_nan(content: Any) -> Any:
     """For JSON: an AUC of 1 has no interval."""
     if isinstance(content, dict):
@@ -285,7 +297,7 @@ def main() -> None:
         "input": cohort_fingerprint(given.cohort),
         "subjects": len(first),
         "cohorts": len(given.test),
-        "epochs": {str(size): epochs[size] for size in sizes},
+        "epochs": {str(size): epochs_of(trained, size) for size in sizes},
         "weights_sha256": {name: sha256(path) for name, path in weights.items()},
         **found,
     }

@@ -87,7 +87,8 @@ TINY = {
 #: In which order commands work: each needs what earlier ones made. By run id and first config, and overlay.
 ORDER = [
     "ckpt_export", "onnx_export", "template", "simulate", "simulate_raw", "localise", "run nuclei", "reference_curves",
-    "inference", "simulate_dicom", "STUDIES", "reconstruct", "augmentation_samples", "training", "image_level",
+    "inference", "simulate_dicom", "STUDIES", "reconstruct",
+    "augmentation_samples", "pretraining", "training", "image_level",
     "scan_level", "evaluate", "contributions", "report", "cross_validation", "folds", "analyse", "compare", "results",
     "calibrate", "ensemble",
 ]  # fmt: skip
@@ -185,11 +186,11 @@ class Place:
             elif name in fixed:
                 word = str(Path(fixed[name], *word.split("/")[1:]))
             filled.append(word)
-        filled += TINY.get(names[0], [])
+        filled += [word for word in TINY.get(names[0], []) if word.split("=")[0] not in words]
         if (
             names[0] == "train"
             and place(command) == ORDER.index("training")
-            and (names[1:] or here == self.root or {"--image_model", "--maps"} & set(words))
+            and (names[1:] or here == self.root or {"--image_model", "--maps", "--imagenet_weights"} & set(words))
         ):
             filled += ["--output_dir", str(self._fresh()), "--ckpt_dir", str(self._fresh())]
         if "calibrate" in names:  # of more subjects than the small cohort has

@@ -34,7 +34,14 @@ ELSEWHERE = {
 }
 #: Parts of run ids, and what MONAI runs itself.
 PARTS = {"prepare", "checks", "check_scans", "note_scans", "stage_1", "stage_2", "calibration", "finalize"}
-PARTS |= {"own_stage_1", "own_stage_2", "train_folds", "tables_figures_report", "measure_contributions"}
+PARTS |= {
+    "own_pretraining",
+    "own_stage_1",
+    "own_stage_2",
+    "train_folds",
+    "tables_figures_report",
+    "measure_contributions",
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
