@@ -261,8 +261,8 @@ def learning_curve() -> str:
         + markdown_table(["subjects", "epochs of stage 1", "recipe", "scans", "p", "slices", "p"], rows)
         + f"\nKnowing the simulation's hidden truth (oracle) gives {fixed(oracle, 3)}. No image tells all of it: which"
         " part of a nucleus' iron is this person's usual level, and, without the age, which part comes with age."
-        f" Reading every nucleus and pattern without any error gives {fixed(seen, 3)}, or {fixed(aged, 3)} for whoever is told"
-        f" the age: the ceiling of a network that sees the image alone. The largest study ends below it by:"
+        f" Reading every nucleus and pattern without any error gives {fixed(seen, 3)}, or {fixed(aged, 3)} for whoever"
+        f" is told the age: the ceiling of a network that sees the image alone. The largest study ends below it by:"
         f" {', '.join(below)}."
         " One training each: the luck of a start is not in the intervals."
         " `benchmarks/results/learning_curve/`.\n"
