@@ -1,6 +1,7 @@
 """The reference of the configs: a page a YAML file, from its comments, and tables of single keys in other pages.
 
-A line `<!-- keys: FILE.yaml key key ... -->` of any page becomes a table of these keys.
+A line that names keys and where they are explained ("... explained in [FILE.yaml](...): `key`, `key`.") of any page is
+followed by a table of these keys: whoever reads the page as a file has their names at least.
 """
 
 import re
@@ -30,7 +31,7 @@ FOLDER = "reference/configs/"
 ORDER = ("train", "inference", "cross_validation", "reconstruct", "localise", "nuclei", "simulate", "simulate_raw")
 #: No configs to run: rules about the others, which stand in their pages.
 LEFT_OUT = ("allowed",)
-_TABLE = re.compile(r"^<!-- keys: (\w+)\.yaml ([\w# ]+) -->$", re.MULTILINE)
+_TABLE = re.compile(r"^(.*, explained in \[(\w+)\.yaml\]\([^)]*\)): ((?:`[\w#]+`(?:, )?)+)\.$", re.MULTILINE)
 _CODE = re.compile(r"(`[^`]*`)")
 
 
@@ -51,7 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Put tables of keys where a page asks for them."""
-    return _TABLE.sub(lambda match: _chosen(match[1], match[2].split()), markdown)
+    return _TABLE.sub(lambda match: f"{match[1]}:\n\n{_chosen(match[2], re.findall('`(.*?)`', match[3]))}", markdown)
 
 
 def _paths() -> list[Path]:
