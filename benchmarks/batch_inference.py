@@ -44,6 +44,7 @@ def run(weights: Path, dataset_dir: Path, output_dir: Path, outputs: str) -> dic
     settings = {
         "weights": weights, "dataset_dir": dataset_dir, "output_dir": output_dir, "outputs": outputs,
         "spatial_size": [SIZE, SIZE], "num_slices": SLICES, "hidden_size": HIDDEN, "nuclei": "known",
+        "weights_record": "config",
     }  # fmt: skip
     words = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", "configs/inference.yaml"]
     words += [text for key, value in settings.items() for text in (f"--{key}", str(value))]

@@ -108,7 +108,7 @@ def commands(root: Path) -> dict[str, Command]:
         table.assign(probability_HH=better).to_csv(root / place / "predictions.csv", index=False)
         record = {"input": {"sha256": "same", "simulated": True}}
         (root / place / "predictions.json").write_text(json.dumps(record))
-    network = keys(weights=weights, **NETWORK, nuclei="known", num_threads=1, device="cpu")
+    network = keys(weights=weights, weights_record="config", **NETWORK, nuclei="known", num_threads=1, device="cpu")
     toy = {"mask__island_size": 200, "mask__erosion_mm": 2.0, "inversion__radii_mm": [8, 4]}
     training = {f"training__{key}": value for key, value in TRAINING.items() if key != "num_folds"}
     return {

@@ -1,6 +1,7 @@
 """The commands that the pages and configs tell users to type, and small data and settings to run them with."""
 
 import ast
+import json
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ import torch
 from blobs import BUNDLE, REPOSITORY, write_cohort
 from made_predictions import made_predictions
 
+from scripts.files.writing import sha256
 from scripts.model.networks import QNet, save_weights
 
 PAGES = [
@@ -40,6 +42,7 @@ UNWRITTEN = [
 #: How commands of other programs begin, and who runs them.
 OTHERS = {
     "make ": ".ci/run",
+    "python -m scripts.settings.command ": "tests/settings/test_settings.py",
     "python3 -m venv ": "make serving-envs",
     "pip install ": "make serving-envs",
     ".venv-deploy/bin/pip install ": "make serving-envs",
@@ -208,10 +211,12 @@ class Place:
             members = [self._fresh() / "model.pt" for _ in range(2)]
             for path in members:
                 save_weights(QNet(num_slices=4, hidden_size=8), path, torch.float16)
+                record = {"settings": {"num_slices": 4, "hidden_size": 8}, "weights": {"model.pt": sha256(path)}}
+                path.with_suffix(".json").write_text(json.dumps(record))
             filled[filled.index("--members") + 1] = str([str(path) for path in members])
         if names == ["inference", "small"]:  # with weights of that overlay
             save_weights(QNet(num_slices=8), weights := self._fresh() / "model.pt", torch.float16)
-            filled += ["--weights", str(weights)]
+            filled += ["--weights", str(weights), "--weights_record", "config"]
         if names[0] == "simulate_dicom":
             filled += ["--slab", "basalganglia"]
         if "STUDIES" in words and names == ["inference"]:

@@ -65,6 +65,7 @@ def test_inference_workflow_has_every_property(shared_cohort, tmp_path, weights)
         dataset_dir=str(shared_cohort),
         output_dir=str(tmp_path),
         weights=weights,
+        weights_record="config",
     )
     workflow.initialize()
     assert workflow.check_properties() == []
@@ -84,8 +85,8 @@ def test_inference_runs_from_the_bundle_and_from_the_repository(folder, shared_c
     one.write_text(f"participant_id\n{min(shared_cohort.glob('sub-*')).name}\n")
     result = monai_bundle(
         "run", "--config_file", f"{root}/configs/inference.yaml", "--bundle_root", root, "--weights", weights,
-        "--dataset_dir", str(shared_cohort), "--output_dir", str(tmp_path / "out"), "--participants", str(one),
-        "--nuclei", "known", "--outputs", "json,evidence", folder=folder,
+        "--weights_record", "config", "--dataset_dir", str(shared_cohort), "--output_dir", str(tmp_path / "out"),
+        "--participants", str(one), "--nuclei", "known", "--outputs", "json,evidence", folder=folder,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
     assert len(list((tmp_path / "out").glob("*/*_evidence.nii.gz"))) == 1

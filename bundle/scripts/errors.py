@@ -96,6 +96,21 @@ def _with_place(error: BaseException) -> str | None:
     return f"{path}: {found}" if found and isinstance(path, str) else found
 
 
+def _told(error: BaseException | None) -> str | None:
+    """The one line about an error of the user's, or of disk, folder or memory; None for every other."""
+    if error is None:
+        return None
+    bad_input = input_error_in(error)
+    return _with_place(error) if bad_input is None else str(bad_input)
+
+
+class _SaidOnce(logging.Filter):
+    """Takes away what ignite's engines log of an error that stops them, where `report_in_one_line` tells it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.name.startswith("ignite.") and _told(sys.exc_info()[1]))
+
+
 def report_in_one_line() -> None:
     """Let the interpreter end with one line on stderr and status 1 when bad input, or what disk, folder or memory
     refused, reaches the top uncaught; and with one when the user stops it (Ctrl-C).
@@ -108,10 +123,13 @@ def report_in_one_line() -> None:
         if issubclass(kind, KeyboardInterrupt):
             tqdm.write("stopped: the same command goes on with what is finished", file=sys.stderr)
             return
-        found = input_error_in(error) or _with_place(error)
+        found = _told(error)
         if found is None:
             sys.__excepthook__(kind, error, traceback)
         else:
             tqdm.write(f"error: {found}", file=sys.stderr)  # on a line of its own, whatever bar is half drawn
 
     sys.excepthook = hook
+    for handler in {*logging.getLogger().handlers, *logging.getLogger("ignite").handlers}:
+        if not any(isinstance(known, _SaidOnce) for known in handler.filters):
+            handler.addFilter(_SaidOnce())

@@ -186,7 +186,7 @@ def record_beside(
     if not os.path.lexists(path):
         return {}
     content = read_json(path, kind)
-    check_of_weights(content, path, weights, "delete it to go on without what it says")
+    check_of_weights(content, path, weights, "set it aside and give --weights_record config")
     return content
 
 
@@ -220,58 +220,65 @@ def _say_no_hash(path: str, name: str) -> None:
     LOGGER.warning("%s: holds no sha256 of weights, so nothing shows that it is of %s", path, name)
 
 
-@lru_cache
-def _say_no_record(record: str, name: str) -> None:
-    LOGGER.warning(
-        "%s: no %s beside it, so nothing tells the maps, sizes and windows that it was trained with; those of the"
-        " config are taken",
-        name,
-        record,
-    )
-
-
 #: What records of version 0.5 and before do not say, since there was no other.
 _BEFORE = {"intensity": "stretch", "image_model": "resnet18", "scan_model": "bilstm", "leave_out": []}
 #: And those of 0.6, whose networks all saw these.
 _BEFORE |= {"maps": ["Chimap", "R2starmap", "T1w"]}
 
 
-def trained_with(weights: str | os.PathLike) -> dict[str, Any]:
-    """The settings in the training record beside weights, none where there is no record.
+def trained_with(
+    weights: str | os.PathLike, weights_record: str = "beside", path: str | os.PathLike | None = None
+) -> dict[str, Any]:
+    """The settings in the training record beside weights; none where the config says that it tells them itself, or
+    where there are no weights yet.
 
     Inference, and every client of its config, so gives a network the input that it knows, without further keys.
 
     Args:
-        weights: the weights file; its record has the same name and ends in `.json` (`write_record`).
+        weights: the weights file.
+        weights_record: `beside` it; or `config`: there is none, and the keys of the config are as in training.
+        path: of the record (`write_record`); None: the weights' name with `.json`.
 
     Raises:
-        InputError: see `record_beside`.
+        InputError: no record lies there, or one does and `config` was said, or see `record_beside`.
     """
-    found = record_beside(weights, "training record")
+    found = record_beside(weights, "training record", path)
+    path = Path(weights).with_suffix(".json") if path is None else Path(path)
+    if not found and weights_record == "beside" and Path(weights).is_file():
+        raise InputError(
+            f"{weights}: {path.name}, its training record, is not beside it, so nothing tells the maps, sizes and"
+            " windows that it was trained with; put the two together, or say with --weights_record config that the"
+            " config's own keys (maps, intensity, spatial_size, ...) are as in training"
+        )
+    if found and weights_record == "config":
+        raise InputError(
+            f"--weights_record config: {path} lies beside the weights and tells what they were trained with; leave the"
+            " key out, or set that file aside"
+        )
     for key in ("stretch_percentiles", "chimap_window", "r2starmap_window", "t1map_window"):
         ends = found.get("settings", {}).get(key, [0, 1])
         if ends[0] >= ends[1]:
-            raise InputError(
-                f"{Path(weights).with_suffix('.json')}: settings.{key} is {ends}, which does not rise; restore the file"
-            )
+            raise InputError(f"{path}: settings.{key} is {ends}, which does not rise; restore the file")
     if not found:
-        _say_no_record(Path(weights).with_suffix(".json").name, Path(weights).name)
         return {}
     return {**_BEFORE, **found["settings"]}
 
 
-def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
-    """Refuse to feed a network other input than it was trained on, where a training record lies beside its weights.
+def check_trained_with(
+    weights: str | os.PathLike, weights_record: str = "beside", path: str | os.PathLike | None = None, **wanted: Any
+) -> None:
+    """Refuse to feed a network other input than it was trained on.
 
     Args:
-        weights: the weights file; its record has the same name and ends in `.json` (`write_record`).
+        weights, weights_record, path: see `trained_with`.
         wanted: settings of the input, by their config keys.
 
     Raises:
-        InputError: see `record_beside`, or a setting differs from it; or the weights want maps that are 0 throughout
+        InputError: see `trained_with`, or a setting differs from it; or the weights want maps that are 0 throughout
             (`leave_out` of version 0.6), which only inference can give them.
     """
-    path, trained = Path(weights).with_suffix(".json"), trained_with(weights)
+    trained = trained_with(weights, weights_record, path)
+    path = Path(weights).with_suffix(".json") if path is None else path
     if trained.get("leave_out") and "leave_out" not in wanted:
         raise InputError(
             f"{weights}: was trained with leave_out {trained['leave_out']} of version 0.6, which inference alone can"
@@ -287,6 +294,11 @@ def check_trained_with(weights: str | os.PathLike, **wanted: Any) -> None:
             f"{weights}: was trained with {known}, not {wrong}; set {keys} as in"
             f" {path}, or give the overlay that training was given, such as configs/small.yaml"
         )
+
+
+def check_stage_1(embedding_weights: str | os.PathLike, weights_record: str, **wanted: Any) -> None:
+    """`check_trained_with` of what stage 1 left, whose files share the record `resnet.json`."""
+    check_trained_with(embedding_weights, weights_record, Path(embedding_weights).with_name("resnet.json"), **wanted)
 
 
 def write_record(

@@ -206,7 +206,7 @@ def infer(weights: Path, source: object, output_dir: Path, **changed) -> None:
     flow = ConfigWorkflow(
         config_file=str(REPOSITORY / "bundle" / "configs" / "inference.yaml"),
         workflow_type="infer", logging_file=False, bundle_root=str(REPOSITORY / "bundle"), device="cpu",
-        weights=str(weights), output_dir=str(output_dir), spatial_size=[32, 32], num_slices=4,
+        weights=str(weights), weights_record="config", output_dir=str(output_dir), spatial_size=[32, 32], num_slices=4,
         hidden_size=8, **({} if source is None else {"input": source}), **changed,
     )  # fmt: skip
     hook = sys.excepthook

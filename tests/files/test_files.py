@@ -139,12 +139,37 @@ def test_a_csv_has_quotes_and_lines_within_cells(tmp_path):
         ("a\t" * 300_000 + "group\nHC\n", "300001 cells"),
         ("group;age\nHC;1\n", "separated by ';'"),
         ("group\nHC\nHC\n", "lines 2 and 3"),
+        ("Table 1. Participants\n\nage\tgroup\n1\tHC\n", "its header is line 3"),
+        ("group\t\tage\t\tsex\nHC\t\t1\t\tF\n", "columns 2 and 4 of its header have no name"),
+        ("group\tage\nHC\t\t1\n", "tabs follow each other in line 2"),
+        ("group\t\tage\nHC\t1\n", "tabs follow each other in the header"),
+        ("sep=;\ngroup;age\nHC;1\n", "says that ';' parts its cells"),
+        ("<!DOCTYPE html>\n<table><tr><td>group</td></tr></table>\n", "a web page or XML"),
     ],
 )
 def test_a_table_that_is_not_what_is_due_is_refused(tmp_path, text, word):
     (tmp_path / "t.tsv").write_text(text)
     with refused(tmp_path / "t.tsv", word):
         read_table(tmp_path / "t.tsv", ["group"], unique=["group"])
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [(b"PK\x03\x04\x14\0", "XLSX"), (b"\xd0\xcf\x11\xe0\xa1", "XLS"), (b"%PDF-1.7\n", "PDF")]
+)
+@pytest.mark.parametrize("name", ["t.tsv", "t.json"])
+def test_a_spreadsheet_under_the_name_of_a_text_is_said_to_be_one(tmp_path, content, word, name):
+    (tmp_path / name).write_bytes(content)
+    with refused(tmp_path / name, word, "not text"):
+        read_table(tmp_path / name, ["group"]) if name == "t.tsv" else read_json(tmp_path / name, "box")
+
+
+@pytest.mark.parametrize(("name", "text"), [("t.csv", "sep=,\r\na,b\r\n1,2\r\n"), ("t.tsv", '"sep=\t"\na\tb\n1\t2\n')])
+def test_the_line_that_tells_excel_what_parts_cells_is_passed_over(tmp_path, name, text):
+    (tmp_path / name).write_text(text, newline="")
+    assert read_table(tmp_path / name, ["a"]) == [{"a": "1", "b": "2"}]
+    (tmp_path / name).write_text(text + "3\n", newline="")
+    with refused("line 4" if name == "t.tsv" else "row 4"):
+        read_table(tmp_path / name, ["a"])
 
 
 def test_lines_without_words_are_passed_over_whatever_their_length(tmp_path):

@@ -33,7 +33,7 @@ def infer(batch: tuple[Path, Path], output: Path, *more: str) -> list[dict[str, 
     cohort, weights = batch
     keys = ["--input", cohort, "--weights", weights, "--output_dir", output, "--device", "cpu", "--nuclei", "known",
             "--spatial_size", "[32,32]", "--num_slices", "4", "--hidden_size", "8", "--outputs", "[json,evidence]",
-            "--localise", "annotated"]  # fmt: skip
+            "--localise", "annotated", "--weights_record", "config"]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundle/configs/inference.yaml",
          "--bundle_root", "bundle", *map(str, keys), *more],

@@ -1,5 +1,6 @@
 """A BIDS folder becomes a list of scans, or one line that says what is wrong with it; subjects split in folds."""
 
+import errno
 import gzip
 import json
 import os
@@ -545,7 +546,7 @@ def test_a_map_whose_name_is_in_other_capitals_is_named(cohort, name):
         find_scans(cohort)
 
 
-@pytest.mark.parametrize("name", ["sub_01", "SUB 01", "sub-1", "sub01", "sub-sub-01"])
+@pytest.mark.parametrize("name", ["sub_01", "SUB 01", "sub-1", "sub01", "sub-sub-01", "1.0", "1,0"])
 def test_a_participant_spelled_otherwise_than_the_folder_is_told_with_row_and_spelling(cohort, name, tmp_path):
     edit_table(cohort, "sub-01\t", f"{name}\t")
     shown = name if name == "sub-sub-01" else name.removeprefix("sub-")
@@ -555,6 +556,41 @@ def test_a_participant_spelled_otherwise_than_the_folder_is_told_with_row_and_sp
     table.write_text(f"participant_id\nsub-02\n{name}\n")
     with refused("some.tsv", "row 2", repr(shown), "write sub-01"):
         chosen_scans(cohort, table)
+
+
+def test_a_number_of_a_spreadsheet_is_not_taken_for_another_subject(cohort):
+    for path in [*(cohort / "sub-02" / "anat").iterdir()]:
+        path.rename(path.with_name(path.name.replace("sub-02", "sub-10")))
+    (cohort / "sub-02").rename(cohort / "sub-10")
+    edit_table(cohort, "sub-02", "sub-10")
+    edit_table(cohort, "sub-01", "1.0")
+    with refused("row 1", "write sub-01"):
+        labelled_scans(cohort)
+
+
+@pytest.mark.parametrize("names", [["Chimap.hdr", "Chimap.img"], ["T1w.mgz"], ["R2starmap.IMG"]])
+def test_a_map_that_is_there_in_another_format_too_is_named(cohort, names):
+    for name in names:
+        (cohort / "sub-01" / "anat" / f"sub-01_{name}").write_bytes(b"x")
+    with refused(cohort / "sub-01" / "anat", "in two formats", names[0]):
+        find_scans(cohort)
+    assert [scan.scan_id for scan in find_scans(cohort, incomplete_too=True) if scan.refused] == ["sub-01"]
+
+
+@pytest.mark.parametrize("name", ["", "sub-02", "sub-02/anat"])
+def test_a_folder_that_may_not_be_read_is_named_and_not_passed_over(cohort, name, monkeypatch):
+    closed, scandir = cohort / name, os.scandir
+
+    def may_not(path="."):  # as the system answers an ordinary user; root, who runs tests too, may read everything
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", may_not)
+    with refused(closed, "Permission denied", "permissions"):
+        find_scans(cohort)
+    if name:
+        assert [scan.scan_id for scan in find_scans(cohort, incomplete_too=True) if scan.refused] == ["sub-02"]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from refusal import refused
 
 from scripts.inference.inputs import find_input
 from scripts.maps.bids import find_scans, labelled_scans
+from scripts.maps.plausibility import region_flags
 from scripts.maps.scan import KNOWN_MAPS, MAPS, network_maps, scan_maps
 from scripts.training.preprocessing import preprocessing
 
@@ -83,6 +84,42 @@ def test_t1_in_milliseconds_is_read_as_such(further):
     sidecar.write_text('{"Units": "Hz"}')
     with refused("Units 'hz'", "s or ms"):
         run(first.item())
+
+
+def test_r1_in_place_of_t1_is_refused_since_it_brightens_where_t1w_does(further):
+    scan, path = find_scans(further, maps=["T1map"])[0], file_of(further, "T1map")
+    path.with_name("sub-01_T1map.json").unlink()  # which would say s
+    change(path, lambda t1: 1 / t1)  # 0.8 1/s: T1 of 0.8 s would be as usual
+    with refused("sub-01_T1map.nii.gz", "rises with the brightness of the T1w", "R1 (1/s) instead of T1"):
+        steps(["T1map"])(scan.item())
+
+
+def test_a_map_that_goes_against_t1w_around_the_basal_ganglia_alone_is_flagged(further):
+    maps = np.stack([nib.load(file_of(further, name)).get_fdata() for name in FOUR])
+    assert region_flags(maps, None, FOUR) == region_flags(maps[:3], None)
+    maps[3] = 1 / maps[3] + np.random.default_rng(0).normal(0, 0.03, maps[3].shape)
+    (flag,) = set(region_flags(maps, None, FOUR)) - set(region_flags(maps[:3], None))
+    assert flag.startswith("T1: around the basal ganglia") and "R1" in flag
+    mtsat = [*MAPS, "MTsat"]
+    assert region_flags(maps, None, mtsat) == region_flags(maps[:3], None)  # bright where T1w is
+    maps[3] = -maps[3] + 5
+    assert any("MTsat falls with the brightness of the T1w" in flag for flag in region_flags(maps, None, mtsat))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "function", "words"),
+    [
+        ("PDmap", lambda pd: np.ones_like(pd), ["the PDmap is 1 everywhere"]),
+        ("PDmap", lambda pd: (pd > np.median(pd)).astype(float), ["PDmap has 1 different values", "mask"]),
+        ("PDmap", lambda pd: 80 + 0.001 * pd, ["nearly all of the PDmap is 80.1", "constant"]),
+        ("PDmap", lambda pd: pd - np.median(pd), ["50 % of the PDmap is negative"]),
+    ],
+)
+def test_a_mask_a_constant_or_negative_water_is_no_map(further, suffix, function, words):
+    change(file_of(further, suffix), function)
+    scan = find_scans(further, maps=[suffix])[0]
+    with refused(*words):
+        steps([suffix])(scan.item())
 
 
 def test_a_map_that_scans_lack_is_refused_with_their_names_before_anything_is_read(further):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,4 +87,7 @@ def test_what_cannot_be_joined_is_refused(files, tmp_path):
     save_weights(QNet(num_slices=4, hidden_size=4), tmp_path / "other.pt", torch.float32)
     with refused("other.pt", "another network"):
         join([files[0], tmp_path / "other.pt"], tmp_path / "model.pt")
+    shutil.copy(files[1], tmp_path / "alone.pt")
+    with refused("alone.pt", "alone.json, its training record, is not beside it"):
+        join([files[0], tmp_path / "alone.pt"], tmp_path / "model.pt")
     assert not (tmp_path / "model.pt").exists()

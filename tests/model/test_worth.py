@@ -15,7 +15,7 @@ from scripts.inference.results import model_info
 from scripts.maps.appearance import appearance
 from scripts.model.familiarity import fit, strangeness
 from scripts.model.trust import Trust, calibration_path, flag_of, set_aside_former, write_calibration
-from scripts.provenance import check_trained_with, record_beside, trained_with
+from scripts.provenance import check_stage_1, check_trained_with, record_beside, trained_with
 from scripts.settings.check import CONFIGS, Known
 
 CONTENT = {
@@ -56,6 +56,31 @@ def test_a_calibration_of_other_weights_is_refused_and_set_aside_by_whatever_rep
     assert "calibration_missing" in Trust(weights)(0.95)
 
 
+def test_weights_without_their_record_are_refused_unless_the_config_is_said_to_describe_them(weights):
+    said = ("model.pt", "model.json, its training record, is not beside it", "--weights_record config")
+    with refused(*said):
+        trained_with(weights)
+    with refused(*said):
+        check_trained_with(weights, region="cropped")
+    assert trained_with(weights, "config") == {}
+    check_trained_with(weights, "config", region="cropped")
+    assert trained_with(weights.with_name("absent.pt")) == {}  # whose absence others tell
+    weights.with_suffix(".json").write_text(json.dumps({"settings": {}, "weights": {"model.pt": sha256(weights)}}))
+    with refused("--weights_record config", "model.json lies beside"):
+        trained_with(weights, "config")
+
+
+def test_stage_2_is_not_trained_on_an_embedding_that_saw_other_input(weights):
+    record = weights.with_name("resnet.json")
+    check_stage_1(weights, "config", intensity="window")
+    with refused("resnet.json", "not beside it"):
+        check_stage_1(weights, "beside", intensity="window")
+    record.write_text(json.dumps({"settings": {"intensity": "stretch"}, "weights": {"resnet.pt": sha256(weights)}}))
+    check_stage_1(weights, "beside", intensity="stretch")
+    with refused("intensity 'stretch', not 'window'", "resnet.json"):
+        check_stage_1(weights, "beside", intensity="window")
+
+
 def test_a_record_of_other_weights_is_refused_by_all_who_read_it_and_one_without_a_hash_is_spoken_of(weights, caplog):
     path = weights.with_suffix(".json")
     record = {"settings": {"region": "full"}, "weights": {"any name.pt": sha256(weights)}}
@@ -63,7 +88,7 @@ def test_a_record_of_other_weights_is_refused_by_all_who_read_it_and_one_without
     assert trained_with(weights)["region"] == "full"
     path.write_text(json.dumps({**record, "weights": {"model.pt": 64 * "0"}}))
     for read in (trained_with, model_info, lambda w: check_trained_with(w, region="full"), record_beside):
-        with refused(path, "of other weights than model.pt beside it", "delete it"):
+        with refused(path, "of other weights than model.pt beside it", "--weights_record config"):
             read(weights)
     assert not caplog.text
     path.write_text(json.dumps({"settings": {"region": "full"}, "input": {"name": "a cohort", "simulated": True}}))
@@ -217,6 +242,8 @@ def test_a_prevalence_without_a_calibration_is_refused_and_not_passed_over(tmp_p
         ({"leave_out": ["Chimap", "T1w", "R2starmap"]}, "settings.leave_out has 3 entries"),
         ({"image_model": None}, "settings.image_model"),
         ({"stretch_percentiles": [99.5, 0.5]}, "settings.stretch_percentiles is [99.5, 0.5], which does not rise"),
+        ({"t1map_window": [2.5, 0.3]}, "settings.t1map_window is [2.5, 0.3], which does not rise"),
+        ({"t1map_window": [1.0, 1.0]}, "settings.t1map_window is [1.0, 1.0], which does not rise"),
     ],
 )
 def test_a_record_with_settings_that_cannot_be_is_named(weights, settings, said):

@@ -116,6 +116,7 @@ def test_inference_writes_what_is_known_of_nuclei_and_weights_into_its_results(c
         dataset_dir=str(cohort),
         output_dir=str(tmp_path / "out"),
         weights=str(tmp_path / "model.pt"),
+        weights_record="config",
         reference_curves=str(curves),
         outputs=["json", "report"],
         nuclei="known",

@@ -44,6 +44,7 @@ def inferred(tmp_path_factory: pytest.TempPathFactory) -> Path:
         input=str(root / "cohort"),
         output_dir=str(root / "out"),
         weights=str(root / "model.pt"),
+        weights_record="config",
         reference_curves=str(root / "curves.json"),
         outputs=["json", "report"],
         device="cpu",

@@ -57,6 +57,14 @@ def test_two_files_for_one_echo_and_part_are_refused(tmp_path, other):
         raise find_raw(tmp_path)[0].error
 
 
+def test_an_echo_that_is_there_in_another_format_too_is_named(tmp_path):
+    write_raw(tmp_path, flips=(24,))
+    other = tmp_path / "sub-01" / "anat" / "sub-01_acq-fa24_echo-3_part-mag_MEGRE.hdr"
+    other.write_bytes(b"x")
+    with refused(other, "not a .nii or .nii.gz file"):
+        raise find_raw(tmp_path)[0].error
+
+
 def test_a_name_that_is_no_utf8_is_that_scans_failure_and_can_be_written(tmp_path):
     write_raw(tmp_path, flips=(24,))
     old = os.fsdecode(b"sub-\xe9")

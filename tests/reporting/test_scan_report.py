@@ -24,6 +24,7 @@ MODEL = {
     "trained_on": "A <simulated> cohort",
     "simulated": True,
     "performance": {"scan_auc_simulated_cohort": 0.887},
+    "performance_of": "another simulated cohort, tested once",
 }
 SLICES = 6
 
@@ -67,6 +68,7 @@ def test_the_page_says_what_was_found_and_how_far_to_trust_it(pages):
     text = pages[0]
     for words in (
         "Probability of hereditary hemochromatosis (HH): 0.73", "Research use only", "simulated cohort", "0.887",
+        "another simulated cohort, tested once",
         "3 of 6", "54 years", "not calibrated", SHA, "aa" * 32, "torch 2.13.0",
     ):  # fmt: skip
         assert words in text
@@ -93,6 +95,15 @@ def test_the_page_says_where_the_box_came_from_and_what_is_usual_at_the_age(imag
     for text in (html.read_text(), *pdf_pages(pdf)):
         assert "confidence 0.93" in text and "beyond their ages" in text
         assert text.count("putamen +1.2") == 2 and text.count("caudate +0.0") == 2
+
+
+def test_evidence_by_nucleus_without_a_healthy_range_says_why_and_how_to_get_it(image, tmp_path):
+    html, pdf = tmp_path / "r.html", tmp_path / "r.pdf"
+    for usual, said in (({}, True), ({"low": -0.1, "high": 0.2}, False)):
+        told = result(nucleus_evidence=[{"nucleus": "caudate", "evidence": 0.15, **usual}])
+        write_scan_report(html, pdf, told, image, torch.randn(1, 12, 16, SLICES), MODEL)
+        assert ("nuclei.yaml" in html.read_text() and "calibrate.yaml" in html.read_text()) == said
+        assert any("the calibration has none" in " ".join(page.split()) for page in pdf_pages(pdf)) == said
 
 
 def test_the_page_needs_nothing_from_elsewhere(pages):

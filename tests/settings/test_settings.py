@@ -1,10 +1,12 @@
 """Settings as users type them: read as what each key wants, or refused in one line before any work starts."""
 
+import contextlib
 import json
 import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from refusal import refused
 from typed import typed
 
 from scripts.settings.check import Known, check_given_once, rules
+from scripts.settings.command import check_command, main
 from scripts.settings.config_file import read_config
 from scripts.settings.typed import flags
 from scripts.settings.values import Expression, literal
@@ -197,6 +200,14 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("reconstruct", ["--inversion#iterations", "3.5"], ["--inversion#iterations 3.5"]),
         ("reconstruct", ["--inversion#_target_", "scripts.reconstruction.inversion.TKD"], ["takes no radii_mm"]),
         ("reconstruct", ["--background", "SHARP"], ["--background SHARP", "_target_"]),
+        ("reconstruct", ["--background", "{_target_: scripts.reconstruction.background.SHARP}"], ["needs radius_mm"]),
+        ("reconstruct", ["--background", "{_target_: scripts.reconstruction.background.Pdf}"], ["background.PDF?"]),
+        ("reconstruct", ["--background", "{_target_: nothing.here}"], ["nothing is called nothing.here"]),
+        ("reconstruct", ["--background", "{_target_: json}"], ["no class or function is json"]),
+        ("reconstruct", ["--background", "{_target_: }"], ["nothing is called ''"]),
+        ("reconstruct", ["--background", "{_target_: 5}"], ["nothing is called 5"]),
+        ("reconstruct", ["--background", "{_target_: scripts.reconstruction.background.VSHARP, radii_mm: [a],"
+         " threshold: 0.05, harmonic_degree: 0, pad_mm: 8}"], ["--background", "cannot be made", "'a'"]),
         ("reconstruct", ["--echo_times_s", "[0.004,ms]"], ["--echo_times_s"]),
         ("simulate", ["--size", "big"], ["small or paper"]),
         ("simulate", ["--latents#head", "{'mean': 0}"], ["lacks sd"]),
@@ -243,6 +254,52 @@ def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(word
     error = caught.value if isinstance(caught.value, kind) else caught.value.__cause__
     shape = re.sub(r"'(?!scripts)(query key: )?\w+'", lambda found: f"'{found[1] or ''}X'", str(error))
     assert f"`{kind.__name__}: {shape}`" in pages
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--maps#5", "T1map"], ["--maps#5", "numbered 0 to 2", "--maps"]),
+        (["--validate#handlers#99#x", "3"], ["--validate#handlers#99#x", "none, for it is empty"]),
+        (["--train#handlers#2#x#y", "3"], ["--train#handlers#2#x#y", "no key x"]),
+        (["--seed#x", "3"], ["seed holds one value"]),
+        (["--trian#seed", "1"], ["no key trian", "train?"]),
+        (["--dataset_dir", "%nobody"], ["--dataset_dir %nobody"]),
+        (["--imports", "os"], ["--imports"]),
+        (["run:trainin"], ["run trainin", "training?"]),
+        (["file:absent.yaml"], ["absent.yaml: no such file"]),
+        (["file:a.yaml", "augment:\n\tseed: 3\n"], ["a.yaml: line 2: a tab"]),
+        (["file:a.json", '{"seed": 3,}'], ["a.json: line 1"]),
+        (["file:a.yaml", ""], ["a.yaml: is empty"]),
+        (["file:a.yaml", "- seed: 3\n"], ["a.yaml: is no mapping"]),
+        (["file:a.yaml", "3: 4\n"], ["a.yaml: key 3 is no text"]),
+        (["file:a.yaml", "+seed: {a: 1}\n"], ["laid over each other"]),
+        (["file:a.yaml", "nobody#x: 1\n"], ["laid over each other", "nobody"]),
+        (["file:a.yaml", "imports: [$import os]\n"], ["a.yaml: imports", "+imports"]),
+    ],
+)
+def test_what_monai_would_refuse_with_a_traceback_is_told_in_one_line_by_our_command(words, said, tmp_path):
+    files, run_id, more = ["configs/train.yaml"], "training", list(words)
+    if words[0].startswith("file:"):
+        files, more = [*files, str(tmp_path / words[0][5:])], []
+        if len(words) > 1:
+            Path(files[1]).write_text(words[1])
+    if words[0].startswith("run:"):
+        run_id, more = words[0][4:], []
+    with contextlib.chdir(BUNDLE), refused(*said):
+        check_command(["run", run_id, "--config_file", str(files), *more])
+
+
+def test_what_is_right_goes_on_to_monai_as_it_was_typed(tmp_path, monkeypatch):
+    overlay = write(tmp_path / "mine.yaml", "image_epochs: ten\n")  # which MONAI takes, and the bundle refuses
+    words = ["run", "prepare", "--config_file", f"['configs/train.yaml','{overlay}']", "--swa", "no"]
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.chdir(BUNDLE)
+    with refused("mine.yaml: image_epochs ten"):
+        main()
+    check_command(["run", "fine_tune", "--config_file", "configs/train.yaml", "--train#dataset#data", "x"])
+    check_command(["download", "--name", "x"])
 
 
 @pytest.mark.parametrize(

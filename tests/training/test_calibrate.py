@@ -131,7 +131,12 @@ def test_weights_that_are_there_are_calibrated_by_a_table(trained, settings, tmp
     table.to_csv(tmp_path / "predictions.csv", index=False)
     torch.manual_seed(0)
     save_weights(QNet(4, 4), tmp_path / "models" / "model.pt", torch.float16)
-    keys = settings(tmp_path, calibrate_on=str(tmp_path / "predictions.csv"), calibration_method="temperature")
+    keys = settings(
+        tmp_path,
+        calibrate_on=str(tmp_path / "predictions.csv"),
+        weights_record="config",
+        calibration_method="temperature",
+    )
     run(["train.yaml", "calibrate.yaml"], "run", **keys)
     found = json.loads((tmp_path / "models" / "model_calibration.json").read_text())
     rows = at_level(table, "scan")
@@ -189,7 +194,7 @@ def test_a_model_whose_scores_point_the_wrong_way_is_not_turned_round(settings, 
     table = made_predictions(subjects=60, repeats=1)
     table.assign(probability_HH=1 - table["probability_HH"]).to_csv(tmp_path / "predictions.csv", index=False)
     save_weights(QNet(4, 4), tmp_path / "models" / "model.pt", torch.float16)
-    keys = settings(tmp_path, calibrate_on=str(tmp_path / "predictions.csv"))
+    keys = settings(tmp_path, calibrate_on=str(tmp_path / "predictions.csv"), weights_record="config")
     run(["train.yaml", "calibrate.yaml"], "run", **keys)
     assert "no calibration" in capsys.readouterr().out
     assert not (tmp_path / "models" / "model_calibration.json").exists()

@@ -31,6 +31,7 @@ def test_stage_2_goes_on_from_the_given_weights_and_its_embedding_stays(studies,
         ckpt_dir=str(tmp_path),
         output_dir=str(tmp_path / "output"),
         device="cpu",
+        weights_record="config",
         num_views=1,
         **{"train#dataset#data": studies, "train#trainer#max_epochs": 2},
     )

@@ -2,27 +2,34 @@
 
 import csv
 import json
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from blobs import BUNDLE
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import Dataset, MetaTensor
 from refusal import refused
 
-from scripts.errors import input_error_in
+from scripts.errors import InputError, input_error_in, report_in_one_line
 from scripts.evaluation.predict import load_models, predict
 from scripts.model.networks import load_weights, read_state_dict
 from scripts.provenance import trained_with
 from scripts.runs.outputs import LOCK, MARK
-from scripts.training.data import cosine_annealing, swa_start_epoch, used_precision
+from scripts.training.data import Batches, Samples, cosine_annealing, swa_start_epoch, used_precision
+from scripts.training.handlers import Progress
 
 TINY = {
     "num_folds": 3,
@@ -199,6 +206,61 @@ def test_changed_setting_is_refused_instead_of_resumed(run_id, key, value, said,
     with refused("checkpoint.pt", *said, "give the first to go on"):
         train(shared_cohort, trained, run_id=run_id, **{key: value})
     assert notes.stat().st_mtime_ns == before
+
+
+def test_a_map_that_changed_since_is_named_before_scans_are_read(trained, shared_cohort, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.copytree(shared_cohort, tmp_path / "cohort")
+    (notes := tmp_path / "run" / "output" / "scans.tsv").unlink()
+    path = tmp_path / "cohort" / "sub-05" / "anat" / "sub-05_T1w.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) + 1, image.affine), path)
+    with refused("image_level_checkpoint.pt", "sub-05 of the cohort", "changed since that run began"):
+        train(tmp_path / "cohort", tmp_path / "run")
+    assert not notes.exists()
+
+
+def test_bad_input_within_an_engine_is_told_once():
+    def step(engine, batch):
+        raise batch
+
+    said, hook, logger = StringIO(), sys.excepthook, logging.getLogger("ignite")
+    logger.addHandler(handler := logging.StreamHandler(said))
+    try:
+        report_in_one_line()
+        with refused("a map"):
+            Engine(step).run([InputError("a map")])
+        assert said.getvalue() == ""
+        with pytest.raises(KeyError):
+            Engine(step).run([KeyError("a key")])
+        assert "a key" in said.getvalue()
+    finally:
+        sys.excepthook = hook
+        logger.removeHandler(handler)
+
+
+def test_a_long_epoch_has_a_bar_of_its_own_with_samples_and_loss(capsys, monkeypatch):
+    monkeypatch.setattr("scripts.training.handlers.SHORT_EPOCH_S", 0)  # of which a test has none
+    monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
+    loader = Batches(Samples(torch.zeros(10, 1), torch.zeros(10), torch.device("cpu")), 4)
+    held_out = Engine(lambda engine, batch: {})
+    trainer = Engine(lambda engine, batch: time.sleep(0.11) or {"loss": torch.tensor(0.25)})  # tqdm draws at 0.1 s
+    Progress("stage 1", held_out).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: held_out.run(loader))
+    trainer.run(loader, max_epochs=2)
+    drawn = capsys.readouterr().err
+    for words in ("epoch 1, training", "epoch 2, training", "8/10", "image", "loss=0.250", "held-out fold", "2/2"):
+        assert words in drawn
+
+
+def test_the_recipe_of_the_shipped_weights_trains_in_bfloat16_from_a_random_start(shared_cohort, tmp_path):
+    own = ConfigParser.load_config_file(BUNDLE / "configs" / "reduced.yaml")
+    train(shared_cohort, tmp_path, overlays=["reduced"], **own | {"image_epochs": 1, "scan_epochs": 1})
+    said = json.loads((tmp_path / "models" / "model.json").read_text())["settings"]
+    assert (said["imagenet_weights"], said["used_precision"], own["image_epochs"]) == ("none", "bfloat16", 40)
+    shipped = json.loads((BUNDLE / "models" / "model.json").read_text())["settings"]
+    assert {key: shipped[key] for key in own} == own
+    assert all(value.isfinite().all() for value in read_state_dict(tmp_path / "models" / "model.pt").values())
 
 
 def test_without_swa_q_net_embeds_with_the_plain_model(shared_cohort, tmp_path):

@@ -16,6 +16,11 @@ from scripts.files.limits import check_plain, check_size, words
 from scripts.files.pointers import check_fetched
 
 ENDINGS = (".nii", ".nii.gz")
+#: Endings of other images: Analyze, paired NIfTI, FreeSurfer, NRRD, MetaImage, MINC, Philips, DICOM; and of packed ones
+OTHER_ENDINGS = (
+    *(".hdr", ".img", ".hdr.gz", ".img.gz", ".mgh", ".mgz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mnc", ".par", ".rec"),
+    *(".dcm", ".nii.bz2", ".nii.xz", ".nii.zst", ".zip"),
+)
 #: Kinds of numbers that are real: signed, unsigned and floating.
 REAL = "iuf"
 _GZIP = b"\x1f\x8b"

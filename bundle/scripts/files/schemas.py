@@ -143,7 +143,9 @@ SCHEMAS: dict[str, Schema] = {
     # sidecar of a reconstructed map
     "map sidecar": _object(["Steps"], Steps=_OBJECT),
     # model.json beside weights, evaluation.json, predictions.json
-    "record": _object(performance={"type": "object", "additionalProperties": _NUMBER}, **_MADE_OF),
+    "record": _object(
+        performance={"type": "object", "additionalProperties": _NUMBER}, performance_of=_TEXT, **_MADE_OF
+    ),
     "training record": _object(["settings"], **{**_MADE_OF, "settings": _TRAINED_WITH}),
     "evaluation": _object(["settings", "software", "input", "weights"], **_MADE_OF),
     "predictions record": _object(["input"], **{**_MADE_OF, "input": _object(["simulated"], simulated=_BOOLEAN)}),

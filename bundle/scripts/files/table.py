@@ -19,11 +19,15 @@ from scripts.files.text import read_text
 #: Cells that a spreadsheet would run as a formula, with any quotes that were put before them.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?inf|nan", re.IGNORECASE)
+#: What Excel takes a first line for, and what parts cells by it.
+_EXCEL = re.compile(r'"?sep=(.)"?[ \t,;]*(?:\r\n|\n|\r|$)', re.IGNORECASE)
 Row = dict[str, str]
 #: What parts cells: of a CSV, of a TSV.
 SIGNS = (",", "\t")
 #: A table with more columns is none of a cohort; such a header took seconds to minutes to be refused.
 _MOST_COLUMNS = 10_000
+#: Among so many lines a header is looked for that does not stand at the top.
+_LINES_OF_TITLE = 20
 #: Cells that hold nothing.
 MISSING = ("", "n/a")
 
@@ -51,7 +55,8 @@ def read_frame(
 ) -> pd.DataFrame:
     """A table; commas or tabs by the file's ending (`.csv`, `.tsv`).
 
-    Spaces around cells are dropped, empty lines passed over, and quotes that `for_spreadsheet` added taken away.
+    Spaces around cells are dropped, empty lines and Excel's `sep=,` at the top passed over, and quotes that
+    `for_spreadsheet` added taken away.
 
     Args:
         path: the file.
@@ -63,8 +68,8 @@ def read_frame(
             line is passed over, and a log without a whole line has no rows.
 
     Raises:
-        InputError: no such file, no text, a column that is missing or there twice, a row of another length than the
-            header, two rows for one thing, or a number that is none or not finite.
+        InputError: no such file, no text, lines above the header, a column that is missing or there twice, a row of
+            another length than the header, two rows for one thing, or a number that is none or not finite.
     """
     tabs = str(path).endswith(".tsv")
     separated = "tab-separated" if tabs else "comma-separated"
@@ -73,8 +78,14 @@ def read_frame(
         text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
     if may_end_torn and not text:
         return pd.DataFrame(columns=list(columns), dtype=object)
+    if text.lstrip()[:1] == "<":
+        raise InputError(f"{path}: is a web page or XML, not a table; open it in a spreadsheet and save it {separated}")
     # the header is the first line with words
     empty = found[0] if (found := re.match(rf"(?:[ {SIGNS[tabs]}]*(?:\r\n|\n|\r))*", text)) else ""
+    if excel := _EXCEL.match(text, len(empty)):
+        if excel[1] != SIGNS[tabs]:
+            raise InputError(f"{path}: its first line says that {excel[1]!r} parts its cells; save it {separated}")
+        empty += excel[0]
     widths = [1 + line.count(SIGNS[tabs]) for line in re.split(r"\r|\n", text[len(empty) :])]
     if widths[0] > _MOST_COLUMNS:
         raise InputError(
@@ -101,15 +112,25 @@ def read_frame(
     lengths = cells.notna().sum(axis="columns")
     cells = cells.map(lambda cell: from_spreadsheet(cell.strip()), na_action="ignore").astype(object)
     head = list(cells.iloc[0].dropna()) if len(cells) else []
+    if any(name not in head for name in columns):
+        for place, row in cells.iloc[1:_LINES_OF_TITLE].iterrows():
+            if set(columns) <= set(row.dropna()):
+                raise InputError(
+                    f"{path}: its header is {'line' if tabs else 'row'} {place}, below other words; take away what"
+                    " stands above it"
+                )
     check_head(path, head, columns, separated)
     cells = cells.iloc[1:]
     cells = cells[~(cells.isna() | cells.eq("")).all(axis="columns")]
     line, lengths = "line" if tabs else "row", lengths[cells.index]
     wrong = lengths[lengths != len(head)]
     if len(wrong):
+        gaps = {"the header": head, f"{line} {wrong.index[0]}": list(cells.loc[wrong.index[0]].iloc[: wrong.iloc[0]])}
+        where = next((name for name, row in gaps.items() if "" in row[:-1] and tabs), None)
+        twice = f"; tabs follow each other in {where}, and each begins a cell" if where else ""
         raise InputError(
-            f"{path}: {line} {wrong.index[0]} has {wrong.iloc[0]} cells where the header has {len(head)}; {cure},"
-            f" {separated}"
+            f"{path}: {line} {wrong.index[0]} has {wrong.iloc[0]} cells where the header has {len(head)}{twice};"
+            f" {cure}, {separated}"
         )
     cells = cells.iloc[:, : len(head)].set_axis(head, axis="columns")
     twice = cells.duplicated(list(unique)) if unique else lengths.ne(len(head))
@@ -142,6 +163,12 @@ def check_head(path: str | os.PathLike, head: Sequence[str], columns: Sequence[s
     """
     counts = Counter(head)
     twice = next((name for name in head if counts[name] > 1), None)
+    if twice == "":
+        places = " and ".join(str(place) for place, name in enumerate(head, 1) if not name)
+        raise InputError(
+            f"{path}: columns {places} of its header have no name, as where separators follow each other; keep one"
+            " between two cells, in all lines"
+        )
     if twice is not None:
         raise InputError(f"{path}: has two columns {twice!r}; keep one")
     missing = [name for name in columns if name not in head]

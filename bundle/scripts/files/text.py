@@ -17,6 +17,15 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
+#: How files begin that are no text, whatever they are called.
+_NO_TEXTS = {
+    b"PK\x03\x04": "a spreadsheet or archive (XLSX, ODS, ZIP)",
+    b"\xd0\xcf\x11\xe0": "an old Excel file (XLS)",
+    b"%PDF": "a PDF",
+    b"{\\rtf": "a document (RTF)",
+    b"\x1f\x8b": "packed (gzip)",
+}
+
 
 def read_content(path: str | os.PathLike) -> bytes:
     """The bytes of a text file.
@@ -44,9 +53,12 @@ def read_text(path: str | os.PathLike, cure: str = "save the file as UTF-8") -> 
         cure: what to do about a file that is no such text.
 
     Raises:
-        InputError: no such file, not readable, too large, or in an encoding that nothing names.
+        InputError: no such file, not readable, too large, of another kind, or in an encoding that nothing names.
     """
     content = read_content(path)
+    for begin, what in _NO_TEXTS.items():
+        if content.startswith(begin):
+            raise InputError(f"{path}: is {what} by its content, not text; open it in its program, and {cure}")
     mark, encoding = next(((m, e) for m, e in _MARKS if content.startswith(m)), (b"", "utf-8"))
     try:
         text = content[len(mark) :].decode(encoding)

@@ -68,7 +68,8 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
     Returns:
         `name`, `version`, `sha256`, `trained_on` (None: no record beside the weights), `simulated` (None: unknown),
         and `performance`, measure -> value: of `performance` in the record beside the weights, or of metadata.json for
-        the weights that the bundle ships; empty where nothing was measured; `training_places`, where the training
+        the weights that the bundle ships; empty where nothing was measured; `performance_of`, what that was measured
+        on, and how (None: not said); `training_places`, where the training
         scans lie (`scripts.model.familiarity.fit`), empty where no calibration says it.
     """
     digest = sha256(weights)
@@ -76,10 +77,11 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
     if not record.get("weights"):
         record = {}  # nothing shows that it is of these weights
     trained = record.get("input", {})
-    performance = record.get("performance", {})
+    performance, measured_on = record.get("performance", {}), record.get("performance_of")
     shipped = read_record(BUNDLE_ROOT / "models" / "model.json").get("weights", {}).values()
     if not performance and digest in shipped:
-        performance = read_json(BUNDLE_ROOT / "configs" / "metadata.json", "metadata")["eval_metrics"]
+        metadata = read_json(BUNDLE_ROOT / "configs" / "metadata.json", "metadata")
+        performance, measured_on = metadata["eval_metrics"], metadata["eval_metrics_of"]
     return {
         "name": "Q-Net",
         "version": bundle_version(),
@@ -87,6 +89,7 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         "trained_on": trained.get("name"),
         "simulated": trained.get("simulated"),
         "performance": performance,
+        "performance_of": measured_on,
         "training_places": ((read_calibration(weights)[0] or {}).get("familiarity") or {}).get("places", []),
     }
 

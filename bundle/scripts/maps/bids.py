@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from scripts.errors import InputError, printable
 from scripts.files.json_file import read_json
-from scripts.files.nifti import ENDINGS, read_header
+from scripts.files.nifti import ENDINGS, OTHER_ENDINGS, read_header
 from scripts.files.table import MISSING, near_column, read_table
 from scripts.files.writing import write_table
 from scripts.maps.copies import check_no_copies
@@ -173,23 +173,52 @@ def misnamed_subjects(root: Path) -> list[str]:
 
 def anat_folders(root: Path) -> list[Path]:
     """Where a BIDS folder keeps images of the head, `sub-*/anat` and `sub-*/ses-*/anat`, in order; what is a link to
-    nothing, or a file, is listed as well (see `check_anat`)."""
+    nothing, a file, or may not be read is listed as well (see `check_anat`).
+
+    Raises:
+        InputError: the root may not be read.
+    """
+    if root.is_dir():
+        check_listed(root)
     places = [*root.glob("sub-*"), *root.glob("sub-*/ses-*")]
     places = [place for place in places if place.is_dir() or place.is_symlink() and not place.exists()]
-    return sorted(place / "anat" for place in places if os.path.lexists(place / "anat") or not place.exists())
+    closed = {place for place in places if place.is_dir() and _why_not_listed(place)}
+    there = {place for place in places if os.path.lexists(place / "anat") or not place.exists()}
+    return sorted(place / "anat" for place in there | closed)
+
+
+def _why_not_listed(folder: Path) -> str | None:
+    """What the system says to a request for the names in a folder; None where it gives them."""
+    try:
+        with os.scandir(folder):
+            return None
+    except OSError as error:
+        return error.strerror
+
+
+def check_listed(folder: Path) -> None:
+    """Refuse a folder whose names may not be read: its files would be passed over as if they were not there.
+
+    Raises:
+        InputError: it is one.
+    """
+    if why := _why_not_listed(folder):
+        raise InputError(f"{folder}: cannot be listed ({why}); correct its permissions, or move it away")
 
 
 def check_anat(root: Path, folder: Path) -> None:
-    """Refuse what is no folder where images must lie.
+    """Refuse what is no folder where images must lie, and one that may not be read.
 
     Raises:
         InputError: names it, or the link to nothing that it would lie in.
     """
-    for path in [folder, *(path for path in folder.parents if path.is_relative_to(root))]:
+    for path in [*(path for path in reversed(folder.parents) if path.is_relative_to(root)), folder]:
         if path.is_symlink() and not path.exists():
             raise InputError(
                 f"{path}: is a link to what is not there; fetch it (datalad get, git annex get) or move it"
             )
+        if path.is_dir():
+            check_listed(path)
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file where a folder with the maps must be; move it away")
 
@@ -233,6 +262,11 @@ def _one_map(folder: Path, suffix: str, suffixes: Sequence[str]) -> Path:
         raise InputError(f"{named[0]}: not a .nii or .nii.gz file; convert it to NIfTI")
     if not found:
         raise InputError(f"{folder}: no *_{suffix}.nii.gz; Q-Net needs the maps {', '.join(suffixes)} of every scan")
+    if others := [p for p in named if p.name.casefold().endswith(OTHER_ENDINGS)]:
+        raise InputError(
+            f"{folder}: the {suffix} is there in two formats ({found[0].name}, {others[0].name}); keep the one that is"
+            " meant, as NIfTI"
+        )
     if len(found) > 1:
         raise InputError(f"{folder}: {len(found)} files end in _{suffix} ({found[0].name}, {found[1].name}); keep one")
     return found[0]
@@ -413,6 +447,7 @@ def _check_spelling(table: str | os.PathLike, participants: Iterable[str], name:
     """
 
     def bare(word: str) -> str:
+        word = re.sub(r"(\d)[.,]0+$", r"\1", word)  # a spreadsheet makes the number 1.0 of 01
         return re.sub(r"[\W_]", "", re.sub(r"^(sub[\W_]*)+", "", word.casefold())).lstrip("0")
 
     meant = [folder for folder in folders if bare(folder) == bare(name)]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
+from scipy.stats import spearmanr
 
 from scripts.errors import InputError
 from scripts.maps.scan import KNOWN_MAPS, MAPS, Map
@@ -35,6 +36,15 @@ LIMITS: dict[str, tuple[float, str]] = {
     "r2star_largest_median": (500.0, "signal that is gone in 2 ms is not imaged; above, this is another image"),
     "least_values": (16.0, "different values in a map; a mask or a label image has fewer, noise alone makes more"),
     "same_image": (0.9999, "two contrasts of one head differ in noise at least"),
+    "further_least_spread": (
+        0.02,
+        "1st to 99th percentile over the median; brain has 70 to 85 % water, fluid all",
+    ),
+    "further_negative_share": (0.1, "T1 and water are never negative; noise makes few values so"),
+    "t1w_against": (
+        0.3,
+        "rank correlation of the wrong sign in the brain: T1 darkens, myelin brightens, a T1W",
+    ),
     # flagged
     "unmeasured_share": (0.1, "of the region, with one value around it; tissue varies from voxel to voxel"),
     "unmeasured_share_whole": (0.4, "the same of a whole image, where brain masks of the maps differ"),
@@ -44,6 +54,7 @@ LIMITS: dict[str, tuple[float, str]] = {
     "region_r2star_least": (8.0, "median; at 1.5 T white matter has 14 1/s"),
     "region_r2star_largest": (50.0, "median; at 7 T white matter has 35 1/s"),
     "region_agreement": (0.0, "correlation of QSM and R2*; iron raises both"),
+    "region_t1w_against": (0.1, "t1w_against, but around the basal ganglia, where noise and iron blur it"),
     "brain_least_size": (0.78, "of the template's length; it was averaged to a size that most brains do not reach"),
     "brain_largest_size": (1.15, "of the template's length"),
     "nuclei_sd": (4.0, "standard deviations below the lowest mean of healthy people"),
@@ -51,6 +62,7 @@ LIMITS: dict[str, tuple[float, str]] = {
 }
 #: Voxels that percentiles and correlations are taken of, at most: every so many-th of a larger map.
 SAMPLE = 200_000
+_RANKED = 50_000  # voxels that a rank correlation is taken of, at most about
 
 
 def limit(name: str) -> float:
@@ -169,12 +181,27 @@ def check_maps(maps: np.ndarray, names: Sequence[str], suffixes: Sequence[str] =
     for suffix, channel, some, name in list(zip(suffixes, maps, values, names, strict=True))[len(MAPS) :]:
         _check_further(KNOWN_MAPS[suffix], channel, some, name)
     check_different(maps, names, suffixes)
+    for suffix, channel, name in list(zip(suffixes, maps, names, strict=True))[len(MAPS) :]:
+        against = against_t1w(KNOWN_MAPS[suffix], channel, maps)
+        if against > limit("t1w_against"):
+            raise InputError(f"{name}: {_said_against(KNOWN_MAPS[suffix], against)}; give the map that its name says")
 
 
 def _check_further(kind: Map, channel: np.ndarray, some: np.ndarray, name: str) -> None:
-    """Refuse a further map that has no positive value, or values that no head has."""
+    """Refuse a further map that has no positive value, hardly any contrast, or values that no head has."""
     if channel.max() <= 0:
         raise InputError(f"{name}: the {kind.suffix} has no positive value; export it again")
+    if some.size and kind.never_negative and (share := float((some < 0).mean())) > limit("further_negative_share"):
+        raise InputError(
+            f"{name}: {100 * share:.0f} % of the {kind.suffix} is negative, which {kind.name} cannot be; give the map"
+        )
+    if some.size:
+        low, middle, high = np.percentile(some, (1, 50, 99))
+        if high - low < limit("further_least_spread") * abs(middle):
+            raise InputError(
+                f"{name}: nearly all of the {kind.suffix} is {middle:.3g}, though tissues and fluid differ in"
+                f" {kind.name}; give the map, not a mask or a constant"
+            )
     if kind.medians is None or not some.size:
         return
     median, (low, high) = float(np.median(some)), kind.medians
@@ -183,6 +210,34 @@ def _check_further(kind: Map, channel: np.ndarray, some: np.ndarray, name: str) 
             f"{name}: a median {kind.name} of {median:.3g} {kind.unit} is no head's ({low:g} to {high:g}); give the map"
             f" in {kind.unit}"
         )
+
+
+def against_t1w(kind: Map, channel: np.ndarray, maps: np.ndarray) -> float:
+    """How far a further map goes against the T1-weighted image, where QSM says that there is brain: their rank
+    correlation, -1 to 1, above 0 where its sign is wrong; 0 where too little was measured, or it has none.
+
+    Args:
+        kind: of the map.
+        channel: `[I, J, K]`, its values.
+        maps: `[C, I, J, K]`: QSM, R2*, T1W, ...
+    """
+    t1w = maps[2]
+    where = (maps[0] != 0) & (channel != 0) & (t1w != 0)
+    step = max(1, int(where.sum()) // _RANKED)
+    x, y = channel[where][::step], t1w[where][::step]
+    if not kind.with_t1w or len(x) < 100 or min(np.ptp(x), np.ptp(y)) == 0:
+        return 0.0
+    return -kind.with_t1w * float(spearmanr(x, y).statistic)
+
+
+def _said_against(kind: Map, against: float) -> str:
+    """That it does, and what it may be instead."""
+    falls, instead = {-1: ("rises", "R1 (1/s) instead of T1"), 1: ("falls", "T1, or an inverted map")}[kind.with_t1w]
+    due = "bright where T1 is short" if kind.with_t1w < 0 else "bright where myelin saturates most"
+    return (
+        f"the {kind.suffix} {falls} with the brightness of the T1w (rank correlation {-kind.with_t1w * against:+.2f}),"
+        f" which is {due}: {instead}, or a T1w that is none"
+    )
 
 
 def check_different(maps: np.ndarray, names: Sequence[str], suffixes: Sequence[str] = MAPS) -> None:
@@ -242,6 +297,8 @@ def region_flags(maps: np.ndarray, box: Sequence[Sequence[int]] | None, suffixes
                 " sign of QSM, T2* for R2*, or maps of different scans?"
             )
     for kind, values in zip(kinds[len(MAPS) :], part[len(MAPS) :], strict=True):
+        if (against := against_t1w(kind, values, part)) > limit("region_t1w_against"):
+            flags.append(f"{kind.name}: around the basal ganglia, {_said_against(kind, against)}?")
         if kind.region_medians is None or not values[where].any():
             continue
         median, (least, most) = float(np.median(values[where])), kind.region_medians

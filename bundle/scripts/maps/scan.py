@@ -22,6 +22,8 @@ class Map:
         units: every unit that it may come in, in small letters -> factor to `unit`; none where it must come in it.
         medians: lowest and highest median of what was measured of a head, in its unit, at 0.5 to 7 T.
         region_medians: the same around the basal ganglia, as is usual.
+        never_negative: what it measures has no negative amount.
+        with_t1w: 1 where it rises with the brightness of a T1-weighted image, -1 where it falls, 0 where neither.
         shown: grey range in pictures, in its unit; None: between percentiles of what is shown.
     """
 
@@ -32,6 +34,8 @@ class Map:
     units: Mapping[str, float] = field(default_factory=dict)
     medians: tuple[float, float] | None = None
     region_medians: tuple[float, float] | None = None
+    never_negative: bool = False
+    with_t1w: int = 0
     shown: tuple[float, float] | None = None
 
     @property
@@ -59,10 +63,13 @@ KNOWN_MAPS = {
             units=_SECONDS | _MILLISECONDS,
             medians=(0.2, 6.0),
             region_medians=(0.4, 2.5),
+            never_negative=True,
+            with_t1w=-1,  # what relaxes slowly is dark
             shown=(0.3, 2.5),
         ),
-        Map(suffix="PDmap", name="PD", words="a map of proton density"),
-        Map(suffix="MTsat", name="MTsat", words="a map of magnetisation transfer saturation"),
+        Map(suffix="PDmap", name="PD", words="a map of proton density", never_negative=True),
+        # of any unit, since only its pattern counts: myelin saturates most, and relaxes fastest
+        Map(suffix="MTsat", name="MTsat", words="a map of magnetisation transfer saturation", with_t1w=1),
     )
 }
 #: What every scan has, in this order, whatever the network sees of it: localisation, nuclei and plausibility read QSM

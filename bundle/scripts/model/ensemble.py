@@ -135,6 +135,12 @@ def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> No
             ):
                 raise InputError(f"{path}: is another network than {members[0]} ({name!r}); join trainings of one kind")
     records = [record_beside(path) for path in members]
+    for path, record in zip(members, records, strict=True):
+        if not record.get("settings"):
+            raise InputError(
+                f"{path}: {Path(path).with_suffix('.json').name}, its training record, is not beside it, so nothing"
+                " shows that the members were trained alike; put the two together"
+            )
     for path, record in zip(members[1:], records[1:], strict=True):
         for key in DECISIVE:
             first, other = (one.get("settings", {}).get(key) for one in (records[0], record))

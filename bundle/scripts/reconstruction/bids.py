@@ -8,7 +8,7 @@ from typing import Any
 
 from scripts.errors import InputError, printable
 from scripts.files.json_file import read_json
-from scripts.files.nifti import ENDINGS, REAL, check_ending, read_header
+from scripts.files.nifti import ENDINGS, OTHER_ENDINGS, REAL, check_ending, read_header
 from scripts.maps.bids import MISNAMED, anat_folders, check_anat, check_names, check_text, misnamed_subjects
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times, sorted_by_time
 from scripts.runs.failures import Refused
@@ -49,7 +49,7 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
             scans.append(Refused(parts[0], "_".join(parts), error))
             continue
         for path in sorted(folder.glob("*")):
-            if path.name.startswith(".") or not path.name.lower().endswith(ENDINGS):
+            if path.name.startswith(".") or not path.name.lower().endswith((*ENDINGS, *OTHER_ENDINGS)):
                 continue
             names, suffix = entities(path)
             if suffix in SUFFIXES and "echo" in names:

@@ -47,6 +47,16 @@ CALIBRATED = (
     " holds less, or not at all."
 )
 NOT_CALIBRATED = "The probability is not calibrated: it ranks scans, it is no risk of disease."
+#: What the evidence of a nucleus is, and why there may be nothing to compare it with.
+COVERED = (
+    "By how much the output for HH falls when a nucleus, both sides, is covered with what lies around it. It says what"
+    " the network used."
+)
+NO_RANGE = (
+    "Not known: what healthy controls have is kept with the calibration of the weights (model_calibration.json), which"
+    " is not there or was made without it. Measure the nuclei of the training cohort (configs/nuclei.yaml), then"
+    " calibrate (configs/calibrate.yaml); a nucleus needs 12 controls."
+)
 Rows = Sequence[tuple[str, str]]
 
 
@@ -63,6 +73,7 @@ class ReportContent:
     evidence: str
     slices: str
     nuclei: Sequence[Sequence[str]]
+    nuclei_caption: str
     limits: Sequence[str]
     made_by: Rows
 
@@ -99,7 +110,10 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         (name.replace("_simulated", ", simulated").replace("_", " ").replace("auc", "AUC"), f"{value:g}")
         for name, value in model["performance"].items()
     ]
+    if performance and model.get("performance_of"):
+        performance.append(("Measured", model["performance_of"]))
     trained_on = model["trained_on"] or "not recorded"
+    nuclei = _nucleus_rows(result.get("nucleus_evidence", ()))
     software = result["provenance"]["software"]
     made_by = [
         ("Model", f"{model['name']} {model['version']}, trained on: {trained_on}"),
@@ -117,7 +131,8 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         performance=performance or [("not measured", "no measures are recorded for these weights")],
         evidence=evidence_caption(result.get("evidence")),
         slices=SLICES,
-        nuclei=_nucleus_rows(result.get("nucleus_evidence", ())),
+        nuclei=nuclei,
+        nuclei_caption=COVERED if all(where for *_, where in nuclei) else f"{COVERED} {NO_RANGE}",
         limits=(CALIBRATED if answer else NOT_CALIBRATED, *LIMITS),
         made_by=made_by,
     )
@@ -401,7 +416,8 @@ def _in_words(nuclei: Sequence[Sequence[str]]) -> str:
     parts = [
         f"{name} {value} (healthy {usual})" if where else f"{name} {value}" for name, value, usual, where in nuclei
     ]
-    return f"Evidence by nucleus, logit for HH: {', '.join(parts)}."
+    unknown = "" if all(where for *_, where in nuclei) else " Where no healthy range stands, the calibration has none."
+    return f"Evidence by nucleus, logit for HH: {', '.join(parts)}.{unknown}"
 
 
 def png(pictures: Any, height: float) -> bytes:

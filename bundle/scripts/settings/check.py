@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from pydoc import locate
+from pydoc import ErrorDuringImport, locate
 from typing import Any
 
 import yaml
@@ -121,6 +121,9 @@ def check(call: Call) -> None:
     for key, given in call.given.items():
         if "_target_" in _parent(key, parser):
             _check_component(f"{given.label} {_shown(given.value)}", _parent(key, parser))
+    for key in changed:
+        given_at = call.given.get(key)
+        _check_complete(given_at.label if given_at else key, parser[key])
     if changed:
         parser.parse(reset=True)
         for key, given in call.given.items():
@@ -142,9 +145,27 @@ def _check_component(label: str, component: Mapping[str, Any]) -> None:
     names = _parameters(component["_target_"], label)
     unknown = [key for key in component if key not in names and key not in ConfigComponent.non_arg_keys]
     if unknown and "**" not in names:
-        near = _near(unknown[0], names)
+        near = nearest(unknown[0], names)
         advice = f"did you mean {near}?" if near else "give the whole step, or leave that out"
         raise InputError(f"{label}: {component['_target_']} takes no {unknown[0]}; {advice}")
+
+
+def _check_complete(label: str, value: Any) -> None:
+    """Refuse components in a value that lack an argument without a default.
+
+    Raises:
+        InputError: that; it names what lacks.
+    """
+    if isinstance(value, Mapping) and "_target_" in value and value.get("_mode_", "default") == "default":
+        lacking = [name for name in _needed(value["_target_"]) if name not in value]
+        if lacking and not value.get("_disabled_"):
+            raise InputError(
+                f"{label}: {value['_target_']} needs {', '.join(lacking)}; give it all, as {{_target_:"
+                f" {value['_target_']}, {lacking[0]}: ...}}"
+            )
+    if isinstance(value, (Mapping, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _check_complete(label, item)
 
 
 def _check_components(label: str, value: Any) -> None:
@@ -156,7 +177,7 @@ def _check_components(label: str, value: Any) -> None:
             _check_components(label, item)
 
 
-def _near(name: str, names: Iterable[str]) -> str | None:
+def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name most like one that does not exist, whatever the case of its letters; None where none is."""
     folded = {other.casefold(): other for other in names}
     near = difflib.get_close_matches(name.casefold(), folded, 1)
@@ -272,7 +293,7 @@ def _check_expression(label: str, value: str, parser: ConfigParser) -> None:
     """Refuse an expression that Python cannot read, or that names a key which does not exist."""
     for reference in _REFERENCE.findall(value):
         if reference[1:] not in parser:
-            near = _near(reference[1:].split("#")[0], parser.get())
+            near = nearest(reference[1:].split("#")[0], parser.get())
             raise InputError(
                 f"{label} {value}: no key {reference[1:]}; "
                 + (f"did you mean @{near}?" if near else "@ stands for another key of the config")
@@ -293,11 +314,28 @@ def _check_expression(label: str, value: str, parser: ConfigParser) -> None:
         raise InputError(f"{label} {value}: MONAI would rewrite the #; write \\x23 for it in an expression")
 
 
+def _made(label: str, key: str, parser: ConfigParser) -> None:
+    """Make a step whose arguments have no rules.
+
+    Raises:
+        InputError: it cannot be made of them.
+    """
+    try:
+        parser.get_parsed_content(key)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise input_error_in(error) or InputError(
+            f"{label}: cannot be made ({reason(cause)}); correct what it is given"
+        ) from error
+
+
 def _check_result(key: str, given: Given, known: "Known", parser: ConfigParser) -> None:
-    """Refuse an expression on the command line whose result its key cannot have."""
+    """Refuse an expression on the command line whose result its key cannot have, and a step that cannot be made."""
+    default, rule = known.find(_split(key), given.label)
+    if rule == "step | null":
+        _made(f"{given.label} {_shown(given.value)}", key, parser)
     if not is_expression(given.value):
         return
-    default, rule = known.find(_split(key), given.label)
     if default is _COMPUTED or isinstance(default, Mapping) or rule == "device" or _is_code(default):
         return
     try:
@@ -394,7 +432,7 @@ class Known:
             step = self.base[key]
             if isinstance(step, Mapping) and "_target_" in step and self.rule([key, parts[0]]) is not None:
                 raise InputError(f"{label}: a key of {key}; write {start}{key}#{parts[0]}")
-        near = _near(parts[depth], [str(n) for n in names if not str(n).startswith("_")])
+        near = nearest(parts[depth], [str(n) for n in names if not str(n).startswith("_")])
         where = parts[depth - 1] if depth else Path(self.files[0]).name
         advice = f"did you mean {start}{before}{near}?" if near else f"its keys stand in {Path(self.files[0]).name}"
         odd = next((sign for sign in parts[depth] if not sign.isascii()), None)
@@ -504,6 +542,7 @@ def rules() -> Mapping[str, Mapping[str, Any]]:
     return yaml.load((CONFIGS / "allowed.yaml").read_text(), loader)
 
 
+_NO_DEFAULT = "$"  # reads as an expression, of whose value nothing is known
 _STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -514,29 +553,56 @@ def _locator() -> ComponentLocator:
 
 @cache
 def _parameters(target: Any, label: str = "") -> Mapping[str, Any]:
-    """Names and defaults of a component's arguments, `**` where it takes any; `$` stands where there is no default.
+    """Names and defaults of a component's arguments, `**` where it takes any; _NO_DEFAULT where there is none.
 
     Raises:
-        InputError: nothing is called so, and a label was given to say where that stands.
+        InputError: no class or function is called so, and a label was given to say where that stands.
     """
     if target is None:
         return {}
-    if not isinstance(target, str) or is_expression(target):
-        return {"**": "$"}
-    name = _locator().get_component_module_name(target)
-    found = locate(f"{name[0] if isinstance(name, list) else name}.{target}" if name else target)
-    if found is None:
+    if is_expression(target):
+        return {"**": _NO_DEFAULT}
+    found = _located(target) if isinstance(target, str) else None
+    if not callable(found):
         if label:
-            raise InputError(f"{label}: nothing is called {target}; correct _target_")
-        return {"**": "$"}
+            what = "nothing is called" if found is None else "no class or function is"
+            room, _, last = str(target).rpartition(".")
+            near = nearest(last, [name for name in dir(_located(room)) if name[0] != "_"]) if room else None
+            advice = f"did you mean {room}.{near}?" if near else "correct _target_"
+            raise InputError(f"{label}: {what} {target if str(target).strip() else repr(target)}; {advice}")
+        return {"**": _NO_DEFAULT}
     names: dict[str, Any] = {}
     classes = inspect.getmro(found)[:-1] if inspect.isclass(found) else ()
     for source in [c.__init__ for c in classes] or [found]:  # type: ignore[misc]  # mypy takes the classes for instances
-        parameters = list(inspect.signature(source).parameters.values())
-        names = {p.name: "$" if p.default is p.empty else p.default for p in parameters if p.kind not in _STARS} | names
+        try:
+            parameters = list(inspect.signature(source).parameters.values())
+        except ValueError:  # some of Python's own do not say what they take
+            return {"**": _NO_DEFAULT}
+        own = {p.name: _NO_DEFAULT if p.default is p.empty else p.default for p in parameters if p.kind not in _STARS}
+        names = own | names
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return {key: value for key, value in names.items() if key != "self"}
-    return names | {"**": "$"}
+    return names | {"**": _NO_DEFAULT}
+
+
+@cache
+def _needed(target: Any) -> list[str]:
+    """Arguments without a default of what a `_target_` names; none where that is not known."""
+    try:
+        parameters = inspect.signature(_located(target)).parameters.values() if isinstance(target, str) else ()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in _STARS]
+
+
+def _located(target: str) -> Any:
+    """What is called so in MONAI or by its whole path; None where nothing is, or its module cannot be imported."""
+    name = _locator().get_component_module_name(target)
+    path = f"{name[0] if isinstance(name, list) else name}.{target}" if name else target
+    try:
+        return locate(path) if path.strip(" .") else None
+    except ErrorDuringImport:
+        return None
 
 
 def _with_expressions(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """What happens beside the training loop, as MONAI/ignite handlers: resuming, averaging, records and progress."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,7 +92,11 @@ class StochasticWeightAveraging:
     def recompute_statistics(self, engine: Engine) -> None:
         self.epoch_seed.start(engine)
         cast(DistributedSampler, self.loader.sampler).set_epoch(engine.state.epoch)
-        update_bn((self.prepare_batch(batch, self.device)[0] for batch in self.loader), self.averaged)
+        batches = tqdm(
+            self.loader, "batch norm of the averaged network", unit="batch", leave=False, delay=SHORT_EPOCH_S,
+            disable=idist.get_rank() > 0,
+        )  # fmt: skip
+        update_bn((self.prepare_batch(batch, self.device)[0] for batch in batches), self.averaged)
 
 
 class SaveWeights:
@@ -276,24 +280,60 @@ class LearningCurve:
         return read_table(self.path, self.COLUMNS, unique=["epoch"], cure="delete it to start the curve again")
 
 
+#: An epoch that takes less, s, has no bar of its own.
+SHORT_EPOCH_S = 2.0
+
+
 class Progress:
-    """A progress bar over epochs with the latest loss and AUCs, on the first process alone.
+    """A progress bar over epochs with the latest loss and AUCs, and within a long epoch one over its samples, on the
+    first process alone.
 
     Args:
         description: what is going on.
         evaluator: the engine of the held-out data, if any is held out.
+        unit: what a sample is.
     """
 
-    def __init__(self, description: str, evaluator: Engine | None = None) -> None:
+    def __init__(self, description: str, evaluator: Engine | None = None, unit: str = "image") -> None:
         self.description = description
         self.evaluator = evaluator
+        self.unit = unit
         self.bar: tqdm | None = None
+        self.within: tqdm | None = None
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.look)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.update)
         engine.add_event_handler(Events.COMPLETED, self.close)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.begin_within, "training")
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.go_on_within)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.end_within)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.EPOCH_STARTED, self.begin_within, "held-out fold")
+            self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self.go_on_within)
+            self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self.end_within)
+
+    def begin_within(self, engine: Engine, what: str) -> None:
+        self.end_within(engine)
+        if idist.get_rank() == 0:
+            loader = cast(DataLoader, engine.state.dataloader)
+            shown = f"epoch {engine.state.epoch}, {what}" if what == "training" else what
+            self.within = tqdm(
+                total=len(cast(Sized, loader.sampler)), desc=shown, unit=self.unit, leave=False, delay=SHORT_EPOCH_S
+            )
+
+    def go_on_within(self, engine: Engine) -> None:
+        if self.within is not None:
+            left = cast(int, self.within.total) - self.within.n
+            drawn = self.within.update(min(cast(int, cast(DataLoader, engine.state.dataloader).batch_size), left))
+            if drawn and isinstance(engine.state.output, Mapping) and "loss" in engine.state.output:
+                self.within.set_postfix(loss=f"{loss_of(engine).item():.3f}")  # waits for a GPU, so seldom
+
+    def end_within(self, engine: Engine) -> None:
+        if self.within is not None:
+            self.within.close()
+            self.within = None
 
     def start(self, engine: Engine) -> None:
         if self.bar is None and idist.get_rank() == 0:
@@ -314,6 +354,7 @@ class Progress:
             self.bar.update()
 
     def close(self, engine: Engine) -> None:
+        self.end_within(engine)
         if self.bar is not None:
             self.bar.close()
 
