@@ -24,6 +24,8 @@ from scripts.model.networks import QNet, load_weights
 #: Largest difference of a logit, or of the evidence as a share of its largest value, that float32 arithmetic explains.
 TOLERANCE = 1e-4
 NUM_INPUTS = 4
+#: Under which name an export carries the weights' training record: maps, sizes and windows that it must be given.
+RECORD = "model.json"
 
 
 def monai_export(command: str, bundle: Path, path: Path) -> None:
@@ -50,7 +52,8 @@ def monai_export(command: str, bundle: Path, path: Path) -> None:
 
 
 def export_torchscript(bundle: Path, path: Path) -> None:
-    """Export to TorchScript, without the debug records that name files of the machine that exported."""
+    """Export to TorchScript, without the debug records that name files of the machine that exported, and with the
+    weights' record, which `torch.jit.load(path, _extra_files={RECORD: ""})` reads."""
     monai_export("ckpt_export", bundle, path)
     exported = path.with_suffix(".exported")
     path.rename(exported)
@@ -60,18 +63,23 @@ def export_torchscript(bundle: Path, path: Path) -> None:
             for name in source.namelist():
                 if not name.endswith((".debug_pkl", "/serialization_id")):
                     target.writestr(zipfile.ZipInfo(name, TIMESTAMP), source.read(name))
+            top = source.namelist()[0].split("/")[0]
+            record = (bundle / "models" / RECORD).read_bytes()
+            target.writestr(zipfile.ZipInfo(f"{top}/extra/{RECORD}", TIMESTAMP), record)
 
     write_aside(path, write)
     exported.unlink()
 
 
 def export_onnx(bundle: Path, path: Path) -> None:
-    """Export to ONNX, without the stack traces of the machine that exported."""
+    """Export to ONNX, without the stack traces of the machine that exported, and with the weights' record in its
+    metadata."""
     monai_export("onnx_export", bundle, path)
     model = onnx.load(path)
     for item in [*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output]:
         del item.metadata_props[:]
         item.doc_string = ""
+    onnx.helper.set_model_props(model, {RECORD: (bundle / "models" / RECORD).read_text(encoding="utf-8")})
     onnx.checker.check_model(model)
     write_aside(path, lambda part: onnx.save(model, part))
 

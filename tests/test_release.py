@@ -31,7 +31,7 @@ sys.path.insert(0, str(REPOSITORY))
 from release import NAME  # noqa: E402
 from release.__main__ import build  # noqa: E402
 from release.archive import copy_files, write_zip  # noqa: E402
-from release.exports import differences, export_torchscript  # noqa: E402
+from release.exports import RECORD, differences, export_torchscript  # noqa: E402
 
 VERSION = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["version"]
 STEM = f"{NAME}_v{VERSION}"
@@ -126,6 +126,15 @@ def test_exports_hold_no_path_of_the_machine_that_made_them(dist):
         content = path.read_bytes()
         for folder in (str(REPOSITORY), sys.prefix, str(dist.parent)):
             assert folder.encode() not in content, f"{path.name} names {folder}"
+
+
+def test_exports_carry_the_record_of_their_weights(dist):
+    record = (dist / "huggingface" / "models" / "model.json").read_text()
+    carried = {RECORD: ""}
+    torch.jit.load(dist / "huggingface" / "models" / "model.ts", _extra_files=carried)
+    assert carried[RECORD] in (record, record.encode())
+    session = onnxruntime.InferenceSession(str(dist / f"{STEM}.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map == {RECORD: record}
 
 
 def test_exports_give_the_networks_numbers(dist):
