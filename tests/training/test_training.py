@@ -229,7 +229,7 @@ def test_bad_input_within_an_engine_is_told_once():
     try:
         report_in_one_line()
         with refused("a map"):
-            Engine(step).run([InputError("a map")])
+            Engine(step).run([InputError("a map: is broken; mend it")])
         assert said.getvalue() == ""
         with pytest.raises(KeyError):
             Engine(step).run([KeyError("a key")])
