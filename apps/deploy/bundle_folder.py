@@ -5,7 +5,10 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
-NEEDED = ("configs/inference.yaml", "configs/metadata.json", "models/model.pt", "models/model.json", "scripts/__init__.py")
+NEEDED = (
+    *("configs/inference.yaml", "configs/metadata.json", "models/model.pt", "models/model.json"),
+    "scripts/__init__.py",
+)
 
 
 def find_bundle(model_path: Path) -> Path:
