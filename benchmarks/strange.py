@@ -240,6 +240,7 @@ class Reader:
         )  # fmt: skip
         self.trust = Trust(weights, refuse_beyond=None)
         self.localise = localise
+        self.of = [sha256(weights), calibration_sha256(weights), localise, software()]
 
     def __call__(self, scan: Scan) -> dict[str, Any]:
         """What is said of a scan: `refused` by the checks, `flags` of the maps, `times` the limit, `probability`."""
@@ -301,16 +302,29 @@ def levels(steps: int) -> dict[str, Kind]:
 
 
 def measure(
-    reader: Reader, scans: Sequence[Scan], kinds: dict[str, Kind], labels: Sequence[int | None], seed: int
+    reader: Reader,
+    scans: Sequence[Scan],
+    kinds: dict[str, Kind],
+    labels: Sequence[int | None],
+    seed: int,
+    keep: Path | None = None,
 ) -> dict:
-    """`summary` of every kind."""
+    """`summary` of every kind; scans that `keep` has are not read again, and others are put there."""
+    known = read_record(keep) if keep else {}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in kinds}
     with tempfile.TemporaryDirectory() as folder:
         for number, scan in enumerate(tqdm(scans, desc="strange scans", unit="scan")):
-            volume = read(scan)
-            for place, (name, kind) in enumerate(kinds.items()):
-                rng = np.random.default_rng([seed, number, place])
-                found[name].append(reader(written(kind(volume, rng), Path(folder))))
+            key = json.dumps([reader.of, [sha256(path) for path in scan.maps], scan.box, list(kinds), seed, number])
+            if key not in known:
+                volume, rows = read(scan), {}
+                for place, (name, kind) in enumerate(kinds.items()):
+                    rng = np.random.default_rng([seed, number, place])
+                    rows[name] = reader(written(kind(volume, rng), Path(folder)))
+                known[key] = rows
+                if keep:
+                    write_json(keep, known)
+            for name, row in known[key].items():
+                found[name].append(row)
     return {name: summary(rows, labels) for name, rows in found.items()}
 
 
@@ -367,6 +381,7 @@ def main() -> None:
     parser.add_argument("--localise", choices=("annotated", "auto"), default="annotated")
     parser.add_argument("--template", type=Path, default=HERE.parent / "bundle" / "models" / "template.nii.gz")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="file for what was read of each scan; the same goes on with it")
     parser.add_argument("--output", type=Path, default=RESULTS / "strange", help="path without ending")
     parser.add_argument("--picture", type=Path, help="of the levels, path without ending; default beside the output")
     given = parser.parse_args()
@@ -378,12 +393,12 @@ def main() -> None:
     scans, labels = [scan for part, _ in found for scan in part], [label for _, part in found for label in part]
     names = KINDS if given.kinds is None else [] if given.kinds == "none" else given.kinds.split(",")
     kinds = {name: KINDS[name] for name in names}
-    made = measure(reader, scans, kinds, labels, given.seed) if kinds else {}
+    made = measure(reader, scans, kinds, labels, given.seed, given.keep) if kinds else {}
     for other in given.others:
         name, folder = other.split("=", 1)
         theirs, groups = scans_of(Path(folder), given.scans)
         made[name] = summary([reader(scan) for scan in tqdm(theirs, desc=name, unit="scan")], groups)
-    steps = measure(reader, scans, levels(given.levels), labels, given.seed) if given.levels else {}
+    steps = measure(reader, scans, levels(given.levels), labels, given.seed, given.keep) if given.levels else {}
     strange = {name: row["told"] for name, row in made.items() if name != "as it is"}
     goals = {
         "strange_told": float(np.mean(list(strange.values()))) if strange else None,
