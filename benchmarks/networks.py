@@ -95,9 +95,10 @@ def with_interval(aucs: Aucs, index: int) -> dict[str, float]:
 
 
 def latents_of(cohort: Path) -> tuple[list[str], np.ndarray, dict[str, Latent]]:
-    """Participants of a cohort of simulate.yaml, their latent parameters, and how these are distributed."""
-    config = ConfigParser.load_config_file(str(BUNDLE / "configs" / "simulate.yaml"))
-    latents = {name: Latent(**latent) for name, latent in config["latents"].items()}
+    """Participants of a simulated cohort, their latent parameters, and how these are distributed, as it says itself."""
+    description = json.loads((cohort / "dataset_description.json").read_text())
+    settings = description["GeneratedBy"][0]["Settings"]
+    latents = {name: Latent(**latent) for name, latent in settings["latents"].items()}
     rows = read_table(cohort / "derivatives" / "groundtruth" / "latents.tsv", ["participant_id", *latents])
     values = np.array([[float(row[name]) for name in latents] for row in rows])
     return [row["participant_id"] for row in rows], values, latents
