@@ -250,6 +250,30 @@ def learning_curve() -> str:
     )
 
 
+def variants(name: str) -> tuple[dict[str, Any], str]:
+    """What `recipes.py` found, and its table."""
+    found = read(RESULTS / name / "recipes.json")
+    rows = []
+    for variant, row in found["variants"].items():
+        scan, p = row["scan"], row["p_scan"]
+        interval = f"{fixed(scan['auc'], 3)} ({fixed(scan['ci_low'], 2)}-{fixed(scan['ci_high'], 2)})"
+        rows.append([variant, interval, "" if p is None else f"{p:.2g}", fixed(row["image"]["auc"], 3)])
+    return found, markdown_table(["variant", "scans, AUC (95 % interval)", "p", "slices"], rows)
+
+
+def recipes() -> str:
+    """Which variant of training is best on subjects that none of them saw."""
+    found, table = variants("recipes")
+    seen = found["ceilings"]["all that is seen"]["auc"]
+    return (
+        f"Trained on {found['trained']} **simulated** subjects ({found['epochs']} epochs of stage 1, no ImageNet"
+        f" start), validated on {found['validated']} others of the same cohort, none of whom is in the cohorts that"
+        f" test. p: DeLong's paired test against the paper's recipe. Ceiling of what an image shows:"
+        f" {fixed(seen, 3)}.\n\n{table}"
+        "\n`+ flip`: the mean of a scan and its mirror image. `benchmarks/results/recipes/`.\n"
+    )
+
+
 def coverage() -> str:
     """Whether calibrated probabilities and answers keep their word."""
     found = read(RESULTS / "coverage.json")
@@ -485,6 +509,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "cross_validation_short": cross_validation_short,
     "curves": curves,
     "learning_curve": learning_curve,
+    "recipes": recipes,
     "coverage": coverage,
     "another_site": another_site,
     "nucleus_evidence": nucleus_evidence,
