@@ -7,6 +7,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.data import MetaTensor, PersistentDataset
 from monai.transforms import Compose
 from tqdm import tqdm
@@ -42,7 +43,8 @@ class CachedScans(PersistentDataset):
 
     def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
         kept = super()._cachecheck(item_transformed)
-        image = MetaTensor(kept["image"], affine=kept.get("affine"))  # whether it comes from the disk or is new
+        # whether it comes from the disk or is new: a plain tensor, since MONAI warns of an affine that replaces another
+        image = MetaTensor(torch.Tensor.as_subclass(kept["image"], torch.Tensor), affine=kept.get("affine"))
         return {**item_transformed, "image": image, **{key: kept.get(key, "{}") for key in KEPT}}
 
 
