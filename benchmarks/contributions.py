@@ -4,7 +4,7 @@
     python benchmarks/contributions.py OUTPUT --subjects 40 --training image_epochs=2 num_folds=2   # a first look
 
 For each map a cohort is simulated below OUTPUT (`effect_maps`, size small) and cross-validated with
-`configs/small.yaml` and `configs/recommended.yaml`, with contributions of maps and of true nuclei. The map with the
+`configs/small.yaml` and `configs/quantities.yaml`, with contributions of maps and of true nuclei. The map with the
 largest drop should be that in which HH acts, its interval should lie above 0, and those of the others should hold 0.
 `OUTPUT/contributions.json` and `.md` get the drops beside the AUC; whoever knows the latents has about 0.95.
 """
@@ -46,7 +46,7 @@ def measured(folder: Path, name: str, subjects: int, seed: int, training: list[s
             "--nuclei_table",
             str(truth / "measured.tsv"),
         ),  # which is not there: no ROI baseline, but its folder's labels
-        *("--overlays", "['configs/small.yaml','configs/recommended.yaml']"),
+        *("--overlays", "['configs/small.yaml','configs/quantities.yaml']"),
         *(word for pair in training for word in (f"--training#{pair.split('=', 1)[0]}", pair.split("=", 1)[1])),
     )
     rows = contributions(read_probabilities(output / "contributions_scans.csv"), samples, seed)

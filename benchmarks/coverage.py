@@ -42,7 +42,7 @@ from scripts.provenance import read_record, software  # noqa: E402
 RESULTS = HERE / "results"
 GOAL_ECE, GOAL_COVERAGE = 0.05, 0.03
 #: Configs of the two recipes; the second is an overlay on the first.
-RECIPES = ("train", "recommended")
+RECIPES = ("train", "quantities")
 
 
 def judged(path: Path, region: str, model: str, weights: Path | None, method: str) -> Trusted:
@@ -69,7 +69,7 @@ def recipe_of(settings: dict[str, Any]) -> str | None:
     changed.pop("precision")  # how it is computed, not what
     found = {
         "paper": {key: ConfigParser(plain)[key] for key in changed},
-        "recommended": changed,
+        "quantities": changed,
     }
     return next((name for name, own in found.items() if all(settings.get(k) == v for k, v in own.items())), None)
 

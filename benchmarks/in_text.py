@@ -283,7 +283,7 @@ def coverage() -> str:
         for error, row in found["answers"].items()
     ]
     weights = found["weights"]
-    recipe = {"paper": " of the paper's recipe", "recommended": " of our recipe (`recommended.yaml`)", None: ""}
+    recipe = {"paper": " of the paper's recipe", "quantities": " of the recipe `quantities.yaml`", None: ""}
     return (
         f"Weights{recipe[weights['recipe']]}, trained on {weights['trained_on']} and calibrated on"
         f" {weights['calibrated_on']} **simulated** subjects ({weights['scores_from']}), judged on"

@@ -56,14 +56,14 @@ from scripts.training.cache import CachedScans  # noqa: E402
 RESULTS = HERE / "results" / "learning_curve"
 PICTURE = HERE.parent / "docs" / "pictures" / "study_size"
 #: Name -> overlays on train.yaml.
-RECIPES: dict[str, list[str]] = {"paper": [], "recommended": ["configs/recommended.yaml"]}
+RECIPES: dict[str, list[str]] = {"paper": [], "quantities": ["configs/quantities.yaml"]}
 #: Readers that no training reaches -> their log odds of a cohort's subjects, and their line in the picture.
 CEILINGS: dict[str, tuple[Callable[[Path], tuple[list[str], np.ndarray]], str]] = {
     "oracle": (oracle_of, "--"),
     "all that is seen, and age": (partial(seen_of, age_known=True), "-."),
     "all that is seen": (partial(seen_of, age_known=False), ":"),
 }
-COLORS = {"paper": "#777777", "recommended": "#b2182b"}
+COLORS = {"paper": "#777777", "quantities": "#b2182b"}
 
 
 def study(cohort: Path, subjects: int, folder: Path, seed: int) -> Path:

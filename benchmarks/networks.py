@@ -1,7 +1,7 @@
 """Recipes, networks and single maps side by side, cross-validated on one cohort with the same folds.
 
     python benchmarks/networks.py COHORT OUTPUT                       # all; a run that was stopped goes on
-    python benchmarks/networks.py COHORT OUTPUT --only paper recommended --training image_epochs=40
+    python benchmarks/networks.py COHORT OUTPUT --only paper quantities --training image_epochs=40
     python benchmarks/networks.py COHORT OUTPUT --oracle              # of a simulated cohort: beside the oracle
 
 Each variant is a cross-validation of its own below OUTPUT (`configs/cross_validation.yaml`, cropped input, one
@@ -36,19 +36,19 @@ from scripts.provenance import cohort_fingerprint, software  # noqa: E402
 from scripts.simulation.iron import Latent, log_likelihood_ratio, seen_log_likelihood_ratio  # noqa: E402
 
 RANDOM = {"imagenet_weights": "none"}
-OURS = "configs/recommended.yaml"
+OURS = "configs/quantities.yaml"
 #: Name -> overlays and keys of training.
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "paper": ([], RANDOM),
-    "recommended": ([OURS], RANDOM),
-    **{f"recommended, {name}": ([OURS], RANDOM | {"scan_model": name}) for name in ("bilstm", "mean")},
-    **{f"recommended, {n}": ([OURS], RANDOM | {"image_model": n}) for n in ("vit", "resnet18_3d", "densenet_3d")},
-    "recommended, without QSM": ([OURS], RANDOM | {"maps": ["R2starmap", "T1w"]}),
-    "recommended, without R2*": ([OURS], RANDOM | {"maps": ["Chimap", "T1w"]}),
-    "recommended, without T1W": ([OURS], RANDOM | {"maps": ["Chimap", "R2starmap"]}),
-    "recommended, QSM alone": ([OURS], RANDOM | {"maps": ["Chimap"]}),
-    "recommended, R2* alone": ([OURS], RANDOM | {"maps": ["R2starmap"]}),
-    "recommended, T1W alone": ([OURS], RANDOM | {"maps": ["T1w"]}),
+    "quantities": ([OURS], RANDOM),
+    **{f"quantities, {name}": ([OURS], RANDOM | {"scan_model": name}) for name in ("bilstm", "mean")},
+    **{f"quantities, {n}": ([OURS], RANDOM | {"image_model": n}) for n in ("vit", "resnet18_3d", "densenet_3d")},
+    "quantities, without QSM": ([OURS], RANDOM | {"maps": ["R2starmap", "T1w"]}),
+    "quantities, without R2*": ([OURS], RANDOM | {"maps": ["Chimap", "T1w"]}),
+    "quantities, without T1W": ([OURS], RANDOM | {"maps": ["Chimap", "R2starmap"]}),
+    "quantities, QSM alone": ([OURS], RANDOM | {"maps": ["Chimap"]}),
+    "quantities, R2* alone": ([OURS], RANDOM | {"maps": ["R2starmap"]}),
+    "quantities, T1W alone": ([OURS], RANDOM | {"maps": ["T1w"]}),
 }
 
 

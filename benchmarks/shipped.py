@@ -32,7 +32,7 @@ from scripts.evaluation.predict import predict  # noqa: E402
 from scripts.evaluation.predictions import PREDICTION_COLUMNS  # noqa: E402
 from scripts.files.writing import sha256, write_json, write_table  # noqa: E402
 from scripts.maps.bids import labelled_scans  # noqa: E402
-from scripts.maps.scan import items, recorded_maps  # noqa: E402
+from scripts.maps.scan import MAPS, items  # noqa: E402
 from scripts.model.networks import load_weights  # noqa: E402
 from scripts.provenance import software, trained_with  # noqa: E402
 from scripts.training.cache import CachedScans  # noqa: E402
@@ -46,7 +46,7 @@ def predicted(work: Path, weights: Path, name: str, tests: Sequence[Path]) -> pd
     record = trained_with(weights)
     parser = ConfigParser(ConfigParser.load_config_file(str(BUNDLE / "configs/train.yaml")))
     parser.update({key: record[key] for key in ("intensity", "scan_model", "image_model") if key in record})
-    parser.update({"bundle_root": str(BUNDLE), "localise": "annotated", "maps": list(recorded_maps(record))})
+    parser.update({"bundle_root": str(BUNDLE), "localise": "annotated", "maps": list(record.get("maps", MAPS))})
     models = {name: load_weights(parser.get_parsed_content("network_def"), weights)}
     rows: list[dict[str, Any]] = []
     for fold, cohort in enumerate(tests):

@@ -226,7 +226,7 @@ def test_the_defaults_of_training_and_inference_agree(shared_cohort):
 
 
 def test_inference_takes_the_recipe_from_the_record_beside_the_weights(shared_cohort, tmp_path):
-    recipe = ConfigParser.load_config_files([BUNDLE / "configs" / n for n in ("train.yaml", "recommended.yaml")])
+    recipe = ConfigParser.load_config_files([BUNDLE / "configs" / n for n in ("train.yaml", "quantities.yaml")])
     parser = ConfigParser({**recipe, "bundle_root": str(BUNDLE), "localise": "annotated"})
     item = find_scans(shared_cohort)[1].item()
     expected = parser.get_parsed_content("preprocessing")(item)["image"].as_tensor()

@@ -41,7 +41,7 @@ OVERLAYS = {
     "multi_gpu_train": "train",
     "cross_validation_fold": "train",
     "contributions": "train",
-    "recommended": "train",
+    "quantities": "train",
     "reduced": "train",
     "small": "train",
     "cross_validation_small": "cross_validation",

@@ -130,8 +130,8 @@ def test_weights_are_not_tested_on_what_trained_them_or_on_other_input(trained, 
         train(shared_cohort, trained, "run", [overlay], intensity="window")
 
 
-def test_the_recommended_recipe_trains_and_its_record_says_so(shared_cohort, tmp_path):
-    train(shared_cohort, tmp_path, overlays=["recommended"])
+def test_the_recipe_of_quantities_trains_and_its_record_says_so(shared_cohort, tmp_path):
+    train(shared_cohort, tmp_path, overlays=["quantities"])
     said = json.loads((tmp_path / "models" / "model.json").read_text())["settings"]
     assert (said["intensity"], said["scan_model"], said["precision"]) == ("window", "attention", "auto")
     assert said["used_precision"] in ("float32", "bfloat16")
