@@ -327,7 +327,8 @@ def markdown(rows: list[dict], content: Mapping) -> str:
     lines = [
         f"# Evidence maps, {count} simulated scans",
         "",
-        f"Shipped weights on scans of a simulated cohort that they were not trained on (seed {content['seed']}, size"
+        f"Weights with SHA-256 {content['weights'][:8]}... on scans of a simulated cohort that they were not trained"
+        f" on (seed {content['seed']}, size"
         f" {content['size']}); {content['slices']} of 16 slices of each scan; with random"
         f" weights: {content['random_scans']}. Intervals are over scans, so with few scans"
         " they are rough. Made by `benchmarks/evidence.py`.",
