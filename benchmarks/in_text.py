@@ -274,6 +274,19 @@ def recipes() -> str:
     )
 
 
+def pretraining() -> str:
+    """What a start from simulated heads is worth on another simulator's."""
+    found, table = variants("pretraining")
+    seen = found["ceilings"]["all that is seen"]["auc"]
+    return (
+        f"Stage 1 pretrained on 450 **simulated** heads (10 epochs, `configs/pretrain.yaml`), then the paper's recipe on"
+        f" {found['trained']} subjects of a second simulator (`configs/simulate_second.yaml`, {found['epochs']} epochs"
+        f" of stage 1), validated on {found['validated']} others of it; beside a random start. p: DeLong's paired test"
+        f" against the random start. Ceiling of what an image shows: {fixed(seen, 3)}.\n\n{table}"
+        "\n`benchmarks/results/pretraining/`.\n"
+    )
+
+
 def coverage() -> str:
     """Whether calibrated probabilities and answers keep their word."""
     found = read(RESULTS / "coverage.json")
@@ -510,6 +523,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "curves": curves,
     "learning_curve": learning_curve,
     "recipes": recipes,
+    "pretraining": pretraining,
     "coverage": coverage,
     "another_site": another_site,
     "nucleus_evidence": nucleus_evidence,
