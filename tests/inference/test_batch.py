@@ -107,8 +107,9 @@ def test_only_what_changed_or_failed_is_run_again(weights, cohort, tmp_path):
     image = nib.load(changed)
     nib.save(nib.Nifti1Image(image.get_fdata()[::-1], image.affine), changed)
     os.utime(cohort / "sub-01" / "anat" / "sub-01_T1w.nii.gz", (1, 1))  # touched, the same content
-    (output / "sub-04" / "sub-04_evidence.nii.gz").unlink()
+    (output / "sub-04" / "sub-04_evidence.nii.gz").write_bytes(b"")  # as a full disk leaves it
     run(workflow(weights, cohort, output, **FAST))
+    assert nib.load(output / "sub-04" / "sub-04_evidence.nii.gz").get_fdata().any()
     tampered = output / "sub-04" / "sub-04_prediction.json"
     tampered.write_text(json.dumps(json.loads(tampered.read_text()) | {"probability_HH": 7}))
     run(workflow(weights, cohort, output, **FAST))

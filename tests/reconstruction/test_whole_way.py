@@ -304,7 +304,9 @@ def test_no_field_strength_is_refused_and_a_key_gives_it(damaged):
     refuse(damaged, "MagneticFieldStrength", "--field_strength_t")
 
 
-@pytest.mark.parametrize(("key", "value"), [("FlipAngle", -5.0), ("RepetitionTimeExcitation", 40.0)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("FlipAngle", -5.0), ("RepetitionTimeExcitation", 40.0), ("RepetitionTimeExcitation", 0.01)]
+)
 def test_a_sequence_that_cannot_be_is_refused(damaged, key, value):
     for echo in range(1, 7):
         edit(file(damaged, echo, "mag", "json"), **{key: value})
@@ -406,8 +408,11 @@ def test_an_incomplete_subject_does_not_stop_the_others_and_finished_means_all_i
     shutil.rmtree(damaged / "sub-01")
     page, lesion = output / "sub-02.html", output / "sub-02" / "anat" / "sub-02_lesion_mask.nii.gz"
     page.unlink()  # as after a kill between maps and page
+    chi = output / "sub-02" / "anat" / "sub-02_Chimap.nii.gz"
     lesion.write_bytes(b"the user's")
+    chi.write_bytes(chi.read_bytes()[:100])
     run(workflow(damaged, output, **TOY))
+    assert load(chi).any()
     assert page.exists() and lesion.read_bytes() == b"the user's"
     rows = (output / "participants.tsv").read_text().splitlines()  # what stood there stays, what was missing is new
     assert rows == ["participant_id\tgroup\tferritin", "sub-02\tHH\t900", "sub-07\tHH\t12"]
@@ -420,3 +425,6 @@ def test_maps_that_reconstruction_did_not_make_are_not_replaced(damaged, tmp_pat
     with refused("sub-01_Chimap.nii.gz", "was not made by reconstruction"):
         run(workflow(damaged, tmp_path / "maps", **TOY))
     assert own.read_bytes() == b"the user's"
+    own.with_name("sub-01_Chimap.json").write_text("{}")
+    with refused("sub-01_Chimap.json", "is damaged", "restore it"):
+        run(workflow(damaged, tmp_path / "maps", **TOY))

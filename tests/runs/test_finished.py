@@ -14,7 +14,7 @@ from scripts.errors import InputError
 from scripts.maps.scan import LabelledScan, of_scans
 from scripts.runs import finished
 from scripts.runs.failures import called, log_of, why
-from scripts.runs.finished import Origin, code_of, imported_by, settings_of
+from scripts.runs.finished import Origin, code_of, contents, imported_by, not_as_written, settings_of
 
 
 @pytest.fixture
@@ -35,6 +35,16 @@ def test_a_touched_or_copied_file_is_the_same(source: Path) -> None:
     copy = source.with_name("copy.nii.gz")
     copy.write_bytes(source.read_bytes())
     assert origin(copy).made(kept)
+
+
+def test_a_result_that_is_not_as_it_was_written_is_told_by_its_name(source: Path) -> None:
+    kept = contents(source.parent, [source.name])
+    assert not_as_written(source.parent, kept) is None
+    source.write_bytes(b"two")
+    assert not_as_written(source.parent, kept) == source.name
+    source.unlink()
+    assert not_as_written(source.parent, kept) == source.name
+    assert not_as_written(source.parent, [source.name]) == "its record"  # of an older version
 
 
 def test_a_changed_file_is_another_even_with_its_old_size_and_time(source: Path) -> None:

@@ -153,7 +153,7 @@ SCHEMAS: dict[str, Schema] = {
     "run": _object(["run"], run=_OBJECT),
     "prediction": _object(
         ["run"],
-        run=_object(["settings_sha256", "basis", "files"], files=_list(_TEXT)),
+        run=_object(["settings_sha256", "basis", "files"], files={"type": ["object", "array"]}),
         evidence=_object(["method", "name", "says"], method=_TEXT, name=_TEXT, says=_TEXT),
     ),
     # cross_validation.json

@@ -28,7 +28,7 @@ from scripts.files.table import read_table, table_text
 from scripts.files.writing import write_json
 from scripts.maps.scan import Scan
 from scripts.runs.failures import called, log_of, why
-from scripts.runs.finished import Origin, content_of_file
+from scripts.runs.finished import Origin, content_of_file, not_as_written
 
 LOGGER = logging.getLogger(__name__)
 #: Names that are safe as a file name on every system: no separator, no control character, no leading dot or dash.
@@ -190,13 +190,17 @@ class RunFolder:
             found = read_json(f"{stem}_prediction.json", "prediction")
             run = found["run"]
             same = origin_of(scan, self.settings).made(run["basis"])
-            complete = all((stem.parent / name).exists() for name in run["files"])
             if run["content_sha256"] != content_sha256(found):
                 LOGGER.warning("%s: its prediction was changed by hand and is made anew", scan.scan_id)
                 return None
+            if not same:
+                return None
+            if (damaged := not_as_written(stem.parent, run["files"])) is not None:
+                LOGGER.warning("%s: %s is not as it was written; its results are made anew", scan.scan_id, damaged)
+                return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return found if same and complete else None
+        return found
 
     def begin(self, total: int) -> None:
         """Show how many of this process's scans are finished."""

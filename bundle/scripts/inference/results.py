@@ -25,6 +25,7 @@ from scripts.nuclei.curves import bands, usual_for_age
 from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_version, is_place, read_record, record_beside
 from scripts.reporting.scan import write_scan_report
 from scripts.runs.failures import log_of
+from scripts.runs.finished import contents
 from scripts.runs.former import say_former
 
 #: Of OUTPUTS, what a scan gets only where it came as DICOM.
@@ -241,7 +242,6 @@ def write_scan(
         "run": {
             "settings_sha256": run.settings_sha256,
             "basis": run.basis(scan),
-            "files": sorted(p.name for p in path.values()),
         },
         "provenance": run.provenance,
     }
@@ -254,6 +254,8 @@ def write_scan(
         )  # fmt: skip
     if series:
         write_dicom(path, series, made, output["pred"], model, segment_fraction)
+    others = sorted(p.name for ending, p in path.items() if ending != "prediction.json")
+    made["run"]["files"] = contents(run.stem(scan).parent, others)
     made["run"]["content_sha256"] = content_sha256(made)
     write_json(path["prediction.json"], made)
     return made

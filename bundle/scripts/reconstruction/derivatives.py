@@ -1,6 +1,7 @@
 """Maps on disk: BIDS derivatives that say how they were made, a cohort that training and inference take as it is."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -21,8 +22,9 @@ from scripts.reconstruction.quality import write_page
 from scripts.reconstruction.raw import RawScan
 from scripts.reconstruction.reconstruct import Maps
 from scripts.runs.failures import bids_name
-from scripts.runs.finished import Origin
+from scripts.runs.finished import Origin, contents, not_as_written
 
+LOGGER = logging.getLogger(__name__)
 #: Unit and description of each map, by BIDS suffix.
 MAPS = {
     "Chimap": ("ppm", "Magnetic susceptibility, relative to the mean of the brain"),
@@ -80,7 +82,9 @@ def write_maps(
     facts = {"warnings": maps.warnings, "findings": maps.findings, "steps": maps.steps, "software": record["software"]}
     write_page(output_dir / f"{scan.scan_id}.html", scan.scan_id, simulated, maps.planes.pictures, facts)
     box = copy_box(input_dir, output_dir, scan, box)
-    write_json(own, {**content, "Finished": basis, "Files": names, "BoxSha256": box})
+    there = [str(path.relative_to(output_dir)) for name in names if (path := final / name) != own]
+    written = contents(output_dir, [*there, f"{scan.scan_id}.html"])
+    write_json(own, {**content, "Finished": basis, "Files": names, "Contents": written, "BoxSha256": box})
     return final
 
 
@@ -104,8 +108,14 @@ def check_free(output_dir: Path, scan: RawScan) -> None:
         InputError: names the first of them.
     """
     own = marker(output_dir, scan)
-    for name in set(file_names(scan.scan_id)) - set(read_marker(own).get("Files", [])):
+    content = read_marker(own)
+    for name in sorted(set(file_names(scan.scan_id)) - set(content.get("Files", []))):
         if (own.parent / name).exists():
+            if not content and own.exists():
+                raise InputError(
+                    f"{own}: is damaged or was not made by reconstruction: it does not say which maps beside it were, so"
+                    " nothing is replaced; restore it, move it and those maps away, or choose another output folder"
+                )
             raise InputError(
                 f"{own.parent / name}: was not made by reconstruction, so it is not replaced; choose another output"
                 " folder, or move it away"
@@ -130,6 +140,8 @@ def read_marker(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     if not isinstance(content, dict) or "Steps" not in content or "Software" not in content:
+        return {}
+    if not isinstance(content.get("Files", []), list):
         return {}
     # version 0.3 and before did not list them
     return {"Files": file_names(path.name.removesuffix("_Chimap.json")), **content}
@@ -219,8 +231,12 @@ def finished(output_dir: Path, scan: RawScan, steps: Mapping[str, Any], origin: 
         return False
     if content["Steps"] != json.loads(json.dumps(steps)):
         raise InputError(f"{own}: was made with other steps or parameters; choose another output folder or delete it")
-    files = [*(own.parent / name for name in content["Files"]), output_dir / f"{scan.scan_id}.html"]
-    return origin.made(content.get("Finished")) and all(path.exists() for path in files)
+    if not origin.made(content.get("Finished")):
+        return False
+    damaged = not_as_written(output_dir, content.get("Contents"))
+    if damaged is not None:
+        LOGGER.warning("%s: %s is not as it was written; its maps are made anew", scan.scan_id, damaged)
+    return damaged is None
 
 
 def check_cohort_files(input_dir: Path) -> None:

@@ -201,6 +201,12 @@ def check_scan(scan: RawScan) -> None:
                 raise InputError(f"{volume.path}: lies elsewhere than {first.path}; export both from one scan")
         if acquisition.field_strength_t is None:
             raise InputError(f"{where}: no MagneticFieldStrength in its sidecar; add it (T) or give --field_strength_t")
+        repetition, last = acquisition.repetition_time_s, max(acquisition.echo_times_s)
+        if repetition is not None and 0 < repetition <= last:
+            raise InputError(
+                f"{where}: RepetitionTimeExcitation is {repetition:g} s, but its last echo comes {last:g} s after the"
+                " excitation; correct the one (--repetition_time_s) or the other (EchoTime), both in seconds"
+            )
         if not 0.1 <= acquisition.field_strength_t <= 20:
             raise InputError(f"{where}: MagneticFieldStrength {acquisition.field_strength_t:g}; it is in tesla, e.g. 3")
         for key, value, least, most, unit in (

@@ -111,6 +111,23 @@ def content_of_file(path: str | os.PathLike) -> str | None:
         return None
 
 
+def contents(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """Name -> SHA-256 of files that were just written: to be kept with the result."""
+    return {name: content_of_file(folder / name) for name in names}
+
+
+def not_as_written(folder: Path, kept: Any) -> str | None:
+    """The first file that is missing, or is not any more what `contents` kept; None where all are as written.
+
+    A record without contents, as older versions wrote it, is itself what is named.
+    """
+    if not isinstance(kept, Mapping):
+        return "its record"
+    return next(
+        (name for name, known in kept.items() if known is None or content_of_file(folder / name) != known), None
+    )
+
+
 @cache
 def _hashed(path: str, *state: int) -> str:
     with open(path, "rb") as file:
