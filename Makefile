@@ -126,4 +126,4 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking .venv-bids .venv-nvflare $(DEMO_PARTS) dist site
+	rm -rf $(VENV) .venv-label .venv-deploy .venv-tracking .venv-bids .venv-nvflare $(DEMO_PARTS) dist site build *.egg-info

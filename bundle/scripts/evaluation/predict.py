@@ -1,5 +1,6 @@
 """Predict the held-out scans with the three models, and write the predictions table, the measures and the pictures."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -22,17 +23,24 @@ from scripts.model.image_level import IMAGE_MODELS
 from scripts.model.networks import QNet, load_weights
 from scripts.model.outputs import QNetInferer, Resultd, ToInputGridd, save_nifti
 
+LOGGER = logging.getLogger(__name__)
+
 
 def load_models(ckpt_dir: str | os.PathLike, network: QNet, swa: bool) -> dict[str, nn.Module]:
     """The trained models by the paper's names: `ResNet`, `ResNetSWA` (where trained) and `Q-Net`.
 
-    Where stage 1 is another network (`image_model`), its name stands for ResNet's.
+    Where stage 1 is another network (`image_model`), its name stands for ResNet's. Q-Net holds its embedding, so it is
+    there alone where stage 1's own files are not, as beside the weights that the bundle ships; a warning says so.
     """
     folder = Path(ckpt_dir)
     name = IMAGE_MODELS[network.image_model].name
-    models: dict[str, nn.Module] = {name: load_weights(network.image_level(), folder / "resnet.pt")}
-    if swa:
-        models[f"{name}SWA"] = load_weights(network.image_level(), folder / "resnet_swa.pt")
+    wanted = {name: "resnet.pt"} | ({f"{name}SWA": "resnet_swa.pt"} if swa else {})
+    there = {model: file for model, file in wanted.items() if (folder / file).exists()}
+    if missing := [file for file in wanted.values() if file not in there.values()]:
+        LOGGER.warning("%s: not there, so Q-Net is tested without its stage 1 alone", " and ".join(missing))
+    models: dict[str, nn.Module] = {
+        model: load_weights(network.image_level(), folder / file) for model, file in there.items()
+    }
     models["Q-Net"] = load_weights(network, folder / "model.pt")
     return models
 

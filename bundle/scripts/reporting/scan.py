@@ -404,7 +404,12 @@ def draw_nuclei(
 def draw_familiarity(axes: Axes, places: Sequence[Sequence[float]], familiarity: Mapping[str, Any]) -> None:
     """Where the scan lies, a star, among the training scans, in their groups' colours."""
     draw_places(axes, places, [familiarity])
-    axes.set_title("Star: among the training scans", fontsize=9, loc="left")
+    handles, names = axes.get_legend_handles_labels()
+    shown = {"training, HC": "HC", "training, HH": "HH (training)", "unlike the training scans": "this scan"}
+    axes.legend(
+        handles, [shown.get(name, name) for name in names], fontsize=7, frameon=False, loc="lower right",
+        bbox_to_anchor=(1.02, 1), borderaxespad=0.2, ncols=3, columnspacing=0.5, handletextpad=0.1,
+    )  # fmt: skip
     axes.xaxis.label.set_fontsize(7)
     axes.yaxis.label.set_fontsize(7)
     axes.tick_params(labelsize=7)
