@@ -225,6 +225,9 @@ _BEFORE = {"intensity": "stretch", "image_model": "resnet18", "scan_model": "bil
 #: And those of 0.6, whose networks all saw these.
 _BEFORE |= {"maps": ["Chimap", "R2starmap", "T1w"]}
 
+#: What every version recorded of a network and its input; a record without it records nothing.
+_ALWAYS = ("region", "num_slices", "spatial_size", "stretch_percentiles", "hidden_size")
+
 
 def trained_with(
     weights: str | os.PathLike, weights_record: str = "beside", path: str | os.PathLike | None = None
@@ -240,7 +243,8 @@ def trained_with(
         path: of the record (`write_record`); None: the weights' name with `.json`.
 
     Raises:
-        InputError: no record lies there, or one does and `config` was said, or see `record_beside`.
+        InputError: no record lies there, or one does that lacks what every version recorded, or one does and `config`
+            was said, or see `record_beside`.
     """
     found = record_beside(weights, "training record", path)
     path = Path(weights).with_suffix(".json") if path is None else Path(path)
@@ -254,6 +258,12 @@ def trained_with(
         raise InputError(
             f"--weights_record config: {path} lies beside the weights and tells what they were trained with; leave the"
             " key out, or set that file aside"
+        )
+    lacking = [key for key in _ALWAYS if found and key not in found["settings"]]
+    if lacking:
+        raise InputError(
+            f"{path}: its settings lack {', '.join(lacking)}, which every training records, so nothing tells what the"
+            " weights were trained with; restore the file, or set it aside and give --weights_record config"
         )
     for key in ("stretch_percentiles", "chimap_window", "r2starmap_window", "t1map_window"):
         ends = found.get("settings", {}).get(key, [0, 1])

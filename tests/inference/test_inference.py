@@ -18,6 +18,7 @@ import torch
 from blobs import BOX, BUNDLE, REPOSITORY, SHAPE, write_cohort
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
+from recorded import RECORDED
 from refusal import refused
 
 from scripts.errors import report_in_one_line
@@ -381,7 +382,7 @@ def test_the_inferer_gives_probabilities_of_each_scan():
 
 def test_other_input_than_trained_on_is_refused_by_its_key(tmp_path):
     weights = tmp_path / "model.pt"
-    (tmp_path / "model.json").write_text(json.dumps({"settings": {"region": "full", "num_slices": 4}}))
+    (tmp_path / "model.json").write_text(json.dumps({"settings": RECORDED | {"region": "full", "num_slices": 4}}))
     check_trained_with(weights, region="full", num_slices=4)
     with refused("model.pt", "region", "cropped"):
         check_trained_with(weights, region="cropped", num_slices=4)

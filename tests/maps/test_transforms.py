@@ -11,6 +11,7 @@ import torch
 from blobs import BOX, BUNDLE, SHAPE
 from monai.bundle import ConfigParser
 from monai.transforms import LoadImage, Orientation
+from recorded import RECORDED
 from refusal import refused
 
 from scripts.anatomy.axes import oriented, oriented_box
@@ -232,7 +233,7 @@ def test_inference_takes_the_recipe_from_the_record_beside_the_weights(shared_co
     expected = parser.get_parsed_content("preprocessing")(item)["image"].as_tensor()
     keys = ("intensity", "chimap_window", "r2starmap_window", "maps", "image_model", "scan_model")
     kept = settings({key: parser.get_parsed_content(key) for key in keys})
-    (tmp_path / "model.json").write_text(json.dumps({"settings": kept}))
+    (tmp_path / "model.json").write_text(json.dumps({"settings": RECORDED | kept}))
     given = {"weights": str(tmp_path / "model.pt"), "localise": "annotated"}
     found = from_config("inference.yaml", "preprocessing", **given)(item)["image"]
     assert torch.equal(found.as_tensor(), expected)
@@ -244,7 +245,7 @@ def test_inference_takes_the_recipe_from_the_record_beside_the_weights(shared_co
 
 
 def test_weights_of_version_0_6_that_left_a_map_out_get_it_as_zeros_from_inference_alone(shared_cohort, tmp_path):
-    (tmp_path / "model.json").write_text(json.dumps({"settings": {"leave_out": ["R2starmap"]}}))
+    (tmp_path / "model.json").write_text(json.dumps({"settings": RECORDED | {"leave_out": ["R2starmap"]}}))
     given = {"weights": str(tmp_path / "model.pt"), "localise": "annotated"}
     item = find_scans(shared_cohort)[1].item()
     image = from_config("inference.yaml", "preprocessing", **given)(item)["image"]

@@ -176,3 +176,12 @@ def test_every_method_is_told_apart_in_the_documentation():
     text = (Path(BUNDLE) / "docs" / "evidence.md").read_text()
     for name in METHODS:
         assert f"`{name}`" in text, name
+
+
+def test_what_the_slices_are_too_small_for_is_refused_before_there_are_any():
+    with refused("evidence_patch is 64", "32 pixels"):
+        Evidence("occlusion", 2, 64, 1).check((48, 32))
+    with refused("evidence_smoothing is 67", "32 pixels"):
+        Evidence("integrated_gradients", 2, 8, 67).check((48, 32))
+    Evidence("occlusion", 2, 32, 67).check((48, 32))
+    Evidence("integrated_gradients", 2, 64, 65).check((48, 32))

@@ -327,6 +327,20 @@ def test_a_missing_weights_file_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8),
+        torch.ones(2, dtype=torch.complex64),
+    ],
+    ids=["quantised", "complex"],
+)
+def test_weights_that_are_no_plain_tensors_are_refused_by_name(value, tmp_path):
+    torch.save({"a": torch.rand(2), "conv1.weight": value}, tmp_path / "model.pt")
+    with refused("model.pt", "'conv1.weight' is no plain tensor", "quantised"):
+        read_state_dict(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
     ("other", "name"),
     [
         (lambda: QNet(4, 5), "sequence.scan_head.weight"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from recorded import RECORDED
 from refusal import refused
 
 from scripts.errors import InputError
@@ -70,12 +71,21 @@ def test_weights_without_their_record_are_refused_unless_the_config_is_said_to_d
         trained_with(weights, "config")
 
 
+@pytest.mark.parametrize("key", [None, *RECORDED])
+def test_a_record_that_lacks_what_every_training_records_is_as_good_as_none(weights, key):
+    left = {} if key is None else {name: value for name, value in RECORDED.items() if name != key}
+    weights.with_suffix(".json").write_text(json.dumps({"settings": left, "weights": {"model.pt": sha256(weights)}}))
+    for read in (trained_with, lambda path: check_trained_with(path, region="cropped")):
+        with refused("model.json", f"settings lack {key or 'region'}", "--weights_record config"):
+            read(weights)
+
+
 def test_stage_2_is_not_trained_on_an_embedding_that_saw_other_input(weights):
     record = weights.with_name("resnet.json")
     check_stage_1(weights, "config", intensity="window")
     with refused("resnet.json", "not beside it"):
         check_stage_1(weights, "beside", intensity="window")
-    record.write_text(json.dumps({"settings": {"intensity": "stretch"}, "weights": {"resnet.pt": sha256(weights)}}))
+    record.write_text(json.dumps({"settings": RECORDED, "weights": {"resnet.pt": sha256(weights)}}))
     check_stage_1(weights, "beside", intensity="stretch")
     with refused("intensity 'stretch', not 'window'", "resnet.json"):
         check_stage_1(weights, "beside", intensity="window")
@@ -83,7 +93,7 @@ def test_stage_2_is_not_trained_on_an_embedding_that_saw_other_input(weights):
 
 def test_a_record_of_other_weights_is_refused_by_all_who_read_it_and_one_without_a_hash_is_spoken_of(weights, caplog):
     path = weights.with_suffix(".json")
-    record = {"settings": {"region": "full"}, "weights": {"any name.pt": sha256(weights)}}
+    record = {"settings": RECORDED | {"region": "full"}, "weights": {"any name.pt": sha256(weights)}}
     path.write_text(json.dumps(record))
     assert trained_with(weights)["region"] == "full"
     path.write_text(json.dumps({**record, "weights": {"model.pt": 64 * "0"}}))
@@ -91,7 +101,7 @@ def test_a_record_of_other_weights_is_refused_by_all_who_read_it_and_one_without
         with refused(path, "of other weights than model.pt beside it", "--weights_record config"):
             read(weights)
     assert not caplog.text
-    path.write_text(json.dumps({"settings": {"region": "full"}, "input": {"name": "a cohort", "simulated": True}}))
+    path.write_text(json.dumps({**record, "weights": {}, "input": {"name": "a cohort", "simulated": True}}))
     assert trained_with(weights)["region"] == "full"
     assert model_info(weights)["trained_on"] is None
     assert "holds no sha256" in caplog.text
@@ -248,7 +258,7 @@ def test_a_prevalence_without_a_calibration_is_refused_and_not_passed_over(tmp_p
 )
 def test_a_record_with_settings_that_cannot_be_is_named(weights, settings, said):
     path = weights.with_suffix(".json")
-    path.write_text(json.dumps({"settings": settings, "weights": {"model.pt": sha256(weights)}}))
+    path.write_text(json.dumps({"settings": RECORDED | settings, "weights": {"model.pt": sha256(weights)}}))
     with refused(path, said):
         trained_with(weights)
 

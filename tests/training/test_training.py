@@ -25,10 +25,11 @@ from refusal import refused
 
 from scripts.errors import InputError, input_error_in, report_in_one_line
 from scripts.evaluation.predict import load_models, predict
+from scripts.model.image_level import SliceResNet
 from scripts.model.networks import load_weights, read_state_dict
 from scripts.provenance import trained_with
 from scripts.runs.outputs import LOCK, MARK
-from scripts.training.data import Batches, Samples, cosine_annealing, swa_start_epoch, used_precision
+from scripts.training.data import Batches, Samples, check_batches, cosine_annealing, swa_start_epoch, used_precision
 from scripts.training.handlers import Progress
 
 TINY = {
@@ -137,6 +138,29 @@ def test_the_recipe_of_quantities_trains_and_its_record_says_so(shared_cohort, t
     assert said["used_precision"] in ("float32", "bfloat16")
     assert (said["augment#vertical_flip_prob"], said["augment#rotate_limit"]) == (0.0, 15)
     assert "sequence.attention.0.weight" in read_state_dict(tmp_path / "models" / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "scans", "said"),
+    [
+        ((32, 32), 1, 5, "every batch"),
+        ((32, 16), 3, 4, "last batch of 16 slices"),
+        ((33, 32), 1, 5, None),
+        ((32, 32), 5, 5, None),
+        ((32, 32), 64, 5, None),
+    ],
+)
+def test_a_batch_that_nothing_can_be_normalised_by_is_refused_before_work(size, batch, scans, said):
+    features = SliceResNet(1, False).train()
+    if said is None:
+        features(torch.rand(1 if batch == 1 else 2, 1, *size))
+        return check_batches("resnet18", size, 4, batch, scans)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        features(torch.rand(1, 1, *size))
+    with refused(said, f"image_batch_size is {batch}"):
+        check_batches("resnet18", size, 4, batch, scans)
+    check_batches("vit", size, 4, batch, scans)
+    check_batches("resnet18_3d", size, 4, batch, scans)
 
 
 def test_same_seed_gives_the_same_weights(trained, shared_cohort, tmp_path):

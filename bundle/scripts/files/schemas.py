@@ -144,7 +144,7 @@ SCHEMAS: dict[str, Schema] = {
     "map sidecar": _object(["Steps"], Steps=_OBJECT),
     # model.json beside weights, evaluation.json, predictions.json
     "record": _object(
-        performance={"type": "object", "additionalProperties": _NUMBER}, performance_of=_TEXT, **_MADE_OF
+        performance={"type": "object", "additionalProperties": _between(0, 1)}, performance_of=_TEXT, **_MADE_OF
     ),
     "training record": _object(["settings"], **{**_MADE_OF, "settings": _TRAINED_WITH}),
     "evaluation": _object(["settings", "software", "input", "weights"], **_MADE_OF),

@@ -5,7 +5,7 @@ They differ in how faithful they are to the network and in what they cost: `benc
 `docs/evidence.md` holds its table.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,11 @@ def occlusion(network: QNet, image: Tensor, patch: int) -> Tensor:
     return found
 
 
+def _check_smoothing(size: int, shortest: int) -> None:
+    if size // 2 > shortest:
+        raise InputError(f"evidence_smoothing is {size}, but a side of the slice has {shortest} pixels; lower it")
+
+
 def smoothed(volume: Tensor, size: int) -> Tensor:
     """In-plane means over `size` x `size` pixels (an odd number) of `[B, 1, H, W, S]`; the sum of a slice is kept.
 
@@ -89,8 +94,7 @@ def smoothed(volume: Tensor, size: int) -> Tensor:
         InputError: half of `size` is more than a side of the slice.
     """
     reach, shortest = size // 2, min(volume.shape[2:4])
-    if reach > shortest:
-        raise InputError(f"evidence_smoothing is {size}, but a side of the slice has {shortest} pixels; lower it")
+    _check_smoothing(size, shortest)
     for axis in (2, 3):
         edges = [volume.narrow(axis, 0, reach).flip(axis), volume, volume.flip(axis).narrow(axis, 0, reach)]
         volume = torch.cat(edges, axis).unfold(axis, size, 1).mean(-1)
@@ -163,6 +167,23 @@ class Evidence:
         self.steps = steps
         self.patch = patch
         self.smoothing = smoothing
+
+    def check(self, size: Sequence[int]) -> None:
+        """Refuse what cannot be made of slices of a size, before there are any.
+
+        Args:
+            size: H, W of the network's input, pixels.
+
+        Raises:
+            InputError: a patch, or half the square that is averaged, is more than a side.
+        """
+        shortest = min(size)
+        if self.method == "occlusion" and self.patch > shortest:
+            raise InputError(
+                f"evidence_patch is {self.patch}, but a side of the network's input has {shortest} pixels; lower it"
+            )
+        if METHODS[self.method].smooths:
+            _check_smoothing(self.smoothing, shortest)
 
     def __call__(self, network: QNet, image: Tensor) -> Tensor:
         """`[B, C, H, W, S]` (0..1) -> the map `[B, 1, H, W, S]`: positive speaks for HH, negative for HC.

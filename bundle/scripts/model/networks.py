@@ -215,12 +215,17 @@ def _trained_tensors(state: Any, path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def check_trained(name: str, value: Tensor, path: str | os.PathLike) -> None:
-    """Refuse values that no training leaves: not finite, weights that are 0 or one number throughout, a negative
-    variance.
+    """Refuse values that no training leaves: of another kind (quantised, sparse, complex), not finite, weights that are
+    0 or one number throughout, a negative variance.
 
     Raises:
         InputError: names them.
     """
+    if value.is_quantized or value.is_complex() or value.layout is not torch.strided or value.is_meta:
+        raise InputError(
+            f"{path}: {name!r} is no plain tensor of real numbers (quantised, sparse, complex or without values); give"
+            " the state dict as training wrote it"
+        )
     if not value.isfinite().all():
         raise InputError(f"{path}: {name!r} holds NaN or infinite values; its training diverged, train again")
     if not value.is_floating_point() or value.numel() == 0:

@@ -1,7 +1,7 @@
 """Data, inferer and loss of both training stages. The engines themselves are MONAI's, put together in `train.yaml`."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -92,6 +92,36 @@ class VolumeDataset(Samples):
 def image_level_dataset(scans: Scans, device: torch.device, network: nn.Module) -> Dataset:
     """Stage 1's samples as its network reads them: `SliceDataset`, or `VolumeDataset`."""
     return (VolumeDataset if network.reads_volumes else SliceDataset)(scans, device)
+
+
+#: By how much the networks with batch normalisation shorten a side until their last maps.
+_SHORTENED = 32
+
+
+def check_batches(image_model: str, size: Sequence[int], slices: int, batch_size: int, scans: int) -> None:
+    """Refuse batches of stage 1 of which one would hold a single value a channel: nothing can be normalised by it.
+
+    Args:
+        image_model: a key of `scripts.model.image_level.IMAGE_MODELS`.
+        size: H, W of a slice, pixels.
+        slices: S, of a scan.
+        batch_size: slices a batch.
+        scans: that are trained on.
+
+    Raises:
+        InputError: that.
+    """
+    reads_volumes = image_model in ("resnet18_3d", "densenet_3d")
+    if image_model == "vit" or max(size) > _SHORTENED or reads_volumes and slices > 1:
+        return
+    samples = -(-scans * slices // idist.get_world_size())  # a process's share
+    if (batch_size if samples % batch_size == 0 else samples % batch_size) == 1:
+        which = "every batch" if batch_size == 1 else f"the last batch of {samples} slices"
+        raise InputError(
+            f"image_batch_size is {batch_size}, so {which} would hold one slice, whose last maps are one pixel at"
+            f" {size[0]} x {size[1]} pixels, and batch normalisation needs two values; give another"
+            " image_batch_size"
+        )
 
 
 class FeatureDataset(Dataset):
