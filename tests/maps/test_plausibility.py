@@ -11,7 +11,14 @@ from monai.bundle import ConfigWorkflow
 from refusal import refused
 
 from scripts.maps.bids import checked_box, find_scans
-from scripts.maps.plausibility import check_box_size, check_grid_size, check_maps, nuclei_flags, region_flags
+from scripts.maps.plausibility import (
+    brain_r2star_flags,
+    check_box_size,
+    check_grid_size,
+    check_maps,
+    nuclei_flags,
+    region_flags,
+)
 from scripts.nuclei.curves import read_reference_curves
 from scripts.training.preprocessing import preprocessing
 
@@ -199,3 +206,15 @@ def test_a_flag_is_in_json_table_report_and_summary_and_in_the_log_of_training(t
     assert shown in (out / "summary.html").read_text()
     preprocessing("cropped", [32, 32], 4, [0.5, 99.5], "annotated")(find_scans(cohort)[0].item())
     assert f"sub-01: {flag}" in caplog.text
+
+
+def test_the_rates_of_a_whole_brain_tell_scaled_and_squared_echoes():
+    rates = np.random.default_rng(0).normal(20, 4, 1000)
+    assert brain_r2star_flags(rates, 3.0, "echo") == []
+    (line,) = brain_r2star_flags(2 * rates, 3.0, "echo")
+    assert "squared" in line
+    assert brain_r2star_flags(2 * rates, 7.0, "echo") == []
+    (line,) = brain_r2star_flags(rates - 13, 3.0, "echo")
+    assert "scaled each on its own" in line
+    with refused("echo", "hardly decays", "one scale"):
+        brain_r2star_flags(rates - 19, 3.0, "echo")

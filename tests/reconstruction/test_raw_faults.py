@@ -13,7 +13,7 @@ from scripts.files.nifti import read_voxels
 from scripts.reconstruction.checks import check_map, check_slices
 from scripts.reconstruction.consistency import check_echoes_agree
 from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
-from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_scan, load_echoes, normalise
+from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_one_scale, check_scan, load_echoes, normalise
 
 FILES = ["p.nii.gz", "p2.nii.gz", "p3.nii.gz"]
 
@@ -109,6 +109,14 @@ def test_echoes_that_were_scaled_each_on_its_own_are_refused(signal):
     grown[2] /= 5
     grown[1, 3, 4, 5] *= 1e6  # one voxel is another fault
     load_echoes(made(signal, grown), 1)
+
+
+def test_echoes_of_one_largest_value_are_refused_unless_their_range_was_cut(signal):
+    magnitude = np.abs(signal)
+    each = magnitude.max((1, 2, 3), keepdims=True)
+    with refused("m1", "largest value of all 3 echoes", "one scale"):
+        load_echoes(made(signal, np.round(magnitude / each * 4095)), 1)
+    check_one_scale(np.minimum(magnitude, 0.5 * each.min()), FILES)
 
 
 def test_echoes_in_reverse_order_are_refused(signal):

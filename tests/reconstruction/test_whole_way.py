@@ -216,8 +216,8 @@ def test_plain_nifti_files_in_a_scanners_scale_are_taken_by_keys(tmp_path, known
     image = echoes(24, np.random.default_rng(0))
     for name, volume in (("mag", abs(image)), ("phase", np.round(np.angle(image) * 4096 / np.pi))):
         save(tmp_path / f"{name}.nii.gz", np.moveaxis(volume, 0, 3))
-    keys = {"magnitude": [str(tmp_path / "mag.nii.gz")], "phase": [str(tmp_path / "phase.nii.gz")]}
-    keys |= {
+    given = {"magnitude": [str(tmp_path / "mag.nii.gz")], "phase": [str(tmp_path / "phase.nii.gz")]}
+    keys = given | {
         "echo_times_s": list(TIMES),
         "field_strength_t": 3.0,
         "participant_id": "sub-A1",
@@ -228,6 +228,10 @@ def test_plain_nifti_files_in_a_scanners_scale_are_taken_by_keys(tmp_path, known
     assert "4096" in sidecar["Findings"]["PhaseScaling"]
     chi = load(tmp_path / "maps" / "sub-A1" / "anat" / "sub-A1_Chimap.nii.gz")
     assert chi[true_maps()["nuclei"]].mean() > 0.1
+    assert not [line for line in sidecar["Warnings"] if line.startswith("R2*")]
+    with refused("first: sub-A1: magnitude (*.nii.gz): has negative values", "exchanged"):
+        swapped = {"magnitude": given["phase"], "phase": given["magnitude"]}
+        run(workflow(None, tmp_path / "swapped", **keys | swapped, **TOY))
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------

@@ -45,7 +45,12 @@ LIMITS: dict[str, tuple[float, str]] = {
         0.3,
         "rank correlation of the wrong sign in the brain: T1 darkens, myelin brightens, a T1W",
     ),
+    "brain_r2star_least": (3.0, "median of a whole brain; only fluid keeps its signal for so long"),
     # flagged
+    "brain_r2star_factor": (
+        1.8,
+        "a whole brain's median over or below what its field gives (`BRAIN_R2STAR`); squared signal doubles it",
+    ),
     "unmeasured_share": (0.1, "of the region, with one value around it; tissue varies from voxel to voxel"),
     "unmeasured_share_whole": (0.4, "the same of a whole image, where brain masks of the maps differ"),
     "region_qsm_shift": (0.1, "referenced to cerebrospinal fluid or the brain, the region's median is within 0.05 ppm"),
@@ -60,6 +65,8 @@ LIMITS: dict[str, tuple[float, str]] = {
     "nuclei_sd": (4.0, "standard deviations below the lowest mean of healthy people"),
     "nuclei_factor": (2.5, "times the highest mean of healthy people: above what iron overload was seen to do"),
 }
+#: T -> R2* (1/s), mean of white and grey matter (Peters et al., Magn Reson Imaging 2007).
+BRAIN_R2STAR = {1.5: 13.5, 3.0: 17.0, 7.0: 33.7}
 #: Voxels that percentiles and correlations are taken of, at most: every so many-th of a larger map.
 SAMPLE = 200_000
 _RANKED = 50_000  # voxels that a rank correlation is taken of, at most about
@@ -251,6 +258,38 @@ def check_different(maps: np.ndarray, names: Sequence[str], suffixes: Sequence[s
             continue
         if abs(np.corrcoef(x, y)[0, 1]) > limit("same_image"):
             raise InputError(f"{names[0]}: its {first} and {second} are the same image; export both again")
+
+
+def brain_r2star_flags(rates: np.ndarray, field_strength_t: float, name: str) -> list[str]:
+    """What is unlikely about the R2* that was just fitted in a whole brain.
+
+    Args:
+        rates: `[N]`, 1/s, of the brain's voxels.
+        field_strength_t: T.
+        name: of the magnitudes, for the message.
+
+    Returns:
+        At most one line.
+
+    Raises:
+        InputError: the signal decays so slowly as none in a brain does.
+    """
+    median = float(np.median(rates))
+    cure = "export all echoes with one scale, not each image with its own"
+    if median < limit("brain_r2star_least"):
+        raise InputError(
+            f"{name}: the signal hardly decays from echo to echo (median R2* {median:.2g} 1/s, a brain has"
+            f" {BRAIN_R2STAR[1.5]:.0f} or more): each echo was scaled on its own, or echo times are wrong; {cure}"
+        )
+    usual = float(np.interp(field_strength_t, list(BRAIN_R2STAR), list(BRAIN_R2STAR.values())))
+    least, most = usual / limit("brain_r2star_factor"), usual * limit("brain_r2star_factor")
+    if least <= median <= most:
+        return []
+    why = f"echoes scaled each on its own ({cure}), or wrong" if median < least else "squared magnitudes, or wrong"
+    return [
+        f"R2*: median {median:.3g} 1/s in the brain, usual at {field_strength_t:g} T is {least:.2g} to {most:.2g}:"
+        f" {why} echo times?"
+    ]
 
 
 def region_flags(maps: np.ndarray, box: Sequence[Sequence[int]] | None, suffixes: Sequence[str] = MAPS) -> list[str]:

@@ -113,8 +113,8 @@ def check_free(output_dir: Path, scan: RawScan) -> None:
         if (own.parent / name).exists():
             if not content and own.exists():
                 raise InputError(
-                    f"{own}: is damaged or was not made by reconstruction: it does not say which maps beside it were, so"
-                    " nothing is replaced; restore it, move it and those maps away, or choose another output folder"
+                    f"{own}: is damaged or was not made by reconstruction: it does not say which maps beside it were,"
+                    " so nothing is replaced; restore it, move it and those maps away, or choose another output folder"
                 )
             raise InputError(
                 f"{own.parent / name}: was not made by reconstruction, so it is not replaced; choose another output"

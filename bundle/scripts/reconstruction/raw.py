@@ -36,6 +36,9 @@ _BRIGHTEST = 1000.0
 _LARGEST_GROWTH = 2.0
 #: Growth that rounding gives a signal which does not decay; in few voxels also what chance does, in standard errors.
 _LEAST_GROWTH, _CHANCE = 1.02, 4.0
+#: How near the echoes' largest values must be to be the same; voxels of that value, above which a range was cut there;
+#: and how far above an echo's 98th percentile one voxel is no signal.
+_SAME_LARGEST, _FEW, _BURNT_IN = 1e-3, 5, 10.0
 #: Share of the summed echoes' 98th percentile from which a voxel is bright.
 _BRIGHT = 0.5
 
@@ -148,6 +151,13 @@ class RawScan:
     scan_id: str
     folder: str
     acquisitions: list[Acquisition] = field(default_factory=list)
+
+    def files(self) -> dict[str, list[str]]:
+        """Paths by the key that gives them, `magnitude` (also of complex numbers) or `phase`."""
+        return {
+            "phase": [volume.path for a in self.acquisitions for volume in a.second],
+            "magnitude": [volume.path for a in self.acquisitions for volume in a.first],
+        }
 
     def simulated(self) -> bool:
         """Whether a volume says that nobody was scanned."""
@@ -342,12 +352,16 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
         check_no_empty_echo(first, acquisition.first, "magnitude")
         for echo, file in zip(first, paths, strict=True):
             if echo.min() < 0:
-                raise InputError(f"{file}: has negative values; a magnitude has none: check the names")
+                raise InputError(
+                    f"{file}: has negative values, a magnitude has none; were magnitude and phase exchanged? Check the"
+                    " names (part-mag, part-phase), or --magnitude and --phase"
+                )
         if not np.any(second):
             raise InputError(f"{path}: the phase is 0 throughout; export phase images, or real and imaginary ones")
         check_no_empty_echo(second[1:], acquisition.second[1:], "phase")  # the first may be what the others refer to
         scaled = scale_phase(second, acquisition.phase_units, others)
         check_not_magnitude(second, first, path)
+    check_one_scale(magnitude, paths)
     grown = check_decay(magnitude, acquisition.first, acquisition.echo_times_s)
     if not np.any(magnitude):
         raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
@@ -369,6 +383,34 @@ def check_no_empty_echo(echoes: np.ndarray, volumes: Sequence[Volume], what: str
     for echo, volume in zip(echoes, volumes, strict=True):
         if echo.max() == echo.min():
             raise InputError(f"{volume.path}: the {what} of this echo is {echo.max():g} throughout; export it again")
+
+
+def check_one_scale(magnitude: np.ndarray, paths: Sequence[str]) -> None:
+    """Refuse three or more echoes whose largest values are the same: signal decays, so each was scaled to its own.
+
+    Values cut at the end of a scanner's range are the same in many voxels, and a burnt-in one is far above the head's:
+    neither tells anything.
+
+    Args:
+        magnitude: `[E, X, Y, Z]`.
+        paths: of the echoes, for the message.
+
+    Raises:
+        InputError: they are.
+    """
+    largest = [float(echo.max()) for echo in magnitude]
+    if len(largest) < 3 or min(largest) < (1 - _SAME_LARGEST) * max(largest) or max(largest) <= 0:
+        return
+    cut = any(np.count_nonzero(echo == most) > _FEW for echo, most in zip(magnitude, largest, strict=True))
+    burnt = any(
+        most > _BURNT_IN * float(np.quantile(thinned(echo), 0.98))
+        for echo, most in zip(magnitude, largest, strict=True)
+    )
+    if not cut and not burnt:
+        raise InputError(
+            f"{paths[0]}: the largest value of all {len(largest)} echoes is the same ({largest[0]:.6g}), though signal"
+            " decays: each image was scaled to its own largest, and R2* is lost; export all echoes with one scale"
+        )
 
 
 def check_decay(magnitude: np.ndarray, volumes: Sequence[Volume], times_s: Sequence[float]) -> list[str]:

@@ -11,6 +11,8 @@ import torch
 from tqdm import tqdm
 
 from scripts.errors import InputError
+from scripts.maps.plausibility import brain_r2star_flags, check_maps
+from scripts.maps.scan import MAPS
 from scripts.provenance import plain_attributes
 from scripts.reconstruction.checks import check_finite, check_map
 from scripts.reconstruction.combine import Mapped
@@ -198,6 +200,7 @@ class Reconstruction:
             self._map_t1(work)
         else:
             work.warnings.append("One flip angle only: no T1 and PD maps.")
+        check_maps(np.stack([work.volumes[suffix] for suffix in MAPS]), [f"{scan.scan_id}_{suffix}" for suffix in MAPS])
         work.volumes["mask"] = work.whole_brain.cpu().numpy()
         return Maps(
             work.volumes,
@@ -264,6 +267,9 @@ class Reconstruction:
             if self.dephasing_limit is not None:
                 shown = restored(shown, work.unwrapped, work.good, times, work.spacing, self.dephasing_limit)
             work.r2star = check_finite("r2star", torch.where(work.brain, self.r2star(shown, times, work.noise), 0.0))
+            rates = work.r2star[work.brain].cpu().numpy()
+            strength = told(work.acquisition.field_strength_t, "MagneticFieldStrength")
+            work.warnings += brain_r2star_flags(rates, strength, work.acquisition.first[0].path)
             progress(1.0)
 
     def _map_susceptibility(self, work: Work) -> None:

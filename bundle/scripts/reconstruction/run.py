@@ -29,7 +29,7 @@ from scripts.reconstruction.derivatives import (
 from scripts.reconstruction.raw import RawScan, Volume, check_scan
 from scripts.reconstruction.reconstruct import Reconstruction
 from scripts.runs.engines import Engine, LocalEngine, run_jobs
-from scripts.runs.failures import Refused, check_all_done, log_of, why
+from scripts.runs.failures import Refused, called, check_all_done, log_of, why
 from scripts.runs.finished import Origin
 from scripts.runs.former import say_former
 from scripts.runs.outputs import check_derivative, describe, paths_of
@@ -216,6 +216,10 @@ def reconstruct(
     describe(output, description_of(root, record))  # from now on it is ours
     shared = Common(output, root, reconstruction, mask, record, steps)
     failed = {scan.scan_id: scan.error for scan in refused}
+    given = {"input": root, "output_dir": output, "brain_mask": mask}
+    places = {str(path): name for name, path in given.items() if path is not None}
+    for scan in good if root is None else ():  # files of any name: their keys name them
+        places |= called(scan.files(), scan.scan_id)
     engine = engine or LocalEngine([str(reconstruction.device)], stay=True)
     jobs = {scan.scan_id: scan for scan in todo}
     for name, outcome in run_jobs(
@@ -231,7 +235,6 @@ def reconstruct(
         rows.append(row)
         log = log_of(output, scan.scan_id)
         if scan.scan_id in failed:
-            places = {str(root): "input", str(output): "output_dir", str(mask): "brain_mask"}
             row |= {"status": "failed", "message": why(failed[scan.scan_id], log, places)}
         else:
             log.unlink(missing_ok=True)
