@@ -110,6 +110,9 @@ def test_only_what_changed_or_failed_is_run_again(weights, cohort, tmp_path):
     (output / "sub-04" / "sub-04_evidence.nii.gz").write_bytes(b"")  # as a full disk leaves it
     run(workflow(weights, cohort, output, **FAST))
     assert nib.load(output / "sub-04" / "sub-04_evidence.nii.gz").get_fdata().any()
+    csv_of_run = output / "predictions.csv"
+    theirs = csv_of_run.read_text().replace("scan_id", "scan_id,seen_by", 1)
+    csv_of_run.write_text(theirs)
     tampered = output / "sub-04" / "sub-04_prediction.json"
     tampered.write_text(json.dumps(json.loads(tampered.read_text()) | {"probability_HH": 7}))
     run(workflow(weights, cohort, output, **FAST))
@@ -117,6 +120,7 @@ def test_only_what_changed_or_failed_is_run_again(weights, cohort, tmp_path):
     after = predictions(output)
     again = {name for name in after if after[name] != before.get(name)}
     assert again == {f"sub-0{n}_prediction.json" for n in (2, 3, 4)}
+    assert (output / "predictions_of_yours.csv").read_text() == theirs and "seen_by" not in csv_of_run.read_text()
     assert all(row["status"] == "ok" for row in table(output))
 
 

@@ -26,7 +26,7 @@ from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_versio
 from scripts.reporting.scan import write_scan_report
 from scripts.runs.failures import log_of
 from scripts.runs.finished import contents
-from scripts.runs.former import say_former
+from scripts.runs.former import keep_changed, say_former
 
 #: Of OUTPUTS, what a scan gets only where it came as DICOM.
 DICOM_OUTPUTS = ("sr", "parametric_map", "segmentation")
@@ -322,8 +322,11 @@ def finish_batch(run: RunFolder, scans: Sequence[Scan], model: Mapping[str, Any]
             yield {**who, "status": "ok", **whole}
             yield from ({**who, "status": "ok", **row} for row in found["slices"])
 
-    table = run.path / "predictions.csv"
+    table, record = run.path / "predictions.csv", run.path / "run.json"
+    said = read_json(record, "run", "use another --output_dir")
+    keep_changed(table, said.get("table_sha256"))
     write_table(table, COLUMNS, rows())
+    write_json(record, {**said, "table_sha256": sha256(table)})
     note = note_on(model, sum(simulated), len(simulated)) if simulated else note_on(model, 0)
     write_summary(run.path / "summary.html", table, run, model, note)
     run.clear_log()

@@ -218,8 +218,8 @@ def reconstruct(
     failed = {scan.scan_id: scan.error for scan in refused}
     given = {"input": root, "output_dir": output, "brain_mask": mask}
     places = {str(path): name for name, path in given.items() if path is not None}
-    for scan in good if root is None else ():  # files of any name: their keys name them
-        places |= called(scan.files(), scan.scan_id)
+    for raw in good if root is None else ():  # files of any name: their keys name them
+        places |= called(raw.files(), raw.scan_id)
     engine = engine or LocalEngine([str(reconstruction.device)], stay=True)
     jobs = {scan.scan_id: scan for scan in todo}
     for name, outcome in run_jobs(

@@ -1,9 +1,13 @@
-"""Results of scans that the input does not hold any more: they stay where they are, and one line says so."""
+"""Results of scans that the input does not hold any more, and tables that somebody changed: all stays, and one line
+says so."""
 
+import itertools
 import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
+
+from scripts.runs.finished import content_of_file
 
 LOGGER = logging.getLogger(__name__)
 
@@ -30,3 +34,23 @@ def say_former(folder: str | os.PathLike, ending: str, scan_ids: Collection[str]
             former, *(("", "it", "s") if former == 1 else ("s", "they", "")), table,
         )  # fmt: skip
     return former
+
+
+def keep_changed(path: Path, written: str | None) -> Path | None:
+    """Rename a file that somebody changed since it was written, before it is written anew; one line says so.
+
+    Args:
+        path: of the file, which may be missing.
+        written: its SHA-256 as it was written; None where nothing says it, so that nothing is kept.
+
+    Returns:
+        what it is called now, `NAME_of_yours` with a number where that is taken; None where it was not changed.
+    """
+    if written is None or not path.is_file() or content_of_file(path) == written:
+        return None
+    numbers = itertools.chain([""], (f"_{n}" for n in itertools.count(2)))
+    names = (path.with_name(f"{path.stem}_of_yours{number}{path.suffix}") for number in numbers)
+    kept = next(name for name in names if not os.path.lexists(name))
+    path.rename(kept)
+    LOGGER.warning("%s was changed since it was written, so it is kept as %s", path.name, kept.name)
+    return kept
