@@ -35,6 +35,7 @@ ELSEWHERE = {
 #: Parts of run ids, and what MONAI runs itself.
 PARTS = {"prepare", "checks", "check_scans", "note_scans", "stage_1", "stage_2", "calibration", "finalize"}
 PARTS |= {
+    "check_batches",
     "check_stage_1",
     "own_pretraining",
     "own_stage_1",

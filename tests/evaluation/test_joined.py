@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from scripts.evaluation.joined import join_runs
 from scripts.evaluation.predictions import read_predictions
+from scripts.reporting.analysis import recorded_as_simulated
 from scripts.reporting.tables import scan_level
 
 
@@ -46,6 +47,15 @@ def test_a_model_of_each_run_stands_beside_the_other_and_baselines_once(tmp_path
         scans = source[(source["model"] == "Q-Net") & source["slice"].isna()]
         expected = [roc_auc_score(r["label"], r["probability_HH"]) for _, r in scans.groupby("repeat")]
         assert measured["auc", f"Q-Net, {name}"] == pytest.approx(np.mean(expected))
+
+
+def test_a_table_whose_record_was_left_behind_says_where_to_get_it(tmp_path, one):
+    runs = {name: write_run(tmp_path / name, one) for name in ("a", "b")}
+    (record := tmp_path / "b" / "predictions.json").unlink()
+    with refused(record, "not beside it", "copy it there"):
+        join_runs(tmp_path / "out", runs, ["Q-Net"])
+    with refused(record, "not beside it", "--simulated true or false"):
+        recorded_as_simulated(record)
 
 
 def test_the_config_writes_tables_and_figures_of_both(tmp_path, one):

@@ -121,6 +121,12 @@ def test_a_quote_in_a_tsv_is_a_letter_and_takes_no_rows_with_it(tmp_path):
     assert [row["note"] for row in rows] == ['"left arm\u2028numb', ""]
 
 
+def test_a_tsv_whose_header_is_quoted_throughout_is_read_as_r_writes_it(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text('"participant_id"\t"age"\t"group"\n"sub-01"\t54\t"HH"\n')
+    assert read_table(path, ["participant_id"]) == [{"participant_id": "sub-01", "age": "54", "group": "HH"}]
+
+
 def test_a_csv_has_quotes_and_lines_within_cells(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(b'a,b\r\n1,"x, ""y""\r\nz"\r\n')

@@ -447,3 +447,6 @@ def test_a_folder_of_nifti_that_is_not_bids_is_said_to_be_that(cohort, tmp_path)
     shutil.copy(cohort / "sub-01/anat/sub-01_T1w.nii.gz", tmp_path / "Patient 01" / "T1.nii.gz")
     with refused("no BIDS folder", "sub-01_Chimap.nii.gz"):
         find_input(str(tmp_path), dicom_rules=BUNDLE / "configs" / "dicom_series.yaml")
+    (tmp_path / "Patient 01" / "T1.nii.gz").rename(tmp_path / "Patient 01" / "IM0001.dcm.gz")
+    with refused("compressed files (.dcm.gz)", "unpack"):
+        find_input(str(tmp_path / "Patient 01"), dicom_rules=BUNDLE / "configs" / "dicom_series.yaml")

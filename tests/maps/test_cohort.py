@@ -558,6 +558,15 @@ def test_a_participant_spelled_otherwise_than_the_folder_is_told_with_row_and_sp
         chosen_scans(cohort, table)
 
 
+@pytest.mark.parametrize("name", ["1", "1.0", "sub_01", "sub\u201301"])
+def test_inference_says_whose_age_it_cannot_read_for_its_spelling(cohort, name, caplog):
+    edit_table(cohort, "sub-01\t", f"{name}\t")
+    people = {scan.participant_id for scan in find_scans(cohort)}
+    assert "sub-01" not in known_ages(cohort / "participants.tsv", people)
+    assert "participants.tsv: row 1" in caplog.text and "write sub-01 there; until then" in caplog.text
+    assert len(caplog.messages) == 1
+
+
 def test_a_number_of_a_spreadsheet_is_not_taken_for_another_subject(cohort):
     for path in [*(cohort / "sub-02" / "anat").iterdir()]:
         path.rename(path.with_name(path.name.replace("sub-02", "sub-10")))

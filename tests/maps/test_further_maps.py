@@ -86,6 +86,36 @@ def test_t1_in_milliseconds_is_read_as_such(further):
         run(first.item())
 
 
+@pytest.mark.parametrize(
+    ("suffix", "unit", "other", "factor"),
+    [("Chimap", "ppm", "ppb", 1e3), ("R2starmap", "s^-1", "1/ms", 1e-3)],
+)
+def test_qsm_and_r2star_are_read_in_the_unit_that_they_say_and_refused_in_one_that_they_are_not(
+    further, suffix, unit, other, factor
+):
+    (first, *_), run, path = find_scans(further), steps(MAPS, intensity="window"), file_of(further, suffix)
+    wanted = run(first.item())["image"].as_tensor()
+    sidecar = path.with_name(f"sub-01_{suffix}.json")
+    sidecar.write_text(json.dumps({"Units": other}))
+    with refused(f"sub-01_{suffix}.nii.gz", f"Units {other!r}", "no head has"):
+        run(first.item())
+    sidecar.write_text(json.dumps({"Units": unit}))
+    assert torch.equal(run(first.item())["image"].as_tensor(), wanted)
+    change(path, lambda values: factor * values)
+    with refused(f"Units {unit!r}", "no head has"):
+        run(first.item())
+    sidecar.unlink()  # BIDS lets a file above say it for all, and a nearer one say otherwise
+    (further / f"{suffix}.json").write_text(json.dumps({"Units": unit}))
+    (further / "sub-01" / f"sub-01_{suffix}.json").write_text(json.dumps({"Units": other}))
+    assert torch.allclose(run(first.item())["image"].as_tensor(), wanted, atol=1e-5)
+    (further / "sub-01" / f"sub-01_{suffix}.json").rename(further / "sub-01" / f"sub-02_{suffix}.json")
+    with refused(f"Units {unit!r}"):
+        run(first.item())
+    sidecar.write_text(json.dumps({"Units": "rad"}))
+    with refused("Units 'rad'", f"{suffix} is in"):
+        run(first.item())
+
+
 def test_r1_in_place_of_t1_is_refused_since_it_brightens_where_t1w_does(further):
     scan, path = find_scans(further, maps=["T1map"])[0], file_of(further, "T1map")
     path.with_name("sub-01_T1map.json").unlink()  # which would say s

@@ -48,6 +48,12 @@ def join_runs(
         raise InputError(
             f"{output_dir}: holds a cross-validation, which would be replaced; choose another --output_dir"
         )
+    for folder in folders.values():
+        if (folder / "predictions.csv").is_file() and not os.path.lexists(record := folder / "predictions.json"):
+            raise InputError(
+                f"{record}: the record of predictions.csv is not beside it, so nothing says what it was made of; copy"
+                " it there from where cross_validation wrote both"
+            )
     tables = {name: read_predictions(Path(folder) / "predictions.csv") for name, folder in folders.items()}
     records = {
         name: read_json(Path(folder) / "predictions.json", "predictions record") for name, folder in folders.items()

@@ -21,6 +21,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?inf|nan", re.IGNORECASE)
 #: What Excel takes a first line for, and what parts cells by it.
 _EXCEL = re.compile(r'"?sep=(.)"?[ \t,;]*(?:\r\n|\n|\r|$)', re.IGNORECASE)
+_QUOTED = re.compile(r'\s*"[^"]*"\s*')
 Row = dict[str, str]
 #: What parts cells: of a CSV, of a TSV.
 SIGNS = (",", "\t")
@@ -55,7 +56,8 @@ def read_frame(
 ) -> pd.DataFrame:
     """A table; commas or tabs by the file's ending (`.csv`, `.tsv`).
 
-    Spaces around cells are dropped, empty lines and Excel's `sep=,` at the top passed over, and quotes that
+    Quotes around cells are read in a CSV, and in a TSV whose header has them around every cell (R writes such). Spaces
+    around cells are dropped, empty lines and Excel's `sep=,` at the top passed over, and quotes that
     `for_spreadsheet` added taken away.
 
     Args:
@@ -86,6 +88,8 @@ def read_frame(
         if excel[1] != SIGNS[tabs]:
             raise InputError(f"{path}: its first line says that {excel[1]!r} parts its cells; save it {separated}")
         empty += excel[0]
+    first = re.split(r"\r|\n", text[len(empty) :], maxsplit=1)[0]
+    quoted = not tabs or all(_QUOTED.fullmatch(cell) for cell in first.split(SIGNS[tabs]))  # as R's write.table does
     widths = [1 + line.count(SIGNS[tabs]) for line in re.split(r"\r|\n", text[len(empty) :])]
     if widths[0] > _MOST_COLUMNS:
         raise InputError(
@@ -95,7 +99,7 @@ def read_frame(
         cells = pd.read_csv(
             StringIO(text, newline=""),  # U+2028 and its like end no line of a table
             sep=SIGNS[tabs],
-            quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             header=None,
             names=range(min(max(widths), 2 * widths[0] + 8)),  # room for rows that are longer, and told so below
             skiprows=len(re.findall(r"\r\n|\n|\r", empty)),

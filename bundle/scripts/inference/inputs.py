@@ -129,6 +129,11 @@ def find_input(
         scans = chosen_scans(paths[0], participants, incomplete_too=True, maps=maps)
         participants = None
     else:
+        if packed := _packed_alone(paths[0]):
+            raise InputError(
+                f"input: the folder holds compressed files ({packed}) and no NIfTI or plain DICOM; unpack them (gunzip,"
+                " unzip) and give it again"
+            )
         if _holds_nifti_alone(paths[0]):
             raise InputError(
                 f"{paths[0]}: holds NIfTI files, and is no BIDS folder (sub-01/anat/sub-01_Chimap.nii.gz,"
@@ -138,6 +143,14 @@ def find_input(
     if participants is not None:
         raise InputError("participants: names scans of a BIDS folder only; leave it out for other input")
     return list(scans) if box is None else _with_box(scans, box)
+
+
+def _packed_alone(folder: Path) -> str:
+    """The ending of compressed files, where a folder holds nothing else that could be an image; else empty."""
+    names = [path.name.lower() for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    packed = sorted(name for name in names if name.endswith(_ARCHIVES) and not name.endswith(ENDINGS))
+    beside = {*packed, *(name for name in names if Path(name).suffix in NIFTI_AND_BESIDE - {".nii", ".gz"})}
+    return re.sub(r".*?((\.dcm|\.ima|\.tar)?\.\w+)$", r"\1", packed[0]) if packed and {*names} <= beside else ""
 
 
 def _holds_nifti_alone(folder: Path) -> bool:

@@ -374,8 +374,13 @@ def read_participants(path: str | os.PathLike, columns: Sequence[str]) -> dict[s
     return participants
 
 
-def known_ages(table: str | os.PathLike) -> dict[str, float]:
+def known_ages(table: str | os.PathLike, folders: Collection[str] = ()) -> dict[str, float]:
     """Participant -> age in years, of those whose age is given; none without a table or a column `age`.
+
+    Args:
+        table: participants.tsv.
+        folders: participants with scans. The log says it where a row spells one otherwise, so that nothing of it is
+            known of the scan; training refuses it (`labelled_scans`).
 
     Raises:
         InputError: as `read_participants`, or an age that is no number of years (`89+` is 89, as BIDS writes it).
@@ -387,6 +392,15 @@ def known_ages(table: str | os.PathLike) -> dict[str, float]:
     columns = next(iter(people.values()), {})
     if "age" not in columns and (near := near_column("age", columns)) is not None:
         LOGGER.warning("%s: column %r is not read; ages in years are read from a column 'age'", table.name, near)
+    without, told = set(folders) - people.keys(), []
+    for name in people.keys() - set(folders) if without else ():
+        try:
+            _check_spelling(table.name, people, name, without)
+        except InputError as error:
+            told.append(str(error))
+    if told:
+        more = f"; and {len(told) - 1} more rows" if len(told) > 1 else ""
+        LOGGER.warning("%s; until then its age is not known%s", sorted(told)[0], more)
     for name, person in people.items():
         word = person.get("age", "")
         if word.lower() in ("", "n/a", "na", "nan"):

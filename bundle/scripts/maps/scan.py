@@ -46,13 +46,29 @@ class Map:
 
 _SECONDS = dict.fromkeys(("s", "sec", "second", "seconds"), 1.0)
 _MILLISECONDS = dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3)
+_PER_SECOND = dict.fromkeys(("1/s", "s^-1", "s-1", "s\u207b\u00b9", "1/sec", "sec^-1", "/s", "hz"), 1.0)
+_PER_MILLISECOND = dict.fromkeys(("1/ms", "ms^-1", "ms-1", "ms\u207b\u00b9", "1/msec", "/ms", "khz"), 1e3)
 #: All maps that a network can be given, by BIDS suffix. What is to be known of a map stands here alone; its window is a
 #: key of the configs (`t1map_window`), and its DICOM series stand in `configs/dicom_series.yaml`.
 KNOWN_MAPS = {
     kind.suffix: kind
     for kind in (
-        Map(suffix="Chimap", name="QSM", words="a QSM", unit="ppm", shown=(-0.1, 0.25)),
-        Map(suffix="R2starmap", name="R2*", words="an R2* map", unit="1/s", shown=(0, 90)),
+        Map(
+            suffix="Chimap",
+            name="QSM",
+            words="a QSM",
+            unit="ppm",
+            units=dict.fromkeys(("ppm", "parts per million"), 1.0) | dict.fromkeys(("ppb", "parts per billion"), 1e-3),
+            shown=(-0.1, 0.25),
+        ),
+        Map(
+            suffix="R2starmap",
+            name="R2*",
+            words="an R2* map",
+            unit="1/s",
+            units=_PER_SECOND | _PER_MILLISECOND,
+            shown=(0, 90),
+        ),
         Map(suffix="T1w", name="T1W", words="a T1w before contrast agent"),
         # of white matter 0.5 s at 0.5 T, of gray 2 s at 7 T, of fluid 4.5 s (Rooney et al., MRM 2007, 57:308)
         Map(

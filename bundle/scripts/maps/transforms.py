@@ -55,7 +55,7 @@ class LoadImageMapsd(MapTransform):
     DICOM study (`scripts.dicom.study.DicomStudy`).
 
     The item's value becomes a MetaTensor `[C, I, J, K]` (float32, axes as stored), C maps in the order of
-    `scripts.maps.scan.scan_maps`, further ones in their units. With `resample_t1w: rigid` a T1W on another grid is
+    `scripts.maps.scan.scan_maps`, in their units. With `resample_t1w: rigid` a T1W on another grid is
     registered to R2*, and the metadata hold `t1w_registration` (JSON, see `registration.t1w_grid`). `unit_flags` says
     (JSON, lines) of which map nothing but its values told the unit.
 
@@ -122,9 +122,9 @@ class LoadImageMapsd(MapTransform):
         return stack
 
     def in_units(self, image: MetaTensor, paths: list[str]) -> MetaTensor:
-        """Further maps in their units, whatever unit they came in."""
+        """Maps in their units, whatever unit they came in."""
         flags = []
-        for channel, suffix in list(enumerate(self.maps[: len(image)]))[len(MAPS) :]:
+        for channel, suffix in enumerate(self.maps[: len(image)]):
             path = paths[channel] if len(paths) > 1 else paths[0]
             factor, flag = factor_to_unit(suffix, image[channel].numpy(), path, len(paths) > 1)
             flags += flag

@@ -7,8 +7,8 @@ import numpy as np
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
-from scripts.maps.plausibility import sampled
-from scripts.maps.scan import KNOWN_MAPS
+from scripts.maps.plausibility import limit, sampled
+from scripts.maps.scan import KNOWN_MAPS, MAPS
 
 #: What `Units` is where it says nothing.
 _SAYS_NOTHING = ("", "arbitrary", "a.u.", "au", "n/a", "unknown", "1")
@@ -19,7 +19,8 @@ def factor_to_unit(suffix: str, values: np.ndarray, path: str, with_sidecar: boo
 
     Args:
         suffix: of the map, a key of `KNOWN_MAPS`; one that has no `units` passes as it is.
-        values: any shape; 0 is what was not measured.
+        values: any shape; 0 is what was not measured. Of a map in MAPS they alone change nothing: `plausibility` says
+            of which unit they seem to be.
         path: of its file, or of the 4D file that holds it.
         with_sidecar: whether the sidecar beside the file is of this map.
 
@@ -32,10 +33,10 @@ def factor_to_unit(suffix: str, values: np.ndarray, path: str, with_sidecar: boo
     kind = KNOWN_MAPS[suffix]
     some = sampled(values)
     some = some[np.isfinite(some)]
-    if kind.medians is None or not kind.units or not some.size:
+    if not kind.units or not some.size:
         return 1.0, []
-    median, (low, high) = float(np.median(some)), kind.medians
-    fitting = {factor for factor in kind.units.values() if low <= median * factor <= high}
+    median = float(np.median(np.abs(some)))
+    fitting = {factor for factor in kind.units.values() if _fits(suffix, some, factor)}
     names: dict[float, str] = {}
     for name, factor in kind.units.items():
         names.setdefault(factor, name)
@@ -45,13 +46,15 @@ def factor_to_unit(suffix: str, values: np.ndarray, path: str, with_sidecar: boo
         raise InputError(
             f"{path}: its sidecar says Units {said!r}, but a {suffix} is in {choice}; convert or correct it"
         )
-    if said and kind.units[said] not in fitting:
+    if said and kind.units[said] not in fitting and (fitting or suffix not in MAPS):
         raise InputError(
             f"{path}: its sidecar says Units {said!r}, but no head has a median {kind.name} of {median:.3g} {said};"
             " correct Units, or give the map"
         )
     if said:
         return kind.units[said], []
+    if suffix in MAPS:
+        return 1.0, []
     if len(fitting) != 1:
         raise InputError(
             f"{path}: nothing says the unit of the {suffix}, and its median of {median:.3g} fits none ({choice}); write"
@@ -62,15 +65,40 @@ def factor_to_unit(suffix: str, values: np.ndarray, path: str, with_sidecar: boo
     return factor, [found] if factor != 1 else []
 
 
+def _fits(suffix: str, some: np.ndarray, factor: float) -> bool:
+    """Whether a head can have such values, times a factor, in the map's unit."""
+    size = np.abs(some) * factor
+    median = float(np.median(size))
+    if suffix == "Chimap":  # around 0: half of a head lies within a little of it, and some lies beyond
+        return float(np.percentile(size, 99)) >= limit("qsm_least_spread") and median <= limit("qsm_largest_median")
+    ends = KNOWN_MAPS[suffix].medians or (limit("r2star_least_median"), limit("r2star_largest_median"))
+    return ends[0] <= median <= ends[1]
+
+
 def said_unit(path: str | os.PathLike) -> str:
-    """`Units` of the sidecar beside a NIfTI file, in small letters; empty where it says nothing.
+    """`Units` of the sidecar of a NIfTI file, in small letters; empty where it says nothing. As BIDS has it, one of the
+    same map in a folder above, up to the one that holds the subjects, counts where no nearer one says it.
 
     Raises:
         InputError: the sidecar is no JSON.
     """
     path = Path(path)
-    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-    if not os.path.lexists(sidecar):
-        return ""
-    said = str(read_json(sidecar, "sidecar of a map", "correct it as BIDS has it").get("Units", "")).strip().casefold()
-    return "" if said in _SAYS_NOTHING else said
+    for sidecar in _sidecars(path):
+        content = read_json(sidecar, "sidecar of a map", "correct it as BIDS has it")
+        said = str(content.get("Units", "")).strip().casefold()
+        if "Units" in content:
+            return "" if said in _SAYS_NOTHING else said
+    return ""
+
+
+def _sidecars(path: Path) -> list[Path]:
+    """The sidecars that are of a file, the nearest first."""
+    *entities, suffix = path.name.removesuffix(".gz").removesuffix(".nii").split("_")
+    folders = [path.parent, *path.parent.parents]
+    subject = next((place for place, folder in enumerate(folders) if folder.name.startswith("sub-")), -1)
+    found = []
+    for folder in folders[: subject + 2]:
+        names = {other: other.stem.split("_") for other in folder.glob(f"*{suffix}.json")}
+        fit = [other for other, parts in names.items() if parts[-1] == suffix and {*parts[:-1]} <= {*entities}]
+        found += sorted(fit, key=lambda other: (-len(names[other]), other.name))
+    return found

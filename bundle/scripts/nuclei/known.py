@@ -31,7 +31,8 @@ def with_nuclei(scans: Sequence[Scan], source: Any, nuclei_table: str | os.PathL
         nuclei_table = root / NUCLEI_TABLE
     rows = read_tsv(nuclei_table) if nuclei_table is not None else []
     measured = {row["scan_id"]: rows_of(row, nuclei_table or "nuclei") for row in rows}
-    ages = known_ages(root / "participants.tsv") if root is not None else {}
+    people = {scan.participant_id for scan in scans}
+    ages = known_ages(root / "participants.tsv", people) if root is not None else {}
     found = []
     for scan in scans:
         if (nuclei := measured.get(scan.scan_id)) is not None:

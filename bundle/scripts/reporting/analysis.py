@@ -68,4 +68,9 @@ def recorded_as_simulated(record: Path) -> bool:
     Raises:
         InputError: no record, or one that does not say it.
     """
+    if not os.path.lexists(record):
+        raise InputError(
+            f"{record}: the table's record is not beside it, so nothing says whether its subjects were simulated; copy"
+            " it there from where the table was written, or give --simulated true or false"
+        )
     return read_json(record, "predictions record", "give --simulated true or false")["input"]["simulated"]
