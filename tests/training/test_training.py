@@ -123,6 +123,19 @@ def test_what_each_map_contributes_is_told_of_the_held_out_fold(trained, shared_
         assert (trained / "output" / "contributions" / f"contributions.{ending}").stat().st_size > 0
 
 
+def test_weights_without_stage_1_beside_them_are_evaluated_alone(trained, shared_cohort, tmp_path, caplog):
+    shutil.copytree(trained / "output", tmp_path / "output")
+    (tmp_path / "models").mkdir()
+    for name in ("model.pt", "model.json"):
+        shutil.copy(trained / "models" / name, tmp_path / "models" / name)
+    train(shared_cohort, tmp_path, "run", ["evaluate"])
+    with (tmp_path / "output" / "evaluation" / "predictions.csv").open(newline="") as file:
+        assert {row["model"] for row in csv.DictReader(file)} == {"Q-Net"}
+    record = json.loads((tmp_path / "output" / "evaluation" / "evaluation.json").read_text())
+    assert list(record["weights"]) == ["model.pt"]
+    assert "resnet.pt and resnet_swa.pt: not there" in caplog.text
+
+
 @pytest.mark.parametrize("overlay", ["contributions", "evaluate"])
 def test_weights_are_not_tested_on_what_trained_them_or_on_other_input(trained, shared_cohort, overlay):
     with refused("was trained on", "no test of it", "--fold 0"):

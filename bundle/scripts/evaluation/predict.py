@@ -35,14 +35,21 @@ def load_models(ckpt_dir: str | os.PathLike, network: QNet, swa: bool) -> dict[s
     folder = Path(ckpt_dir)
     name = IMAGE_MODELS[network.image_model].name
     wanted = {name: "resnet.pt"} | ({f"{name}SWA": "resnet_swa.pt"} if swa else {})
-    there = {model: file for model, file in wanted.items() if (folder / file).exists()}
-    if missing := [file for file in wanted.values() if file not in there.values()]:
+    used = {Path(path).name for path in model_files(ckpt_dir, swa)}
+    there = {model: file for model, file in wanted.items() if file in used}
+    if missing := [file for file in wanted.values() if file not in used]:
         LOGGER.warning("%s: not there, so Q-Net is tested without its stage 1 alone", " and ".join(missing))
     models: dict[str, nn.Module] = {
         model: load_weights(network.image_level(), folder / file) for model, file in there.items()
     }
     models["Q-Net"] = load_weights(network, folder / "model.pt")
     return models
+
+
+def model_files(ckpt_dir: str | os.PathLike, swa: bool) -> list[str]:
+    """The weights that `load_models` reads: those of stage 1 that are there, and Q-Net's."""
+    stage_1 = [Path(ckpt_dir, name) for name in ("resnet.pt", *(["resnet_swa.pt"] if swa else []))]
+    return [str(path) for path in stage_1 if path.exists()] + [str(Path(ckpt_dir, "model.pt"))]
 
 
 def predict(
