@@ -107,8 +107,8 @@ def external() -> str:
     aucs, p = found["scan_auc"], found["p_former"]
     of = {name: fixed(row["auc"], 3) for name, row in aucs.items()}
     return (
-        "The shipped weights, trained on nine tenths of a **simulated** cohort of 500 subjects and calibrated on the"
-        f" others (`bundle/models/model.json`), tested on all {found['subjects']} subjects of {found['cohorts']} other"
+        "The shipped weights, trained on nine tenths of a **simulated** cohort of 500 subjects"
+        f" (`bundle/models/model.json`), tested on all {found['subjects']} subjects of {found['cohorts']} other"
         " **simulated** cohorts. One training run, tested once: there are no folds to pool. Intervals are over"
         " subjects, whose slices are a cluster.\n\n"
         + markdown_table([*heads, "the paper's AUC (real patients, cropped, cross-validated)"], rows)
