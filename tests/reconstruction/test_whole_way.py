@@ -105,7 +105,8 @@ def test_nothing_half_written_is_left(maps):
 
 def predict(maps: Path, output: Path) -> None:
     """Inference on a folder of maps."""
-    settings = {"bundle_root": str(BUNDLE), "device": "cpu", "localise": "whole", "nuclei": "known"}
+    settings: dict[str, object] = {"bundle_root": str(BUNDLE), "device": "cpu", "localise": "whole", "nuclei": "known"}
+    settings["refuse_beyond"] = None  # spheres are unlike any training scan
     run(
         ConfigWorkflow(
             str(BUNDLE / "configs" / "inference.yaml"),

@@ -22,7 +22,7 @@ from scripts.reconstruction.phase import check_not_noise
 from scripts.reconstruction.planes import Planes
 from scripts.reconstruction.progress import Progress
 from scripts.reconstruction.r2star import ARLO, check_even, noise_level, without_dephasing
-from scripts.reconstruction.raw import Acquisition, RawScan, Volume, load_echoes, note_on_gaps, told
+from scripts.reconstruction.raw import Acquisition, RawScan, Volume, load_echoes, normalise, note_on_gaps, told
 from scripts.reconstruction.t1 import GivenB1, despot1
 from scripts.reconstruction.voxel_dipole import voxel_dipole
 
@@ -301,7 +301,13 @@ class Reconstruction:
 
     def _keep_t1w(self, work: Work) -> None:
         """The first echo of the last flip angle."""
-        t1w = work.scan.acquisitions[-1].magnitude_of(0)
+        acquisition = work.scan.acquisitions[-1]
+        t1w = acquisition.magnitude_of(0)
+        if not t1w.any():
+            raise InputError(f"{acquisition.first[0].path}: the magnitude is 0 throughout; export it again")
+        unit, odd = normalise(t1w[None])  # one odd voxel takes the others' precision, and inference refuses it
+        t1w *= np.float32(unit)
+        work.warnings += [line for line in odd if line not in work.warnings]
         work.volumes["T1w"] = t1w
         work.planes.add("T1W", torch.from_numpy(t1w[work.box]), "a.u.", outline=work.brain)
 
