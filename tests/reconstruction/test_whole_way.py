@@ -415,9 +415,13 @@ def test_an_incomplete_subject_does_not_stop_the_others_and_finished_means_all_i
     page.unlink()  # as after a kill between maps and page
     chi = output / "sub-02" / "anat" / "sub-02_Chimap.nii.gz"
     lesion.write_bytes(b"the user's")
+    mask = chi.with_name("sub-02_desc-brain_mask.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones(3, np.uint8), affine()), mask)
+    theirs = mask.read_bytes()  # corrected by hand
     chi.write_bytes(chi.read_bytes()[:100])
     run(workflow(damaged, output, **TOY))
     assert load(chi).any()
+    assert mask.with_name("sub-02_desc-brain_mask_of_yours.nii.gz").read_bytes() == theirs != mask.read_bytes()
     assert page.exists() and lesion.read_bytes() == b"the user's"
     rows = (output / "participants.tsv").read_text().splitlines()  # what stood there stays, what was missing is new
     assert rows == ["participant_id\tgroup\tferritin", "sub-02\tHH\t900", "sub-07\tHH\t12"]

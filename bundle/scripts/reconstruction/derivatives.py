@@ -23,6 +23,7 @@ from scripts.reconstruction.raw import RawScan
 from scripts.reconstruction.reconstruct import Maps
 from scripts.runs.failures import bids_name
 from scripts.runs.finished import Origin, contents, not_as_written
+from scripts.runs.former import keep_changed
 
 LOGGER = logging.getLogger(__name__)
 #: Unit and description of each map, by BIDS suffix.
@@ -90,12 +91,14 @@ def write_maps(
 
 def replace(part: Path, final: Path, own: Path, names: Sequence[str]) -> None:
     """Put new maps in the place of those of an earlier reconstruction, which its marker lists; touch nothing else."""
-    before = read_marker(own).get("Files", [])
+    known = read_marker(own)
+    before, written = known.get("Files", []), known.get("Contents", {})
     marked = json.loads((part / own.name).read_text())
     write_json(part / own.name, {**marked, "Files": sorted({*before, *names})})
     os.replace(part / own.name, own)  # first: from here on these maps are not finished
     for name in names:
         if name != own.name:
+            keep_changed(final / name, next((v for k, v in written.items() if Path(k).name == name), None))
             os.replace(part / name, final / name)
     for name in set(before) - set(names):
         (final / Path(name).name).unlink(missing_ok=True)

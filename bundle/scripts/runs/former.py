@@ -40,17 +40,18 @@ def keep_changed(path: Path, written: str | None) -> Path | None:
     """Rename a file that somebody changed since it was written, before it is written anew; one line says so.
 
     Args:
-        path: of the file, which may be missing.
+        path: of the file, which may be missing or, of a full disk, empty.
         written: its SHA-256 as it was written; None where nothing says it, so that nothing is kept.
 
     Returns:
         what it is called now, `NAME_of_yours` with a number where that is taken; None where it was not changed.
     """
-    if written is None or not path.is_file() or content_of_file(path) == written:
+    if written is None or not path.is_file() or not path.stat().st_size or content_of_file(path) == written:
         return None
     numbers = itertools.chain([""], (f"_{n}" for n in itertools.count(2)))
-    names = (path.with_name(f"{path.stem}_of_yours{number}{path.suffix}") for number in numbers)
-    kept = next(name for name in names if not os.path.lexists(name))
+    name, dot, ending = path.name.partition(".")  # .nii.gz is one ending
+    names = (path.with_name(f"{name}_of_yours{number}{dot}{ending}") for number in numbers)
+    kept = next(free for free in names if not os.path.lexists(free))
     path.rename(kept)
     LOGGER.warning("%s was changed since it was written, so it is kept as %s", path.name, kept.name)
     return kept
