@@ -20,7 +20,7 @@ from refusal import refused
 from typed import typed
 
 from scripts.settings.check import Known, check_given_once, rules
-from scripts.settings.command import check_command, main
+from scripts.settings.command import check_command, main, with_list
 from scripts.settings.config_file import read_config
 from scripts.settings.typed import flags
 from scripts.settings.values import Expression, literal
@@ -268,12 +268,27 @@ def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(word
         (["--trian#seed", "1"], ["no key trian", "train?"]),
         (["--dataset_dir", "%nobody"], ["--dataset_dir %nobody"]),
         (["--imports", "os"], ["--imports"]),
+        (["--seed#0", "3"], ["seed holds one value"]),
         (["run:trainin"], ["run trainin", "training?"]),
+        (["run:seed"], ["run seed", "no steps to run alone"]),
+        (["run:imports"], ["run imports", "no steps to run alone"]),
+        (["run:prepare"], ["run prepare", "no steps to run alone"]),
+        (["run:finalize"], ["run finalize", "no steps to run alone"]),
+        (["run:stage_1"], ["run stage_1", "no steps to run alone"]),
+        (["training"], ["'training' stands behind run training", "quotes"]),
+        (["\u2013seed", "3"], ["'\u2013seed' stands behind", "--seed?"]),
+        (["--tracking", "wandb"], ["--tracking wandb", "mlflow", "track_tensorboard.yaml"]),
+        (["--tracking", "no.yaml"], ["--tracking no.yaml", "nor a file"]),
+        (["--tracking", "configs/small.yaml"], ["--tracking configs/small.yaml", "handlers_id"]),
+        (["--logging_file", "no.conf"], ["--logging_file no.conf", "no such file"]),
+        (["--logging_file", "configs/small.yaml"], ["--logging_file configs/small.yaml", "logging"]),
+        (["--workflow_type", "banana"], ["--workflow_type banana", "training"]),
         (["file:absent.yaml"], ["absent.yaml: no such file"]),
         (["file:a.yaml", "augment:\n\tseed: 3\n"], ["a.yaml: line 2: a tab"]),
         (["file:a.json", '{"seed": 3,}'], ["a.json: line 1"]),
         (["file:a.yaml", ""], ["a.yaml: is empty"]),
         (["file:a.yaml", "- seed: 3\n"], ["a.yaml: is no mapping"]),
+        (["file:a.yaml", "'': 4\n"], ["a.yaml", "key without a name"]),
         (["file:a.yaml", "3: 4\n"], ["a.yaml: key 3 is no text"]),
         (["file:a.yaml", "+seed: {a: 1}\n"], ["laid over each other"]),
         (["file:a.yaml", "nobody#x: 1\n"], ["laid over each other", "nobody"]),
@@ -294,7 +309,7 @@ def test_what_monai_would_refuse_with_a_traceback_is_told_in_one_line_by_our_com
 
 def test_what_is_right_goes_on_to_monai_as_it_was_typed(tmp_path, monkeypatch):
     overlay = write(tmp_path / "mine.yaml", "image_epochs: ten\n")  # which MONAI takes, and the bundle refuses
-    words = ["run", "prepare", "--config_file", f"['configs/train.yaml','{overlay}']", "--swa", "no"]
+    words = ["run", "training", "--config_file", f"['configs/train.yaml','{overlay}']", "--swa", "no"]
     monkeypatch.setattr(sys, "argv", ["command", *words])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.chdir(BUNDLE)
@@ -302,6 +317,22 @@ def test_what_is_right_goes_on_to_monai_as_it_was_typed(tmp_path, monkeypatch):
         main()
     check_command(["run", "fine_tune", "--config_file", "configs/train.yaml", "--train#dataset#data", "x"])
     check_command(["download", "--name", "x"])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["A,B", "[A,B]", "['A','B']", "['A', 'B']", '("A", "B")', "[A, B]"],
+)
+def test_config_files_are_a_list_however_they_are_typed(typed):
+    one, two = "configs/train.yaml", "configs/small.yaml"
+    word = typed.replace("A", one).replace("B", two)
+    wanted = ["run", "training", "--config_file", f"['{one}', '{two}']", "--seed", "1"]
+    with contextlib.chdir(BUNDLE):
+        check_command([*wanted[:3], word, *wanted[4:]])
+    assert with_list([*wanted[:3], word, *wanted[4:]]) == wanted
+    assert with_list(["run", f"--config_file={word}"]) == ["run", f"--config_file={wanted[3]}"]
+    single = ["run", "--config_file", one, "--maps", "[a,b]"]
+    assert with_list(single) == single
 
 
 @pytest.mark.parametrize(

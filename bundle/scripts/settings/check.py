@@ -47,11 +47,44 @@ def begin() -> None:
     try:
         if Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py"):
             check_given_once(sys.argv[1:])
+            if (run_id := call.arguments.get("run_id")) in PARTS:
+                raise InputError(f"run {run_id}: is part of every run, and does nothing alone; give another id")
         check(call)
     except InputError:
         if int(os.environ.get("RANK", 0)) > 0:
             raise SystemExit(1) from None  # the first process says it
         raise
+
+
+#: Lists of a config that MONAI runs beside or within every run id, and that do nothing of use alone.
+PARTS = ("imports", "initialize", "prepare", "finalize")
+
+
+def is_run_id(name: str, content: Mapping[str, Any], ours: bool) -> bool:
+    """Whether a key can be run: a list of steps, and of our configs one that begins with `begin`.
+
+    Args:
+        name: the key.
+        content: of the configs, laid over each other.
+        ours: whether the key stands in a config of ours as it is.
+    """
+    steps = content.get(name)
+    if name in PARTS or not isinstance(steps, list) or not steps:
+        return False
+    if not ours:
+        return any(isinstance(step, Mapping) or str(step)[:1] in ("$", "%") for step in steps)
+    for _ in content:  # one list may begin with another
+        if isinstance(steps, list) and steps:
+            steps = steps[0]
+        elif isinstance(steps, str) and steps.startswith("%"):
+            steps = content.get(steps[1:])
+    return isinstance(steps, str) and steps.endswith("check.begin()")
+
+
+def meant_by(word: str) -> str:
+    """What a word behind the run id that belongs to no key was meant for."""
+    key = word.strip("-\u2010\u2011\u2012\u2013\u2014\u2015").partition("=")[0]
+    return f"did you mean --{key}?" if key != word else "a list or path with spaces needs quotes"
 
 
 def check_given_once(words: Iterable[str]) -> None:
@@ -91,9 +124,7 @@ def check(call: Call) -> None:
     for name in ("init_id", "final_id"):
         if name in call.arguments and call.arguments[name] not in parser:
             word = str(call.arguments[name])
-            key = word.strip("-\u2010\u2011\u2012\u2013\u2014\u2015").partition("=")[0]
-            meant = f"did you mean --{key}?" if key != word else "a list or path with spaces needs quotes"
-            raise InputError(f"{name} is {word!r}, which no config has; {meant}")
+            raise InputError(f"{name} is {word!r}, which no config has; {meant_by(word)}")
     changed: dict[str, Any] = {}
     for path in call.config_files:
         if path not in known.files:

@@ -5,19 +5,23 @@ config files that cannot be read, a number behind a `#` that a list does not rea
 is right goes on to MONAI as it was typed.
 """
 
+import ast
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
+from configparser import Error as ConfigParserError
+from configparser import RawConfigParser
+from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.errors import InputError, reason, report_in_one_line
-from scripts.settings.check import is_ours, nearest
+from scripts.settings.check import is_ours, is_run_id, meant_by, nearest
 from scripts.settings.config_file import read_config
-from scripts.settings.typed import MONAI_ARGUMENTS, Given, flags
-from scripts.settings.values import parsed
+from scripts.settings.typed import MONAI_ARGUMENTS, Given, flags_and_loose
 
 #: A value that begins so stands for another key's content.
 _COPY = "%"
@@ -34,7 +38,9 @@ def check_command(words: Sequence[str]) -> None:
     """
     if not words or words[0] != "run":
         return
-    given = flags(list(words[1:]))
+    given, loose = flags_and_loose(list(words[1:]))
+    if len(loose) > 1:
+        raise InputError(f"{loose[1]!r} stands behind run {loose[0]}, and belongs to no key; {meant_by(loose[1])}")
     if (arguments := given.get("args_file")) and not arguments.bare:
         of_file = read_config(arguments.value)
         given = {key: Given(f"{arguments.value}: {key}", value) for key, value in of_file.items()} | given
@@ -59,14 +65,54 @@ def check_command(words: Sequence[str]) -> None:
             check_place(item.label, ReferenceResolver.split_id(key), parser.get())
         if isinstance(item.value, str) and item.value.startswith(_COPY) and item.value[1:] not in parser:
             raise InputError(f"{item.label} {item.value}: no key {item.value[1:]}; {_COPY} stands for another key")
-    first = words[1] if len(words) > 1 and not words[1].startswith("-") else None
-    run_id = first or (given["run_id"].value if "run_id" in given else "run")
-    if run_id not in parser:
-        near = nearest(str(run_id), [key for key, value in parser.get().items() if isinstance(value, list)])
+    check_own_arguments(given)
+    run_id = str(loose[0] if loose else given["run_id"].value if "run_id" in given else "run")
+    of = {key: is_ours(path) for path in files for key in contents[path]}
+    runs = [key for key in parser.get() if is_run_id(key, parser.get(), of.get(key, False))]
+    if run_id not in runs:
+        near = nearest(run_id, runs)
+        what = "holds no steps to run alone" if run_id in parser else "no such run id"
         raise InputError(
-            f"run {run_id}: no such run id in {files[0]}; "
-            + (f"did you mean {near}?" if near else "the file says which there are")
+            f"run {run_id}: {what} in {files[0]}; " + (f"did you mean {near}?" if near else f"give {' or '.join(runs)}")
         )
+
+
+def check_own_arguments(given: Mapping[str, Given]) -> None:
+    """Check what MONAI itself takes beside the config files.
+
+    Args:
+        given: of the command line and the args file.
+
+    Raises:
+        InputError: names the argument.
+    """
+    for name in ("tracking", "logging_file", "workflow_type", "properties_path"):
+        item = given.get(name)
+        if item is None or (name == "logging_file" and str(item.value) == "False"):
+            continue
+        shown = f"{item.label} {item.value}"
+        if name == "tracking" and not isinstance(item.value, Mapping) and item.value not in DEFAULT_EXP_MGMT_SETTINGS:
+            if not Path(str(item.value)).is_file():
+                known = ", ".join(DEFAULT_EXP_MGMT_SETTINGS)
+                raise InputError(f"{shown}: is neither {known} nor a file; give configs/track_tensorboard.yaml")
+            content = read_config(item.value)
+            if not all(isinstance(content.get(key), Mapping) for key in ("handlers_id", "configs")):
+                raise InputError(f"{shown}: lacks handlers_id or configs; write it as configs/track_tensorboard.yaml")
+        if name in ("logging_file", "properties_path") and not Path(str(item.value)).is_file():
+            raise InputError(f"{shown}: no such file; paths count from the folder that you are in")
+        if name == "logging_file":
+            sections = RawConfigParser(strict=False)
+            try:
+                sections.read(str(item.value))
+            except (ConfigParserError, ValueError) as error:  # no INI, no text
+                raise InputError(
+                    f"{shown}: is no logging config ({reason(error)}); see configs/logging.conf"
+                ) from error
+            if lacking := [part for part in ("loggers", "handlers", "formatters") if part not in sections]:
+                raise InputError(f"{shown}: has no section [{lacking[0]}]; write it as configs/logging.conf is")
+        types = (*ConfigWorkflow.supported_train_type, *ConfigWorkflow.supported_infer_type)
+        if name == "workflow_type" and str(item.value).lower() not in types:
+            raise InputError(f"{shown}: is no type of workflow; give one of {', '.join(types)}, or leave it out")
 
 
 def config_files(given: Given | None) -> list[str]:
@@ -76,12 +122,28 @@ def config_files(given: Given | None) -> list[str]:
         InputError: none.
     """
     value = None if given is None or given.bare else given.value
-    value = parsed(value) if isinstance(value, str) else value
     if isinstance(value, str):
-        value = value.split(",")
-    if not value or not isinstance(value, (list, tuple)):
+        try:
+            value = [value] if Path(value).is_file() else ast.literal_eval(value)
+        except (ValueError, SyntaxError):  # the shell took the quotes, or there were none
+            value = [part.strip().strip("'\"") for part in value.strip().strip("[]()").split(",")]
+    if not value or not isinstance(value, (list, tuple)) or not all(value):
         raise InputError("--config_file: names no file; give one, or several as \"['configs/train.yaml','mine.yaml']\"")
     return [str(path) for path in value]
+
+
+def with_list(words: Sequence[str]) -> list[str]:
+    """The words, in which several config files are a list as MONAI reads it, however they were typed."""
+    found: list[str] = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if found[-1:] == ["--config_file"]:
+            flag, value = "", word
+        if ("--config_file" == flag and equals) or not flag:
+            files = config_files(Given("--config_file", value)) if "," in value else []
+            word = flag + equals + str(files) if len(files) > 1 else word
+        found.append(word)
+    return found
 
 
 def check_place(label: str, parts: Sequence[str], content: Any) -> None:
@@ -120,6 +182,7 @@ def main() -> None:
     """Check the command line, then hand it to MONAI."""
     report_in_one_line()
     check_command(sys.argv[1:])
+    sys.argv[1:] = with_list(sys.argv[1:])
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 

@@ -101,6 +101,8 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         what = "is empty" if content is None else "is no mapping of keys to values"
         what = what if number is None else f"key {number!r} is no text"
         raise InputError(f"{path}: {what}; {_CURE}")
+    if not all(key.strip() for key in content):
+        raise InputError(f"{path}: holds a key without a name; {_CURE}")
     return content
 
 

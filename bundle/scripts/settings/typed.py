@@ -118,11 +118,18 @@ def _typed(frame: FrameType | None) -> dict[str, Given] | None:
 
 def flags(words: list[str]) -> dict[str, Given]:
     """Flags and their words, as fire finds them: `--key word`, `--key=word`, `--key` (true), `--nokey` (false)."""
+    return flags_and_loose(words)[0]
+
+
+def flags_and_loose(words: list[str]) -> tuple[dict[str, Given], list[str]]:
+    """See `flags`; and the words that are of no flag."""
     found: dict[str, Given] = {}
+    loose: list[str] = []
     position = 0
     while position < len(words):
         word, position = words[position], position + 1
         if not _is_flag(word):
+            loose.append(word)
             continue
         key, equals, value = word.lstrip("-").partition("=")
         label, key = "--" + key, key.replace("-", "_")
@@ -135,7 +142,7 @@ def flags(words: list[str]) -> dict[str, Given]:
             found[key[2:]] = Given(label, False, bare=True)
         else:
             found[key] = Given(label, True, bare=True, next=words[position] if position < len(words) else "")
-    return found
+    return found, loose
 
 
 def _is_flag(word: str) -> bool:
