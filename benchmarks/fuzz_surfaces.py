@@ -363,6 +363,13 @@ def observe_tables(root: Path) -> Any:
 # --- weights, their record, checkpoints -------------------------------------------------------------------------------
 
 
+#: What a record beside weights must say at least, as `configs/train.yaml` has it.
+_RECORDED = {
+    "region": "cropped", "num_slices": 16, "spatial_size": [128, 128], "stretch_percentiles": [0.5, 99.5],
+    "hidden_size": 128,
+}  # fmt: skip
+
+
 def make_weights(root: Path) -> None:
     root.mkdir(parents=True)
     torch.manual_seed(0)
@@ -370,7 +377,7 @@ def make_weights(root: Path) -> None:
     write_tensors(root / "model.pt", network.state_dict())
     write_tensors(root / "checkpoint.pt", {"n": network.state_dict(), "epoch": 3, "settings": {"seed": 1}})
     record = {
-        "software": {}, "settings": {"num_slices": 16}, "weights": {"model.pt": sha256(root / "model.pt")},
+        "software": {}, "settings": dict(_RECORDED), "weights": {"model.pt": sha256(root / "model.pt")},
         "input": {"name": "blobs", "simulated": True}, "performance": {"auc": 0.8},
     }  # fmt: skip
     write_json(root / "model.json", record)

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from blobs import BUNDLE, REPOSITORY, write_cohort
 from made_predictions import made_predictions
+from recorded import RECORDED
 
 from scripts.files.writing import sha256
 from scripts.model.networks import QNet, save_weights
@@ -211,7 +212,10 @@ class Place:
             members = [self._fresh() / "model.pt" for _ in range(2)]
             for path in members:
                 save_weights(QNet(num_slices=4, hidden_size=8), path, torch.float16)
-                record = {"settings": {"num_slices": 4, "hidden_size": 8}, "weights": {"model.pt": sha256(path)}}
+                record = {
+                    "settings": RECORDED | {"num_slices": 4, "hidden_size": 8},
+                    "weights": {"model.pt": sha256(path)},
+                }
                 path.with_suffix(".json").write_text(json.dumps(record))
             filled[filled.index("--members") + 1] = str([str(path) for path in members])
         if names == ["inference", "small"]:  # with weights of that overlay

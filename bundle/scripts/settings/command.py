@@ -139,7 +139,7 @@ def with_list(words: Sequence[str]) -> list[str]:
         flag, equals, value = word.partition("=")
         if found[-1:] == ["--config_file"]:
             flag, value = "", word
-        if ("--config_file" == flag and equals) or not flag:
+        if (flag == "--config_file" and equals) or not flag:
             files = config_files(Given("--config_file", value)) if "," in value else []
             word = flag + equals + str(files) if len(files) > 1 else word
         found.append(word)
