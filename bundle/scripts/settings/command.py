@@ -121,12 +121,13 @@ def config_files(given: Given | None) -> list[str]:
     Raises:
         InputError: none.
     """
-    value = None if given is None or given.bare else given.value
+    value: Any = None if given is None or given.bare else given.value
     if isinstance(value, str):
+        text = value
         try:
-            value = [value] if Path(value).is_file() else ast.literal_eval(value)
+            value = [text] if Path(text).is_file() else ast.literal_eval(text)
         except (ValueError, SyntaxError):  # the shell took the quotes, or there were none
-            value = [part.strip().strip("'\"") for part in value.strip().strip("[]()").split(",")]
+            value = [part.strip().strip("'\"") for part in text.strip().strip("[]()").split(",")]
     if not value or not isinstance(value, (list, tuple)) or not all(value):
         raise InputError("--config_file: names no file; give one, or several as \"['configs/train.yaml','mine.yaml']\"")
     return [str(path) for path in value]
