@@ -1,5 +1,6 @@
 """Echoes that cannot be what they are called: scales, slices, noise and voxel sizes."""
 
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,16 @@ from scripts.files.nifti import read_voxels
 from scripts.reconstruction.checks import check_map, check_slices
 from scripts.reconstruction.consistency import check_echoes_agree
 from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
-from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_one_scale, check_scan, load_echoes, normalise
+from scripts.reconstruction.raw import (
+    Acquisition,
+    RawScan,
+    Volume,
+    check_one_scale,
+    check_scan,
+    load_echoes,
+    normalise,
+    repetition_notes,
+)
 
 FILES = ["p.nii.gz", "p2.nii.gz", "p3.nii.gz"]
 
@@ -99,6 +109,14 @@ def made(signal: np.ndarray, magnitude: np.ndarray | None = None, flip_angle_deg
     )
     times = [0.005 * n for n in range(1, len(signal) + 1)]
     return Acquisition(("mag", "phase"), first, second, times, flip_angle_deg, 0.036, 3.0)
+
+
+def test_a_repetition_before_the_last_echo_is_spoken_of(signal):
+    acquisition = made(signal)
+    assert repetition_notes(acquisition) == []
+    last = max(acquisition.echo_times_s)
+    (line,) = repetition_notes(dataclasses.replace(acquisition, repetition_time_s=last))
+    assert "RepetitionTimeExcitation" in line and "--repetition_time_s" in line
 
 
 def test_echoes_that_were_scaled_each_on_its_own_are_refused(signal):

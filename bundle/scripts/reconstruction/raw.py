@@ -211,12 +211,6 @@ def check_scan(scan: RawScan) -> None:
                 raise InputError(f"{volume.path}: lies elsewhere than {first.path}; export both from one scan")
         if acquisition.field_strength_t is None:
             raise InputError(f"{where}: no MagneticFieldStrength in its sidecar; add it (T) or give --field_strength_t")
-        repetition, last = acquisition.repetition_time_s, max(acquisition.echo_times_s)
-        if repetition is not None and 0 < repetition <= last:
-            raise InputError(
-                f"{where}: RepetitionTimeExcitation is {repetition:g} s, but its last echo comes {last:g} s after the"
-                " excitation; correct the one (--repetition_time_s) or the other (EchoTime), both in seconds"
-            )
         if not 0.1 <= acquisition.field_strength_t <= 20:
             raise InputError(f"{where}: MagneticFieldStrength {acquisition.field_strength_t:g}; it is in tesla, e.g. 3")
         for key, value, least, most, unit in (
@@ -322,6 +316,17 @@ class Echoes:
     warnings: list[str]
 
 
+def repetition_notes(acquisition: Acquisition) -> list[str]:
+    """A line where the next excitation would come before the last echo: one of the times is wrong, and T1 with it."""
+    repetition, last = acquisition.repetition_time_s, max(acquisition.echo_times_s)
+    if repetition is None or repetition > last:
+        return []
+    return [
+        f"RepetitionTimeExcitation is {repetition:g} s, but the last echo comes {last:g} s after the excitation, which"
+        " cannot be; T1 and T1w are wrong until the one (--repetition_time_s) or the other (EchoTime) is corrected"
+    ]
+
+
 def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     """Read magnitude and phase.
 
@@ -366,7 +371,14 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     if not np.any(magnitude):
         raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
     unit, odd = normalise(magnitude)
-    warnings = [*acquisition.notes, *scaled.warnings, *odd, *grown, *turn_slices_back(scaled.phase, magnitude)]
+    warnings = [
+        *acquisition.notes,
+        *repetition_notes(acquisition),
+        *scaled.warnings,
+        *odd,
+        *grown,
+        *turn_slices_back(scaled.phase, magnitude),
+    ]
     warnings += remove_ramp(scaled.phase, magnitude, acquisition.echo_times_s)
     spacing = np.linalg.norm(acquisition.first[0].header()[1][:3, :3], axis=0)
     warnings += check_echoes_agree(scaled.phase, magnitude, acquisition.echo_times_s, spacing.tolist(), others)
