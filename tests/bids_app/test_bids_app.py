@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -139,7 +140,8 @@ def test_boutiques_accepts_the_descriptor_and_makes_a_command_that_runs(shared_c
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     (command,) = re.findall(r"run\.py .*", made)
-    said = subprocess.run(f"{sys.executable} {APP}/{command}", shell=True, capture_output=True, text=True, check=False)
+    python, app = shlex.quote(sys.executable), shlex.quote(str(APP))  # a path may hold spaces
+    said = subprocess.run(f"{python} {app}/{command}", shell=True, capture_output=True, text=True, check=False)
     assert said.returncode == 1 and "sub-77" in said.stderr.splitlines()[-1]
 
 
