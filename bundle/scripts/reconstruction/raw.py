@@ -366,7 +366,7 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
         check_no_empty_echo(second[1:], acquisition.second[1:], "phase")  # the first may be what the others refer to
         scaled = scale_phase(second, acquisition.phase_units, others)
         check_not_magnitude(second, first, path)
-    check_one_scale(magnitude, paths)
+    scales = one_largest(magnitude)
     grown = check_decay(magnitude, acquisition.first, acquisition.echo_times_s)
     if not np.any(magnitude):
         raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
@@ -377,6 +377,7 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
         *scaled.warnings,
         *odd,
         *grown,
+        *scales,
         *turn_slices_back(scaled.phase, magnitude),
     ]
     warnings += remove_ramp(scaled.phase, magnitude, acquisition.echo_times_s)
@@ -397,32 +398,27 @@ def check_no_empty_echo(echoes: np.ndarray, volumes: Sequence[Volume], what: str
             raise InputError(f"{volume.path}: the {what} of this echo is {echo.max():g} throughout; export it again")
 
 
-def check_one_scale(magnitude: np.ndarray, paths: Sequence[str]) -> None:
-    """Refuse three or more echoes whose largest values are the same: signal decays, so each was scaled to its own.
+def one_largest(magnitude: np.ndarray) -> list[str]:
+    """A line where three or more echoes `[E, X, Y, Z]` have the same largest value: signal decays, so each was scaled
+    to its own. What R2* then is decides whether the scan is refused (`scripts.reconstruction.checks`).
 
     Values cut at the end of a scanner's range are the same in many voxels, and a burnt-in one is far above the head's:
     neither tells anything.
-
-    Args:
-        magnitude: `[E, X, Y, Z]`.
-        paths: of the echoes, for the message.
-
-    Raises:
-        InputError: they are.
     """
     largest = [float(echo.max()) for echo in magnitude]
     if len(largest) < 3 or min(largest) < (1 - _SAME_LARGEST) * max(largest) or max(largest) <= 0:
-        return
+        return []
     cut = any(np.count_nonzero(echo == most) > _FEW for echo, most in zip(magnitude, largest, strict=True))
     burnt = any(
         most > _BURNT_IN * float(np.quantile(thinned(echo), 0.98))
         for echo, most in zip(magnitude, largest, strict=True)
     )
-    if not cut and not burnt:
-        raise InputError(
-            f"{paths[0]}: the largest value of all {len(largest)} echoes is the same ({largest[0]:.6g}), though signal"
-            " decays: each image was scaled to its own largest, and R2* is lost; export all echoes with one scale"
-        )
+    if cut or burnt:
+        return []
+    return [
+        f"the largest value of all {len(largest)} echoes is the same ({largest[0]:.6g}), though signal decays: if each"
+        " image was scaled to its own largest, R2* is lost; export all echoes with one scale"
+    ]
 
 
 def check_decay(magnitude: np.ndarray, volumes: Sequence[Volume], times_s: Sequence[float]) -> list[str]:
