@@ -226,7 +226,7 @@ _BEFORE = {"intensity": "stretch", "image_model": "resnet18", "scan_model": "bil
 _BEFORE |= {"maps": ["Chimap", "R2starmap", "T1w"]}
 
 #: What every version recorded of a network and its input; a record without it records nothing.
-_ALWAYS = ("region", "num_slices", "spatial_size", "stretch_percentiles", "hidden_size")
+_ALWAYS = ("region", "num_slices", "spatial_size", "stretch_percentiles")
 
 
 def trained_with(

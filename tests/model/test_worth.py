@@ -71,7 +71,7 @@ def test_weights_without_their_record_are_refused_unless_the_config_is_said_to_d
         trained_with(weights, "config")
 
 
-@pytest.mark.parametrize("key", [None, *RECORDED])
+@pytest.mark.parametrize("key", [None, *(name for name in RECORDED if name != "hidden_size")])  # stage 1 has none
 def test_a_record_that_lacks_what_every_training_records_is_as_good_as_none(weights, key):
     left = {} if key is None else {name: value for name, value in RECORDED.items() if name != key}
     weights.with_suffix(".json").write_text(json.dumps({"settings": left, "weights": {"model.pt": sha256(weights)}}))
