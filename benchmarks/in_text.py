@@ -279,7 +279,8 @@ def pretraining() -> str:
     found, table = variants("pretraining")
     seen = found["ceilings"]["all that is seen"]["auc"]
     return (
-        "Stage 1 pretrained on 450 **simulated** heads (10 epochs, `configs/pretrain.yaml`), then the paper's recipe on"
+        "Stage 1 pretrained on 450 **simulated** heads (`configs/pretrain.yaml`, 10 epochs, with the gentle"
+        " augmentation of `configs/quantities.yaml`), then the paper's recipe on"
         f" {found['trained']} subjects of a second simulator (`configs/simulate_second.yaml`, {found['epochs']} epochs"
         f" of stage 1), validated on {found['validated']} others of it; beside a random start. p: DeLong's paired test"
         f" against the random start. Ceiling of what an image shows: {fixed(seen, 3)}.\n\n{table}"

@@ -207,6 +207,24 @@ def draw(found: dict[str, Any], recipes: Sequence[str], subjects: int, output: P
     save_figure(figure, output, (".png",))
 
 
+def ceilings_of(first: pd.DataFrame, tests: Sequence[Path]) -> list[pd.DataFrame]:
+    """What each of CEILINGS says of the subjects of the test cohorts, as a model's rows.
+
+    Args:
+        first: one row a subject, as `tested` names them.
+        tests: simulated cohorts.
+    """
+    tables = []
+    for name, (reader, _) in CEILINGS.items():
+        known = {
+            f"{cohort.name}/{who}": 1 / (1 + np.exp(-ratio))
+            for cohort in tests
+            for who, ratio in zip(*reader(cohort), strict=True)
+        }
+        tables.append(first.assign(model=name, probability_HH=first["participant_id"].map(known)))
+    return tables
+
+
 def epochs_of(trained: dict[str, dict[int, dict[str, Any]]], size: int) -> int:
     """Epochs of stage 1 that the models of a study had, by their records."""
     found = {
@@ -276,13 +294,7 @@ def main() -> None:
         return
     tables = [tested(work, recipe, trained[recipe], given.test) for recipe in given.recipes]
     first = tables[0][tables[0]["slice"].isna()].drop_duplicates("participant_id")
-    for name, (reader, _) in CEILINGS.items():
-        known = {
-            f"{cohort.name}/{who}": 1 / (1 + np.exp(-ratio))
-            for cohort in given.test
-            for who, ratio in zip(*reader(cohort), strict=True)
-        }
-        tables.append(first.assign(model=name, probability_HH=first["participant_id"].map(known)))
+    tables += ceilings_of(first, given.test)
     table = pd.concat(tables, ignore_index=True)
     sizes = sorted(given.subjects)
     found = measured(table, given.recipes, sizes)

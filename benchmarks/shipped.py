@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from monai.bundle import ConfigParser
@@ -24,7 +23,7 @@ from monai.bundle import ConfigParser
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "bundle"), str(HERE)]
 
-from learning_curve import BUNDLE, CEILINGS, aligned, p_of, without_nan  # noqa: E402
+from learning_curve import BUNDLE, CEILINGS, aligned, ceilings_of, p_of, without_nan  # noqa: E402
 from networks import with_interval  # noqa: E402
 
 from scripts.evaluation.auc import delong  # noqa: E402
@@ -69,13 +68,7 @@ def main() -> None:
         tables.append(predicted(given.work, given.former, "former", given.test))
     names = ["Q-Net", "former"][: len(tables)]
     first = tables[0][tables[0]["slice"].isna()]
-    for name, (reader, _) in CEILINGS.items():
-        known = {
-            f"{cohort.name}/{who}": 1 / (1 + np.exp(-ratio))
-            for cohort in given.test
-            for who, ratio in zip(*reader(cohort), strict=True)
-        }
-        tables.append(first.assign(model=name, probability_HH=first["participant_id"].map(known)))
+    tables += ceilings_of(first, given.test)
     labels, _, scans = aligned(pd.concat(tables, ignore_index=True), [*names, *CEILINGS], scan=True)
     aucs = delong(labels, scans)
     record = json.loads(SHIPPED.with_suffix(".json").read_text())
