@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT / "bundle"))
 from scripts.evaluation.predictions import NO_INPUT, read_predictions, regions_of  # noqa: E402
+from scripts.evaluation.trust import trust_table  # noqa: E402
 from scripts.reporting.figures import roc_models  # noqa: E402
 from scripts.reporting.markup import fixed  # noqa: E402
 from scripts.reporting.style import FigureCanvasAgg  # noqa: E402
@@ -82,6 +83,10 @@ def luck(cohort: dict[str, Any]) -> str:
         f"an oracle that knows the true latent parameters has a scan AUC of {fixed(oracle['auc'], 3)} on these very"
         f" subjects, {fixed(oracle['population'], 3)} over infinitely many"
     )
+    if cohort["draws"] == "independent":
+        low, high = read(RESULTS / "exchangeability.json")["independent"]["oracle_95_percent"]
+        words += f", between {fixed(low, 3)} and {fixed(high, 3)} in 95 of 100 such cohorts"
+        words += " (so this draw is a hard one)" if oracle["auc"] < low else ""
     return words + (
         " (drawn `matched`: each group was made to have the wanted means and spreads, so that luck is small; in such a"
         " cohort cross-validated AUCs come out too low, see `benchmarks/README.md`)"
@@ -407,6 +412,19 @@ def nucleus_evidence() -> str:
     )
 
 
+def honest(table: pd.DataFrame) -> str:
+    """What Q-Net's calibrated probabilities and answers were worth at this size, in a sentence."""
+    row = one(trust_table(table, "platt", 0.1), model="Q-Net")
+    assert row is not None
+    return (
+        f"Calibrated by the other folds, Q-Net's ECE falls from {fixed(row['ece_raw'], 3)} to {fixed(row['ece'], 3)} (a"
+        f" perfect model: {fixed(row['ece_perfect'], 3)}); with at most a tenth of each group's scans denied"
+        f' their group, it says HH or HC of {100 - 100 * row["cannot_say"]:.0f} % of the scans, "cannot say" of'
+        f" {100 * row['cannot_say']:.0f} %, and is right in {100 * row['accuracy_where_said']:.0f} % of"
+        " those that it says."
+    )
+
+
 def cross_validation() -> str:
     """The whole evaluation on a simulated cohort."""
     table = read_predictions(HEADLINE / "predictions.csv")
@@ -435,7 +453,7 @@ def cross_validation() -> str:
             )
             if (tests["test"] == test).any()
         )
-        + f"\nTests are DeLong's over subjects, two-sided at {ALPHA}. Tables and predictions:"
+        + f"\n{honest(table)}\n\nTests are DeLong's over subjects, two-sided at {ALPHA}. Tables and predictions:"
         f" `benchmarks/results/{HEADLINE.name}/`.\n"
     )
     return text

@@ -49,6 +49,7 @@ OTHERS = {
     ".venv-deploy/bin/pip install ": "make serving-envs",
     ".venv-deploy/bin/python apps/deploy ": "tests/serving/test_monai_deploy.py",
     ".venv-nvflare/bin/python apps/nvflare/": "tests/training/test_nvflare.py",
+    ".venv/bin/python apps/bids_app/run.py ": "tests/bids_app",
     "monailabel ": "tests/serving/test_monai_label.py",
     "cp -r qnet_hemochromatosis ": "tests/serving/test_monai_label.py",
     "curl ": "tests/serving/test_monai_label.py",

@@ -38,6 +38,7 @@ PARTS |= {
     "check_batches",
     "check_stage_1",
     "own_pretraining",
+    "tell",
     "own_stage_1",
     "own_stage_2",
     "train_folds",

@@ -117,7 +117,7 @@ def test_the_json_holds_what_the_network_says_of_the_scan(good, weights):
         assert found["class"] == ("HH" if expected >= 0.5 else "HC")
         assert [row["probability_HH"] for row in found["slices"]] == pytest.approx(slices, abs=1e-5)
         assert [row["slice"] for row in found["slices"]] == [0, 1, 2, 3]
-        assert found["box"] == {"source": "annotated"}
+        assert found["box"] == {"source": "annotated", "voxels": scan.box}
 
 
 def test_the_json_says_what_made_it(good, weights):

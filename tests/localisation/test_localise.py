@@ -427,7 +427,7 @@ def test_one_4d_file_of_a_server_is_localised_by_inference_yaml_and_nothing_is_w
     assert parser.get_parsed_content("localise") == "auto"
     image = parser.get_parsed_content("preprocessing")({"image": str(path)})["image"]
     assert image.shape == (3, 128, 128, 16)
-    assert used_box(image) == {"source": "found", "confidence": 0.9}
+    assert used_box(image) == {"source": "found", "confidence": 0.9, "voxels": box}
     assert list(tmp_path.iterdir()) == [path]
 
 

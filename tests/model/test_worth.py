@@ -178,7 +178,7 @@ def known() -> dict:
     rng = np.random.default_rng(0)
     scans = [made_scan(rng, number % 2) for number in range(80)]
     return json.loads(json.dumps(fit(
-        np.stack([one for _, one, _ in scans]), [one for *_, one in scans], np.arange(80) % 2, 0.05
+        np.stack([one for _, one, _ in scans]), [one for *_, one in scans], np.arange(80) % 2, 0.05, 2.0
     )))  # fmt: skip
 
 
@@ -227,8 +227,12 @@ def test_a_flag_says_by_what_and_a_scan_beyond_the_second_limit_is_refused(known
     flagged = Trust(weights, refuse_beyond=None)(0.5, embedding, scaled)["familiarity"]
     (line,) = flag_of(flagged)
     assert "unlike the training scans" in line and "QSM: span" in line and ";" not in line
-    with refused("unlike the training scans", "QSM: span"):
+    with refused("unlike the training scans", "QSM: span", "refuse_beyond"):
         Trust(weights)(0.5, embedding, scaled)
+    write_calibration(weights, {**CONTENT, "familiarity": {**known, "refuse_beyond": None}})
+    assert Trust(weights)(0.5, embedding, scaled)["familiarity"]["flagged"]
+    with refused("unlike the training scans"):
+        Trust(weights, refuse_beyond=2.0)(0.5, embedding, scaled)
 
 
 def test_the_calibration_lies_beside_its_weights():

@@ -1,6 +1,7 @@
 """The one-page report: what it says, what it must not say, and that both forms are one whole page."""
 
 import copy
+import hashlib
 import re
 from pathlib import Path
 
@@ -25,6 +26,7 @@ MODEL = {
     "simulated": True,
     "performance": {"scan_auc_simulated_cohort": 0.887},
     "performance_of": "another simulated cohort, tested once",
+    "seen": [],
 }
 SLICES = 6
 
@@ -170,3 +172,14 @@ def test_a_patient_is_named_only_where_asked_for(image, tmp_path, asked):
     for ending in ("prediction.json", "report.html"):
         text = (tmp_path / "study-1" / f"study-1_{ending}").read_text()
         assert ("Doe^Jane" in text) == ("SECRET-4711" in text) == asked
+
+
+def test_a_scan_that_the_weights_know_is_flagged(image, tmp_path):
+    (tmp_path / "map.nii").write_bytes(b"a scan")
+    scan = Scan(participant_id="study-1", scan_id="study-1", maps=(str(tmp_path / "map.nii"),))
+    run = RunFolder(tmp_path, {}, {"software": {}, "input": {}}, ("json",))
+    found = {key: result()[key] for key in ("probability_HH", "class", "threshold", "slices")}
+    output = {"result": found, "image": image, "evidence": torch.zeros(1, 12, 16, SLICES)}
+    for seen, lines in (([], 0), ([hashlib.sha256(b"a scan").hexdigest()], 1)):
+        made = write_scan(scan, output, run, {**MODEL, "seen": seen}, False, 0.5)
+        assert sum("no test" in line for line in made["flags"]) == lines

@@ -86,7 +86,7 @@ def test_training_calibrates_on_the_held_out_fold(trained, cohort):
         "model_calibration.json": sha256(trained / "model_calibration.json"),
     }
     assert {group: len(scores) for group, scores in found["scores"].items()} == {"HC": 10, "HH": 10}
-    assert found["scores_from"] == "the held-out fold"
+    assert found["scores_from"] == "scans that the weights were not trained on"
     _, held_out = split(labelled_scans(cohort), 2, 0, 0)
     network = load_weights(QNet(4, 4), trained / "model.pt")
     from scripts.training.preprocessing import preprocessing
@@ -101,6 +101,8 @@ def test_training_calibrates_on_the_held_out_fold(trained, cohort):
         expected = sorted(margin for margin, of in margins if of == label)
         np.testing.assert_allclose(found["scores"][group], expected, atol=2e-4)
     assert found["familiarity"]["scans"] == 20
+    assert found["familiarity"]["refuse_beyond"] == 2
+    assert found["seen"] == sorted(sha256(path) for path in cohort.glob("sub-*/anat/*_Chimap.nii.gz"))
 
 
 def test_nothing_in_the_calibration_names_a_subject_or_a_place(trained, cohort):

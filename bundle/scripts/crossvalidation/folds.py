@@ -36,7 +36,7 @@ MEASURED_BY = ("draws", "neighbours")
 HARMLESS = (
     *(*MANAGED, *TRACKED, "imports", "num_workers", "largest_file"),
     *("evaluation_dir", "evidence_dir", "evidence_scans", "figures_dir"),
-    *("calibration_method", "inner_folds", "flagged_share", *MEASURED_BY),
+    *("calibration_method", "inner_folds", "flagged_share", "refuse_beyond", *MEASURED_BY),
 )
 
 

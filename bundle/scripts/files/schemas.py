@@ -106,6 +106,7 @@ _FAMILIARITY = _maybe(
         limit=_POSITIVE,
         references={"type": "object", "additionalProperties": _REFERENCE},
         places=_list(_list(_NUMBER, 3)),
+        refuse_beyond=_maybe({**_NUMBER, "minimum": 1}),
     )
 )
 
@@ -184,6 +185,7 @@ SCHEMAS: dict[str, Schema] = {
         ),
         scores=_object(["HC", "HH"], HC=_list(_between(-1e3, 1e3)), HH=_list(_between(-1e3, 1e3))),
         familiarity=_FAMILIARITY,
+        seen=_list(_TEXT),
         nucleus_evidence=_maybe(
             {"type": "object", "additionalProperties": _object(["low", "high"], low=_NUMBER, high=_NUMBER)}
         ),

@@ -71,8 +71,10 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         and `performance`, measure -> value: of `performance` in the record beside the weights, or of metadata.json for
         the weights that the bundle ships; empty where nothing was measured; `performance_of`, what that was measured
         on, and how (None: not said); `training_places`, where the training
-        scans lie (`scripts.model.familiarity.fit`), empty where no calibration says it.
+        scans lie (`scripts.model.familiarity.fit`), empty where no calibration says it; and `seen`, the scans that
+        trained or calibrated it (`scripts.training.calibrate.scan_hashes`).
     """
+    calibration = read_calibration(weights)[0] or {}
     digest = sha256(weights)
     record = record_beside(weights)
     if not record.get("weights"):
@@ -91,7 +93,8 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         "simulated": trained.get("simulated"),
         "performance": performance,
         "performance_of": measured_on,
-        "training_places": ((read_calibration(weights)[0] or {}).get("familiarity") or {}).get("places", []),
+        "training_places": (calibration.get("familiarity") or {}).get("places", []),
+        "seen": calibration.get("seen", []),
     }
 
 
@@ -121,6 +124,17 @@ def input_hashes(scan: Scan) -> dict[str, str]:
             digest.update(Path(path).read_bytes())
         hashes[name] = digest.hexdigest()
     return hashes
+
+
+def seen_flags(hashes: Mapping[str, str], seen: Sequence[str]) -> list[str]:
+    """A line where a result is no test, because the weights or their calibration know the scan.
+
+    Args:
+        hashes: from `input_hashes`.
+        seen: of the calibration, from `scripts.training.calibrate.scan_hashes`.
+    """
+    known = set(hashes.values()) & set(seen)
+    return ["this scan trained or calibrated the weights: the result is no test of them"] if known else []
 
 
 class ResultWriter:
@@ -245,6 +259,7 @@ def write_scan(
         },
         "provenance": run.provenance,
     }
+    made["flags"] += seen_flags(made["input"], model["seen"])
     if "evidence" in outputs:
         write_evidence(path["evidence.nii.gz"], output["pred"])
     if "report" in outputs:

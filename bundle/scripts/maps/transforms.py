@@ -247,7 +247,8 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
         localise: `whole` (or `full`) takes the whole volume as it is, for scans cut to the basal ganglia; all else
             needs a box, annotated or found by LocaliseBasalGangliad.
 
-    The metadata then say where the box came from: `box_source` is `annotated`, `found` or `whole`.
+    The metadata then say where the box came from: `box_source` is `annotated`, `found` or `whole`; and but for the
+    last, `box_voxels` as JSON: the item's `box`.
 
     Raises:
         InputError: no box, a box outside the image, or fewer than two slices.
@@ -278,6 +279,7 @@ class CropBasalGangliad(MapTransform, InvertibleTransform):
                 cropped.meta["box_source"] = "whole"
             else:
                 cropped.meta["box_source"] = "found" if "box_confidence" in image.meta else "annotated"
+                cropped.meta["box_voxels"] = json.dumps([[int(edge) for edge in pair] for pair in data["box"]])
             data[key] = cropped
         return data
 

@@ -25,6 +25,8 @@ LEAST_REST = 0.1
 GROUPS = 10
 #: Fewer training scans set no limit.
 LEAST_SCANS = 20
+#: A scan so many times the limit strange is refused, where the calibration says nothing (before 0.9.0).
+REFUSE_BEYOND = 2.0
 #: What a scan is looked at by, in words.
 WORDS = {"embedding": "what the network makes of it", "appearance": "what its maps look like"}
 
@@ -106,7 +108,11 @@ def groups_of(labels: np.ndarray) -> np.ndarray:
 
 
 def fit(
-    embeddings: np.ndarray, appearances: Sequence[Mapping[str, float]], labels: np.ndarray, flagged_share: float
+    embeddings: np.ndarray,
+    appearances: Sequence[Mapping[str, float]],
+    labels: np.ndarray,
+    flagged_share: float,
+    refuse_beyond: float | None,
 ) -> dict[str, Any]:
     """What is known of the training scans, as plain values for JSON.
 
@@ -115,6 +121,8 @@ def fit(
         appearances: `[n]`, from `scripts.maps.appearance.appearance`; names that not all have are left out.
         labels: `[n]`, 0 HC or 1 HH.
         flagged_share: share of scans like the training scans that may be flagged, above 0 and below 1.
+        refuse_beyond: inference refuses a scan so many times the limit strange, unless it is told otherwise; None: it
+            flags it only.
     """
     groups = labels
     if np.unique(labels, return_counts=True)[1].min() < 2:  # one scan is no group
@@ -145,6 +153,7 @@ def fit(
     return {
         "scans": len(labels),
         "flagged_share": flagged_share,
+        "refuse_beyond": refuse_beyond,
         "limit": round(float(total[rank - 1]), 4),
         "references": {name: {key: _plain(value) for key, value in made.items()} for name, made in references.items()},
         "places": [

@@ -151,11 +151,13 @@ def spread_of(members: Tensor) -> dict[str, Any]:
 
 
 def used_box(image: MetaTensor) -> dict[str, Any]:
-    """Where the basal ganglia's box came from: `source` (`annotated`, `found` or `whole`), and `confidence` if found.
+    """Where the basal ganglia's box came from: `source` (`annotated`, `found` or `whole`), `confidence` if found, and
+    `voxels`, its half-open ranges along the axes of the file as stored.
 
     Empty where the preprocessing did not say.
     """
     known = {"source": image.meta.get("box_source"), "confidence": image.meta.get("box_confidence")}
+    known["voxels"] = json.loads(image.meta.get("box_voxels", "null"))
     return {key: value for key, value in known.items() if value is not None}
 
 

@@ -18,7 +18,7 @@ from scripts.files.json_file import read_json
 from scripts.files.writing import write_json
 from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
 from scripts.model.conformal import check_error, decisions, p_values
-from scripts.model.familiarity import WORDS, strangeness
+from scripts.model.familiarity import REFUSE_BEYOND, WORDS, strangeness
 from scripts.provenance import check_of_weights
 from scripts.runs.finished import content_of_file
 
@@ -96,7 +96,8 @@ class Trust:
         weights: the weights file; their calibration lies beside it.
         prevalence: share of HH among those who are scanned; None: that of the scans that calibrated.
         conformal_error: share of each group's scans that may be denied their group.
-        refuse_beyond: a scan that is so many times the limit strange is refused; None: it is flagged only.
+        refuse_beyond: a scan that is so many times the limit strange is refused; None: it is flagged only;
+            `calibrated`: as the calibration says.
 
     Raises:
         InputError: a number that cannot be.
@@ -107,12 +108,16 @@ class Trust:
         weights: str | os.PathLike,
         prevalence: float | None = None,
         conformal_error: float = 0.1,
-        refuse_beyond: float | None = 2.0,
+        refuse_beyond: float | str | None = "calibrated",
     ) -> None:
         check_prevalence(prevalence)
         check_error(conformal_error)
-        if refuse_beyond is not None and not refuse_beyond >= 1:
-            raise InputError(f"refuse_beyond is {refuse_beyond:g}; give at least 1 (times the limit), or null")
+        if isinstance(refuse_beyond, int | float) and not refuse_beyond >= 1:
+            raise InputError(
+                f"refuse_beyond is {refuse_beyond:g}; give at least 1 (times the limit), null, or calibrated"
+            )
+        if isinstance(refuse_beyond, str) and refuse_beyond != "calibrated":
+            raise InputError(f"refuse_beyond is {refuse_beyond}; give a number from 1, null, or calibrated")
         self.weights = weights
         self.prevalence = prevalence
         self.conformal_error = conformal_error
@@ -191,10 +196,14 @@ class Trust:
         """
         found = strangeness(known, embedding, appearance)
         ratio = found["strangeness"] / known["limit"]
-        if self.refuse_beyond is not None and ratio > self.refuse_beyond:
+        beyond = self.refuse_beyond
+        if isinstance(beyond, str):
+            beyond = known.get("refuse_beyond", REFUSE_BEYOND)
+        if beyond is not None and ratio > beyond:
             raise InputError(
                 f"the scan is unlike the training scans ({unlike(found)}), {ratio:.1f} times the limit, and is refused"
-                f" from {self.refuse_beyond:g} on; check its maps, or use a model trained on such scans"
+                f" from {beyond:g} on; check its maps, use a model trained on such scans, or look at it all the same"
+                " with refuse_beyond null"
             )
         return {**found, "flagged": ratio > 1}
 

@@ -164,7 +164,7 @@ def _trust_facts(result: Mapping[str, Any]) -> Rows:
     if "familiarity" in result:
         times = result["familiarity"]["strangeness"] / result["familiarity"]["limit"]
         how = f"{max(times, 0):.2f} of the limit" if times <= 1 else f"beyond the limit, {times:.1f} times"
-        facts.append(("Unlikeness to training scans", how))
+        facts.append(("Strangeness", how))
     return facts
 
 

@@ -172,7 +172,7 @@ def places_figure(places: Sequence[Sequence[float]], scans: Sequence[Mapping[str
     times = [max(one["strangeness"] / one["limit"], -1.0) for one in scans]
     right.hist(times, bins=min(20, max(5, len(times) // 3)), color="0.55")
     right.axvline(1, color=FLAGGED_COLOUR, linewidth=1.2, label="limit: flagged beyond")
-    right.set(xlabel="unlikeness to the training scans, in limits", ylabel="scans")
+    right.set(xlabel="strangeness (unlike the training scans), in limits", ylabel="scans")
     right.legend(fontsize=8, frameon=False)
     right.spines[["top", "right"]].set_visible(False)
     figure.suptitle(titled("Where scans lie among the training scans", simulated, figure))

@@ -32,7 +32,7 @@ from scripts.provenance import software
 SOURCES = ("auto", "held_out", "inner_folds", "none")
 #: What results say of it.
 FROM = {
-    "held_out": "the held-out fold",
+    "held_out": "scans that the weights were not trained on",
     "inner_folds": "inner folds of the training scans",
     "table": "a predictions table",
 }
@@ -137,7 +137,9 @@ def scores_of_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.nd
     return np.array(labels, dtype=int), logits(probabilities), [row["participant_id"] for row in scans]
 
 
-def familiarity_of(scans: Dataset, network: QNet, device: torch.device, flagged_share: float) -> dict[str, Any] | None:
+def familiarity_of(
+    scans: Dataset, network: QNet, device: torch.device, flagged_share: float, refuse_beyond: float | None
+) -> dict[str, Any] | None:
     """What the training scans are like, see `scripts.model.familiarity.fit`; None where they are too few."""
     if len(scans) < LEAST_SCANS:
         print(f"no limit for strange scans: {len(scans)} training scans are too few, {LEAST_SCANS} are due")
@@ -151,7 +153,7 @@ def familiarity_of(scans: Dataset, network: QNet, device: torch.device, flagged_
             embeddings.append(embedding_of_scan(embedded)[0].cpu().numpy())
             appearances.append(json.loads(item["appearance"]))
             labels.append(item["label"])
-    return fit(np.stack(embeddings), appearances, np.array(labels), flagged_share)
+    return fit(np.stack(embeddings), appearances, np.array(labels), flagged_share, refuse_beyond)
 
 
 def nucleus_evidence_of(
@@ -225,6 +227,7 @@ def calibrate(
     device: torch.device,
     where: Mapping[str, Any],
     flagged_share: float,
+    refuse_beyond: float | None,
     nuclei_dir: str | os.PathLike,
     record: Mapping[str, Any],
     inner: Callable[[], Sequence[Mapping[str, Any]]] | None = None,
@@ -240,6 +243,7 @@ def calibrate(
         device: what runs the network.
         where: `repeat`, `fold` and `region`.
         flagged_share: share of scans like the training scans that may be flagged.
+        refuse_beyond: from so many times the limit on a scan is refused; None: flagged only.
         nuclei_dir: where configs/nuclei.yaml wrote label images, for what each nucleus says in healthy controls.
         record: from `scripts.provenance.record`.
         inner: trains inner folds and gives the rows of their predictions; called where `source` is `inner_folds`.
@@ -274,7 +278,8 @@ def calibrate(
         )
         return
     content = calibration_of(labels, scores, method, FROM.get(source, FROM["table"]), len(set(people)))
-    content["familiarity"] = familiarity_of(training, network, device, flagged_share)
+    content["familiarity"] = familiarity_of(training, network, device, flagged_share, refuse_beyond)
+    content["seen"] = sorted({*scan_hashes(training), *(scan_hashes(held_out) if source == "held_out" else ())})
     content["nucleus_evidence"] = nucleus_evidence_of([held_out, training], network, device, nuclei_dir)
     table = {} if source in FROM else {"predictions_sha256": sha256(source)}
     path = write_calibration(weights, {**content, "software": software(), "input": record["input"], **table})
@@ -286,6 +291,11 @@ def calibrate(
     )
 
 
+def scan_hashes(scans: Dataset) -> list[str]:
+    """By what a scan is known again whatever its name: SHA-256 of the first map's file of each."""
+    return [sha256(item["image"][0]) for item in scans.data]
+
+
 def write_familiarity(
     path: str | os.PathLike | None,
     scans: Dataset,
@@ -293,10 +303,12 @@ def write_familiarity(
     weights: str | os.PathLike,
     device: torch.device,
     flagged_share: float,
+    refuse_beyond: float | None,
 ) -> None:
     """Write what the training scans are like, for a calibration that is fitted later; None writes nothing."""
     if path is not None:
-        known = familiarity_of(scans, cast(QNet, load_weights(network, weights)), device, flagged_share)
+        loaded = cast(QNet, load_weights(network, weights))
+        known = familiarity_of(scans, loaded, device, flagged_share, refuse_beyond)
         write_json(path, {"familiarity": known})
 
 
