@@ -256,7 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cohorts", type=Path, nargs="+")
     parser.add_argument("--weights", type=Path, nargs="+", default=[HERE.parent / "bundle" / "models" / "model.pt"])
-    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=["integrated_gradients"])
+    parser.add_argument("--methods", nargs="*", choices=sorted(METHODS), default=["integrated_gradients"])
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--patch", type=int, default=8)
     parser.add_argument("--scans", type=int, help="the first so many of each group of a cohort; default all")

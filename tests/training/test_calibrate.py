@@ -86,7 +86,7 @@ def test_training_calibrates_on_the_held_out_fold(trained, cohort):
         "model_calibration.json": sha256(trained / "model_calibration.json"),
     }
     assert {group: len(scores) for group, scores in found["scores"].items()} == {"HC": 10, "HH": 10}
-    assert found["scores_from"] == "scans that the weights were not trained on"
+    assert found["scores_from"] == "scans held out of training"
     _, held_out = split(labelled_scans(cohort), 2, 0, 0)
     network = load_weights(QNet(4, 4), trained / "model.pt")
     from scripts.training.preprocessing import preprocessing

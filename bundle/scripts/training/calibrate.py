@@ -32,7 +32,7 @@ from scripts.provenance import software
 SOURCES = ("auto", "held_out", "inner_folds", "none")
 #: What results say of it.
 FROM = {
-    "held_out": "scans that the weights were not trained on",
+    "held_out": "scans held out of training",
     "inner_folds": "inner folds of the training scans",
     "table": "a predictions table",
 }
@@ -286,7 +286,7 @@ def calibrate(
     note_in_record(weights, path)
     shown = content["measured"]
     print(
-        f"{path.name}: calibrated on {len(labels)} scans from {content['scores_from']}; ECE"
+        f"{path.name}: calibrated on {len(labels)} scans ({content['scores_from']}); ECE"
         f" {shown['ece_raw']:.3f} before, {shown['ece']:.3f} after (a perfect model: {shown['ece_perfect']:.3f})"
     )
 
