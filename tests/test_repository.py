@@ -136,6 +136,8 @@ OWN |= {"device", "seed", "num_workers", "size", "sizes", "ages", "ckpt_dir", "c
 #: As in the paper in training, as in the weights' record in inference.
 OWN |= {"intensity", "chimap_window", "r2starmap_window", "t1map_window", "maps"}
 OWN |= {"image_model", "scan_model"}
+#: Decided in training, taken over in inference.
+OWN |= {"refuse_beyond"}
 #: What each makes of its keys; tests/maps/test_transforms.py compares the preprocessing of training and inference.
 OWN |= {
     "imports",
