@@ -38,6 +38,7 @@ TEXTS = (
     "docs/benchmarks/measured.md",
     "docs/how_to/federated.md",
     "docs/how_to/sites.md",
+    "docs/how_to/trust.md",
     "bundle/docs/README.md",
     "benchmarks/README.md",
 )
@@ -358,7 +359,7 @@ def sites() -> str:
 
 def another_site() -> str:
     """Whether strange scans are told before the model goes wrong."""
-    found = read(RESULTS / "another_site.json")["levels"]
+    found = read(RESULTS / "strange.json")["levels"]
     keys = ("told", "beyond_twice_the_limit")
     rows = [
         [name, *(f"{100 * row[key]:.0f} %" for key in keys), fixed(row["auc"], 3), fixed(row["accuracy"], 3)]
@@ -370,13 +371,14 @@ def another_site() -> str:
         f"{scans} **simulated** scans that no model has seen, moved step by step towards another site: R2* as at a"
         " higher field, and noise added to all maps (at 1: 0.03 ppm, 6 1/s, and a fifth of T1W's spread):\n\n"
         + markdown_table(["", "told", "beyond twice the limit", "AUC", "accuracy"], rows)
-        + "\n`benchmarks/results/another_site.md`.\n"
+        + "\n`benchmarks/results/strange.md`.\n"
     )
 
 
 def nucleus_evidence() -> str:
     """Whether evidence by nucleus points where HH acts."""
-    found = read(RESULTS / "nucleus_evidence.json")
+    found, others = read(RESULTS / "nucleus_evidence.json"), read(RESULTS / "nucleus_evidence_methods.json")
+    (summed,) = (row["methods"]["integrated_gradients"] for row in others["weights"].values())
 
     def cell(row: dict[str, Any]) -> str:
         return f"{100 * row['share']:.0f} % ({100 * row['ci_low']:.0f}-{100 * row['ci_high']:.0f})"
@@ -408,7 +410,9 @@ def nucleus_evidence() -> str:
             f" output; evidence in exact proportion to it would be right in {cell(row['pointing'])}.\n"
             for row in could
         )
-        + "\n`benchmarks/results/nucleus_evidence.md`.\n"
+        + f"\nOn {others['scans']} of them the sum of integrated gradients over a nucleus correlates"
+        f" {fixed(summed['correlation_with_covering'], 2)} with covering it."
+        " `benchmarks/results/nucleus_evidence.md`, `nucleus_evidence_methods.md`.\n"
     )
 
 

@@ -56,13 +56,13 @@ def folder_of(output: Path, name: str) -> Path:
     return output / name.replace(", ", "-").replace(" ", "_").replace("*", "star")
 
 
-def cross_validate(cohort: Path, folder: Path, overlays: list[str], keys: dict[str, Any]) -> float:
+def cross_validate(cohort: Path, folder: Path, overlays: list[str], keys: dict[str, Any], at_once: int) -> float:
     """Train and test all folds that are not finished; returns the seconds of this call."""
     given = [word for key, value in keys.items() for word in (f"--training#{key}", str(value))]
     command = [
         *(sys.executable, "-m", "monai.bundle", "run", "folds", "--config_file", "configs/cross_validation.yaml"),
         *("--dataset_dir", str(cohort.resolve()), "--output_dir", str(folder.resolve()), "--num_repeats", "1"),
-        *("--regions", "['cropped']", "--overlays", str(overlays), *given),
+        *("--regions", "['cropped']", "--overlays", str(overlays), "--folds_on_cpu", str(at_once), *given),
     ]
     start = time.monotonic()
     subprocess.run(command, cwd=BUNDLE, check=True)
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="keys of train.yaml, of all")
+    parser.add_argument("--folds_on_cpu", type=int, default=1, help="folds side by side, where there is no GPU")
     parser.add_argument("--oracle", action="store_true", help="a simulated cohort: the oracle in the last row")
     arguments = parser.parse_args()
     shared = dict(pair.split("=", 1) for pair in arguments.training)
@@ -172,7 +173,9 @@ def main() -> None:
     seconds: dict[str, float] = json.loads(times_file.read_text()) if times_file.exists() else {}
     for name in arguments.only:
         overlays, keys = VARIANTS[name]
-        took = cross_validate(arguments.cohort, folder_of(arguments.output, name), overlays, keys | shared)
+        took = cross_validate(
+            arguments.cohort, folder_of(arguments.output, name), overlays, keys | shared, arguments.folds_on_cpu
+        )
         seconds[name] = seconds.get(name, 0.0) + took
         write_json(times_file, seconds)
     torch.set_num_threads(1)

@@ -103,7 +103,8 @@ def report(
             trust[part] = save_figure(draw(tested, "platt", simulated), folder / part, VECTOR)[-1]
     looked = [read_json(inferred(s, "prediction.json"), "prediction") for s in scans]
     familiar = [one["familiarity"] for one in looked if "familiarity" in one]
-    places = (read_json(calibration, "calibration").get("familiarity") or {}).get("places", []) if familiar else []
+    known = read_json(calibration, "calibration") if familiar and Path(calibration).is_file() else {}
+    places = (known.get("familiarity") or {}).get("places", [])
     if places:
         trust["places"] = save_figure(places_figure(places, familiar, simulated), folder / "places", VECTOR)[-1]
     metrics = read_table(evaluation / "metrics.csv", ["level", "model"], cure="run evaluate.yaml again")
