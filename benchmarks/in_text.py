@@ -357,6 +357,23 @@ def sites() -> str:
     )
 
 
+def strange() -> str:
+    """How many strange scans are told, and how many good ones are flagged."""
+    wrong, good = read(RESULTS / "strange.json"), read(RESULTS / "strange_good.json")["kinds"]["as it is"]
+    kinds = {name: row for name, row in wrong["kinds"].items() if name != "as it is"}
+    scans = sum(row["scans"] for row in kinds.values())
+    told = sum(row["scans"] * row["told"] for row in kinds.values())
+    refused = sum(row["scans"] * max(row["refused_by_checks"], row["beyond_twice_the_limit"]) for row in kinds.values())
+    met = "met" if told >= 0.95 * scans and good["told"] <= 0.05 else "**not met**"
+    return (
+        f"{scans} strange **simulated** scans of {len(kinds)} kinds ({', '.join(kinds)}): {100 * told / scans:.0f} % are"
+        f" told, {100 * refused / scans:.0f} % refused by the maps' checks or beyond twice the limit. Of"
+        f" {good['scans']} good scans that set no limit {100 * good['told']:.0f} % are flagged. Shipped weights, limit"
+        f" of their training scans. The goals, 95 % of the strange ones told and at most 5 % of the good: {met}."
+        " `benchmarks/results/strange.md`, `strange_good.md`.\n"
+    )
+
+
 def another_site() -> str:
     """Whether strange scans are told before the model goes wrong."""
     found = read(RESULTS / "strange.json")["levels"]
@@ -549,6 +566,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "pretraining": pretraining,
     "coverage": coverage,
     "another_site": another_site,
+    "strange": strange,
     "nucleus_evidence": nucleus_evidence,
     "federated": federated,
     "sites": sites,
