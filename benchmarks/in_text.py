@@ -367,8 +367,8 @@ def strange() -> str:
     met = "met" if told >= 0.95 * scans and good["told"] <= 0.05 else "**not met**"
     return (
         f"{scans} strange **simulated** scans of {len(kinds)} kinds ({', '.join(kinds)}):"
-        f" {100 * told / scans:.0f} % are told, {100 * refused / scans:.0f} % refused by the maps' checks or beyond twice"
-        " the limit. Of"
+        f" {100 * told / scans:.0f} % are told, {100 * refused / scans:.0f} % refused by the maps' checks or beyond"
+        " twice the limit. Of"
         f" {good['scans']} good scans that set no limit {100 * good['told']:.0f} % are flagged. Shipped weights,"
         f" limit of their training scans. The goals, 95 % of the strange ones told and at most 5 % of the good: {met}."
         " `benchmarks/results/strange.md`, `strange_good.md`.\n"
