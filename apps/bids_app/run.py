@@ -40,6 +40,8 @@ IGNORED = ("*_prediction.json", "*_evidence.nii.gz", "*_report.html", "*_report.
 #: What is written beside the participants' folders.
 WRITTEN = ("README.md", ".bidsignore", "participants.tsv", "participants.json", "predictions.csv", "summary.html",
            "run.json")  # fmt: skip
+#: Keys of the configs that the app itself sets.
+MANAGED = ("bundle_root", "input", "participants", "output_dir")
 COLUMNS = {
     "participant_id": {"Description": "Participant of the data set"},
     "age": {"Description": "Age as the data set has it", "Units": "year"},
@@ -90,8 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.n_cpus < 1:
         raise InputError(f"--n-cpus is {given.n_cpus}; give 1 or more")
     for text in given.settings:
-        if "=" not in text:
-            raise InputError(f"--set {text}: has no value; write KEY=VALUE")
+        key, equals, _ = text.partition("=")
+        if not (key and equals):
+            raise InputError(f"--set {text}: has no key or no value; write KEY=VALUE")
+        if key in MANAGED:
+            raise InputError(f"--set {text}: the app sets {key} itself, from BIDS_DIR and OUTPUT_DIR; leave it out")
+    if given.weights is not None and not given.weights.is_file():
+        raise InputError(f"--weights {given.weights}: no such file; give a model.pt")
     check_apart({"output_dir": given.output_dir}, {"bids_dir": given.bids_dir})
     labels = chosen(given.bids_dir, given.participant_label)
     check_derivative(given.output_dir, WRITTEN, "output_dir")
@@ -169,26 +176,39 @@ def participants(bids_dir: Path, output: Path, labels: Sequence[str], keys: Mapp
 def one(bids_dir: Path, output: Path, label: str, keys: Mapping[str, str], cpus: int) -> None:
     """Maps where there are some, else maps from raw echoes; then inference, which finds the basal ganglia.
 
+    Of several sessions one that fails does not stop the others; what they got is shown.
+
     Raises:
-        InputError: what a step says.
+        InputError: what the first step that failed says.
     """
     source, runs = bids_dir, output / "derivatives"
     runs.mkdir(exist_ok=True)
     table = runs / f"{label}_participants.tsv"
     write_table(table, ["participant_id"], [{"participant_id": label}])
+    failed: InputError | None = None
     if not any(bids_dir.glob(f"{label}/**/*_Chimap.nii*")):
         source = runs / f"maps-{label}"
-        step("reconstruct", "reconstruct", cpus, input=bids_dir, participants=table, output_dir=source)
+        try:
+            step("reconstruct", "reconstruct", cpus, input=bids_dir, participants=table, output_dir=source)
+        except InputError as error:
+            if not any(source.glob(f"{label}/**/*_Chimap.nii*")):
+                raise
+            failed = error
         show(source / label, output / label)
     inferred = runs / f"inference-{label}"
     own = {"localise_dir": runs / "localise", "num_threads": 1}
-    step(
-        "run", "inference", cpus, input=source, participants=table, output_dir=inferred, **{**own, **keys}
-    )  # what the user set wins
+    try:
+        step(
+            "run", "inference", cpus, input=source, participants=table, output_dir=inferred, **{**own, **keys}
+        )  # what the user set wins
+    except InputError as error:
+        failed = failed or error
     show(inferred / label, output / label)
+    if failed is not None:
+        raise failed
 
 
-def step(run_id: str, config: str, cpus: int, **keys: Any) -> None:
+def step(run_id: str, config: str, cpus: int, /, **keys: Any) -> None:
     """Run one of the bundle's configs in a process of its own.
 
     Raises:
@@ -213,6 +233,8 @@ def show(made: Path, target: Path) -> None:
     """Give the files of a run their place among the results: the same file under a second name where the disk can."""
     for path in (path for path in sorted(made.rglob("*")) if path.is_file()):
         place = target / path.relative_to(made)
+        if any(part.startswith(".") for part in path.relative_to(made).parts):
+            continue  # half written by a run that was killed
         if place.exists() and (place.samefile(path) or place.stat().st_mtime_ns == path.stat().st_mtime_ns):
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -253,16 +275,8 @@ def group(bids_dir: Path, output: Path, labels: Sequence[str]) -> None:
                     f" {record['run'].get(key)}; run participant again with one set of settings, into a new folder"
                 )
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for label, run in runs.items():
-            if label in records:
-                yield from read_table(run / "predictions.csv", ["scan_id", "status", "slice"])
-            else:
-                message = "was not done; run the analysis level participant on it"
-                yield {"participant_id": label, "scan_id": label, "status": "failed", "message": message}
-
     table = output / "predictions.csv"
-    write_table(table, PREDICTED, rows())
+    write_table(table, PREDICTED, (row for label in labels for row in rows_of(output / "derivatives", label)))
     scans = [row for row in read_table(table, ["scan_id", "status", "slice"]) if not row["slice"]]
     write_people(bids_dir, output, scans)
     settings, provenance = record["run"], record["provenance"]
@@ -281,6 +295,24 @@ def group(bids_dir: Path, output: Path, labels: Sequence[str]) -> None:
     failed = [row for row in scans if row["status"] != "ok"]
     print(f"{len(scans) - len(failed)} of {len(scans)} scans, see {output / 'summary.html'}")
     check_all_done(scans, table)
+
+
+def rows_of(runs: Path, label: str) -> Iterator[dict[str, Any]]:
+    """A participant's rows of predictions, and one of each scan whose raw echoes became no maps."""
+    tables = [runs / f"inference-{label}" / "predictions.csv", runs / f"maps-{label}" / "reconstruct.tsv"]
+    told: set[str] = set()
+    if tables[0].is_file():
+        for row in read_table(tables[0], ["scan_id", "status", "slice"]):
+            told.add(row["scan_id"])
+            yield row
+    if tables[1].is_file():
+        for row in read_table(tables[1], ["scan_id", "status", "message"]):
+            if row["status"] != "ok" and row["scan_id"] not in told:
+                told.add(row["scan_id"])
+                yield row
+    if not told:
+        message = "was not done; run the analysis level participant on it"
+        yield {"participant_id": label, "scan_id": label, "status": "failed", "message": message}
 
 
 def write_people(bids_dir: Path, output: Path, scans: Sequence[Mapping[str, str]]) -> None:

@@ -39,6 +39,9 @@ def tool(name: str) -> Path:
         (["participant", "--participant-label", "01", "99"], "sub-99"),
         (["participant", "--n-cpus", "0"], "--n-cpus"),
         (["participant", "--set", "localise"], "KEY=VALUE"),
+        (["participant", "--set", "=5"], "KEY=VALUE"),
+        (["participant", "--set", "input=elsewhere"], "the app sets input itself"),
+        (["participant", "--weights", "nowhere.pt"], "--weights nowhere.pt: no such file"),
         (["group"], "run the analysis level participant first"),
     ],
 )
@@ -80,19 +83,29 @@ def test_the_descriptor_and_the_recipes_say_what_the_program_takes():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three participants, of whom the last lacks a map; each level run as a program."""
+    """Three participants; the last lacks a map, and so does the second in one of two sessions. Each level run as a
+    program."""
     root = tmp_path_factory.mktemp("app")
     data = write_cohort(root / "data", 3)
     (data / "sub-03" / "anat" / "sub-03_T1w.nii.gz").unlink()
+    for folder in (data, data / "derivatives" / "basalganglia"):
+        anat = folder / "sub-02" / "anat"
+        for name in ("before", "after"):
+            for path in anat.iterdir():
+                place = anat.parent / f"ses-{name}" / "anat" / path.name.replace("sub-02_", f"sub-02_ses-{name}_")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, place)
+        shutil.rmtree(anat)
+    (data / "sub-02" / "ses-before" / "anat" / "sub-02_ses-before_T1w.nii.gz").unlink()
 
     def level(name: str, *more: str) -> subprocess.CompletedProcess:
         command = [sys.executable, APP / "run.py", data, root / "out", name, "--n-cpus", "2", *more]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     done = level("participant", *FAST)
-    assert done.returncode == 1 and "sub-03" in done.stderr.splitlines()[-1], done.stderr
+    assert done.returncode == 1 and "2 of 3 participants failed" in done.stderr.splitlines()[-1], done.stderr
     grouped = level("group")
-    assert grouped.returncode == 1 and "1 of 3 scans failed" in grouped.stderr.splitlines()[-1], grouped.stderr
+    assert grouped.returncode == 1 and "2 of 4 scans failed" in grouped.stderr.splitlines()[-1], grouped.stderr
     return root / "out"
 
 
@@ -103,11 +116,30 @@ def test_a_participant_that_fails_does_not_stop_the_others_and_the_group_has_all
     assert people["probability_HH"].between(0, 1).all() and list(people["age"]) == [41, 42]
     table = pd.read_csv(results / "predictions.csv")
     scans = table[table["slice"].isna()]
-    assert list(scans["status"]) == ["ok", "ok", "failed"]
-    assert scans["message"].iloc[2].startswith("sub-03")
-    assert (results / "sub-01" / "sub-01_evidence.nii.gz").is_file()
+    assert dict(zip(scans["scan_id"], scans["status"], strict=True)) == {
+        "sub-01": "ok", "sub-02_ses-after": "ok", "sub-02_ses-before": "failed", "sub-03": "failed"
+    }  # fmt: skip
+    assert scans["message"].iloc[-1].startswith("sub-03")
+    for scan in ("sub-01", "sub-02_ses-after"):
+        assert (results / scan[:6] / f"{scan}_evidence.nii.gz").is_file()
     page = (results / "summary.html").read_text()
     assert 'href="sub-01/sub-01_prediction.json"' in page
+
+
+def test_a_scan_whose_echoes_became_no_maps_is_in_the_groups_table_beside_those_that_did(tmp_path):
+    for name, text in (
+        ("inference-sub-01/predictions.csv", "participant_id,scan_id,status,slice\nsub-01,sub-01_ses-1,ok,\n"),
+        (
+            "maps-sub-01/reconstruct.tsv",
+            "participant_id\tscan_id\tstatus\tmessage\n"
+            "sub-01\tsub-01_ses-1\tok\t\nsub-01\tsub-01_ses-2\tfailed\thas no phase\n",
+        ),
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    found = [(row["scan_id"], row["status"]) for row in bids_app.rows_of(tmp_path, "sub-01")]
+    assert found == [("sub-01_ses-1", "ok"), ("sub-01_ses-2", "failed")]
+    assert "was not done" in next(bids_app.rows_of(tmp_path, "sub-02"))["message"]
 
 
 @pytest.mark.other_programs
