@@ -29,7 +29,7 @@ def files(members, tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("members")
     for place, member in enumerate(members):
         save_weights(member, folder / f"{place}.pt", torch.float32)
-        settings = {"seed": place, "num_slices": 3, "hidden_size": 4}
+        settings = {"seed": place, "fold": 0, "num_slices": 3, "hidden_size": 4}
         (folder / f"{place}.json").write_text(json.dumps({"settings": settings, "input": {"simulated": True}}))
     return [folder / f"{place}.pt" for place in range(len(members))]
 
@@ -47,7 +47,7 @@ def test_joined_weights_are_read_as_the_networks_that_they_hold(files, members, 
         expected = torch.stack([one(image) for one in members]).mean(0)
         torch.testing.assert_close(network(image), expected, rtol=0.02, atol=0.02)  # kept as float16
     record = json.loads((tmp_path / "model.json").read_text())
-    assert [one["seed"] for one in record["members"]] == [0, 1]
+    assert [(one["seed"], one["fold"]) for one in record["members"]] == [(0, 0), (1, 0)]
     assert record["input"] == {"simulated": True} and "seed" not in record["settings"]
 
 

@@ -147,12 +147,19 @@ def test_an_error_below_which_no_group_is_ever_ruled_out_is_refused_before_work(
         ({"calibration": {**CONTENT["calibration"], "method": "isotonic"}}, ("platt",)),
         ({"scores": {"HC": [], "HH": [1.0]}}, ("lacks a group",)),
         ({"familiarity": {"limit": 0, "references": {}, "places": []}}, ("familiarity.limit",)),
+        ({"familiarity": {"limit": 2, "references": {}, "places": []}}, ("do not fit together",)),
     ],
 )
 def test_a_damaged_calibration_is_one_line_before_work(weights, broken, words):
     path = write_calibration(weights, CONTENT)
     path.write_text(broken if isinstance(broken, str) else json.dumps({**json.loads(path.read_text()), **broken}))
     with refused(path.name, "configs/calibrate.yaml", *words):
+        Trust(weights).check()
+
+
+def test_a_calibration_that_is_a_link_to_nowhere_is_not_taken_for_none(weights):
+    calibration_path(weights).symlink_to("nowhere.json")
+    with refused(calibration_path(weights).name):
         Trust(weights).check()
 
 
@@ -180,6 +187,19 @@ def known() -> dict:
     return json.loads(json.dumps(fit(
         np.stack([one for _, one, _ in scans]), [one for *_, one in scans], np.arange(80) % 2, 0.05, 2.0
     )))  # fmt: skip
+
+
+def test_a_damaged_part_of_what_is_known_is_found_before_the_first_scan(known, weights):
+    for part, key in (("embedding", "along"), ("appearance", "names")):
+        lacking = {name: value for name, value in known["references"][part].items() if name != key}
+        write_calibration(weights, {**CONTENT, "familiarity": {**known, "references": {part: lacking}}})
+        with refused("do not fit together"):
+            Trust(weights).check()
+
+
+def test_a_limit_is_never_about_nothing():
+    rng = np.random.default_rng(0)
+    assert fit(rng.normal(size=(40, 4)), [{}] * 40, np.arange(40) % 2, 0.95, 2.0)["limit"] >= 1
 
 
 def ratio(known: dict, embedding: np.ndarray, look: dict) -> float:

@@ -15,13 +15,14 @@ from refusal import refused
 from scipy.special import logit
 
 from scripts.evaluation.predictions import at_level
+from scripts.evaluation.unseen import check_unseen
 from scripts.files.writing import sha256
 from scripts.maps.bids import labelled_scans, split
 from scripts.maps.scan import LabelledScan
 from scripts.model.networks import QNet, load_weights, save_weights
 from scripts.model.trust import Trust
 from scripts.provenance import cohort_fingerprint
-from scripts.training.calibrate import source_of
+from scripts.training.calibrate import scores_of_table, source_of
 
 TINY = {
     "device": "$torch.device('cpu')",
@@ -165,11 +166,11 @@ def test_weights_that_are_there_are_calibrated_on_labelled_scans_of_another_site
 
 
 def test_a_small_held_out_fold_is_told_and_not_taken(capsys):
-    assert source_of("auto", "cropped", people(30, 30), people(9, 8)) == "none"
+    assert source_of("auto", "cropped", people(30, 30), people(9, 8), 5) == "none"
     told = capsys.readouterr().out
     assert "17 subjects" in told and "inner_folds" in told
-    assert source_of("auto", "cropped", people(30, 30), people(10, 10)) == "held_out"
-    assert source_of("inner_folds", "cropped", people(30, 30), people(1, 1)) == "inner_folds"
+    assert source_of("auto", "cropped", people(30, 30), people(10, 10), 5) == "held_out"
+    assert source_of("inner_folds", "cropped", people(30, 30), people(1, 1), 5) == "inner_folds"
 
 
 @pytest.mark.parametrize(
@@ -177,13 +178,15 @@ def test_a_small_held_out_fold_is_told_and_not_taken(capsys):
     [
         ("held_out", (30, 30), (9, 8), ("held-out fold", "17 subjects", "20")),
         ("held_out", (30, 30), (30, 0), ("no HH",)),
+        ("held_out", (30, 30), (30, 1), ("one HH", "two of each")),
+        ("inner_folds", (30, 4), (30, 30), ("inner_folds is 5", "4 subjects")),
         ("inner_folds", (0, 30), (30, 30), ("training scans", "no HC")),
         ("absent.csv", (30, 30), (30, 30), ("absent.csv", "calibrate_on")),
     ],
 )
 def test_what_cannot_calibrate_is_refused(asked, training, held_out, words):
     with refused(*words):
-        source_of(asked, "cropped", people(*training), people(*held_out))
+        source_of(asked, "cropped", people(*training), people(*held_out), 5)
 
 
 def test_what_cannot_calibrate_is_refused_before_training(settings, tmp_path):
@@ -200,6 +203,53 @@ def test_a_model_whose_scores_point_the_wrong_way_is_not_turned_round(settings, 
     run(["train.yaml", "calibrate.yaml"], "run", **keys)
     assert "no calibration" in capsys.readouterr().out
     assert not (tmp_path / "models" / "model_calibration.json").exists()
+
+
+def test_without_their_table_the_record_tells_who_trained_the_weights_and_each_member_of_joined_ones(cohort, tmp_path):
+    scans = labelled_scans(cohort)
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+
+    def note(settings: dict, **more) -> None:
+        about = {"weights": {"model.pt": sha256(weights)}, "input": cohort_fingerprint(cohort), **more}
+        weights.with_suffix(".json").write_text(json.dumps({"settings": {"num_folds": 4, **settings}, **about}))
+
+    def check(tested: list[LabelledScan]) -> None:
+        check_unseen(weights, tmp_path / "training.tsv", cohort, tested, scans)
+
+    parts = {seed: split(scans, 4, 1, seed)[1] for seed in (0, 1)}
+    assert {scan.scan_id for scan in parts[0]} != {scan.scan_id for scan in parts[1]}
+    note({"seed": 0, "fold": 1})
+    check(parts[0])
+    with refused("was trained on", "--fold 1"):
+        check(parts[1])
+    note({}, members=[{"sha256": "a", "seed": seed, "fold": 1} for seed in (0, 1)])
+    with refused("was trained on", "members of other seeds"):
+        check(parts[0])
+    check([scan for scan in parts[0] if scan in parts[1]])
+
+
+@pytest.mark.parametrize(("key", "other"), [("image_model", "vit"), ("cropped_size", [64, 64])])
+def test_a_table_of_models_of_another_recipe_does_not_calibrate(tmp_path, key, other):
+    made_predictions(subjects=60, repeats=1).to_csv(tmp_path / "predictions.csv", index=False)
+    ours = {"image_model": "resnet18", "cropped_size": [32, 32], "full_size": [64, 64]}
+    for name, own in (("model.json", ours), ("predictions.json", {**ours, key: other})):
+        (tmp_path / name).write_text(json.dumps({"settings": own}))
+    with refused("predictions.csv", key):
+        scores_of_table(tmp_path / "predictions.csv", "cropped", tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("image_model", ["vit", "densenet_3d"])
+def test_weights_of_every_kind_of_network_can_be_calibrated(settings, tmp_path, image_model):
+    networks = [
+        ConfigWorkflow(
+            config_file=[str(BUNDLE / "configs" / name) for name in files], logging_file=False,
+            **settings(tmp_path, image_model=image_model),
+        ).parser.get_parsed_content("network_def")
+        for files in (["train.yaml"], ["train.yaml", "calibrate.yaml"])
+    ]  # fmt: skip
+    trained, calibrated = ({name: value.shape for name, value in n.state_dict().items()} for n in networks)
+    assert trained == calibrated
 
 
 def test_the_scans_that_trained_the_weights_do_not_calibrate_them(trained, settings):

@@ -191,7 +191,7 @@ SCHEMAS: dict[str, Schema] = {
         ),
     ),
     # familiarity.json of a fold
-    "familiarity": _object(["familiarity"], familiarity=_FAMILIARITY),
+    "familiarity": _object(["familiarity"], familiarity=_FAMILIARITY, seen=_list(_TEXT)),
     # *_desc-nuclei_stats.json
     "nuclei of a scan": _object(["Nuclei"], Nuclei={"type": "object", "additionalProperties": _maybe(_NUMBER)}),
     # difficulty.json of a simulated cohort

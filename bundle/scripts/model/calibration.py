@@ -83,8 +83,11 @@ def check_enough(healthy: int, ill: int, source: str) -> None:
         InputError: says what is lacking.
     """
     for group, count in (("HC", healthy), ("HH", ill)):
-        if count == 0:
-            raise InputError(f"{source}: has no {group}, and calibration needs both groups; take other scans")
+        if count < 2:
+            raise InputError(
+                f"{source}: has {'one' if count else 'no'} {group}, and calibration needs both groups, two of each at"
+                " least; take other scans"
+            )
     if healthy + ill < LEAST_SUBJECTS:
         raise InputError(
             f"{source}: {healthy + ill} subjects ({ill} HH, {healthy} HC) are too few to calibrate on, at least"

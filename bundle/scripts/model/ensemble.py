@@ -20,6 +20,8 @@ DECISIVE = (
     *("region", "spatial_size", "num_slices", "intensity", "stretch_percentiles", "chimap_window", "r2starmap_window"),
     *("t1map_window", "maps", "leave_out", "image_model", "scan_model", "hidden_size"),
 )
+#: Settings that each member has of its own.
+OWN = ("seed", "fold")
 
 
 class Ensemble(nn.Module):
@@ -158,11 +160,11 @@ def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> No
         Path(weights).with_suffix(".json"),
         {
             "software": software(),
-            "settings": {key: value for key, value in records[0].get("settings", {}).items() if key != "seed"},
+            "settings": {key: value for key, value in records[0]["settings"].items() if key not in OWN},
             "weights": {Path(weights).name: sha256(weights)},
             "input": records[0].get("input", {}),
             "members": [
-                {"sha256": digest, "seed": record.get("settings", {}).get("seed")}
+                {"sha256": digest, **{key: record["settings"].get(key) for key in OWN}}
                 for digest, record in zip(digests, records, strict=True)
             ],
         },

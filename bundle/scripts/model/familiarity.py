@@ -27,6 +27,8 @@ GROUPS = 10
 LEAST_SCANS = 20
 #: A scan so many times the limit strange is refused, where the calibration says nothing (before 0.9.0).
 REFUSE_BEYOND = 2.0
+#: The limit is at least so many standard deviations: nothing below is strange, and ratios to one about 0 say nothing.
+LEAST_LIMIT = 1.0
 #: What a scan is looked at by, in words.
 WORDS = {"embedding": "what the network makes of it", "appearance": "what its maps look like"}
 
@@ -154,7 +156,7 @@ def fit(
         "scans": len(labels),
         "flagged_share": flagged_share,
         "refuse_beyond": refuse_beyond,
-        "limit": round(float(total[rank - 1]), 4),
+        "limit": round(max(float(total[rank - 1]), LEAST_LIMIT), 4),
         "references": {name: {key: _plain(value) for key, value in made.items()} for name, made in references.items()},
         "places": [
             [round(float(x), 3), round(float(y), 3), int(group)] for (x, y), group in zip(first, groups, strict=True)

@@ -51,6 +51,8 @@ def read_calibration(weights: str | os.PathLike) -> tuple[Mapping[str, Any] | No
     path = calibration_path(weights)
     digest = content_of_file(path)
     if digest is None:
+        if os.path.lexists(path):  # a link that leads nowhere, say
+            read_json(path, "calibration", CURE)
         return None, "these weights have no calibration; configs/calibrate.yaml makes one"
     found = _parsed(str(path), digest)
     if content_of_file(weights) not in found["weights"].values():
@@ -66,6 +68,11 @@ def _parsed(path: str, digest: str) -> Mapping[str, Any]:
         raise InputError(f"{path}: calibration.method is none of {', '.join(METHODS)}; {CURE}")
     if not found["scores"]["HC"] or not found["scores"]["HH"]:
         raise InputError(f"{path}: scores lacks a group; {CURE}")
+    if known := found.get("familiarity"):
+        try:  # whether its numbers fit together is found out before work, not by the first scan
+            strangeness(known, np.asarray(known["references"]["embedding"]["along"]["centre"]), {})
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: the parts of familiarity do not fit together; {CURE}") from error
     return found
 
 

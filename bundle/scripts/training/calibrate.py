@@ -21,6 +21,7 @@ from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.maps.scan import LabelledScan
 from scripts.model.calibration import check_enough, logits
+from scripts.model.ensemble import DECISIVE
 from scripts.model.familiarity import LEAST_SCANS, fit
 from scripts.model.networks import QNet, load_weights
 from scripts.model.nucleus_evidence import by_nucleus, healthy_range, label_file, labels_at
@@ -38,12 +39,16 @@ FROM = {
 }
 #: The model whose weights are calibrated.
 MODEL = "Q-Net"
-#: Settings that a predictions table's models must share with the weights.
-SHARED = ("num_slices", "intensity", "stretch_percentiles", "maps", "leave_out", "scan_model", "hidden_size")
+#: Settings that a predictions table's models must share with the weights, beside the size of its rows' region.
+SHARED = tuple(key for key in DECISIVE if key not in ("region", "spatial_size"))
 
 
 def source_of(
-    calibrate_on: str, region: str, training: Sequence[LabelledScan], held_out: Sequence[LabelledScan]
+    calibrate_on: str,
+    region: str,
+    training: Sequence[LabelledScan],
+    held_out: Sequence[LabelledScan],
+    inner_folds: int,
 ) -> str:
     """Where the scores are from, told before any work: `held_out`, `inner_folds`, `none`, or a path.
 
@@ -51,9 +56,10 @@ def source_of(
         calibrate_on: one of SOURCES or a path; `auto` takes the held-out fold where it is large enough.
         region: of the network's input; a table must have scans of it.
         training, held_out: scans of both sides.
+        inner_folds: how many the training scans are dealt into, where they are asked for.
 
     Raises:
-        InputError: too few scans or one group only, or no such table.
+        InputError: too few scans, for as many folds or at all, one group only, or no such table.
     """
     if calibrate_on == "none":
         return calibrate_on
@@ -80,6 +86,11 @@ def source_of(
                 " further models for it, and a cross-validation's predictions.csv does without them"
             )
         return "none"
+    fewest = min(ill, len(label_of) - ill)
+    if calibrate_on == "inner_folds" and fewest < inner_folds:
+        raise InputError(
+            f"inner_folds is {inner_folds}, and the smaller class of the training scans has {fewest} subjects; lower it"
+        )
     return "held_out" if calibrate_on == "auto" else calibrate_on
 
 
@@ -100,11 +111,11 @@ def scores_of_table(
     ill = int((rows["label"] == 1).sum())
     check_enough(len(rows) - ill, ill, str(path))
     if weights is not None:
-        check_same_recipe(path, weights)
+        check_same_recipe(path, region, weights)
     return rows["label"].to_numpy(), logits(rows["probability_HH"].to_numpy()), list(rows["participant_id"])
 
 
-def check_same_recipe(path: str | os.PathLike, weights: str | os.PathLike) -> None:
+def check_same_recipe(path: str | os.PathLike, region: str, weights: str | os.PathLike) -> None:
     """Refuse a table whose record says that its models see other input than the weights'; one without a record passes.
 
     Raises:
@@ -114,7 +125,7 @@ def check_same_recipe(path: str | os.PathLike, weights: str | os.PathLike) -> No
     for other in (beside, Path(path).with_name("evaluation.json")):
         if other.is_file() and trained.is_file():
             theirs, ours = (read_json(file, "record").get("settings", {}) for file in (other, trained))
-            for key in SHARED:
+            for key in (*SHARED, f"{region}_size"):
                 if key in theirs and key in ours and theirs[key] != ours[key]:
                     raise InputError(
                         f"{path}: its models were trained with {key} {theirs[key]}, the weights with {ours[key]};"
@@ -185,8 +196,11 @@ def nucleus_evidence_of(
 
 def calibration_of(
     labels: np.ndarray, scores: np.ndarray, method: str, scores_from: str, participants: int
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """The calibration's part of the JSON: fitted to all scores, and how good it is where each scan is left out.
+
+    None, and a line that says so, where higher scores do not mean more HH: turned round, they would be no probabilities
+    of this model.
 
     Args:
         labels, scores: `[n]`, 0 or 1, logits.
@@ -195,6 +209,13 @@ def calibration_of(
         participants: how many people the scans are of.
     """
     made = fit_calibrator(labels, scores, method)
+    if not made.slope > 0:
+        print(
+            f"no calibration: of {len(labels)} scans from {scores_from}, those with a higher probability were HH less"
+            f" often (slope {made.slope:.2f}); this model tells nothing there: train longer, on more scans, or"
+            " calibrate on others"
+        )
+        return None
     known = {
         group: [float(f"{score:.6g}") for score in values] for group, values in known_scores(labels, scores).items()
     }
@@ -251,8 +272,7 @@ def calibrate(
     Raises:
         InputError: see `source_of` and `scores_of_table`.
 
-    Where higher scores do not mean more HH nothing is written, and a line says so: turned round, they would be no
-    probabilities of this model.
+    Where `calibration_of` gives none, none is written.
     """
     if source == "none":
         if idist.get_rank() == 0:
@@ -268,16 +288,10 @@ def calibrate(
         labels, scores, people = scores_of_scans(held_out, network, device, where)
     else:
         labels, scores, people = scores_of_table(source, where["region"], weights)
-    slope = fit_calibrator(labels, scores, method).slope
-    if not slope > 0:
-        set_aside_former(weights)
-        print(
-            f"no calibration: of {len(labels)} scans from {FROM.get(source, FROM['table'])}, those with a higher"
-            f" probability were HH less often (slope {slope:.2f}); this model tells nothing there: train longer, on"
-            " more scans, or calibrate on others"
-        )
-        return
     content = calibration_of(labels, scores, method, FROM.get(source, FROM["table"]), len(set(people)))
+    if content is None:
+        set_aside_former(weights)
+        return
     content["familiarity"] = familiarity_of(training, network, device, flagged_share, refuse_beyond)
     content["seen"] = sorted({*scan_hashes(training), *(scan_hashes(held_out) if source == "held_out" else ())})
     content["nucleus_evidence"] = nucleus_evidence_of([held_out, training], network, device, nuclei_dir)
@@ -305,11 +319,12 @@ def write_familiarity(
     flagged_share: float,
     refuse_beyond: float | None,
 ) -> None:
-    """Write what the training scans are like, for a calibration that is fitted later; None writes nothing."""
+    """Write what the training scans are like, and their hashes, for a calibration that is fitted later; None writes
+    nothing."""
     if path is not None:
         loaded = cast(QNet, load_weights(network, weights))
         known = familiarity_of(scans, loaded, device, flagged_share, refuse_beyond)
-        write_json(path, {"familiarity": known})
+        write_json(path, {"familiarity": known, "seen": sorted(scan_hashes(scans))})
 
 
 def note_in_record(weights: str | os.PathLike, path: Path) -> None:
