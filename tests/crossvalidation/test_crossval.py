@@ -269,6 +269,21 @@ def test_an_error_inside_a_fold_names_the_fold(cohort, tmp_path):
         )
 
 
+@pytest.mark.parametrize("fault", ["a scan without nuclei", "an age that is none"])
+def test_a_table_that_the_baselines_cannot_use_is_refused_before_any_training(cohort, tmp_path, fault):
+    nuclei = tmp_path / "nuclei.tsv"
+    if fault == "a scan without nuclei":
+        columns = [f"{m}_{side}_{n}_mean" for m in MEASURED for side in SIDES for n in NUCLEI]
+        rows = [["participant_id", "scan_id", *columns], ["sub-01", "sub-01", *["1.5"] * len(columns)]]
+        nuclei.write_text("\n".join(map("\t".join, rows)) + "\n")
+    else:
+        table = cohort / "participants.tsv"
+        table.write_text(table.read_text().replace("\t41\t", "\tforty\t"))
+    with refused("no nuclei of" if fault == "a scan without nuclei" else "'forty'"):
+        cross_validate(cohort, tmp_path / "out", "folds", nuclei_table=str(nuclei), training={**TINY, "num_folds": 2})
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {LOCK, MARK}
+
+
 def test_two_scans_of_one_participant_are_refused_before_work_starts(cohort, tmp_path):
     anat = cohort / "sub-01" / "anat"
     for session in ("ses-01", "ses-02"):
@@ -343,16 +358,20 @@ def test_kept_weights_of_a_fold_are_calibrated_by_the_other_folds_alone(tmp_path
     folds = [Fold("cropped", 0, fold) for fold in range(3)]
     rows = [
         {"region": region, "repeat": repeat, "fold": n % 3, "model": model, "participant_id": f"sub-{n}", "slice": "",
-         "label": n % 2, "probability_HH": 0.2 + 0.01 * n + (0.2 if (region, model) != ("cropped", "Q-Net") else 0)}
+         "label": n % 2,
+         "probability_HH": 0.1 + 0.01 * n + 0.1 * (n % 2) + (0.2 if (region, model) != ("cropped", "Q-Net") else 0)}
         for region in ("full", "cropped") for repeat in (0, 1) for model in ("ResNet", "Q-Net") for n in range(36)
     ]  # fmt: skip
     for fold in folds[:2]:  # the third's weights were not kept
         (setup.folder(fold) / "models").mkdir(parents=True)
         (setup.folder(fold) / "models" / "model.pt").write_bytes(b"weights %d" % fold.fold)
+    turned = [{**row, "probability_HH": 0.5 - 0.4 * row["label"] + 0.001 * n} for n, row in enumerate(rows)]
+    calibrate_folds(setup, folds, turned, "platt")  # a model that tells nothing is not turned round
+    assert not list(tmp_path.rglob("model_calibration.json"))
     calibrate_folds(setup, folds, rows, "platt")
     for fold in folds[:2]:
         found = json.loads((setup.folder(fold) / "models" / "model_calibration.json").read_text())
         scores = [1 / (1 + math.exp(-score)) for score in (*found["scores"]["HC"], *found["scores"]["HH"])]
-        expected = [0.2 + 0.01 * n for n in range(36) if n % 3 != fold.fold]
-        assert sorted(scores) == pytest.approx(expected, abs=1e-4)
+        expected = [0.1 + 0.01 * n + 0.1 * (n % 2) for n in range(36) if n % 3 != fold.fold]
+        assert sorted(scores) == pytest.approx(sorted(expected), abs=1e-4)
     assert not (setup.folder(folds[2]) / "models").exists()

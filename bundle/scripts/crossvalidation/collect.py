@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,26 +20,61 @@ from scripts.files.writing import sha256, write_json, write_table
 from scripts.maps.bids import read_participants, split
 from scripts.maps.scan import LabelledScan
 from scripts.model.calibration import LEAST_SUBJECTS
-from scripts.model.trust import write_calibration
+from scripts.model.trust import set_aside_former, write_calibration
 from scripts.provenance import software
 from scripts.training.calibrate import calibration_of, note_in_record, scores_of_rows
 
 
-def collect(
+class Baselines(NamedTuple):
+    """What is learned from tables alone, and so before any network is trained: a fault in a table is told then.
+
+    Attributes:
+        rows: of the predictions table.
+        people: rows of `subjects.tsv`.
+        nuclei_table_sha256: of the table that the ROI baseline is of; None where there is none.
+    """
+
+    rows: list[dict[str, Any]]
+    people: list[dict[str, str]]
+    nuclei_table_sha256: str | None
+
+
+def baselines(
     setup: Setup,
     folds: Sequence[Fold],
     scans: Sequence[LabelledScan],
     nuclei_table: str | os.PathLike,
     roi_sides: str,
     roi_harmonise: str = "none",
-) -> None:
-    """Join the folds' predictions into one table, `predictions.csv`, and their records into `predictions.json`.
+) -> Baselines:
+    """Train and test the rivals that see no image, on the same folds.
 
     Args:
         setup, folds: of the run.
         scans: from `scripts.maps.bids.labelled_scans`.
         nuclei_table: `nuclei.tsv` of configs/nuclei.yaml; where it exists, the ROI baseline joins the models.
         roi_sides, roi_harmonise: see `scripts.crossvalidation.roi_baseline`.
+
+    Raises:
+        InputError: a table lacks or says what cannot be, see `scripts.crossvalidation.roi_baseline`.
+    """
+    rows, digest = [], None
+    if Path(nuclei_table).exists():
+        digest = sha256(nuclei_table)
+        rows += roi_rows(setup, folds, scans, nuclei_table, roi_sides, roi_harmonise)
+    else:
+        print(f"no ROI baseline: there is no {nuclei_table}; run configs/nuclei.yaml on the cohort, then this again")
+    people = people_of(Path(setup.settings["dataset_dir"]) / "participants.tsv", scans)
+    rows += demographic_rows(setup, folds, scans, people)
+    return Baselines(rows, people, digest)
+
+
+def collect(setup: Setup, folds: Sequence[Fold], known: Baselines) -> None:
+    """Join the folds' predictions into one table, `predictions.csv`, and their records into `predictions.json`.
+
+    Args:
+        setup, folds: of the run.
+        known: from `baselines`.
 
     Raises:
         InputError: two folds were made with different settings, software or data.
@@ -62,18 +97,11 @@ def collect(
         rows += read_table(setup.folder(fold) / "predictions.csv", PREDICTION_COLUMNS, cure=cure)
     if setup.keep_weights:
         calibrate_folds(setup, folds, rows, first["settings"].get("calibration_method", "platt"))
-    baseline = None
-    if Path(nuclei_table).exists():
-        baseline = sha256(nuclei_table)
-        rows += roi_rows(setup, folds, scans, nuclei_table, roi_sides, roi_harmonise)
-    else:
-        print(f"no ROI baseline: there is no {nuclei_table}; run configs/nuclei.yaml on the cohort, then this again")
+    rows += known.rows
     if setup.contributions:
         join_contributions(setup, folds)
-    people = people_of(Path(setup.settings["dataset_dir"]) / "participants.tsv", scans)
-    rows += demographic_rows(setup, folds, scans, people)
     write_table(output_dir / "predictions.csv", PREDICTION_COLUMNS, rows)
-    write_table(output_dir / SUBJECTS, SUBJECT_COLUMNS, people)
+    write_table(output_dir / SUBJECTS, SUBJECT_COLUMNS, known.people)
     write_json(
         output_dir / "predictions.json",
         {
@@ -81,7 +109,7 @@ def collect(
             "settings": {k: v for k, v in first["settings"].items() if k not in may_differ},
             "seed": setup.seed,
             "input": first["input"],
-            "nuclei_table_sha256": baseline,
+            "nuclei_table_sha256": known.nuclei_table_sha256,
             "folds": [{**asdict(fold), "weights": record["weights"]} for fold, record in records.items()],
         },
     )
@@ -112,11 +140,14 @@ def calibrate_folds(setup: Setup, folds: Sequence[Fold], rows: Sequence[Mapping[
             if row["region"] == fold.region and int(row["repeat"]) == fold.repeat and int(row["fold"]) != fold.fold
         ]
         labels, scores, people = scores_of_rows(others)
-        if not weights.is_file() or len(labels) < LEAST_SUBJECTS or len(np.unique(labels)) < 2:
+        if not weights.is_file() or len(labels) < LEAST_SUBJECTS or np.bincount(labels, minlength=2).min() < 2:
             continue
         noted = setup.folder(fold) / FAMILIARITY
         known = read_json(noted, "familiarity") if noted.is_file() else {"familiarity": None}
         content = calibration_of(labels, scores, method, "the other folds of the cross-validation", len(set(people)))
+        if content is None:
+            set_aside_former(weights)
+            continue
         note_in_record(weights, write_calibration(weights, {**content, **known, "software": software()}))
 
 

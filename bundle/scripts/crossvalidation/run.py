@@ -15,7 +15,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 from tqdm import tqdm
 
-from scripts.crossvalidation.collect import collect
+from scripts.crossvalidation.collect import baselines, collect
 from scripts.crossvalidation.folds import HARMLESS, MANAGED, MEASURED_BY, Fold, Setup
 from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
@@ -74,7 +74,7 @@ def run_folds(
         overlays: config files between train.yaml and the others of a fold.
         engine: runs the folds, see `scripts.runs.engines`.
         keep_weights: whether a finished fold keeps its weights.
-        nuclei_table, roi_sides: of the ROI baseline, see `scripts.crossvalidation.collect`.
+        nuclei_table, roi_sides: of the ROI baseline, see `scripts.crossvalidation.collect.baselines`.
         roi_harmonise: `none`; or `combat`: sites are taken out of the nuclei, learned from training folds.
         tracking: MONAI's arguments for experiment tracking; each fold is a run of its own.
         contributions: whether each fold measures what maps and nuclei contribute to Q-Net; label images of nuclei lie
@@ -120,8 +120,6 @@ def run_folds(
         raise InputError(
             "roi_harmonise: ComBat knows nothing of a site that is left out (fold_by site); give --roi_harmonise none"
         )
-    check_same_run(Path(output_dir), config, scans)
-
     # repeat by repeat and both inputs side by side, so that a run that is stopped early can be looked at
     folds = [
         Fold(region, repeat, fold)
@@ -129,6 +127,8 @@ def run_folds(
         for fold in range(config["num_folds"])
         for region in regions
     ]
+    known = baselines(setup, folds, scans, nuclei_table, roi_sides, roi_harmonise)
+    check_same_run(Path(output_dir), config, scans)
     open_folds = [fold for fold in folds if setup.open_runs(fold)]
     for fold in folds:
         if fold not in open_folds:
@@ -146,7 +146,7 @@ def run_folds(
             for _, outcome in engine.each(run_fold, setup, {fold.name: fold for fold in open_folds}, progress.update):
                 if isinstance(outcome, Exception):
                     raise outcome
-    collect(setup, folds, scans, nuclei_table, roi_sides, roi_harmonise)
+    collect(setup, folds, known)
 
 
 def check_one_scan_each(scans: Sequence[Scan]) -> None:
