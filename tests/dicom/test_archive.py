@@ -19,7 +19,7 @@ from stand_in import StandIn, serving
 from studies import RULES, files_of
 
 from scripts.dicom.address import parse_address
-from scripts.dicom.web import Archive
+from scripts.dicom.web import Archive, _value
 from scripts.inference.inputs import find_input
 from scripts.maps.scan import MAPS
 
@@ -45,6 +45,12 @@ def found(archive: StandIn, folder: Path, query: str = "") -> list:
 
 def kept(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_an_attribute_without_value_is_empty_however_json_says_it():
+    for said in ({}, {"00100020": {"vr": "LO"}}, {"00100020": {"vr": "LO", "Value": [None]}}):
+        assert _value(said, "PatientID") == ""
+    assert _value({"00100020": {"vr": "LO", "Value": ["p 1"]}}, "PatientID") == "p 1"
 
 
 # --- fetched ----------------------------------------------------------------------------------------------------------

@@ -148,6 +148,15 @@ def test_other_weights_are_changed_settings(tmp_path):
         folder(tmp_path, weights_sha256="b").open()
 
 
+def test_what_a_killed_run_logged_is_not_counted_again(tmp_path):
+    run = folder(tmp_path)
+    run.open()
+    run.done(item("sub-01"), "failed", message="was full")
+    again = folder(tmp_path)
+    again.open()
+    assert again.failures() == {} and not list(tmp_path.glob("progress-*.csv"))
+
+
 def test_a_folder_with_a_damaged_record_is_refused(tmp_path):
     (tmp_path / "run.json").write_text("{")
     with refused(tmp_path / "run.json"):

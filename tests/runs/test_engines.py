@@ -9,7 +9,7 @@ from refusal import refused
 
 from scripts.errors import InputError
 from scripts.files.limits import largest_file, set_largest_file
-from scripts.runs.engines import LocalEngine, engine, run_jobs, scan_engine
+from scripts.runs.engines import LocalEngine, RayEngine, engine, run_jobs, scan_engine
 from scripts.runs.failures import why
 
 
@@ -89,6 +89,8 @@ def test_a_ray_cluster_gives_what_processes_here_give_and_outlives_a_killed_work
 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the workers find the jobs
     where = scan_engine("ray", 1, cluster)
+    # a task asks for no more cores than the largest machine has, or it would wait for ever
+    assert RayEngine(cluster, cores=64).needs == {"num_cpus": 1}
     assert where.slots == 2 and len([node for node in ray.nodes() if node["Alive"]]) == 2
     check_all(outcomes(where, tmp_path, *NAMES), tmp_path)
 

@@ -294,8 +294,8 @@ def _short(uid: str) -> str:
 def _value(said: Said, keyword: str) -> str:
     """The first value of an attribute, as text; empty where there is none."""
     tag = tag_for_keyword(keyword)
-    values = said.get(f"{tag:08X}", {}).get("Value") or [""]
-    return str(values[0])
+    values = said.get(f"{tag:08X}", {}).get("Value") or [None]
+    return "" if values[0] is None else str(values[0])  # JSON has null for an empty one
 
 
 def _all(search: Callable[..., list[dict[str, Any]]], uid: str, *of: str, **filters: Any) -> dict[str, Said]:

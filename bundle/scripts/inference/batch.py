@@ -170,6 +170,8 @@ class RunFolder:
         idist.barrier()
         if self.rank == 0 and not record.exists():
             write_json(record, {"run": self.settings, "provenance": self.provenance})
+        if self.rank == 0:
+            self.clear_log()  # of a run that was killed; all that it has not finished is tried again
         idist.barrier()
 
     def stem(self, scan: Scan) -> Path:

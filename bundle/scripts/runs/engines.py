@@ -193,7 +193,7 @@ class RayEngine:
     Args:
         address: of the cluster; None for the one at hand, or else one started on this machine.
         per_gpu: tasks that share a GPU.
-        cores: of each task, where the cluster has no GPU.
+        cores: of each task, where the cluster has no GPU; at most those of its largest machine.
         keys: see `Engine`.
 
     Raises:
@@ -220,6 +220,8 @@ class RayEngine:
                 )
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise InputError(f"ray_address {address}: no cluster there ({reason(error)}); start it first") from error
+        largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        cores = max(1, min(cores, int(largest)))  # a task that no machine has room for would wait for ever
         self.needs: dict[str, float] = {"num_cpus": cores}
         if ray.cluster_resources().get("GPU"):
             self.needs = {"num_gpus": 1 / per_gpu, "num_cpus": 1}
