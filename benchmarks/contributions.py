@@ -30,7 +30,9 @@ def run(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "monai.bundle", "run", *words], cwd=BUNDLE, check=True)
 
 
-def measured(folder: Path, name: str, subjects: int, seed: int, training: list[str], samples: int) -> dict[str, Any]:
+def measured(
+    folder: Path, name: str, subjects: int, seed: int, training: list[str], samples: int, at_once: int
+) -> dict[str, Any]:
     """Simulate, train and measure; what is there already is not made again."""
     cohort, output = folder / "cohort", folder / "cross_validation"
     if not (cohort / "participants.tsv").exists():
@@ -42,6 +44,7 @@ def measured(folder: Path, name: str, subjects: int, seed: int, training: list[s
     run(
         *("folds", "--config_file", "configs/cross_validation.yaml", "--dataset_dir", str(cohort)),
         *("--output_dir", str(output), "--regions", "['cropped']", "--num_repeats", "1", "--contributions", "true"),
+        *("--folds_on_cpu", str(at_once)),
         *(
             "--nuclei_table",
             str(truth / "measured.tsv"),
@@ -81,12 +84,15 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=120)
     parser.add_argument("--seed", type=int, default=41)
     parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="keys of train.yaml, of all")
+    parser.add_argument("--folds_on_cpu", type=int, default=1, help="folds side by side, where there is no GPU")
     parser.add_argument("--samples", type=int, default=2000, help="of the bootstrap")
     given = parser.parse_args()
     results = {}
     for name in given.maps:
         folder = given.output.resolve() / name
-        results[name] = measured(folder, name, given.subjects, given.seed, given.training, given.samples)
+        results[name] = measured(
+            folder, name, given.subjects, given.seed, given.training, given.samples, given.folds_on_cpu
+        )
     content = {"software": software(), "simulated": True, "subjects": given.subjects, "training": given.training}
     write_json(given.output / "contributions.json", {**content, "results": results})
     text = as_text(results, given.subjects)
