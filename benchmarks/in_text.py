@@ -401,34 +401,31 @@ def nucleus_evidence() -> str:
     def cell(row: dict[str, Any]) -> str:
         return f"{100 * row['share']:.0f} % ({100 * row['ci_low']:.0f}-{100 * row['ci_high']:.0f})"
 
-    names = {"covering": "covering the nucleus (the report's table)", "integrated_gradients": "integrated gradients"}
-    rows = [
-        [
-            names.get(name, name.replace("_", " ")),
-            cell(row["above_healthy"]),
-            f"{100 * row['chance']:.0f} %",
-            f"{row['one_nucleus_for_all']['nucleus']} {cell(row['one_nucleus_for_all'])}",
-            fixed(row["correlation_with_covering"], 2),
-            fixed(row["correlation_with_truth"], 2),
-        ]
-        for of_weights in found["weights"].values()
-        for name, row in of_weights["methods"].items()
-    ]
-    counts = [of_weights["methods"]["covering"]["subjects"] for of_weights in found["weights"].values()]
-    could = [of_weights["attainable"] for of_weights in found["weights"].values()]
-    heads = ["evidence", "strongest is right", "chance", "one nucleus for all", "with covering", "with the truth"]
-    return (
-        f"{found['scans']} **simulated** scans of {found['cohorts']} cohorts that were not trained on;"
-        f" {' and '.join(map(str, counts))} HH that were classified rightly. How often the nucleus whose evidence is"
-        " most above the mean of healthy subjects is one where this subject's HH acts (95 % interval), and correlations"
-        " over nuclei and subjects:\n\n"
-        + markdown_table(heads, rows)
-        + "".join(
-            f"\nThe truth of the nuclei explains {100 * row['explained']:.0f} % of the variance of the network's"
-            f" output; evidence in exact proportion to it would be right in {cell(row['pointing'])}.\n"
-            for row in could
+    rows = []
+    for digest, of_weights in found["weights"].items():
+        row, could = of_weights["methods"]["covering"], of_weights["attainable"]
+        always = row["one_nucleus_for_all"]
+        rows.append(
+            [
+                f"`{digest[:8]}`",
+                str(row["subjects"]),
+                cell(row["above_healthy"]),
+                f"{100 * row['chance']:.0f} %",
+                f"{always['nucleus']} {cell(always)}",
+                cell(could["pointing"]),
+                fixed(row["correlation_with_truth"], 2),
+            ]
         )
-        + f"\nOn {others['scans']} of them the sum of integrated gradients over a nucleus correlates"
+    heads = ["weights", "HH, right", "strongest is right", "chance", "one nucleus for all", "attainable", "with truth"]
+    between = ", ".join(fixed(value, 2) for value in found["correlation_between_weights"])
+    return (
+        f"{found['scans']} **simulated** scans of {found['cohorts']} cohorts that were not trained on. How often, in HH"
+        " that were classified rightly, the nucleus whose evidence is most above the mean of healthy subjects is one"
+        " where this subject's HH acts (95 % interval); how often evidence in exact proportion to the truth, as far as"
+        " the network's output follows it, would be right (attainable); and its correlation with the truth over nuclei"
+        " and subjects:\n\n"
+        + markdown_table(heads, rows)
+        + f"\nBetween the weights covering correlates {between}. On {others['scans']} of them the sum of integrated gradients over a nucleus correlates"
         f" {fixed(summed['correlation_with_covering'], 2)} with covering it."
         " `benchmarks/results/nucleus_evidence.md`, `nucleus_evidence_methods.md`.\n"
     )
