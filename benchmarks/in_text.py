@@ -425,7 +425,8 @@ def nucleus_evidence() -> str:
         " the network's output follows it, would be right (attainable); and its correlation with the truth over nuclei"
         " and subjects:\n\n"
         + markdown_table(heads, rows)
-        + f"\nBetween the weights covering correlates {between}. On {others['scans']} of them the sum of integrated gradients over a nucleus correlates"
+        + f"\nBetween the weights covering correlates {between}. On {others['scans']} of them the sum of integrated"
+        " gradients over a nucleus correlates"
         f" {fixed(summed['correlation_with_covering'], 2)} with covering it."
         " `benchmarks/results/nucleus_evidence.md`, `nucleus_evidence_methods.md`.\n"
     )
