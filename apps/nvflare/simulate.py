@@ -26,13 +26,16 @@ sys.path.insert(0, str(BUNDLE))
 
 from monai.bundle import ConfigWorkflow  # noqa: E402
 
-from scripts.errors import InputError  # noqa: E402
+from scripts.errors import InputError, input_error_in  # noqa: E402
 from scripts.files.writing import write_json  # noqa: E402
 from scripts.provenance import cohort_fingerprint, sha256, software  # noqa: E402
 from scripts.runs.outputs import claim  # noqa: E402
+from scripts.settings.check import Known  # noqa: E402
 from scripts.training.federated import with_embedding, write_model, write_stage_1  # noqa: E402
 
 Weights = dict[str, torch.Tensor]
+#: Keys of train.yaml that each site gets from here.
+MANAGED = ("bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "embedding_weights")
 
 
 def of_training(overlay: str, keys: dict[str, Any], *names: str) -> list[Any]:
@@ -107,6 +110,34 @@ def federate(
     return {name: torch.as_tensor(averaged[name]).to(value.dtype) for name, value in start.items()}  # counts, averaged
 
 
+def checked(keys: dict[str, Any]) -> dict[str, Any]:
+    """Keys of train.yaml as each wants its value.
+
+    Raises:
+        InputError: one that does not exist or is set here, or a value that it cannot have.
+    """
+    known = Known([str(BUNDLE / "configs" / f"{file}.yaml") for file in ("train", "fl_image_level", "fl_scan_level")])
+    for key in keys:
+        if key in MANAGED:
+            raise InputError(f"--set {key}: is set for each site from --site and --output_dir; leave it out")
+    return {key: known.checked(key.split("#"), value, f"--set {key}") for key, value in keys.items()}
+
+
+def check_sites(sites: dict[str, dict[str, Any]]) -> None:
+    """Before FLARE starts: every site's cohort can be read and split.
+
+    Raises:
+        InputError: one cannot, with the site's name in front.
+    """
+    for name, keys in sites.items():
+        try:
+            of_training("fl_image_level", keys, "split")
+        except Exception as error:
+            if (known := input_error_in(error)) is None:
+                raise
+            raise InputError(f"--site {name}: {known}") from error
+
+
 def pair(text: str, what: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
@@ -134,6 +165,7 @@ def run(sites: dict[str, Path], output_dir: Path, rounds: int, epochs: int, keys
         }
         for name, cohort in sites.items()
     }
+    check_sites(own)
     first_keys = next(iter(own.values()))
     (first,) = of_training("fl_image_level", first_keys, "image#network_def")
     first = first.cpu()
@@ -160,7 +192,7 @@ def main() -> None:
         sites = {name: Path(cohort) for name, cohort in named}
         if len(sites) < len(named):
             raise InputError("--site: two sites have one name; give each its own")
-        keys = {key: yaml.safe_load(value) for key, value in (pair(text, "set") for text in given.set)}
+        keys = checked({key: yaml.safe_load(value) for key, value in (pair(text, "set") for text in given.set)})
         run(sites, given.output_dir.resolve(), given.rounds, given.epochs, keys)
     except InputError as error:
         sys.exit(str(error))

@@ -68,6 +68,28 @@ def test_one_site_is_no_federation(tmp_path, python):
 
 
 @pytest.mark.other_programs
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--set=num_folds=2"], ["--site south", "every subject is"]),
+        (["--set=num_fold=2"], ["--set num_fold", "num_folds"]),
+        (["--set=output_dir=elsewhere"], ["--set output_dir", "for each site"]),
+    ],
+)
+def test_a_site_or_a_key_that_cannot_be_is_one_line_before_flare_starts(tmp_path, python, words, said):
+    cohorts = {name: write_cohort(tmp_path / name, 4) for name in ("north", "south")}
+    table = cohorts["south"] / "participants.tsv"
+    table.write_text(table.read_text().replace("\tHH", "\tHC"))
+    done = simulate(
+        python, *(f"--site={name}={cohort}" for name, cohort in cohorts.items()), f"--output_dir={tmp_path / 'out'}",
+        *words,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert [word for word in said if word not in done.stderr.splitlines()[-1]] == [], done.stderr[-2000:]
+    assert not (tmp_path / "out" / "nvflare").exists()
+
+
+@pytest.mark.other_programs
 def test_a_folder_that_flare_cannot_work_in_is_refused(tmp_path, python):
     sites = (f"--site={name}={tmp_path}" for name in ("north", "south"))
     done = simulate(python, *sites, f"--output_dir={tmp_path / 'the sites'}")
