@@ -124,6 +124,8 @@ def test_an_archive_that_is_not_there_is_one_line(tmp_path):
         ("dicomweb:http://host/x?studyinstanceuid=1.2", "StudyInstanceUID"),
         ("dicomweb:http://host/x?SeriesDescription=qsm", "StudyInstanceUID"),
         ("dicomweb:http://host/x?PatientID=", "PatientID"),
+        ("dicomweb:http://host/x?PatientID=*", "all of the archive"),
+        ("dicomweb:http://host/x?AccessionNumber=12#3", "%23"),
     ],
 )
 def test_an_address_that_is_none_is_refused(address, said):

@@ -44,11 +44,17 @@ def parse_address(address: str, key: str) -> tuple[str, dict[str, str]]:
             f"{key}: names a user or a password, which lists of processes and histories would show; write them into"
             f" ~/.netrc (machine {host} login USER password PASSWORD)"
         )
+    if "#" in address:  # an address ends there, so what is asked for would be cut
+        raise InputError(f"{key}: has a #; write %23 where it is part of what is asked for, or leave it out")
     query: dict[str, str] = {}
     for keyword, value in parse_qsl(parts.query, keep_blank_values=True):
         if keyword not in ASKED_BY:
             raise InputError(f"{key}: archives find no studies by {keyword!r}; use one of {', '.join(ASKED_BY)}")
         if not value.strip():
             raise InputError(f"{key}: asks for {keyword} without a value; write it behind the =")
+        if not value.strip(" *?-"):
+            raise InputError(
+                f"{key}: {keyword}={value} asks for all of the archive, which is not fetched; ask for some"
+            )
         query[keyword] = ",".join([*filter(None, [query.get(keyword)]), value.strip()])
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", "")), query
