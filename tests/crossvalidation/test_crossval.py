@@ -23,7 +23,8 @@ from refusal import refused
 from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES
 from scripts.crossvalidation.collect import calibrate_folds, roi_rows
 from scripts.crossvalidation.folds import Fold, Setup
-from scripts.crossvalidation.run import analyse, checked_settings, config_files
+from scripts.crossvalidation.run import analyse, checked_settings, config_files, run_folds
+from scripts.errors import InputError
 from scripts.evaluation.contributions import SCANS, read_probabilities
 from scripts.maps.bids import labelled_scans, split
 from scripts.nuclei.table import MEASURED
@@ -267,6 +268,26 @@ def test_an_error_inside_a_fold_names_the_fold(cohort, tmp_path):
             "folds",
             training={**TINY, "num_folds": 2, "imagenet_weights": str(tmp_path / "none.pth")},
         )
+
+
+def test_a_fold_that_fails_does_not_stop_the_others(cohort, tmp_path, capsys):
+    class FirstFails:
+        keys, slots = "", 1
+        reached: list[str] = []
+
+        def each(self, work, shared, jobs, tick):
+            for name in jobs:
+                self.reached.append(name)
+                yield name, InputError("killed; go on") if name.endswith("00") else None
+
+    engine = FirstFails()
+    with refused("cropped/repeat-0/fold-00: killed; go on"):
+        run_folds(
+            BUNDLE, cohort, tmp_path / "out", tmp_path / "cache", ["cropped"], 1, {**TINY, "num_folds": 2}, [], engine,
+            False, tmp_path / "nuclei.tsv", "mean",
+        )  # fmt: skip
+    assert len(engine.reached) == 2
+    assert "fold-00: killed; go on (the other folds go on)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fault", ["a scan without nuclei", "an age that is none"])

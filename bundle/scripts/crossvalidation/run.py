@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from scripts.crossvalidation.collect import baselines, collect
 from scripts.crossvalidation.folds import HARMLESS, MANAGED, MEASURED_BY, Fold, Setup
-from scripts.errors import InputError, input_error_in
+from scripts.errors import InputError, input_error_in, reason
 from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir, write_json
 from scripts.maps.bids import labelled_scans, split
@@ -81,8 +81,9 @@ def run_folds(
             beside `nuclei_table`.
 
     Raises:
-        InputError: a key that does not exist, a cohort that cannot be split or has two scans of one participant, an
-            output folder of another run, or what a fold raises.
+        InputError: a key that does not exist, a cohort that cannot be split or has two scans of one participant, a
+            table that the baselines cannot use, an output folder of another run; or, once the others are done, what a
+            fold raised.
     """
     if num_repeats < 1 or not regions or set(regions) - {"full", "cropped"} or len(set(regions)) < len(regions):
         raise InputError(f"regions {regions}, num_repeats {num_repeats}: take full, cropped or both; repeats from 1 on")
@@ -142,10 +143,14 @@ def run_folds(
             import mlflow
 
             mlflow.MlflowClient(setup.tracking["tracking_uri"]).search_experiments()
+        jobs, failed = {fold.name: fold for fold in open_folds}, dict[str, Exception]()
         with Progress(setup, folds, config["image_epochs"] + config["scan_epochs"]) as progress:
-            for _, outcome in engine.each(run_fold, setup, {fold.name: fold for fold in open_folds}, progress.update):
+            for name, outcome in engine.each(run_fold, setup, jobs, progress.update):
                 if isinstance(outcome, Exception):
-                    raise outcome
+                    failed[name] = outcome if input_error_in(outcome) is None else of_fold(name, outcome)
+                    tqdm.write(f"{reason(failed[name])} (the other folds go on)")
+        if failed:  # the same command trains them alone
+            raise failed[min(failed)]
     collect(setup, folds, known)
 
 
@@ -269,14 +274,19 @@ def run_fold(setup: Setup, fold: Fold, device: str) -> None:
             for run_id in setup.open_runs(fold):
                 fold_workflow(setup, fold, device, run_id).run()
     except Exception as error:
-        bad_input = input_error_in(error)
-        if bad_input is None:
+        if input_error_in(error) is None:
             raise
-        raise InputError(f"{fold.name}: {bad_input}") from error
+        raise of_fold(fold.name, error) from error
     finally:
         release(folder)
         release(folder / "models")
     tidy(setup, fold)
+
+
+def of_fold(name: str, error: Exception) -> InputError:
+    """Bad input, or the end of a process, with the fold's name in front."""
+    said = str(input_error_in(error))
+    return InputError(said if said.startswith(f"{name}: ") else f"{name}: {said}")
 
 
 def tidy(setup: Setup, fold: Fold) -> None:
