@@ -161,6 +161,7 @@ def test_weights_that_are_there_are_calibrated_on_labelled_scans_of_another_site
     assert found["input"]["sha256"] == cohort_fingerprint(site)["sha256"] != former["input"]["sha256"]
     assert {group: len(scores) for group, scores in found["scores"].items()} == {"HC": 12, "HH": 12}
     assert found["scores"] != former["scores"]
+    assert {*former["seen"]} <= {*found["seen"]}  # who trained the weights is no test of them now either
     noted = json.loads((tmp_path / "models" / "model.json").read_text())["weights"]
     assert noted["model_calibration.json"] == sha256(tmp_path / "models" / "model_calibration.json")
 

@@ -26,7 +26,7 @@ from scripts.model.familiarity import LEAST_SCANS, fit
 from scripts.model.networks import QNet, load_weights
 from scripts.model.nucleus_evidence import by_nucleus, healthy_range, label_file, labels_at
 from scripts.model.outputs import embedding_of_scan
-from scripts.model.trust import set_aside_former, write_calibration
+from scripts.model.trust import read_calibration, set_aside_former, write_calibration
 from scripts.provenance import software
 
 #: Where scores may be from, beside a path to a predictions table.
@@ -293,7 +293,8 @@ def calibrate(
         set_aside_former(weights)
         return
     content["familiarity"] = familiarity_of(training, network, device, flagged_share, refuse_beyond)
-    content["seen"] = sorted({*scan_hashes(training), *(scan_hashes(held_out) if source == "held_out" else ())})
+    now = {*scan_hashes(training), *(scan_hashes(held_out) if source == "held_out" else ())}
+    content["seen"] = sorted({*now, *seen_before(weights)})
     content["nucleus_evidence"] = nucleus_evidence_of([held_out, training], network, device, nuclei_dir)
     table = {} if source in FROM else {"predictions_sha256": sha256(source)}
     path = write_calibration(weights, {**content, "software": software(), "input": record["input"], **table})
@@ -308,6 +309,15 @@ def calibrate(
 def scan_hashes(scans: Dataset) -> list[str]:
     """By what a scan is known again whatever its name: SHA-256 of the first map's file of each."""
     return [sha256(item["image"][0]) for item in scans.data]
+
+
+def seen_before(weights: str | os.PathLike) -> list[str]:
+    """Hashes of the scans that a former calibration of these very weights names: they trained them all the same."""
+    try:
+        known, _ = read_calibration(weights)
+    except InputError:
+        return []
+    return [] if known is None else known.get("seen", [])
 
 
 def write_familiarity(
