@@ -218,8 +218,9 @@ class RayEngine:
                     # where tasks find this package, and no bars of their own
                     runtime_env={"env_vars": {"PYTHONPATH": path, "TQDM_DISABLE": "1"}},
                 )
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-            raise InputError(f"ray_address {address}: no cluster there ({reason(error)}); start it first") from error
+        except (OSError, RuntimeError, ValueError, SystemExit) as error:  # Ray may leave
+            said = "something else answers" if isinstance(error, SystemExit) else reason(error)
+            raise InputError(f"ray_address {address}: no cluster there ({said}); start it first") from error
         largest = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         cores = max(1, min(cores, int(largest)))  # a task that no machine has room for would wait for ever
         self.needs: dict[str, float] = {"num_cpus": cores}
