@@ -27,6 +27,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(ROOT / "bundle"))
 from scripts.evaluation.predictions import NO_INPUT, read_predictions, regions_of  # noqa: E402
 from scripts.evaluation.trust import trust_table  # noqa: E402
+from scripts.maps.scan import KNOWN_MAPS  # noqa: E402
 from scripts.reporting.figures import roc_models  # noqa: E402
 from scripts.reporting.markup import fixed  # noqa: E402
 from scripts.reporting.style import FigureCanvasAgg  # noqa: E402
@@ -357,6 +358,28 @@ def sites() -> str:
     )
 
 
+def map_contributions() -> str:
+    """Whether contributions find the map in which HH acts."""
+    found = read(RESULTS / "contributions.json")
+    rows, small = [], 0
+    for name, result in found["results"].items():
+        drops = {row["map"]: row for row in result["rows"] if not row["nucleus"]}
+        cells = [f"{fixed(r['drop'], 3)} ({r['drop_low']:.2f} to {r['drop_high']:.2f})" for r in drops.values()]
+        rows.append([KNOWN_MAPS[name].name, fixed(result["auc"], 3), *cells])
+        small += sum(row["drop_low"] <= 0 <= row["drop_high"] for key, row in drops.items() if key != name)
+    names = [f"without {KNOWN_MAPS[name].name}" for name in found["results"]]
+    others = len(rows) * (len(rows) - 1)
+    return (
+        f"**Simulated** cohorts of {found['subjects']} in which HH acts in one map alone, cross-validated"
+        f" ({', '.join(found['training'])}). By how much the scan AUC of Q-Net falls when another subject's map stands"
+        " in the place of each (95 % interval over subjects):\n\n"
+        + markdown_table(["HH acts in", "AUC", *names], rows)
+        + f"\nThe map in which HH acts is found in {sum(r['found'] for r in found['results'].values())} of {len(rows)}"
+        f" cohorts. Of the other {others} intervals {small} hold 0: a stranger's map disturbs a little what the network"
+        " makes of the rest. `benchmarks/results/contributions.md`.\n"
+    )
+
+
 def strange() -> str:
     """How many strange scans are told, and how many good ones are flagged."""
     wrong, good = read(RESULTS / "strange.json"), read(RESULTS / "strange_good.json")["kinds"]["as it is"]
@@ -566,6 +589,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "coverage": coverage,
     "another_site": another_site,
     "strange": strange,
+    "map_contributions": map_contributions,
     "nucleus_evidence": nucleus_evidence,
     "federated": federated,
     "sites": sites,
