@@ -145,6 +145,8 @@ def test_an_error_below_which_no_group_is_ever_ruled_out_is_refused_before_work(
         ("{", ("not JSON",)),
         ({"calibration": {**CONTENT["calibration"], "prevalence": 1}}, ("prevalence", "below 1")),
         ({"calibration": {**CONTENT["calibration"], "method": "isotonic"}}, ("platt",)),
+        ({"calibration": {**CONTENT["calibration"], "slope": -0.5}}, ("slope",)),
+        ({"nucleus_evidence": {"caudate": {"low": 2, "high": 1}}}, ("caudate", "upside down")),
         ({"scores": {"HC": [], "HH": [1.0]}}, ("lacks a group",)),
         ({"familiarity": {"limit": 0, "references": {}, "places": []}}, ("familiarity.limit",)),
         ({"familiarity": {"limit": 2, "references": {}, "places": []}}, ("do not fit together",)),

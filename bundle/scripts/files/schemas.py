@@ -38,7 +38,7 @@ _MADE_OF = {
     "software": _OBJECT,
     "settings": _OBJECT,
     "weights": {"type": "object", "additionalProperties": _TEXT},
-    "input": _object(name=_maybe(_TEXT), simulated=_maybe(_BOOLEAN), sha256=_TEXT),
+    "input": _object(name=_maybe(_TEXT), simulated=_BOOLEAN, sha256=_TEXT),
 }
 
 
@@ -179,7 +179,7 @@ SCHEMAS: dict[str, Schema] = {
         calibration=_object(
             ["method", "slope", "intercept", "prevalence"],
             method=_TEXT,
-            slope=_between(-1e3, 1e3),
+            slope={"type": "number", "exclusiveMinimum": 0, "maximum": 1e3},  # below 0 it would turn the model round
             intercept=_between(-1e3, 1e3),
             prevalence={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         ),

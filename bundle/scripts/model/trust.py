@@ -68,6 +68,9 @@ def _parsed(path: str, digest: str) -> Mapping[str, Any]:
         raise InputError(f"{path}: calibration.method is none of {', '.join(METHODS)}; {CURE}")
     if not found["scores"]["HC"] or not found["scores"]["HH"]:
         raise InputError(f"{path}: scores lacks a group; {CURE}")
+    for nucleus, usual in (found.get("nucleus_evidence") or {}).items():
+        if usual["low"] > usual["high"]:
+            raise InputError(f"{path}: the range of {nucleus} in nucleus_evidence is upside down; {CURE}")
     if known := found.get("familiarity"):
         try:  # whether its numbers fit together is found out before work, not by the first scan
             strangeness(known, np.asarray(known["references"]["embedding"]["along"]["centre"]), {})
