@@ -265,3 +265,11 @@ def test_a_table_of_participants_without_a_column_is_refused(cohort, column):
 def test_a_participant_without_a_row_is_refused(cohort):
     with refused(cohort / "participants.tsv", "sub-99"):
         demographics(cohort, ["sub-99"])
+
+
+@pytest.mark.parametrize("epoch", ["-1", "0", "1.5"])
+def test_a_learning_curve_of_impossible_epochs_is_refused(tmp_path, epoch):
+    path = tmp_path / "scan_level.csv"
+    path.write_text(f"epoch,train_loss,train_auc,val_auc\n{epoch},0.5,0.7,\n")
+    with refused(path, "whole numbers from 1"):
+        figures.read_curve(path)

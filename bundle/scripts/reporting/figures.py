@@ -349,6 +349,8 @@ def read_curve(path: str | os.PathLike) -> pd.DataFrame:
     curve = read_frame(path, columns, numbers=columns, unique=["epoch"], cure=cure)
     if curve.empty:
         raise InputError(f"{path}: holds no epoch; {cure}")
+    if not (curve["epoch"].ge(1) & curve["epoch"].mod(1).eq(0)).all():
+        raise InputError(f"{path}: epochs are whole numbers from 1; {cure}")
     return curve[columns]
 
 
