@@ -85,6 +85,7 @@ def test_json_is_read_in_any_encoding_that_names_itself(tmp_path, encoding):
         (b"[" * 100_000, "nested"),
         (b'{"x": NaN}', "NaN"),
         (b'{"x": 1e999}', "1e999"),
+        (b'{"x": 1' + b"0" * 400 + b"}", "no number of JSON"),
     ],
 )
 def test_json_that_is_not_what_is_due_is_refused(tmp_path, content, word):

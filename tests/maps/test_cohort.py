@@ -546,6 +546,16 @@ def test_a_map_whose_name_is_in_other_capitals_is_named(cohort, name):
         find_scans(cohort)
 
 
+@pytest.mark.parametrize("place", ["Anat", "ANAT", "Ses-1/anat"])
+def test_a_folder_in_capitals_is_no_scan_less_but_a_row_with_its_name(cohort, place):
+    anat = map_file(cohort, "Chimap").parent
+    moved = anat.parent / place
+    moved.parent.mkdir(exist_ok=True)
+    anat.rename(moved)
+    scans = find_scans(cohort, incomplete_too=True)
+    assert [place in (scan.refused or "") for scan in scans] == [True] + [False] * (len(scans) - 1)
+
+
 @pytest.mark.parametrize("name", ["sub_01", "SUB 01", "sub-1", "sub01", "sub-sub-01", "1.0", "1,0"])
 def test_a_participant_spelled_otherwise_than_the_folder_is_told_with_row_and_spelling(cohort, name, tmp_path):
     edit_table(cohort, "sub-01\t", f"{name}\t")

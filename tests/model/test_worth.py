@@ -1,5 +1,6 @@
 """What a result says of its own worth: by the calibration beside the weights, and honestly where there is none."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -147,6 +148,7 @@ def test_an_error_below_which_no_group_is_ever_ruled_out_is_refused_before_work(
         ({"calibration": {**CONTENT["calibration"], "method": "isotonic"}}, ("platt",)),
         ({"calibration": {**CONTENT["calibration"], "slope": -0.5}}, ("slope",)),
         ({"nucleus_evidence": {"caudate": {"low": 2, "high": 1}}}, ("caudate", "upside down")),
+        ({"seen": ["A" * 64]}, ("seen[0]",)),
         ({"scores": {"HC": [], "HH": [1.0]}}, ("lacks a group",)),
         ({"familiarity": {"limit": 0, "references": {}, "places": []}}, ("familiarity.limit",)),
         ({"familiarity": {"limit": 2, "references": {}, "places": []}}, ("do not fit together",)),
@@ -197,6 +199,31 @@ def test_a_damaged_part_of_what_is_known_is_found_before_the_first_scan(known, w
         write_calibration(weights, {**CONTENT, "familiarity": {**known, "references": {part: lacking}}})
         with refused("do not fit together"):
             Trust(weights).check()
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("embedding", lambda one: one["along"].update(rest=[0.0, 0.0]), "along.rest"),
+        ("appearance", lambda one: one["usual"].update(largest=[0.0, -1.0]), "usual.largest"),
+        ("appearance", lambda one: one.update(names=one["names"][:1] * len(one["names"])), "do not fit together"),
+        ("embedding", lambda one: one.update(precision=(-np.array(one["precision"])).tolist()), "do not fit together"),
+    ],
+)
+def test_numbers_by_which_no_scan_would_be_strange_are_refused(known, weights, part, change, said):
+    changed = copy.deepcopy(known)
+    change(changed["references"][part])
+    write_calibration(weights, {**CONTENT, "familiarity": changed})
+    with refused(calibration_path(weights).name, said):
+        Trust(weights).check()
+
+
+def test_what_is_known_of_another_network_or_makes_no_number_refuses_the_scan(known, weights):
+    write_calibration(weights, {**CONTENT, "familiarity": known})
+    with refused(calibration_path(weights).name, "40 features, not of 39"):
+        Trust(weights)(0.5, np.zeros(39))
+    with refused(calibration_path(weights).name, "make none of this scan"):
+        Trust(weights)(0.5, np.full(40, np.nan))
 
 
 def test_a_limit_is_never_about_nothing():

@@ -65,6 +65,27 @@ def test_an_echo_that_is_there_in_another_format_too_is_named(tmp_path):
         raise find_raw(tmp_path)[0].error
 
 
+def test_a_subject_whose_echoes_are_not_named_as_such_is_a_row_and_one_without_any_is_counted(tmp_path, caplog):
+    write_raw(tmp_path, flips=(24,))
+    for name in ("sub-02_part-mag_MEGRE", "sub-03_echo-1_part-mag_megre", "sub-04_T1w"):
+        (tmp_path / name[:6] / "anat").mkdir(parents=True)
+        shutil.copy(
+            next((tmp_path / "sub-01" / "anat").glob("*.nii.gz")), tmp_path / name[:6] / "anat" / f"{name}.nii.gz"
+        )
+    *rows, good = find_raw(tmp_path)
+    assert (good.scan_id, [row.scan_id for row in rows]) == ("sub-01", ["sub-02", "sub-03"])
+    for row in rows:
+        with refused(f"{row.scan_id}_", "which echo it is"):
+            raise row.error
+    assert "1 folders hold no gradient echoes and are passed over (first: of sub-04)" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../sub-01", "sub-0/1", "01", "sub-Müller"])
+def test_a_participant_that_is_no_folder_of_the_output_is_refused_whatever_the_input(tmp_path, name):
+    with refused("participant_id", name):
+        find_scans(str(tmp_path), None, None, name, None, None, None, None, RULES)
+
+
 def test_a_name_that_is_no_utf8_is_that_scans_failure_and_can_be_written(tmp_path):
     write_raw(tmp_path, flips=(24,))
     old = os.fsdecode(b"sub-\xe9")

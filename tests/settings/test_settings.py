@@ -291,7 +291,8 @@ def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(word
         (["file:a.yaml", "'': 4\n"], ["a.yaml", "key without a name"]),
         (["file:a.yaml", "3: 4\n"], ["a.yaml: key 3 is no text"]),
         (["file:a.yaml", "+seed: {a: 1}\n"], ["laid over each other"]),
-        (["file:a.yaml", "nobody#x: 1\n"], ["laid over each other", "nobody"]),
+        (["file:a.yaml", "nobody#x: 1\n"], ["laid over each other", "nobody", "before it"]),
+        (["alone:configs/quantities.yaml"], ["quantities.yaml: has nothing to run alone", "before it"]),
         (["file:a.yaml", "imports: [$import os]\n"], ["a.yaml: imports", "+imports"]),
     ],
 )
@@ -301,6 +302,8 @@ def test_what_monai_would_refuse_with_a_traceback_is_told_in_one_line_by_our_com
         files, more = [*files, str(tmp_path / words[0][5:])], []
         if len(words) > 1:
             Path(files[1]).write_text(words[1])
+    if words[0].startswith("alone:"):
+        files, more = [words[0][6:]], []
     if words[0].startswith("run:"):
         run_id, more = words[0][4:], []
     with contextlib.chdir(BUNDLE), refused(*said):
@@ -317,6 +320,7 @@ def test_what_is_right_goes_on_to_monai_as_it_was_typed(tmp_path, monkeypatch):
         main()
     check_command(["run", "fine_tune", "--config_file", "configs/train.yaml", "--train#dataset#data", "x"])
     check_command(["download", "--name", "x"])
+    check_command(["run", "--help"])
 
 
 @pytest.mark.parametrize(
@@ -448,6 +452,7 @@ def test_what_an_overlay_adds_to_a_key_is_read_as_that_key_wants(tmp_path):
         ("a.json", b'{"seed": 3, "seed": 4}', "seed is there twice"),
         ("a.txt", b"seed: 3\n", ".yaml"),
         ("a.yaml", None, "no such file"),
+        ("a", None, "ends in .yaml"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_with_its_line(name, content, said, tmp_path):

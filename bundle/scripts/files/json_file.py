@@ -43,7 +43,11 @@ def read_json(path: str | os.PathLike, kind: str, cure: str = "restore or delete
 
     def number(digits: str) -> float:
         value = float(digits)
-        return value if abs(value) < float("inf") else constant(digits)
+        return value if abs(value) < float("inf") else constant(f"{digits:.30}")
+
+    def whole(digits: str) -> int:
+        number(digits)
+        return int(digits)
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -53,7 +57,9 @@ def read_json(path: str | os.PathLike, kind: str, cure: str = "restore or delete
         return found
 
     try:
-        content = json.loads(text, parse_constant=constant, parse_float=number, object_pairs_hook=members)
+        content = json.loads(
+            text, parse_constant=constant, parse_float=number, parse_int=whole, object_pairs_hook=members
+        )
     except RecursionError as error:
         raise InputError(f"{path}: is nested too deeply for JSON; {cure}") from error
     except ValueError as error:

@@ -26,6 +26,12 @@ def _between(least: float, most: float, kind: str = "number") -> Schema:
     return {"type": kind, "minimum": least, "maximum": most}
 
 
+#: Mean and standard deviation.
+_USUAL: Schema = {"type": "array", "items": [_NUMBER, _POSITIVE], "minItems": 2, "maxItems": 2}
+#: SHA-256 of scans, as the bundle writes it: another spelling would never be found again.
+_HASHES = _list({"type": "string", "pattern": "^[0-9a-f]{64}$"})
+
+
 def _maybe(schema: Schema) -> Schema:
     """The same, or null."""
     return {**schema, "type": [schema["type"], "null"]}
@@ -90,13 +96,13 @@ _REFERENCE = _object(
     spread=_list(_POSITIVE),
     means=_list(_list(_NUMBER)),
     precision=_list(_list(_NUMBER)),
-    usual=_object(["distance", "largest"], distance=_list(_NUMBER, 2), largest=_list(_NUMBER, 2)),
+    usual=_object(["distance", "largest"], distance=_USUAL, largest=_USUAL),
     along=_object(
         ["centre", "axes", "spread", "rest"],
         centre=_list(_NUMBER),
         axes=_list(_list(_NUMBER)),
         spread=_list(_POSITIVE),
-        rest=_list(_NUMBER, 2),
+        rest=_USUAL,
     ),
     names=_list(_TEXT),
 )
@@ -185,13 +191,13 @@ SCHEMAS: dict[str, Schema] = {
         ),
         scores=_object(["HC", "HH"], HC=_list(_between(-1e3, 1e3)), HH=_list(_between(-1e3, 1e3))),
         familiarity=_FAMILIARITY,
-        seen=_list(_TEXT),
+        seen=_HASHES,
         nucleus_evidence=_maybe(
             {"type": "object", "additionalProperties": _object(["low", "high"], low=_NUMBER, high=_NUMBER)}
         ),
     ),
     # familiarity.json of a fold
-    "familiarity": _object(["familiarity"], familiarity=_FAMILIARITY, seen=_list(_TEXT)),
+    "familiarity": _object(["familiarity"], familiarity=_FAMILIARITY, seen=_HASHES),
     # *_desc-nuclei_stats.json
     "nuclei of a scan": _object(["Nuclei"], Nuclei={"type": "object", "additionalProperties": _maybe(_NUMBER)}),
     # difficulty.json of a simulated cohort

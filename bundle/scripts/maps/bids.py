@@ -173,18 +173,19 @@ def misnamed_subjects(root: Path) -> list[str]:
 
 def anat_folders(root: Path) -> list[Path]:
     """Where a BIDS folder keeps images of the head, `sub-*/anat` and `sub-*/ses-*/anat`, in order; what is a link to
-    nothing, a file, or may not be read is listed as well (see `check_anat`).
+    nothing, a file, may not be read, or is spelled in capitals is listed as well (see `check_anat`).
 
     Raises:
         InputError: the root may not be read.
     """
     if root.is_dir():
         check_listed(root)
-    places = [*root.glob("sub-*"), *root.glob("sub-*/ses-*")]
+    places = [*root.glob("sub-*"), *root.glob("sub-*/[sS][eE][sS]-*")]
     places = [place for place in places if place.is_dir() or place.is_symlink() and not place.exists()]
     closed = {place for place in places if place.is_dir() and _why_not_listed(place)}
     there = {place for place in places if os.path.lexists(place / "anat") or not place.exists()}
-    return sorted(place / "anat" for place in there | closed)
+    capitals = [path for place in {*places} - there - closed for path in place.glob("[aA][nN][aA][tT]")]
+    return sorted([*(place / "anat" for place in there | closed), *capitals])
 
 
 def _why_not_listed(folder: Path) -> str | None:
@@ -207,7 +208,8 @@ def check_listed(folder: Path) -> None:
 
 
 def check_anat(root: Path, folder: Path) -> None:
-    """Refuse what is no folder where images must lie, and one that may not be read.
+    """Refuse what is no folder where images must lie, one that may not be read, and one that is not called as BIDS has
+    it.
 
     Raises:
         InputError: names it, or the link to nothing that it would lie in.
@@ -219,6 +221,8 @@ def check_anat(root: Path, folder: Path) -> None:
             )
         if path.is_dir():
             check_listed(path)
+    if folder.name != "anat" or folder.parent.name[:4] not in ("sub-", "ses-"):
+        raise InputError(f"{folder}: is not called as BIDS has it, ses-... and anat in small letters; rename it")
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file where a folder with the maps must be; move it away")
 

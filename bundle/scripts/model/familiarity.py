@@ -183,6 +183,21 @@ def _plain(value: Any) -> Any:
     return float(f"{float(value):.6g}") if isinstance(value, (float, np.floating)) else value
 
 
+def check_known(known: Mapping[str, Any]) -> None:
+    """Whether the numbers of a file are such as `fit` makes, before the first scan finds out.
+
+    Raises:
+        ValueError, KeyError, TypeError, IndexError: they do not fit together.
+    """
+    if not set(known["references"]) <= set(WORDS):
+        raise ValueError("an unknown reference")
+    for reference in known["references"].values():
+        names, precision = reference.get("names", []), np.asarray(reference["precision"], dtype=float)
+        if len(set(names)) < len(names) or not np.linalg.eigvalsh(precision).min() > 0:
+            raise ValueError("a name that is there twice, or a distance below 0")
+    strangeness(known, np.asarray(known["references"]["embedding"]["along"]["centre"]), {})
+
+
 def strangeness(known: Mapping[str, Any], embedding: np.ndarray, appearance: Mapping[str, float]) -> dict[str, Any]:
     """How strange a scan is to what was trained.
 
@@ -211,12 +226,12 @@ def strangeness(known: Mapping[str, Any], embedding: np.ndarray, appearance: Map
             _standard(distance, reference["usual"]["distance"])[0],
             _standard(np.abs(off).max(1), reference["usual"]["largest"])[0],
         ]
-        by[name] = round(float(max(parts)), 3)
+        by[name] = round(float(np.max(parts)), 3)  # NaN stays NaN, which Python's max may lose
         if name == "appearance":
             order = np.argsort(-np.abs(off[0]))[:3]
             most = [(reference["names"][n], round(float(off[0, n]), 1)) for n in order]
     return {
-        "strangeness": max(by.values()),
+        "strangeness": float(np.max([*by.values()])),
         "limit": known["limit"],
         "by": by,
         "most": most,

@@ -18,7 +18,7 @@ from scripts.files.json_file import read_json
 from scripts.files.writing import write_json
 from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
 from scripts.model.conformal import check_error, decisions, p_values
-from scripts.model.familiarity import REFUSE_BEYOND, WORDS, strangeness
+from scripts.model.familiarity import REFUSE_BEYOND, WORDS, check_known, strangeness
 from scripts.provenance import check_of_weights
 from scripts.runs.finished import content_of_file
 
@@ -73,7 +73,7 @@ def _parsed(path: str, digest: str) -> Mapping[str, Any]:
             raise InputError(f"{path}: the range of {nucleus} in nucleus_evidence is upside down; {CURE}")
     if known := found.get("familiarity"):
         try:  # whether its numbers fit together is found out before work, not by the first scan
-            strangeness(known, np.asarray(known["references"]["embedding"]["along"]["centre"]), {})
+            check_known(known)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InputError(f"{path}: the parts of familiarity do not fit together; {CURE}") from error
     return found
@@ -204,7 +204,14 @@ class Trust:
         Raises:
             InputError: it is refused.
         """
+        path, due = calibration_path(self.weights), len(known["references"]["embedding"]["along"]["centre"])
+        if len(embedding) != due:
+            raise InputError(
+                f"{path}: familiarity is of a network with {due} features, not of {len(embedding)}; {CURE}"
+            )
         found = strangeness(known, embedding, appearance)
+        if not np.isfinite(found["strangeness"]):  # which no limit would catch
+            raise InputError(f"{path}: the numbers of familiarity make none of this scan; {CURE}")
         ratio = found["strangeness"] / known["limit"]
         beyond = self.refuse_beyond
         if isinstance(beyond, str):

@@ -1,5 +1,6 @@
 """Raw gradient echo data in a BIDS folder, or as plain NIfTI files that keys describe."""
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from scripts.files.nifti import ENDINGS, OTHER_ENDINGS, REAL, check_ending, read
 from scripts.maps.bids import MISNAMED, anat_folders, check_anat, check_names, check_text, misnamed_subjects
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times, sorted_by_time
 from scripts.runs.failures import Refused
+
+LOGGER = logging.getLogger(__name__)
 
 #: Suffixes of gradient echo images with several echoes.
 SUFFIXES = ("MEGRE", "VFA", "MPM", "T2starw", "GRE")
@@ -32,7 +35,8 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
     """List the scans of a BIDS folder, from names and sidecars alone.
 
     Returns:
-        in order of their names; `Refused` where an echo or a part is missing, or a sidecar cannot be read.
+        in order of their names; `Refused` where an echo or a part is missing, a sidecar cannot be read, or no image of
+        a folder with gradient echoes says which echo it is. Folders without any are counted in the log.
 
     Raises:
         InputError: no images.
@@ -41,6 +45,8 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
     scans: list[RawScan | Refused] = [
         Refused(printable(name), printable(name), InputError(f"{name}: {MISNAMED}")) for name in misnamed_subjects(root)
     ]
+    bare: dict[Path, list[Path]] = {}
+    nameless: dict[Path, list[Path]] = {}
     for folder in anat_folders(root):
         try:
             check_anat(root, folder)
@@ -48,6 +54,7 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
             parts = [printable(part) for part in folder.relative_to(root).parts[:-1]]
             scans.append(Refused(parts[0], "_".join(parts), error))
             continue
+        unnamed: list[Path] = []
         for path in sorted(folder.glob("*")):
             if path.name.startswith(".") or not path.name.lower().endswith((*ENDINGS, *OTHER_ENDINGS)):
                 continue
@@ -55,11 +62,25 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
             if suffix in SUFFIXES and "echo" in names:
                 kept = "_".join(f"{k}-{v}" for k, v in names.items() if k not in _WITHIN)
                 groups[folder, kept].append(path)
+            elif suffix.casefold() in map(str.casefold, SUFFIXES):
+                unnamed.append(path)
+        if not any(there == folder for there, _ in groups):
+            (nameless if unnamed else bare)[folder] = unnamed
     if not groups:
         raise InputError(
             f"{root}: no sub-*/anat/*_echo-*_part-mag_MEGRE.nii.gz; lay the echoes out as BIDS, or name files by"
             " --magnitude and --phase"
         )
+    if bare:
+        first = printable(next(iter(bare)).relative_to(root).parts[0])
+        LOGGER.warning("%d folders hold no gradient echoes and are passed over (first: of %s)", len(bare), first)
+    for folder, paths in nameless.items():
+        parts = [printable(part) for part in folder.relative_to(root).parts[:-1]]
+        fault = InputError(
+            f"{paths[0]}: its name does not say which echo it is; write _echo-1_part-mag_MEGRE, an echo a file, or give"
+            " 4D files by --magnitude and --phase"
+        )
+        scans.append(Refused(parts[0], "_".join(parts), fault))
     for (folder, name), paths in groups.items():
         try:
             scans.append(scan_of(root, folder, name, paths))
@@ -257,8 +278,6 @@ def from_files(
     angles = list(flip_angles_deg) if flip_angles_deg else [None] * len(magnitude)
     if len(angles) != len(magnitude):
         raise InputError(f"flip_angles_deg: {len(angles)} angles for {len(magnitude)} acquisitions; give one each")
-    if not re.fullmatch(r"sub-[A-Za-z0-9]+", participant_id):
-        raise InputError(f"participant_id: {participant_id!r} is no BIDS name; write sub- and letters or digits")
     scan = RawScan(participant_id, participant_id, f"{participant_id}/anat")
     for first, second, angle in zip(magnitude, phase, angles, strict=True):
         acquisition = Acquisition(

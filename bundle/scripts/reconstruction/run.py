@@ -62,6 +62,8 @@ def find_scans(
     Raises:
         InputError: nothing found, or what was found cannot be one scan.
     """
+    if not re.fullmatch(r"sub-[A-Za-z0-9]+", participant_id):  # a folder of the output is called so
+        raise InputError(f"participant_id: {participant_id!r} is no BIDS name; write sub- and letters or digits")
     if magnitude is None and phase is not None:
         raise InputError("phase: given without magnitude; give both")
     if magnitude is not None:

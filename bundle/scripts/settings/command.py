@@ -36,7 +36,7 @@ def check_command(words: Sequence[str]) -> None:
     Raises:
         InputError: names file or key.
     """
-    if not words or words[0] != "run":
+    if not words or words[0] != "run" or words[-1] == "--help":
         return
     given, loose = flags_and_loose(list(words[1:]))
     if len(loose) > 1:
@@ -54,7 +54,8 @@ def check_command(words: Sequence[str]) -> None:
         parser.read_config(files)
     except Exception as error:  # of many kinds: + before a key of another kind, a key of a part that is not there
         raise InputError(
-            f"--config_file {files}: cannot be laid over each other ({reason(error)}); correct the last"
+            f"--config_file {files}: cannot be laid over each other ({reason(error)}); correct the last, or name the"
+            " config that it is laid over before it"
         ) from error
     for key, item in given.items():
         if key == "imports":
@@ -71,6 +72,11 @@ def check_command(words: Sequence[str]) -> None:
     runs = [key for key in parser.get() if is_run_id(key, parser.get(), of.get(key, False))]
     if run_id not in runs:
         near = nearest(run_id, runs)
+        if not runs:
+            raise InputError(
+                f"{files[-1]}: has nothing to run alone; name the config that it is laid over before it, as in"
+                f" \"['configs/train.yaml','{files[-1]}']\""
+            )
         what = "holds no steps to run alone" if run_id in parser else "no such run id"
         raise InputError(
             f"run {run_id}: {what} in {files[0]}; " + (f"did you mean {near}?" if near else f"give {' or '.join(runs)}")

@@ -79,10 +79,13 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         InputError: no such file, no text in UTF-8, no JSON or YAML, or no mapping of keys; it names the line.
     """
+    if not Path(path).is_file():
+        ending = "" if Path(path).suffix else f" and ends in {', '.join(ENDINGS)}"
+        raise InputError(
+            f"{path}: no such file; correct the path, which counts from the folder that you are in{ending}"
+        )
     if Path(path).suffix.lower() not in ENDINGS:
         raise InputError(f"{path}: a config's name ends in {', '.join(ENDINGS)}; rename it")
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; correct the path, which counts from the folder that you are in")
     text = read_text(path)
     try:
         read_content(path).decode("utf-8")  # as MONAI reads it, which knows no other encoding
