@@ -197,10 +197,10 @@ def test_a_flag_is_in_json_table_report_and_summary_and_in_the_log_of_training(t
         patch.setattr("sys.excepthook", None)
         workflow.initialize()
         workflow.run()
-    (flag,) = json.loads((out / "sub-01" / "sub-01_prediction.json").read_text())["flags"]
-    assert "shifted" in flag
+    flag, strange = json.loads((out / "sub-01" / "sub-01_prediction.json").read_text())["flags"]
+    assert "shifted" in flag and "unlike the training scans" in strange
     with (out / "predictions.csv").open(newline="") as file:
-        assert next(csv.DictReader(file))["flags"] == flag
+        assert next(csv.DictReader(file))["flags"] == f"{flag}; {strange}"
     shown = flag.split(":")[1]
     assert shown in (out / "sub-01" / "sub-01_report.html").read_text()
     assert shown in (out / "summary.html").read_text()
