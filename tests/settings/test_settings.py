@@ -453,6 +453,9 @@ def test_what_an_overlay_adds_to_a_key_is_read_as_that_key_wants(tmp_path):
         ("a.txt", b"seed: 3\n", ".yaml"),
         ("a.yaml", None, "no such file"),
         ("a", None, "ends in .yaml"),
+        ("a.yaml", b"seed: &s [*s]\n", "within its own anchor"),
+        ("a.yaml", b"seed: " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
+        ("a.json", b'{"seed": ' + b"[" * 700 + b"]" * 700 + b"}", "nested too deeply"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_with_its_line(name, content, said, tmp_path):

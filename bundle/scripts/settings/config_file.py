@@ -92,10 +92,15 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             content = ConfigParser.load_config_file(path)
+        endless = _holds_itself(content, set(), set())
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8, which MONAI needs; save the file as UTF-8") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: is nested too deeply to be read; write fewer levels") from error
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: {_fault(error, text)}") from error
+    if endless:
+        raise InputError(f"{path}: an alias (*name) stands within its own anchor (&name); write out what is meant")
     for warning in said:
         if twice := re.match("Duplicate key: `(.+)`", str(warning.message)):
             raise InputError(f"{path}: {twice[1]} is there twice, and only one can count; take one away")
@@ -107,6 +112,18 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     if not all(key.strip() for key in content):
         raise InputError(f"{path}: holds a key without a name; {_CURE}")
     return content
+
+
+def _holds_itself(item: Any, above: set[int], done: set[int]) -> bool:
+    """Whether a list or mapping is a part of itself, as an alias of YAML can make it; each is looked into once."""
+    if not isinstance(item, (dict, list)) or id(item) in done:
+        return False
+    if id(item) in above:
+        return True
+    parts = item.values() if isinstance(item, dict) else item
+    found = any(_holds_itself(part, above | {id(item)}, done) for part in parts)
+    done.add(id(item))
+    return found
 
 
 def _fault(error: yaml.YAMLError | ValueError, text: str) -> str:
