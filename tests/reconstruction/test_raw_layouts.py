@@ -65,6 +65,14 @@ def test_an_echo_that_is_there_in_another_format_too_is_named(tmp_path):
         raise find_raw(tmp_path)[0].error
 
 
+def test_an_echo_of_a_huge_number_takes_no_memory(tmp_path):
+    write_raw(tmp_path, flips=(24,))
+    for path in [*tmp_path.glob("sub-01/anat/*echo-6*")]:
+        path.rename(path.with_name(path.name.replace("echo-6", "echo-99999999999")))
+    with refused("no echo-6 of 99999999999"):
+        raise find_raw(tmp_path)[0].error
+
+
 def test_a_subject_whose_echoes_are_not_named_as_such_is_a_row_and_one_without_any_is_counted(tmp_path, caplog):
     write_raw(tmp_path, flips=(24,))
     for name in ("sub-02_part-mag_MEGRE", "sub-03_echo-1_part-mag_megre", "sub-04_T1w"):

@@ -128,9 +128,9 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
         )
     echoes = sorted(set().union(*(parts[kind] for kind in kinds)))
     for kind in kinds:
-        missing = sorted(set(range(1, echoes[-1] + 1)) - set(parts[kind]))
-        if missing:
-            raise InputError(f"{some}: part-{kind} has no echo-{missing[0]} of {echoes[-1]}; add the missing file")
+        missing = next((echo for echo in range(1, echoes[-1] + 1) if echo not in parts[kind]), None)
+        if missing is not None:
+            raise InputError(f"{some}: part-{kind} has no echo-{missing} of {echoes[-1]}; add the missing file")
     for other, files in parts.items():
         if more := sorted(set(files) - set(echoes)):
             raise InputError(
