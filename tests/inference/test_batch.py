@@ -124,6 +124,14 @@ def test_only_what_changed_or_failed_is_run_again(weights, cohort, tmp_path):
     assert all(row["status"] == "ok" for row in table(output))
 
 
+def test_a_cohort_that_now_calls_itself_simulated_gets_results_that_say_so(weights, cohort, tmp_path):
+    named = cohort / "dataset_description.json"
+    for name, simulated in (("Patients", "no"), ("Simulated heads", "yes")):
+        named.write_text(json.dumps({"Name": name, "BIDSVersion": "1.10.0"}))
+        run(workflow(weights, cohort, tmp_path / "output", outputs=["json"]))
+        assert {row["simulated"] for row in table(tmp_path / "output") if not row["slice"]} == {simulated}
+
+
 def test_a_map_that_was_not_fetched_fails_its_own_scan_alone(weights, cohort, tmp_path):
     missing = cohort / "sub-02" / "anat" / "sub-02_T1w.nii.gz"
     missing.unlink()

@@ -18,6 +18,7 @@ from scripts.reconstruction.raw import (
     Acquisition,
     RawScan,
     Volume,
+    check_echo_times,
     check_scan,
     load_echoes,
     normalise,
@@ -271,6 +272,41 @@ def test_an_echo_with_a_negated_imaginary_part_is_refused(signal):
               enumerate(bad, 1)] for w, p in (("r", np.real), ("i", np.imag))]  # fmt: skip
     with refused("i2", "echo 2", "runs against"):
         load_echoes(replace(scan, parts=("real", "imag"), first=parts[0], second=parts[1]), 1)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        (lambda s: (s.real - s.real.min(), s.imag - s.imag.min()), ("r1", "the real part", "offset")),
+        (lambda s: (s.real, abs(s)), ("i1", "the imaginary part", "correct the name")),
+        (lambda s: (s.real, 0 * s.imag), ("i1", "0 throughout")),
+    ],
+    ids=["offset", "magnitude", "nothing"],
+)
+def test_a_real_or_imaginary_part_of_one_sign_is_refused(signal, stored, said):
+    first, second = (
+        [Volume(f"{name}{n}", array=e.astype(np.float32), affine=np.diag([2.0, 2, 2, 1])) for n, e in enumerate(p, 1)]
+        for name, p in zip("ri", stored(signal), strict=True)
+    )
+    with refused(*said):
+        load_echoes(replace(made(signal), parts=("real", "imag"), first=first, second=second), 1)
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ([5e-6, 10e-6, 15e-6], "0.005 ms apart"),  # ms over a million
+        ([0.005, 0.0050004, 0.01], "0.0004 ms apart"),
+        ([0.005, float("nan"), 0.015], "not all numbers"),  # as DICOM may hold it
+    ],
+)
+def test_echo_times_that_no_scanner_has_are_refused(times, said):
+    with refused("m1", said):
+        check_echo_times("m1", times)
+
+
+def test_echoes_of_two_trains_may_lie_near_each_other():
+    check_echo_times("m1", [0.005, 0.0054, 0.010, 0.0104])
 
 
 @pytest.mark.parametrize("kind", ["rician", "whole numbers"])

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
 from scripts.files.limits import check_plain
+from scripts.files.nifti import SIMULATED
 from scripts.files.table import read_table, table_text
 from scripts.files.writing import write_json
 from scripts.maps.scan import Scan
@@ -130,6 +131,8 @@ class RunFolder:
         self.settings = json.loads(json.dumps(settings))
         self.provenance = provenance
         self.outputs = tuple(outputs)
+        # a result says whether its cohort calls itself simulated: one that was renamed gets it told anew
+        self.simulated = SIMULATED in str(provenance.get("input", {}).get("name", "")).lower()
         self.settings_sha256 = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
         self.rank = idist.get_rank()
         self.lock = threading.Lock()
@@ -191,7 +194,7 @@ class RunFolder:
         try:
             found = read_json(f"{stem}_prediction.json", "prediction")
             run = found["run"]
-            same = origin_of(scan, self.settings).made(run["basis"])
+            same = self.origin(scan).made(run["basis"])
             if run["content_sha256"] != content_sha256(found):
                 LOGGER.warning("%s: its prediction was changed by hand and is made anew", scan.scan_id)
                 return None
@@ -211,11 +214,15 @@ class RunFolder:
 
     def reading(self, scan: Scan) -> None:
         """A scan's files are about to be read: from now on a change of them makes its result an old one."""
-        self.bases[scan.scan_id] = origin_of(scan, self.settings).basis()
+        self.bases[scan.scan_id] = self.origin(scan).basis()
 
     def basis(self, scan: Scan) -> dict[str, str]:
         """What a scan's result is made from, as it was when the scan was read."""
-        return self.bases.pop(scan.scan_id, None) or origin_of(scan, self.settings).basis()
+        return self.bases.pop(scan.scan_id, None) or self.origin(scan).basis()
+
+    def origin(self, scan: Scan) -> Origin:
+        """What a scan's result in this folder depends on."""
+        return origin_of(scan, [self.settings, self.simulated])
 
     def done(self, scan: Scan, status: str, **values: Any) -> None:
         """A scan is finished or has failed: move the bar, and append its row to this process's log.

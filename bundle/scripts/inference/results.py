@@ -13,7 +13,6 @@ from monai.data import MetaTensor
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
-from scripts.files.nifti import SIMULATED
 from scripts.files.writing import sha256, write_aside, write_json, write_table
 from scripts.inference.batch import OUTPUTS, RunFolder, ScanStream, content_sha256
 from scripts.inference.summary import write_summary
@@ -96,11 +95,6 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         "training_places": (calibration.get("familiarity") or {}).get("places", []),
         "seen": calibration.get("seen", []),
     }
-
-
-def is_simulated(scan: Scan, provenance: Mapping[str, Any]) -> bool:
-    """Whether a scan, or the cohort's name in the run's provenance, says that nobody was scanned."""
-    return SIMULATED in str(provenance["input"].get("name", "")).lower() or scan.simulated()
 
 
 def note_on(model: Mapping[str, Any], simulated: int, scans: int = 1) -> str:
@@ -249,7 +243,7 @@ def write_scan(
     if (scores := usual_for_age(made.get("nuclei"), made.get("age"), curves)) is not None:
         made["age_z_scores"] = scores
     made["flags"] = [*made.get("flags", ()), *nuclei_flags(made.get("nuclei"), curves)]
-    made["simulated"] = is_simulated(scan, run.provenance)
+    made["simulated"] = run.simulated or scan.simulated()
     made |= {
         "note": note_on(model, int(made["simulated"])),
         "input": input_hashes(scan),

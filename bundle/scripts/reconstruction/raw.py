@@ -23,6 +23,8 @@ from scripts.reconstruction.phase import (
 
 #: Echo times above this are taken for milliseconds: after 0.3 s nothing is left of a gradient echo in the brain.
 _LONGEST_ECHO_TIME_S = 0.3
+#: No gradient reads out a head's line faster than this, so echoes are farther apart, s.
+_SHORTEST_ECHO_SPACING_S = 1e-4
 _LARGEST_ANISOTROPY = 10.0
 #: A spoiled gradient echo repeats faster than this; more is a time in ms, s.
 _LONGEST_TR_S = 10.0
@@ -260,16 +262,24 @@ def told(value: float | None, what: str) -> float:
 
 
 def check_echo_times(where: str, times: Sequence[float]) -> None:
-    """Echo times must differ, be above 0 and in seconds.
+    """Echo times must be numbers above 0, in seconds, and as far apart as a scanner's echoes are.
 
     Raises:
         InputError: they are not.
     """
     listed = ", ".join(f"{t:g}" for t in times)
+    if not np.isfinite(times).all():
+        raise InputError(f"{where}: echo times {listed} are not all numbers; correct EchoTime")
     if max(times) > _LONGEST_ECHO_TIME_S:
         raise InputError(f"{where}: echo times {listed} look like milliseconds; write them in seconds")
     if min(times) <= 0 or len(set(times)) < len(times):
         raise InputError(f"{where}: echo times {listed} s are not all different and above 0; correct EchoTime")
+    nearest = float(np.diff(np.sort(times)).min(initial=np.inf))
+    if nearest < _SHORTEST_ECHO_SPACING_S:
+        raise InputError(
+            f"{where}: echo times {listed} s are only {1000 * nearest:.2g} ms apart, and no scanner reads echoes so"
+            " fast; write them in seconds, with all their digits"
+        )
 
 
 def sorted_by_time(acquisition: Acquisition) -> Acquisition:
@@ -348,8 +358,8 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     if acquisition.parts == ("real", "imag"):
         check_no_gap(first, paths)
         check_no_gap(second, others)
-        if not np.any(second):
-            raise InputError(f"{path}: the imaginary part is 0 throughout; export real and imaginary images")
+        check_both_signs(first, where, "real")
+        check_both_signs(second, path, "imaginary")
         scaled = Scaled(np.arctan2(second, first), "angle of real and imaginary part", [])
         magnitude = np.hypot(first, second)
     else:
@@ -385,6 +395,23 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     warnings += check_echoes_agree(scaled.phase, magnitude, acquisition.echo_times_s, spacing.tolist(), others)
     phase = scaled.phase if sign == 1 else -scaled.phase
     return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)
+
+
+def check_both_signs(part: np.ndarray, path: str, what: str) -> None:
+    """Refuse a real or imaginary part `[E, X, Y, Z]` without values on both sides of 0 in any echo: the phase of a head
+    goes round, so an offset was added, or it is something else.
+
+    Raises:
+        InputError: names the first echo's file.
+    """
+    low, high = float(part.min()), float(part.max())
+    if low == high == 0:
+        raise InputError(f"{path}: the {what} part is 0 throughout; export real and imaginary images")
+    if low >= 0 or high <= 0:
+        raise InputError(
+            f"{path}: the {what} part lies in {low:.6g}..{high:.6g}, but should have both signs (an offset, or another"
+            " part by this name?); take the offset away (scl_inter, RescaleIntercept), or correct the name"
+        )
 
 
 def check_no_empty_echo(echoes: np.ndarray, volumes: Sequence[Volume], what: str) -> None:
