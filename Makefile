@@ -24,7 +24,7 @@ DEMO_CODE := demo/.code-$(CODE)
 DEMO_PARTS := demo/.code-* demo/cohort demo/cohort.part demo/models demo/training demo/inference demo/report
 
 demo: demo/report/.done
-	@echo "finished: open demo/report/index.html"
+	@echo "finished: open demo/report/index.html; each held-out scan has its own page, see demo/inference/summary.html"
 
 demo-anew:
 	rm -rf $(DEMO_PARTS)

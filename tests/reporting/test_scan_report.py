@@ -24,7 +24,7 @@ MODEL = {
     "sha256": SHA,
     "trained_on": "A <simulated> cohort",
     "simulated": True,
-    "performance": {"scan_auc_simulated_cohort": 0.887},
+    "performance": {"scan_auc_simulated_cohort": 0.887, "scan_accuracy_simulated_cohort": 0.9},
     "performance_of": "another simulated cohort, tested once",
     "seen": [],
 }
@@ -70,7 +70,7 @@ def test_the_page_says_what_was_found_and_how_far_to_trust_it(pages):
     text = pages[0]
     for words in (
         "Probability of hereditary hemochromatosis (HH): 0.73", "Research use only", "simulated cohort", "0.887",
-        "another simulated cohort, tested once",
+        "0.900", "another simulated cohort, tested once",
         "3 of 6", "54 years", "not calibrated", SHA, "aa" * 32, "torch 2.13.0",
     ):  # fmt: skip
         assert words in text
@@ -106,6 +106,14 @@ def test_evidence_by_nucleus_without_a_healthy_range_says_why_and_how_to_get_it(
         write_scan_report(html, pdf, told, image, torch.randn(1, 12, 16, SLICES), MODEL)
         assert ("nuclei.yaml" in html.read_text() and "calibrate.yaml" in html.read_text()) == said
         assert any("the calibration has none" in " ".join(page.split()) for page in pdf_pages(pdf)) == said
+
+
+def test_what_to_take_care_of_stands_before_all_other_facts(image, tmp_path):
+    html, pdf = tmp_path / "r.html", tmp_path / "r.pdf"
+    told = result(flags=["unlike the training scans, 4.1 times the limit"])
+    write_scan_report(html, pdf, told, image, torch.randn(1, 12, 16, SLICES), MODEL)
+    for text in (html.read_text(), *pdf_pages(pdf)):
+        assert text.index("(HH): 0.73") < text.index("4.1 times the limit") < text.index("Class at threshold")
 
 
 def test_the_page_needs_nothing_from_elsewhere(pages):

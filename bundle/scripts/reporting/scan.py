@@ -90,6 +90,7 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
     answer = result.get("answer")
     highest = max(result["slices"], key=lambda row: row["probability_HH"])
     facts = [
+        *(("Take care", flag) for flag in result.get("flags", ())),  # first, lest the headline is believed without them
         ("Scan", result["scan_id"]),
         *((f"Patient {key}", str(value)) for key, value in result.get("patient", {}).items()),
         *([("Age", f"{age:g} years")] if age is not None else []),
@@ -104,10 +105,9 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         ),
         *_box_facts(result.get("box", {})),
         *_age_facts(result.get("age_z_scores", {})),
-        *(("Unlikely", flag) for flag in result.get("flags", ())),
     ]
     performance = [
-        (name.replace("_simulated", ", simulated").replace("_", " ").replace("auc", "AUC"), f"{value:g}")
+        (name.replace("_simulated", ", simulated").replace("_", " ").replace("auc", "AUC"), f"{value:.3f}")
         for name, value in model["performance"].items()
     ]
     if performance and model.get("performance_of"):

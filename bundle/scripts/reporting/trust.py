@@ -72,8 +72,8 @@ def calibrated_reliability(table: pd.DataFrame, method: str, simulated: bool) ->
     figure.suptitle(titled("Reliability after calibration, scan level", simulated, figure))
     footer(
         figure,
-        f"each fold calibrated ({method}) by the scores of other folds alone; thin lines: before; {BINS} bins; bars:"
-        " 95 % intervals over participants; the repeats are pooled",
+        f"each scan calibrated ({method}) by others alone, where there are folds by those of other folds; thin lines:"
+        f" before; {BINS} bins; bars: 95 % intervals over participants; repeats, where there are any, are pooled",
     )
     return figure
 
@@ -113,8 +113,8 @@ def abstention(table: pd.DataFrame, method: str, simulated: bool) -> Figure:
     figure.suptitle(titled("Coverage and abstention, scan level", simulated, figure))
     footer(
         figure,
-        "class-conditional conformal prediction, each fold by the scores of other folds; colours above as below; scans"
-        " of all repeats",
+        "class-conditional conformal prediction, each scan by others alone, where there are folds by those of other"
+        " folds; colours above as below; scans of all repeats",
     )
     return figure
 
