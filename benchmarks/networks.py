@@ -3,10 +3,12 @@
     python benchmarks/networks.py COHORT OUTPUT                       # all; a run that was stopped goes on
     python benchmarks/networks.py COHORT OUTPUT --only paper quantities --training image_epochs=40
     python benchmarks/networks.py COHORT OUTPUT --oracle              # of a simulated cohort: beside the oracle
+    python benchmarks/networks.py COHORT OUTPUT --at_once 13          # one large GPU: variants side by side
 
 Each variant is a cross-validation of its own below OUTPUT (`configs/cross_validation.yaml`, cropped input, one
 repeat); `OUTPUT/networks.json` and `networks.md` get, for each, parameters, milliseconds a scan on one core, hours of
-training, and the scan AUC of Q-Net pooled and within folds, with DeLong's test against the paper's recipe.
+training (of variants side by side, each as it was slowed by the others), and the scan AUC of Q-Net pooled and within
+folds, with DeLong's test against the paper's recipe.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.bundle import ConfigParser
+from toy import device_name
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
@@ -35,6 +39,7 @@ from scripts.model.networks import QNet  # noqa: E402
 from scripts.provenance import cohort_fingerprint, software  # noqa: E402
 from scripts.simulation.iron import Latent, log_likelihood_ratio, seen_log_likelihood_ratio  # noqa: E402
 
+DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
 RANDOM = {"imagenet_weights": "none"}
 OURS = "configs/quantities.yaml"
 #: Name -> overlays and keys of training.
@@ -62,7 +67,8 @@ def cross_validate(cohort: Path, folder: Path, overlays: list[str], keys: dict[s
     command = [
         *(sys.executable, "-m", "monai.bundle", "run", "folds", "--config_file", "configs/cross_validation.yaml"),
         *("--dataset_dir", str(cohort.resolve()), "--output_dir", str(folder.resolve()), "--num_repeats", "1"),
-        *("--regions", "['cropped']", "--overlays", str(overlays), "--folds_on_cpu", str(at_once), *given),
+        *("--regions", "['cropped']", "--overlays", str(overlays)),
+        *("--folds_on_cpu", str(at_once), "--folds_per_gpu", str(at_once), *given),
     ]
     start = time.monotonic()
     subprocess.run(command, cwd=BUNDLE, check=True)
@@ -164,20 +170,24 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="keys of train.yaml, of all")
-    parser.add_argument("--folds_on_cpu", type=int, default=1, help="folds side by side, where there is no GPU")
+    parser.add_argument("--folds_at_once", type=int, default=1, help="folds of a variant side by side")
+    parser.add_argument("--at_once", type=int, default=1, help="variants side by side")
     parser.add_argument("--oracle", action="store_true", help="a simulated cohort: the oracle in the last row")
     arguments = parser.parse_args()
     shared = dict(pair.split("=", 1) for pair in arguments.training)
     shared = {key: json.loads(value) if value[0] in "[0123456789" else value for key, value in shared.items()}
     times_file = arguments.output / "seconds.json"
     seconds: dict[str, float] = json.loads(times_file.read_text()) if times_file.exists() else {}
-    for name in arguments.only:
+
+    def train(name: str) -> tuple[str, float]:
         overlays, keys = VARIANTS[name]
-        took = cross_validate(
-            arguments.cohort, folder_of(arguments.output, name), overlays, keys | shared, arguments.folds_on_cpu
-        )
-        seconds[name] = seconds.get(name, 0.0) + took
-        write_json(times_file, seconds)
+        folder = folder_of(arguments.output, name)
+        return name, cross_validate(arguments.cohort, folder, overlays, keys | shared, arguments.folds_at_once)
+
+    with ThreadPoolExecutor(arguments.at_once) as pool:
+        for name, took in pool.map(train, arguments.only):
+            seconds[name] = seconds.get(name, 0.0) + took
+            write_json(times_file, seconds)
     torch.set_num_threads(1)
     results = measured(arguments.output, arguments.only, oracle_of(arguments.cohort) if arguments.oracle else None)
     for name in arguments.only:
@@ -188,7 +198,7 @@ def main() -> None:
             "milliseconds": milliseconds(network, int(shared.get("num_slices", 16))),
             "training_hours": seconds[name] / 3600,
         }
-    about = cohort_fingerprint(arguments.cohort)
+    about = cohort_fingerprint(arguments.cohort) | {"training": shared, "device": device_name(torch.device(DEVICE))}
     write_json(arguments.output / "networks.json", {"software": software(), "input": about, "results": results})
     text = as_text(results, "simulated cohort" if about["simulated"] else "held-out subjects")
     write_text(arguments.output / "networks.md", text)

@@ -133,6 +133,25 @@ def test_the_json_says_what_made_it(good, weights):
         assert made["settings"][key] == value
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_gpu_gives_what_the_cpu_gives(processes, good, weights, tmp_path):
+    _, cohort, on_cpu = good
+    done = infer(weights, cohort, tmp_path / "output", device="cuda:0", num_workers=processes)
+    assert done.returncode == 0, done.stderr
+    for name in ("sub-01", "sub-02"):
+        cpu, gpu = (
+            json.loads((folder / name / f"{name}_prediction.json").read_text())
+            for folder in (on_cpu, tmp_path / "output")
+        )
+        assert gpu["probability_HH"] == pytest.approx(cpu["probability_HH"], abs=2e-3)
+        evidence = [
+            nib.load(folder / name / f"{name}_evidence.nii.gz").get_fdata().ravel()
+            for folder in (on_cpu, tmp_path / "output")
+        ]
+        assert np.corrcoef(evidence)[0, 1] > 0.99
+
+
 def test_the_csv_repeats_the_json(good):
     _, _, output = good
     rows = table(output)

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 import yaml
 from blobs import BUNDLE
 from monai.bundle import ConfigWorkflow
@@ -71,6 +72,14 @@ def test_the_maps_are_those_of_the_spheres(maps):
     assert np.median(r2star[tissue]) == pytest.approx(20, abs=0.5)
     assert t1[truth["nuclei"]].mean() == pytest.approx(1.2, rel=0.05)
     assert np.median(t1[tissue]) == pytest.approx(0.878, rel=0.03)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_the_maps_of_the_cpu(raw, maps, tmp_path):
+    run(workflow(raw, tmp_path / "gpu", device="cuda:0", **TOY))
+    for suffix, tolerance in (("Chimap", 2e-3), ("R2starmap", 0.05), ("T1map", 5e-3)):
+        cpu, gpu = (load(folder / "sub-01" / "anat" / f"sub-01_{suffix}.nii.gz") for folder in (maps, tmp_path / "gpu"))
+        assert np.percentile(np.abs(cpu - gpu), 99) < tolerance, suffix
 
 
 def test_the_sidecars_tell_units_sources_and_every_parameter(maps):
