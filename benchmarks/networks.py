@@ -4,6 +4,7 @@
     python benchmarks/networks.py COHORT OUTPUT --only paper quantities --training image_epochs=40
     python benchmarks/networks.py COHORT OUTPUT --oracle              # of a simulated cohort: beside the oracle
     python benchmarks/networks.py COHORT OUTPUT --at_once 13          # one large GPU: variants side by side
+    python benchmarks/networks.py COHORT OUTPUT --finished_folds      # no training: folds that all variants finished
 
 Each variant is a cross-validation of its own below OUTPUT (`configs/cross_validation.yaml`, cropped input, one
 repeat); `OUTPUT/networks.json` and `networks.md` get, for each, parameters, milliseconds a scan on one core, hours of
@@ -26,7 +27,6 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.bundle import ConfigParser
-from toy import device_name
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
@@ -39,7 +39,6 @@ from scripts.model.networks import QNet  # noqa: E402
 from scripts.provenance import cohort_fingerprint, software  # noqa: E402
 from scripts.simulation.iron import Latent, log_likelihood_ratio, seen_log_likelihood_ratio  # noqa: E402
 
-DEVICE = "cuda:0" if torch.cuda.is_available() else "cpu"
 RANDOM = {"imagenet_weights": "none"}
 OURS = "configs/quantities.yaml"
 #: Name -> overlays and keys of training.
@@ -126,12 +125,21 @@ def seen_of(cohort: Path, age_known: bool) -> tuple[list[str], np.ndarray]:
     return names, seen_log_likelihood_ratio(values, latents, np.array([ages[name] for name in names]), age_known)
 
 
-def measured(output: Path, names: list[str], oracle: tuple[list[str], np.ndarray] | None) -> dict[str, dict[str, Any]]:
+def tested(output: Path, names: list[str], finished_folds: bool) -> list[pd.DataFrame]:
+    """Predictions of Q-Net of each variant: of the whole, or of the folds that all finished."""
+    folders = [folder_of(output, name) for name in names]
+    files = [[folder / "predictions.csv"] for folder in folders]
+    if finished_folds:
+        done = [{path.parent.name for path in folder.glob("folds/*/*/*/evaluation.json")} for folder in folders]
+        shared = sorted(set.intersection(*done))
+        files = [[next(folder.glob(f"folds/*/*/{fold}/predictions.csv")) for fold in shared] for folder in folders]
+    tables = [pd.concat([read_predictions(path) for path in paths], ignore_index=True) for paths in files]
+    return [table[table["model"] == "Q-Net"].assign(model=name) for name, table in zip(names, tables, strict=True)]
+
+
+def measured(tables: list[pd.DataFrame], oracle: tuple[list[str], np.ndarray] | None) -> dict[str, dict[str, Any]]:
     """Scan AUCs of all variants on the same subjects, pooled and within folds."""
-    tables = []
-    for name in names:
-        table = read_predictions(folder_of(output, name) / "predictions.csv")
-        tables.append(table[table["model"] == "Q-Net"].assign(model=name))
+    names = [table["model"].iloc[0] for table in tables]
     if oracle is not None:
         first = tables[0][tables[0]["slice"].isna()]
         known = pd.Series(1 / (1 + np.exp(-oracle[1])), index=oracle[0])
@@ -151,16 +159,18 @@ def measured(output: Path, names: list[str], oracle: tuple[list[str], np.ndarray
 
 
 def as_text(results: dict[str, dict[str, Any]], subjects: str) -> str:
-    heads = "| variant | parameters, millions | ms a scan | hours of training | AUC pooled | AUC within folds | p |"
-    lines = [f"Scan AUC of Q-Net, {subjects}; 95 % interval; p: DeLong against the first row, pooled.", "", heads]
-    lines.append("| --- " * 7 + "|")
+    timed = any(row.get("training_hours") is not None for row in results.values())
+    heads = ["variant", "parameters, millions", "ms a scan", *["hours of training"] * timed]
+    heads += ["AUC pooled", "AUC within folds", "p"]
+    lines = [f"Scan AUC of Q-Net, {subjects}; 95 % interval; p: DeLong against the first row, pooled.", ""]
+    lines += [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for name, row in results.items():
         size = f"{row['parameters'] / 1e6:.1f}" if "parameters" in row else ""
         speed = f"{row['milliseconds']:.0f}" if "milliseconds" in row else ""
-        hours = f"{row['training_hours']:.1f}" if row.get("training_hours") is not None else ""
+        hours = [f"{row['training_hours']:.1f}" if row.get("training_hours") is not None else ""] * timed
         aucs = [f"{r['auc']:.3f} ({r['ci_low']:.2f}-{r['ci_high']:.2f})" for r in (row["pooled"], row["within_folds"])]
         p = "" if row["p_against_first"] is None else f"{row['p_against_first']:.3g}"
-        lines.append(f"| {' | '.join([name, size, speed, hours, *aucs, p])} |")
+        lines.append(f"| {' | '.join([name, size, speed, *hours, *aucs, p])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -172,6 +182,7 @@ def main() -> None:
     parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="keys of train.yaml, of all")
     parser.add_argument("--folds_at_once", type=int, default=1, help="folds of a variant side by side")
     parser.add_argument("--at_once", type=int, default=1, help="variants side by side")
+    parser.add_argument("--finished_folds", action="store_true", help="train nothing; compare what all have finished")
     parser.add_argument("--oracle", action="store_true", help="a simulated cohort: the oracle in the last row")
     arguments = parser.parse_args()
     shared = dict(pair.split("=", 1) for pair in arguments.training)
@@ -182,24 +193,31 @@ def main() -> None:
     def train(name: str) -> tuple[str, float]:
         overlays, keys = VARIANTS[name]
         folder = folder_of(arguments.output, name)
-        return name, cross_validate(arguments.cohort, folder, overlays, keys | shared, arguments.folds_at_once)
+        finished = (folder / "predictions.csv").exists()
+        took = cross_validate(arguments.cohort, folder, overlays, keys | shared, arguments.folds_at_once)
+        return name, 0.0 if finished else took
 
-    with ThreadPoolExecutor(arguments.at_once) as pool:
-        for name, took in pool.map(train, arguments.only):
-            seconds[name] = seconds.get(name, 0.0) + took
-            write_json(times_file, seconds)
+    if not arguments.finished_folds:
+        with ThreadPoolExecutor(arguments.at_once) as pool:
+            for name, took in pool.map(train, arguments.only):
+                seconds[name] = seconds.get(name, 0.0) + took
+                write_json(times_file, seconds)
     torch.set_num_threads(1)
-    results = measured(arguments.output, arguments.only, oracle_of(arguments.cohort) if arguments.oracle else None)
+    tables = tested(arguments.output, arguments.only, arguments.finished_folds)
+    results = measured(tables, oracle_of(arguments.cohort) if arguments.oracle else None)
     for name in arguments.only:
         overlays, keys = VARIANTS[name]
         network = network_of(overlays, keys | shared)
         results[name] |= {
             "parameters": sum(value.numel() for value in network.parameters()),
             "milliseconds": milliseconds(network, int(shared.get("num_slices", 16))),
-            "training_hours": seconds[name] / 3600,
+            "training_hours": seconds[name] / 3600 if name in seconds else None,
         }
-    about = cohort_fingerprint(arguments.cohort) | {"training": shared, "device": device_name(torch.device(DEVICE))}
-    write_json(arguments.output / "networks.json", {"software": software(), "input": about, "results": results})
+    about = cohort_fingerprint(arguments.cohort)
+    first = next(folder_of(arguments.output, arguments.only[0]).glob("folds/*/*/*/evaluation.json"))
+    trained_by = json.loads(first.read_text())["software"]
+    record = {"software": software(), "trained_by": trained_by, "training": shared, "input": about, "results": results}
+    write_json(arguments.output / "networks.json", record)
     text = as_text(results, "simulated cohort" if about["simulated"] else "held-out subjects")
     write_text(arguments.output / "networks.md", text)
     print(text)
