@@ -490,6 +490,16 @@ def test_a_column_called_nearly_as_one_that_is_read_is_named_in_one_line(cohort,
     ]
 
 
+@pytest.mark.parametrize("age", ["-5", "1975", "old"])
+def test_an_age_that_cannot_be_is_refused_before_any_training(cohort, age):
+    table = cohort / "participants.tsv"
+    lines = [line.split("\t") for line in table.read_text().splitlines()]
+    lines[1][lines[0].index("age")] = age
+    table.write_text("".join("\t".join(line) + "\n" for line in lines))
+    with refused(table, f"is {age!r}", "0 to 120"):
+        labelled_scans(cohort)
+
+
 def test_a_needed_column_called_otherwise_is_named(cohort):
     edit_table(cohort, "group", "Diagnosis")
     with refused("no column 'group'", "has 'Diagnosis'"):

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -387,11 +387,11 @@ def known_ages(table: str | os.PathLike, folders: Collection[str] = ()) -> dict[
             known of the scan; training refuses it (`labelled_scans`).
 
     Raises:
-        InputError: as `read_participants`, or an age that is no number of years (`89+` is 89, as BIDS writes it).
+        InputError: as `read_participants` and `ages_of`.
     """
     if not os.path.lexists(table):
         return {}
-    ages, table = {}, Path(table)
+    table = Path(table)
     people = read_participants(table, ["participant_id"])
     columns = next(iter(people.values()), {})
     if "age" not in columns and (near := near_column("age", columns)) is not None:
@@ -405,6 +405,20 @@ def known_ages(table: str | os.PathLike, folders: Collection[str] = ()) -> dict[
     if told:
         more = f"; and {len(told) - 1} more rows" if len(told) > 1 else ""
         LOGGER.warning("%s; until then its age is not known%s", sorted(told)[0], more)
+    return ages_of(table, people)
+
+
+def ages_of(table: str | os.PathLike, people: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
+    """Participant -> age in years, of those whose age is given.
+
+    Args:
+        table: for messages.
+        people: participant -> row of it.
+
+    Raises:
+        InputError: an age that is no number of years (`89+` is 89, as BIDS writes it).
+    """
+    ages = {}
     for name, person in people.items():
         word = person.get("age", "")
         if word.lower() in ("", "n/a", "na", "nan"):
@@ -496,8 +510,8 @@ def labelled_scans(
     `check_grid`; `maps`: see `find_scans`.
 
     Raises:
-        InputError: as `find_scans`, `read_participants`, `check_grid` and `check_no_copies`; a scan without a row or
-            a row without a scan; a group that is not HH or HC; only one class in the cohort.
+        InputError: as `find_scans`, `read_participants`, `ages_of`, `check_grid` and `check_no_copies`; a scan without
+            a row or a row without a scan; a group that is not HH or HC; only one class in the cohort.
     """
     scans = find_scans(dataset_dir, maps=maps)
     table = Path(dataset_dir) / "participants.tsv"
@@ -509,6 +523,7 @@ def labelled_scans(
             raise InputError(f"{table}: {participant_id!r} has no scan; remove the row or add {participant_id}/anat")
         if row["group"] not in GROUPS:
             raise InputError(f"{table}: group {row['group']!r} of {participant_id!r} is unknown; use HH or HC")
+    ages_of(table, participants)
     labelled = []
     for scan in scans:
         if scan.participant_id not in participants:

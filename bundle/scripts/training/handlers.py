@@ -245,6 +245,7 @@ def _read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 _NO_KEYS = {
     "code": "the bundle's code",
     "template": "the template",
+    "latents": "the table of latents",
     "subjects": "the training scans",
     "embedding": "the embedding of stage 1",
 }
