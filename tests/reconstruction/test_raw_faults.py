@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from refusal import refused
 
 from scripts.errors import InputError
 from scripts.files.nifti import read_voxels
+from scripts.reconstruction.bids import common_units
 from scripts.reconstruction.checks import check_map, check_slices
 from scripts.reconstruction.consistency import check_echoes_agree
 from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
@@ -64,6 +66,38 @@ def test_scanners_scales_are_known_and_one_voxel_changes_nothing(signal, stored,
     assert difference.max() < 0.005
     assert abs(scaled.phase).max() < 3.1416
     assert len(scaled.warnings) == (odd > 0)
+
+
+@pytest.mark.parametrize(
+    ("units", "turn"), [("deg", 360), ("Degrees", 360), ("mrad", 2000 * np.pi), ("radians", 2 * np.pi)]
+)
+@pytest.mark.parametrize("low", [0, -0.5])
+def test_a_phase_in_a_unit_that_its_sidecar_names_is_converted(signal, units, turn, low):
+    phase = np.angle(signal)
+    given = ((phase / (2 * np.pi) - low) % 1 + low) * turn
+    assert apart(scale_phase(given.astype(np.float32), units, FILES).phase, phase).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("units", "factor", "said"),
+    [
+        ("deg", 4096 / np.pi, "more than one wrap"),
+        ("rad", 180 / np.pi, "more than one wrap"),
+        ("deg", 1.0, "where deg has 360 a turn"),
+        ("Hz", 1.0, "Units 'hz', but a phase"),
+        ("ppm", 1.0, "Units 'ppm', but a phase"),
+    ],
+)
+def test_a_unit_of_the_phase_that_cannot_be_is_refused(signal, units, factor, said):
+    with refused(FILES[0], said):
+        scale_phase((np.angle(signal) * factor).astype(np.float32), units, FILES)
+
+
+def test_echoes_whose_sidecars_name_different_units_are_refused():
+    files = [Path(f"sub-01_echo-{echo}_part-phase_MEGRE.nii.gz") for echo in (1, 2)]
+    assert common_units([(files[0], {}), (files[1], {"Units": " rad"})]) == "rad"
+    with refused(files[1], "'arbitrary'", "'rad'", files[0]):
+        common_units([(files[0], {"Units": "rad"}), (files[1], {"Units": "arbitrary"})])
 
 
 def test_an_unknown_scale_is_said(signal):
@@ -173,6 +207,7 @@ def test_a_phase_that_never_wraps_may_span_less_than_a_turn(signal):
     x = np.linspace(1, 2, signal.shape[1])[:, None, None]
     phase = np.stack([np.where(inside, n * x, 0) for n in (0.5, 1.0, 1.5)]).astype(np.float32)
     assert np.array_equal(scale_phase(phase, "rad", FILES).phase, phase)
+    assert apart(scale_phase(np.degrees(phase), "deg", FILES).phase, phase).max() < 1e-5
 
 
 def test_the_echo_whose_phase_has_another_scale_is_named(signal):

@@ -139,7 +139,6 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
             )
     sidecars = [sidecar(root, parts[kinds[0]][echo]) for echo in echoes]
     others = [sidecar(root, parts[kinds[1]][echo]) for echo in echoes]
-    phase = others[0]
     times = []
     for echo, content in zip(echoes, sidecars, strict=True):
         time = number(content, "EchoTime", parts[kinds[0]][echo])
@@ -165,10 +164,26 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
         flip,
         number(first, "RepetitionTimeExcitation" if "RepetitionTimeExcitation" in first else "RepetitionTime", some),
         number(first, "MagneticFieldStrength", some),
-        str(phase.get("Units", "")),
+        common_units([(parts[kinds[1]][echo], content) for echo, content in zip(echoes, others, strict=True)]),
         thickness,
     )
     return sorted_by_time(acquisition)
+
+
+def common_units(sidecars: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
+    """The unit that the sidecars of all echoes name; empty where none does.
+
+    Raises:
+        InputError: two name different ones.
+    """
+    said = [(path, content["Units"].strip()) for path, content in sidecars if content.get("Units", "").strip()]
+    for path, units in said[1:]:
+        if units.casefold() != said[0][1].casefold():
+            raise InputError(
+                f"{path}: Units is {units!r} in its sidecar, but {said[0][1]!r} in that of {said[0][0].name}; echoes of"
+                " one acquisition share it, so correct one"
+            )
+    return said[0][1] if said else ""
 
 
 def check_sidecars(
