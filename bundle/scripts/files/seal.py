@@ -18,7 +18,7 @@ SEAL = "content_sha256"
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """The same content with its SHA-256."""
-    return {**content, SEAL: _digest(content)}
+    return {**content, SEAL: digest(content)}
 
 
 def check_seal(content: Mapping[str, Any], path: str | os.PathLike, cure: str) -> None:
@@ -34,11 +34,11 @@ def check_seal(content: Mapping[str, Any], path: str | os.PathLike, cure: str) -
     """
     if SEAL not in content:
         raise InputError(f"{path}: has no {SEAL}, by which its numbers are known to be as they were written; {cure}")
-    if content[SEAL] != _digest(content):
+    if content[SEAL] != digest(content):
         raise InputError(f"{path}: was changed since it was written (its {SEAL} is of other content); {cure}")
 
 
-def _digest(content: Mapping[str, Any]) -> str:
-    """Of the content in one spelling, whatever the file's order and spaces."""
+def digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a content in one spelling, whatever the file's order and spaces, without its seal."""
     own = json.loads(json.dumps({key: value for key, value in content.items() if key != SEAL}, allow_nan=False))
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()

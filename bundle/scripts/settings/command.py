@@ -19,7 +19,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.errors import InputError, reason, report_in_one_line
-from scripts.settings.check import is_ours, is_run_id, meant_by, nearest
+from scripts.settings.check import check_metadata, is_ours, is_run_id, meant_by, nearest
 from scripts.settings.config_file import read_config
 from scripts.settings.typed import MONAI_ARGUMENTS, Given, flags_and_loose
 
@@ -92,6 +92,10 @@ def check_own_arguments(given: Mapping[str, Given]) -> None:
     Raises:
         InputError: names the argument.
     """
+    if (item := given.get("meta_file")) is not None and str(item.value) != "None":
+        files = config_files(item)
+        contents = [read_config(file) for file in files if Path(file).is_file()]
+        check_metadata(files, {key: value for content in contents for key, value in content.items()})
     for name in ("tracking", "logging_file", "workflow_type", "properties_path"):
         item = given.get(name)
         if item is None or (name == "logging_file" and str(item.value) == "False"):
