@@ -506,6 +506,24 @@ def test_a_needed_column_called_otherwise_is_named(cohort):
         labelled_scans(cohort)
 
 
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (["T2starw"], "sub-02_T2starw.nii.gz is one echo by its name, of which QSM and R2* cannot be made: leave"),
+        ([f"echo-{n}_part-{part}_MEGRE" for n in (1, 2) for part in ("mag", "phase")], "configs/reconstruct.yaml"),
+    ],
+)
+def test_a_subject_with_raw_echoes_in_place_of_maps_is_a_row_that_says_so(cohort, there, said):
+    anat = cohort / "sub-02" / "anat"
+    for suffix in ("Chimap", "R2starmap"):
+        (anat / f"sub-02_{suffix}.nii.gz").unlink()
+    for name in there:
+        shutil.copy(anat / "sub-02_T1w.nii.gz", anat / f"sub-02_{name}.nii.gz")
+    scans = find_scans(cohort, incomplete_too=True)
+    assert [scan.scan_id for scan in scans if not scan.refused] == ["sub-01", "sub-03", "sub-04"]
+    assert said in str(scans[1].refused) and "no *_Chimap.nii.gz" in str(scans[1].refused)
+
+
 @pytest.mark.parametrize("name", ["SUB-02", "sub02", "Sub_02"])
 def test_a_subject_called_otherwise_than_bids_has_it_is_never_passed_over(cohort, name):
     (cohort / "sub-02").rename(cohort / name)

@@ -35,6 +35,8 @@ _MEANT_FOR_A_SUBJECT = re.compile(r"sub([-_ ]\w|\d)", re.IGNORECASE)
 MISNAMED = "is no subject's folder by its name, so its images would be passed over; call it sub-01, in small letters"
 #: BIDS entities that the maps of one scan share, and what differs where they do not.
 SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes", "part": "parts of an image"}
+#: Suffixes that gradient echoes have, of which QSM and R2* are made.
+RAW = ("MEGRE", "VFA", "MPM", "T2starw", "GRE")
 #: How many subjects a message names.
 MOST_NAMED = 5
 #: Where the basal ganglia boxes of a cohort lie, below its root.
@@ -265,7 +267,10 @@ def _one_map(folder: Path, suffix: str, suffixes: Sequence[str]) -> Path:
     if not found and named:
         raise InputError(f"{named[0]}: not a .nii or .nii.gz file; convert it to NIfTI")
     if not found:
-        raise InputError(f"{folder}: no *_{suffix}.nii.gz; Q-Net needs the maps {', '.join(suffixes)} of every scan")
+        raise InputError(
+            f"{folder}: no *_{suffix}.nii.gz; Q-Net needs the maps {', '.join(suffixes)} of every scan"
+            + (_raw_instead(folder) if suffix in MAPS[:2] else "")
+        )
     if others := [p for p in named if p.name.casefold().endswith(OTHER_ENDINGS)]:
         raise InputError(
             f"{folder}: the {suffix} is there in two formats ({found[0].name}, {others[0].name}); keep the one that is"
@@ -274,6 +279,16 @@ def _one_map(folder: Path, suffix: str, suffixes: Sequence[str]) -> Path:
     if len(found) > 1:
         raise InputError(f"{folder}: {len(found)} files end in _{suffix} ({found[0].name}, {found[1].name}); keep one")
     return found[0]
+
+
+def _raw_instead(folder: Path) -> str:
+    """What lies in an anat folder in the place of QSM and R2*, and what it is good for; empty where nothing does."""
+    raw = [path for suffix in RAW for path in _named(folder, suffix)]
+    if not raw:
+        return ""
+    if len({entities(path.name).get("echo") for path in raw}) > 1:
+        return ", and configs/reconstruct.yaml makes them of its raw echoes"
+    return f", and {raw[0].name} is one echo by its name, of which QSM and R2* cannot be made: leave the subject out"
 
 
 def entities(name: str) -> dict[str, str]:
