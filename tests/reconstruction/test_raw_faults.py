@@ -15,7 +15,9 @@ from scripts.files.nifti import read_voxels
 from scripts.reconstruction.bids import common_units
 from scripts.reconstruction.checks import check_map, check_slices
 from scripts.reconstruction.consistency import check_echoes_agree
+from scripts.reconstruction.filtered import check_not_filtered
 from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
+from scripts.reconstruction.places import check_same_place
 from scripts.reconstruction.raw import (
     Acquisition,
     RawScan,
@@ -288,6 +290,39 @@ def test_echoes_of_a_head_agree_and_a_negated_one_is_refused_or_said(heads, whic
             assert FILES[echo] in line or len(phase) == 2
         assert "runs against that of the others" in line and "negated" in line
         assert f"echo {echo + 1} " in line or len(phase) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda phase: phase[:, ::-1], "mirrored along j"),
+        (lambda phase: phase[:, :, ::-1], "mirrored along k"),
+        (lambda phase: np.roll(phase, 10, 0), "shifted along i by 10"),
+        (lambda phase: np.roll(phase, phase.shape[2] // 2, 2), "shifted along k"),  # its halves changed places
+    ],
+)
+def test_a_phase_in_another_place_than_its_magnitude_is_refused(heads, change, said):
+    for phase, magnitude, *_ in heads.values():
+        check_same_place(phase[0], magnitude[0], "p.nii.gz")
+    phase, magnitude, *_ = heads["3 T, two echoes"]
+    with refused("p.nii.gz", "lies elsewhere", said):
+        check_same_place(change(phase[0]), magnitude[0], "p.nii.gz")
+
+
+@pytest.mark.parametrize("width", [24, 48])
+def test_a_phase_that_was_filtered_as_for_swi_is_said(heads, width):
+    for phase, magnitude, _, spacing in heads.values():
+        assert check_not_filtered(phase[-1], magnitude[-1], spacing) == []
+    phase, magnitude, _, spacing = heads["3 T, two echoes"]
+    signal = magnitude[-1] * np.exp(1j * phase[-1])
+    window = np.ones(signal.shape[:2])  # of a Hann filter in the plane, as SWI has it (Haacke et al., MRM 2004, 52:612)
+    for axis, size in enumerate(window.shape):
+        place = abs(np.fft.fftfreq(size, 1 / size))
+        hann = np.where(place < width / 2, 0.5 + 0.5 * np.cos(2 * np.pi * place / width), 0)
+        window = window * np.expand_dims(hann, 1 - axis)
+    smooth = np.fft.ifft2(np.fft.fft2(signal, axes=(0, 1)) * window[..., None], axes=(0, 1))
+    (line,) = check_not_filtered(np.angle(signal * smooth.conj()), magnitude[-1], spacing)
+    assert "high-pass filtered" in line
 
 
 def test_phases_in_another_order_or_with_a_wrong_echo_time_are_said(heads):
