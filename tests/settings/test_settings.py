@@ -313,6 +313,13 @@ def test_what_monai_would_refuse_with_a_traceback_is_told_in_one_line_by_our_com
         check_command(["run", run_id, "--config_file", str(files), *more])
 
 
+@pytest.mark.parametrize("base", ["inference", "simulate"])
+def test_an_overlay_of_ours_over_another_config_is_told_which_one_it_is_laid_over(base):
+    files = f"['configs/{base}.yaml','configs/pretrain.yaml']"
+    with contextlib.chdir(BUNDLE), refused("configs/pretrain.yaml: is laid over train.yaml", "['configs/train.yaml','"):
+        check_command(["run", "pretraining", "--config_file", files])
+
+
 def test_what_is_right_goes_on_to_monai_as_it_was_typed(tmp_path, monkeypatch):
     overlay = write(tmp_path / "mine.yaml", "image_epochs: ten\n")  # which MONAI takes, and the bundle refuses
     words = ["run", "training", "--config_file", f"['configs/train.yaml','{overlay}']", "--swa", "no"]
