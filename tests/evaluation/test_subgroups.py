@@ -87,6 +87,26 @@ def test_an_interval_of_half_the_width_needs_four_times_the_subjects():
     assert subjects_for_width(100, math.nan, 0.9) is None
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("\tn/a", "\tOst\xe9").encode("latin-1"), "not text in UTF-8"),
+        (lambda text: text.replace("60", "1975").encode(), "the age of 'sub-02' is '1975'"),
+        (lambda text: text.replace("60", "-5").encode(), "the age of 'sub-02' is '-5'"),
+        (lambda text: text.replace("sub-02", "sub-03").encode(), "no row 'sub-02'"),
+    ],
+)
+def test_a_table_of_subjects_that_lacks_somebody_or_cannot_be_read_is_refused(tmp_path, change, said):
+    path = tmp_path / "subjects.tsv"
+    text = "participant_id\tgroup\tage\tsex\tsite\nsub-01\tHC\tn/a\tF\tn/a\nsub-02\tHH\t60\tM\tn/a\n"
+    path.write_text(text)
+    ages = read_subjects(path, ["sub-02", "sub-01"])["age"]
+    assert math.isnan(ages["sub-01"]) and ages["sub-02"] == 60
+    path.write_bytes(change(text))
+    with refused(path, said):
+        read_subjects(path, ["sub-02", "sub-01"])
+
+
 def test_table_page_and_checklists_say_the_same(cohort, tmp_path):
     table, people = cohort
     written = write_subgroups(tmp_path, table, people, simulated=True)

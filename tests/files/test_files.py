@@ -487,5 +487,11 @@ def test_a_refused_map_leaves_no_path_in_the_log(tmp_path, caplog):
 def test_empty_columns_at_the_end_of_a_table_are_passed_over(tmp_path):
     (tmp_path / "t.tsv").write_text("participant_id\tage\t\t\nsub-01\t50\t\t\nsub-02\t\t\t\n")
     assert [row["age"] for row in read_table(tmp_path / "t.tsv", ["participant_id"])] == ["50", ""]
-    (tmp_path / "t.tsv").write_text("participant_id\tage\nsub-01\t50\t\t\n")
-    assert read_table(tmp_path / "t.tsv", ["participant_id"]) == [{"participant_id": "sub-01", "age": "50"}]
+
+
+@pytest.mark.parametrize("row", ["sub-02\tX\tHC\t", "sub-02\tHC\t50\t", "sub-02\t\tHC\t", "sub-02\tHC\t50\t\t"])
+def test_a_row_with_a_cell_more_than_the_header_is_refused_even_if_its_last_is_empty(tmp_path, row):
+    path = tmp_path / "t.tsv"
+    path.write_text(f"participant_id\tgroup\tage\nsub-01\tHH\t40\n{row}\n")
+    with refused(path, "line 3", f"{row.count(chr(9)) + 1} cells where the header has 3", "tab"):
+        read_table(path, ["participant_id"])

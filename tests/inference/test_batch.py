@@ -115,8 +115,13 @@ def test_only_what_changed_or_failed_is_run_again(weights, cohort, tmp_path):
     csv_of_run.write_text(theirs)
     tampered = output / "sub-04" / "sub-04_prediction.json"
     tampered.write_text(json.dumps(json.loads(tampered.read_text()) | {"probability_HH": 7}))
+    lost = output / "sub-03" / "sub-03_prediction.json"  # whose list of files says that nothing is due
+    content = json.loads(lost.read_text())
+    lost.write_text(json.dumps({**content, "run": {**content["run"], "files": {}}}))
+    (output / "sub-03" / "sub-03_evidence.nii.gz").unlink()
     run(workflow(weights, cohort, output, **FAST))
     assert json.loads(tampered.read_text())["probability_HH"] <= 1
+    assert (output / "sub-03" / "sub-03_evidence.nii.gz").is_file()
     after = predictions(output)
     again = {name for name in after if after[name] != before.get(name)}
     assert again == {f"sub-0{n}_prediction.json" for n in (2, 3, 4)}

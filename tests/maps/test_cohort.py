@@ -490,10 +490,38 @@ def test_a_column_called_nearly_as_one_that_is_read_is_named_in_one_line(cohort,
     ]
 
 
+@pytest.mark.parametrize("age", ["-5", "1975", "old"])
+def test_an_age_that_cannot_be_is_refused_before_any_training(cohort, age):
+    table = cohort / "participants.tsv"
+    lines = [line.split("\t") for line in table.read_text().splitlines()]
+    lines[1][lines[0].index("age")] = age
+    table.write_text("".join("\t".join(line) + "\n" for line in lines))
+    with refused(table, f"is {age!r}", "0 to 120"):
+        labelled_scans(cohort)
+
+
 def test_a_needed_column_called_otherwise_is_named(cohort):
     edit_table(cohort, "group", "Diagnosis")
     with refused("no column 'group'", "has 'Diagnosis'"):
         labelled_scans(cohort)
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (["T2starw"], "sub-02_T2starw.nii.gz is one echo by its name, of which QSM and R2* cannot be made: leave"),
+        ([f"echo-{n}_part-{part}_MEGRE" for n in (1, 2) for part in ("mag", "phase")], "configs/reconstruct.yaml"),
+    ],
+)
+def test_a_subject_with_raw_echoes_in_place_of_maps_is_a_row_that_says_so(cohort, there, said):
+    anat = cohort / "sub-02" / "anat"
+    for suffix in ("Chimap", "R2starmap"):
+        (anat / f"sub-02_{suffix}.nii.gz").unlink()
+    for name in there:
+        shutil.copy(anat / "sub-02_T1w.nii.gz", anat / f"sub-02_{name}.nii.gz")
+    scans = find_scans(cohort, incomplete_too=True)
+    assert [scan.scan_id for scan in scans if not scan.refused] == ["sub-01", "sub-03", "sub-04"]
+    assert said in str(scans[1].refused) and "no *_Chimap.nii.gz" in str(scans[1].refused)
 
 
 @pytest.mark.parametrize("name", ["SUB-02", "sub02", "Sub_02"])

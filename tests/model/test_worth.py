@@ -16,7 +16,14 @@ from scripts.files.writing import sha256
 from scripts.inference.results import model_info
 from scripts.maps.appearance import appearance
 from scripts.model.familiarity import fit, strangeness
-from scripts.model.trust import Trust, calibration_path, flag_of, set_aside_former, write_calibration
+from scripts.model.trust import (
+    Trust,
+    calibration_path,
+    flag_of,
+    read_calibration,
+    set_aside_former,
+    write_calibration,
+)
 from scripts.provenance import check_stage_1, check_trained_with, record_beside, trained_with
 from scripts.settings.check import CONFIGS, Known
 
@@ -147,6 +154,9 @@ def test_an_error_below_which_no_group_is_ever_ruled_out_is_refused_before_work(
         ({"calibration": {**CONTENT["calibration"], "prevalence": 1}}, ("prevalence", "below 1")),
         ({"calibration": {**CONTENT["calibration"], "method": "isotonic"}}, ("platt",)),
         ({"calibration": {**CONTENT["calibration"], "slope": -0.5}}, ("slope",)),
+        ({"calibration": {**CONTENT["calibration"], "slope": 0.6}}, ("changed since it was written",)),
+        ({"content_sha256": None}, ("changed since it was written",)),
+        ({"weights": {}}, ("weights names nothing",)),
         ({"nucleus_evidence": {"caudate": {"low": 2, "high": 1}}}, ("caudate", "upside down")),
         ({"seen": ["A" * 64]}, ("seen[0]",)),
         ({"scores": {"HC": [], "HH": [1.0]}}, ("lacks a group",)),
@@ -159,6 +169,22 @@ def test_a_damaged_calibration_is_one_line_before_work(weights, broken, words):
     path.write_text(broken if isinstance(broken, str) else json.dumps({**json.loads(path.read_text()), **broken}))
     with refused(path.name, "configs/calibrate.yaml", *words):
         Trust(weights).check()
+
+
+def test_a_calibration_without_a_seal_is_refused(weights):
+    path = write_calibration(weights, CONTENT)
+    content = json.loads(path.read_text())
+    del content["content_sha256"]
+    path.write_text(json.dumps(content))
+    with refused(path.name, "no content_sha256", "configs/calibrate.yaml"):
+        Trust(weights).check()
+
+
+def test_the_shipped_calibration_is_of_the_shipped_weights_and_as_it_was_written():
+    shipped = CONFIGS.parent / "models" / "model.pt"
+    assert read_calibration(shipped)[0] is not None
+    noted = json.loads(shipped.with_suffix(".json").read_text())["weights"]
+    assert noted == {path.name: sha256(path) for path in (shipped, calibration_path(shipped))}
 
 
 def test_a_calibration_that_is_a_link_to_nowhere_is_not_taken_for_none(weights):
@@ -205,6 +231,7 @@ def test_a_damaged_part_of_what_is_known_is_found_before_the_first_scan(known, w
     ("part", "change", "said"),
     [
         ("embedding", lambda one: one["along"].update(rest=[0.0, 0.0]), "along.rest"),
+        ("appearance", lambda one: one["spread"].__setitem__(0, 1e-320), "spread[0]"),
         ("appearance", lambda one: one["usual"].update(largest=[0.0, -1.0]), "usual.largest"),
         ("appearance", lambda one: one.update(names=one["names"][:1] * len(one["names"])), "do not fit together"),
         ("embedding", lambda one: one.update(precision=(-np.array(one["precision"])).tolist()), "do not fit together"),
@@ -215,6 +242,22 @@ def test_numbers_by_which_no_scan_would_be_strange_are_refused(known, weights, p
     change(changed["references"][part])
     write_calibration(weights, {**CONTENT, "familiarity": changed})
     with refused(calibration_path(weights).name, said):
+        Trust(weights).check()
+
+
+@pytest.mark.parametrize("limit", [1e-6, 1e9])
+def test_a_limit_that_no_training_sets_is_refused(known, weights, limit):
+    write_calibration(weights, {**CONTENT, "familiarity": {**known, "limit": limit}})
+    with refused(calibration_path(weights).name, "familiarity.limit"):
+        Trust(weights).check()
+
+
+def test_names_of_what_maps_look_like_that_changed_places_are_refused(known, weights):
+    path = write_calibration(weights, {**CONTENT, "familiarity": known})
+    content = json.loads(path.read_text())
+    content["familiarity"]["references"]["appearance"]["names"].reverse()
+    path.write_text(json.dumps(content))
+    with refused(path.name, "changed since it was written"):
         Trust(weights).check()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from refusal import refused
 
 from scripts.errors import InputError
 from scripts.files.nifti import read_voxels
+from scripts.reconstruction.bids import common_units
 from scripts.reconstruction.checks import check_map, check_slices
 from scripts.reconstruction.consistency import check_echoes_agree
+from scripts.reconstruction.filtered import check_not_filtered
 from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
+from scripts.reconstruction.places import check_same_place
 from scripts.reconstruction.raw import (
     Acquisition,
     RawScan,
@@ -64,6 +68,38 @@ def test_scanners_scales_are_known_and_one_voxel_changes_nothing(signal, stored,
     assert difference.max() < 0.005
     assert abs(scaled.phase).max() < 3.1416
     assert len(scaled.warnings) == (odd > 0)
+
+
+@pytest.mark.parametrize(
+    ("units", "turn"), [("deg", 360), ("Degrees", 360), ("mrad", 2000 * np.pi), ("radians", 2 * np.pi)]
+)
+@pytest.mark.parametrize("low", [0, -0.5])
+def test_a_phase_in_a_unit_that_its_sidecar_names_is_converted(signal, units, turn, low):
+    phase = np.angle(signal)
+    given = ((phase / (2 * np.pi) - low) % 1 + low) * turn
+    assert apart(scale_phase(given.astype(np.float32), units, FILES).phase, phase).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("units", "factor", "said"),
+    [
+        ("deg", 4096 / np.pi, "more than one wrap"),
+        ("rad", 180 / np.pi, "more than one wrap"),
+        ("deg", 1.0, "where deg has 360 a turn"),
+        ("Hz", 1.0, "Units 'hz', but a phase"),
+        ("ppm", 1.0, "Units 'ppm', but a phase"),
+    ],
+)
+def test_a_unit_of_the_phase_that_cannot_be_is_refused(signal, units, factor, said):
+    with refused(FILES[0], said):
+        scale_phase((np.angle(signal) * factor).astype(np.float32), units, FILES)
+
+
+def test_echoes_whose_sidecars_name_different_units_are_refused():
+    files = [Path(f"sub-01_echo-{echo}_part-phase_MEGRE.nii.gz") for echo in (1, 2)]
+    assert common_units([(files[0], {}), (files[1], {"Units": " rad"})]) == "rad"
+    with refused(files[1], "'arbitrary'", "'rad'", files[0]):
+        common_units([(files[0], {"Units": "rad"}), (files[1], {"Units": "arbitrary"})])
 
 
 def test_an_unknown_scale_is_said(signal):
@@ -173,6 +209,7 @@ def test_a_phase_that_never_wraps_may_span_less_than_a_turn(signal):
     x = np.linspace(1, 2, signal.shape[1])[:, None, None]
     phase = np.stack([np.where(inside, n * x, 0) for n in (0.5, 1.0, 1.5)]).astype(np.float32)
     assert np.array_equal(scale_phase(phase, "rad", FILES).phase, phase)
+    assert apart(scale_phase(np.degrees(phase), "deg", FILES).phase, phase).max() < 1e-5
 
 
 def test_the_echo_whose_phase_has_another_scale_is_named(signal):
@@ -253,6 +290,39 @@ def test_echoes_of_a_head_agree_and_a_negated_one_is_refused_or_said(heads, whic
             assert FILES[echo] in line or len(phase) == 2
         assert "runs against that of the others" in line and "negated" in line
         assert f"echo {echo + 1} " in line or len(phase) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda phase: phase[:, ::-1], "mirrored along j"),
+        (lambda phase: phase[:, :, ::-1], "mirrored along k"),
+        (lambda phase: np.roll(phase, 10, 0), "shifted along i by 10"),
+        (lambda phase: np.roll(phase, phase.shape[2] // 2, 2), "shifted along k"),  # its halves changed places
+    ],
+)
+def test_a_phase_in_another_place_than_its_magnitude_is_refused(heads, change, said):
+    for phase, magnitude, *_ in heads.values():
+        check_same_place(phase[0], magnitude[0], "p.nii.gz")
+    phase, magnitude, *_ = heads["3 T, two echoes"]
+    with refused("p.nii.gz", "lies elsewhere", said):
+        check_same_place(change(phase[0]), magnitude[0], "p.nii.gz")
+
+
+@pytest.mark.parametrize("width", [24, 48])
+def test_a_phase_that_was_filtered_as_for_swi_is_said(heads, width):
+    for phase, magnitude, _, spacing in heads.values():
+        assert check_not_filtered(phase[-1], magnitude[-1], spacing) == []
+    phase, magnitude, _, spacing = heads["3 T, two echoes"]
+    signal = magnitude[-1] * np.exp(1j * phase[-1])
+    window = np.ones(signal.shape[:2])  # of a Hann filter in the plane, as SWI has it (Haacke et al., MRM 2004, 52:612)
+    for axis, size in enumerate(window.shape):
+        place = abs(np.fft.fftfreq(size, 1 / size))
+        hann = np.where(place < width / 2, 0.5 + 0.5 * np.cos(2 * np.pi * place / width), 0)
+        window = window * np.expand_dims(hann, 1 - axis)
+    smooth = np.fft.ifft2(np.fft.fft2(signal, axes=(0, 1)) * window[..., None], axes=(0, 1))
+    (line,) = check_not_filtered(np.angle(signal * smooth.conj()), magnitude[-1], spacing)
+    assert "high-pass filtered" in line
 
 
 def test_phases_in_another_order_or_with_a_wrong_echo_time_are_said(heads):

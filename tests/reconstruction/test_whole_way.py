@@ -433,6 +433,11 @@ def test_an_incomplete_subject_does_not_stop_the_others_and_finished_means_all_i
     rows = (output / "participants.tsv").read_text().splitlines()  # what stood there stays, what was missing is new
     assert rows == ["participant_id\tgroup\tferritin", "sub-02\tHH\t900", "sub-07\tHH\t12"]
 
+    edit(chi.with_name("sub-02_Chimap.json"), Contents={})  # which says that no file is due
+    chi.write_bytes(chi.read_bytes()[:100])
+    run(workflow(damaged, output, **TOY))
+    assert load(chi).any()
+
 
 def test_maps_that_reconstruction_did_not_make_are_not_replaced(damaged, tmp_path):
     own = tmp_path / "maps" / "sub-01" / "anat" / "sub-01_Chimap.nii.gz"

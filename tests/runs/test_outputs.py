@@ -20,7 +20,7 @@ from scripts.localisation.locate import Found
 from scripts.maps.bids import find_scans
 from scripts.nuclei.cohort import measure_cohort
 from scripts.runs.former import say_former
-from scripts.runs.outputs import LOCK, check_apart, check_derivative, claim, describe, own, own_files, release
+from scripts.runs.outputs import LOCK, MARK, check_apart, check_derivative, claim, describe, own, own_files, release
 from scripts.settings.comments import read_comments
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
@@ -34,6 +34,28 @@ with part_file(sys.argv[1] + "/map.nii.gz") as part:
     print("working", flush=True)
     time.sleep(60)
 """
+
+
+@pytest.mark.parametrize("there", ["", "empty", "kept.txt"])
+def test_a_run_that_is_refused_before_work_leaves_no_folder_that_it_made(tmp_path, there):
+    folder = tmp_path / "new" / "out"
+    if there:
+        folder.mkdir(parents=True)
+    if there == "kept.txt":
+        (folder / there).touch()
+    before = sorted(path for path in tmp_path.rglob("*") if path.name != MARK)
+    refused = """
+import sys
+from scripts.errors import InputError
+from scripts.files.writing import check_output_dir
+from scripts.runs.outputs import claim
+claim({"output_dir": sys.argv[1]}, {}, {"output_dir": ["*.pt"]})
+check_output_dir(sys.argv[1] + "/folds", 1)
+raise InputError("labels: are missing; add them")
+"""
+    result = subprocess.run([sys.executable, "-c", refused, str(folder)], cwd=BUNDLE, capture_output=True, text=True)
+    assert result.returncode == 1 and "labels" in result.stderr
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != MARK) == before
 
 
 @pytest.fixture

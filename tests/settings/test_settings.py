@@ -282,6 +282,9 @@ def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(word
         (["--tracking", "configs/small.yaml"], ["--tracking configs/small.yaml", "handlers_id"]),
         (["--logging_file", "no.conf"], ["--logging_file no.conf", "no such file"]),
         (["--logging_file", "configs/small.yaml"], ["--logging_file configs/small.yaml", "logging"]),
+        (["--meta_file", "configs/small.yaml"], ["--meta_file", "small.yaml", "no metadata of a bundle"]),
+        (["--meta_file", "models/model.pt"], ["models/model.pt", "a config's name ends in"]),
+        (["--meta_file", "no.json"], ["--meta_file no.json", "no such file"]),
         (["--workflow_type", "banana"], ["--workflow_type banana", "training"]),
         (["file:absent.yaml"], ["absent.yaml: no such file"]),
         (["file:a.yaml", "augment:\n\tseed: 3\n"], ["a.yaml: line 2: a tab"]),
@@ -308,6 +311,13 @@ def test_what_monai_would_refuse_with_a_traceback_is_told_in_one_line_by_our_com
         run_id, more = words[0][4:], []
     with contextlib.chdir(BUNDLE), refused(*said):
         check_command(["run", run_id, "--config_file", str(files), *more])
+
+
+@pytest.mark.parametrize("base", ["inference", "simulate"])
+def test_an_overlay_of_ours_over_another_config_is_told_which_one_it_is_laid_over(base):
+    files = f"['configs/{base}.yaml','configs/pretrain.yaml']"
+    with contextlib.chdir(BUNDLE), refused("configs/pretrain.yaml: is laid over train.yaml", "['configs/train.yaml','"):
+        check_command(["run", "pretraining", "--config_file", files])
 
 
 def test_what_is_right_goes_on_to_monai_as_it_was_typed(tmp_path, monkeypatch):

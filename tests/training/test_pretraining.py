@@ -10,7 +10,7 @@ from test_training import train
 
 from scripts.maps.bids import labelled_scans
 from scripts.model.networks import image_level_model, read_state_dict
-from scripts.training.pretraining import GroupOfLatentsd, LatentLoss, Latents
+from scripts.training.pretraining import LATENTS, GroupOfLatentsd, LatentLoss, Latents
 
 SHORT = {"image_epochs": 2, "val_interval": 1, "localise": "annotated"}
 
@@ -34,6 +34,12 @@ def test_training_starts_from_what_was_pretrained_but_for_the_last_layer(known_c
     start = image_level_model(str(weights), tmp_path).state_dict()
     assert all(torch.equal(start[name], value) for name, value in learned.items() if not name.startswith("fc."))
     assert start["fc.weight"].shape[0] == 2
+    table = known_cohort / LATENTS
+    before = table.read_text()
+    table.write_text(before.replace("0.5", "0.6"))
+    with refused("the table of latents changed since that run began"):
+        train(known_cohort, tmp_path / "first", "pretraining", ["pretrain"], **SHORT)
+    table.write_text(before)
     train(known_cohort, tmp_path / "then", "image_level", imagenet_weights=str(weights), **SHORT)
     assert (tmp_path / "then" / "models" / "resnet.json").is_file()
 
@@ -46,6 +52,33 @@ def test_latents_are_between_mean_and_spread_of_the_training_scans(known_cohort)
     torch.testing.assert_close(training.mean(0), torch.zeros(2), atol=1e-6, rtol=0)
     torch.testing.assert_close(training.std(0, correction=0), torch.ones(2))
     assert latents.by_participant["sub-12"][0] > 2  # beyond the training scans
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.encode("utf-16-le"), "UTF-8"),
+        (lambda text: text.replace("head", "h\xe4ad").encode("latin-1"), "line 1 is not text in UTF-8"),
+        (lambda text: text.replace("0.5", "n/a").encode(), "head of sub-05 is empty"),
+        (lambda text: text.replace("0.5", "").encode(), "head of sub-05 is empty"),
+        (lambda text: text.replace("sub-12", "sub-13").encode(), "no row sub-12"),
+        (lambda text: "".join(f"{line.split()[0]}\n" for line in text.splitlines()).encode(), "no column beside"),
+    ],
+)
+def test_a_table_of_latents_that_cannot_be_learned_from_is_refused(known_cohort, tmp_path, change, said):
+    scans = labelled_scans(known_cohort)
+    table = tmp_path / LATENTS
+    table.parent.mkdir(parents=True)
+    table.write_bytes(change((known_cohort / LATENTS).read_text()))
+    with refused(table, said):
+        Latents(tmp_path, scans[:6], scans[6:])
+
+
+def test_a_table_of_latents_is_read_with_a_byte_order_mark(known_cohort, tmp_path):
+    table = tmp_path / LATENTS
+    table.parent.mkdir(parents=True)
+    table.write_text((known_cohort / LATENTS).read_text(), encoding="utf-16")
+    assert Latents(tmp_path, labelled_scans(known_cohort)).names == ["head", "asymmetry"]
 
 
 def test_the_loss_is_the_groups_and_the_latents(known_cohort):

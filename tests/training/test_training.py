@@ -26,7 +26,7 @@ from refusal import refused
 from scripts.errors import InputError, input_error_in, report_in_one_line
 from scripts.evaluation.predict import load_models, predict
 from scripts.model.image_level import SliceResNet
-from scripts.model.networks import load_weights, read_state_dict
+from scripts.model.networks import load_weights, read_state_dict, save_weights
 from scripts.provenance import trained_with
 from scripts.runs.outputs import LOCK, MARK
 from scripts.training.data import Batches, Samples, check_batches, cosine_annealing, swa_start_epoch, used_precision
@@ -243,6 +243,43 @@ def test_changed_setting_is_refused_instead_of_resumed(run_id, key, value, said,
     with refused("checkpoint.pt", *said, "give the first to go on"):
         train(shared_cohort, trained, run_id=run_id, **{key: value})
     assert notes.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("run_id", "key"), [("image_level", "image_learning_rate"), ("scan_level", "scan_learning_rate")]
+)
+def test_training_that_diverges_names_the_key_and_writes_no_weights(run_id, key, trained, shared_cohort, tmp_path):
+    (tmp_path / "models").mkdir()
+    for name in ("resnet_swa.pt", "resnet.json") if run_id == "scan_level" else ():
+        shutil.copy(trained / "models" / name, tmp_path / "models")
+    before = set(tmp_path.rglob("*.pt"))
+    with refused(key, "training diverged in epoch 1", f"lower --{key}"):
+        train(shared_cohort, tmp_path, run_id, **{key: 1e3})
+    assert set(tmp_path.rglob("*.pt")) == before
+
+
+def test_a_diverged_checkpoint_is_not_gone_on_with(trained, shared_cohort, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    checkpoint = torch.load(path := tmp_path / "run" / "output" / "image_level_checkpoint.pt", weights_only=True)
+    checkpoint["network"]["conv1.weight"][0] = float("nan")
+    torch.save(checkpoint, path)
+    with refused("image_level_checkpoint.pt", "'conv1.weight'", "diverged", "begin again with a lower learning rate"):
+        train(shared_cohort, tmp_path / "run", image_epochs=4)
+
+
+def test_weights_too_large_for_their_type_are_not_written(tmp_path):
+    network = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(network.weight, 1e5)
+    with refused("model.pt", "'weight' is not finite as float16", "lower"):
+        save_weights(network, tmp_path / "model.pt", torch.float16)
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize("weights", [(0, 0), (-1, 1)])
+def test_a_loss_that_nothing_is_learned_by_is_refused_before_work(weights, shared_cohort, tmp_path):
+    with refused("scan_loss_weight", "image_loss_weight", "at least one of them above"):
+        train(shared_cohort, tmp_path, scan_loss_weight=weights[0], image_loss_weight=weights[1])
+    assert not list(tmp_path.rglob("*.pt"))
 
 
 def test_a_map_that_changed_since_is_named_before_scans_are_read(trained, shared_cohort, tmp_path):

@@ -30,6 +30,7 @@ from scripts.runs.outputs import release
 from scripts.settings.check import Known, is_ours, overlay_values
 from scripts.settings.config_file import read_config
 from scripts.settings.values import literal
+from scripts.training.data import check_loss_weights
 
 #: Folds that other code trained are not gone on with.
 CODE = (
@@ -111,6 +112,7 @@ def run_folds(
     )
     for region in regions:
         check_image_model(config["image_model"], config[f"{region}_size"], config["imagenet_weights"])
+    check_loss_weights(config["scan_loss_weight"], config["image_loss_weight"])
     scans = labelled_scans(dataset_dir, config["resample_t1w"], config["maps"])
     check_one_scan_each(scans)
     for repeat in range(num_repeats):

@@ -2,8 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from scripts.errors import InputError
 from scripts.evaluation.auc import clustered_delong, interval
 from scripts.evaluation.predictions import at_level
 from scripts.evaluation.statistics import THRESHOLD, wilson
-from scripts.files.table import read_table
+from scripts.files.table import read_frame
+from scripts.maps.bids import ages_of
 
 #: Who the subjects are, in a table beside the predictions.
 SUBJECTS = "subjects.tsv"
@@ -31,16 +31,25 @@ def sex_of(said: str) -> str:
     return _SEXES.get(said.strip().lower(), "n/a")
 
 
-def read_subjects(path: str | os.PathLike) -> pd.DataFrame | None:
+def read_subjects(path: str | os.PathLike, participants: Iterable[str] = ()) -> pd.DataFrame | None:
     """SUBJECT_COLUMNS of everybody, by `participant_id`; `age` in years, NaN where none is told. None without a table.
 
+    Args:
+        path: the table.
+        participants: who must be in it.
+
     Raises:
-        InputError: the table is damaged.
+        InputError: the table is damaged, lacks somebody, or has an age that cannot be.
     """
-    if not Path(path).is_file():
+    if not os.path.lexists(path):
         return None
-    rows = pd.DataFrame(read_table(path, SUBJECT_COLUMNS, unique=["participant_id"], cure="run the evaluation again"))
-    return rows.assign(age=pd.to_numeric(rows["age"], errors="coerce")).set_index("participant_id")
+    cure = "run the evaluation again"
+    rows = read_frame(path, SUBJECT_COLUMNS, unique=["participant_id"], cure=cure).set_index("participant_id")
+    for name in participants:
+        if name not in rows.index:
+            raise InputError(f"{path}: has no row {name!r}, who has predictions; {cure}")
+    ages = ages_of(path, rows.to_dict("index"))
+    return rows.assign(age=[ages.get(name, math.nan) for name in rows.index])
 
 
 def by_participant(table: pd.DataFrame, region: str, model: str) -> tuple[pd.Series, pd.DataFrame]:

@@ -97,6 +97,8 @@ def complaint(error: ValidationError) -> str:
             return f"{where} is {shown}, which must be at most {due}"
         case "minItems" | "maxItems":
             return f"{where} has {len(found)} entries where {due} are due"
+        case "minProperties":
+            return f"{where} names nothing"
         case "uniqueItems":
             return f"{where} names one thing twice"
         case "enum":

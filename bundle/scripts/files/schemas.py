@@ -6,7 +6,6 @@ Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
-_POSITIVE: Schema = {"type": "number", "exclusiveMinimum": 0}
 _BOOLEAN: Schema = {"type": "boolean"}
 _OBJECT: Schema = {"type": "object"}
 
@@ -26,8 +25,10 @@ def _between(least: float, most: float, kind: str = "number") -> Schema:
     return {"type": kind, "minimum": least, "maximum": most}
 
 
-#: Mean and standard deviation.
-_USUAL: Schema = {"type": "array", "items": [_NUMBER, _POSITIVE], "minItems": 2, "maxItems": 2}
+#: Standard deviations of what scans were like are 1e-9 at least as they are fitted; a smaller one divides to infinity.
+_SPREAD = _between(1e-12, 1e12)
+#: Mean and standard deviation of logarithms, the latter 0.05 at least as they are fitted.
+_USUAL: Schema = {"type": "array", "items": [_NUMBER, _between(1e-3, 1e3)], "minItems": 2, "maxItems": 2}
 #: SHA-256 of scans, as the bundle writes it: another spelling would never be found again.
 _HASHES = _list({"type": "string", "pattern": "^[0-9a-f]{64}$"})
 
@@ -93,7 +94,7 @@ _ELLIPSOID = _object(
 _REFERENCE = _object(
     ["centre", "spread", "means", "precision", "usual"],
     centre=_list(_NUMBER),
-    spread=_list(_POSITIVE),
+    spread=_list(_SPREAD),
     means=_list(_list(_NUMBER)),
     precision=_list(_list(_NUMBER)),
     usual=_object(["distance", "largest"], distance=_USUAL, largest=_USUAL),
@@ -101,7 +102,7 @@ _REFERENCE = _object(
         ["centre", "axes", "spread", "rest"],
         centre=_list(_NUMBER),
         axes=_list(_list(_NUMBER)),
-        spread=_list(_POSITIVE),
+        spread=_list(_SPREAD),
         rest=_USUAL,
     ),
     names=_list(_TEXT),
@@ -109,7 +110,7 @@ _REFERENCE = _object(
 _FAMILIARITY = _maybe(
     _object(
         ["limit", "references", "places"],
-        limit=_POSITIVE,
+        limit=_between(1, 1e6),  # standard deviations; 1 is the least that is fitted
         references={"type": "object", "additionalProperties": _REFERENCE},
         places=_list(_list(_NUMBER, 3)),
         refuse_beyond=_maybe({**_NUMBER, "minimum": 1}),
@@ -180,7 +181,7 @@ SCHEMAS: dict[str, Schema] = {
     # model_calibration.json beside weights
     "calibration": _object(
         ["weights", "calibration", "scores", "scores_from"],
-        weights={"type": "object", "additionalProperties": _TEXT},
+        weights={"type": "object", "additionalProperties": _TEXT, "minProperties": 1},
         scores_from=_TEXT,
         calibration=_object(
             ["method", "slope", "intercept", "prevalence"],

@@ -111,8 +111,9 @@ def read_frame(
     except pd.errors.ParserError as error:
         raise InputError(f"{path}: {reason(error)}; {cure}, {separated}") from error
     cells.index += 1 + len(re.findall(r"\r\n|\n|\r", empty))  # lines of a TSV; of a CSV, whose cells have lines, rows
-    filled = [n for n in cells.columns if not (cells[n].isna() | cells[n].eq("")).all()]
-    cells = cells.loc[:, : max(filled, default=0)]  # spreadsheets leave empty columns at the end
+    # spreadsheets leave empty columns at the end, of the header too; where one row alone is longer, a cell may be amiss
+    due = [n for n in cells.columns if cells[n].head(1).isna().any() or not (cells[n].isna() | cells[n].eq("")).all()]
+    cells = cells.loc[:, : max(due, default=0)]
     lengths = cells.notna().sum(axis="columns")
     cells = cells.map(lambda cell: from_spreadsheet(cell.strip()), na_action="ignore").astype(object)
     head = list(cells.iloc[0].dropna()) if len(cells) else []
@@ -132,6 +133,8 @@ def read_frame(
         gaps = {"the header": head, f"{line} {wrong.index[0]}": list(cells.loc[wrong.index[0]].iloc[: wrong.iloc[0]])}
         where = next((name for name, row in gaps.items() if "" in row[:-1] and tabs), None)
         twice = f"; tabs follow each other in {where}, and each begins a cell" if where else ""
+        if not where and wrong.iloc[0] > len(head) and gaps[f"{line} {wrong.index[0]}"][-1] == "":
+            twice = "; its last is empty, since a separator stands at its end"
         raise InputError(
             f"{path}: {line} {wrong.index[0]} has {wrong.iloc[0]} cells where the header has {len(head)}{twice};"
             f" {cure}, {separated}"

@@ -1,5 +1,6 @@
 """Writing aside, then renaming: a reader never sees half a file."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -51,6 +52,40 @@ def write_table(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[
     write_text(path, table_text(columns, rows, tabs=str(path).endswith(".tsv")))
 
 
+#: Folders that this process made, with the process (a forked one inherits the list): outermost first.
+_made: list[tuple[Path, int]] = []
+
+
+def make_folder(path: str | os.PathLike) -> None:
+    """Make an output folder and those above it; `remove_empty` takes away again what stays empty of them.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path = Path(os.path.abspath(path))
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    _made.extend((folder, os.getpid()) for folder in reversed(missing))
+
+
+def remove_empty(ours: Sequence[str] = ()) -> None:
+    """Remove the folders of `make_folder` that got nothing, as where a run was refused before any work.
+
+    Args:
+        ours: names of files that say something of a folder and are nothing in it.
+    """
+    while _made:
+        folder, process = _made.pop()
+        if process != os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            names = os.listdir(folder)
+            if set(names) <= set(ours):
+                for name in names:
+                    (folder / name).unlink()
+                folder.rmdir()
+
+
 def check_output_dir(path: str | os.PathLike, needed_bytes: float) -> Path:
     """Make an output folder and make sure that results will fit, before any work starts.
 
@@ -63,7 +98,7 @@ def check_output_dir(path: str | os.PathLike, needed_bytes: float) -> Path:
     """
     path = Path(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:

@@ -25,6 +25,7 @@ from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
 from scripts.files.limits import check_plain
 from scripts.files.nifti import SIMULATED
+from scripts.files.seal import SEAL, digest
 from scripts.files.table import read_table, table_text
 from scripts.files.writing import write_json
 from scripts.maps.scan import Scan
@@ -101,10 +102,9 @@ WRITTEN = ("predictions.csv", "summary.html", "progress-*.csv", "*_error.log")
 
 
 def content_sha256(prediction: Mapping[str, Any]) -> str:
-    """SHA-256 of what a scan's prediction JSON says, but for how the run knows it again."""
-    said = {key: value for key, value in prediction.items() if key != "run"}
-    plain = json.loads(json.dumps(said))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of what a scan's prediction JSON says, how the run knows it again included."""
+    run = {key: value for key, value in prediction["run"].items() if key != SEAL}
+    return digest({**prediction, "run": run})
 
 
 class RunFolder:
@@ -194,11 +194,10 @@ class RunFolder:
         try:
             found = read_json(f"{stem}_prediction.json", "prediction")
             run = found["run"]
-            same = self.origin(scan).made(run["basis"])
-            if run["content_sha256"] != content_sha256(found):
-                LOGGER.warning("%s: its prediction was changed by hand and is made anew", scan.scan_id)
+            if not self.origin(scan).made(run["basis"]):
                 return None
-            if not same:
+            if run[SEAL] != content_sha256(found):
+                LOGGER.warning("%s: its prediction was changed by hand and is made anew", scan.scan_id)
                 return None
             if (damaged := not_as_written(stem.parent, run["files"])) is not None:
                 LOGGER.warning("%s: %s is not as it was written; its results are made anew", scan.scan_id, damaged)

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.seal import SEAL
 from scripts.files.writing import sha256, write_aside, write_json, write_table
 from scripts.inference.batch import OUTPUTS, RunFolder, ScanStream, content_sha256
 from scripts.inference.summary import write_summary
@@ -265,7 +266,7 @@ def write_scan(
         write_dicom(path, series, made, output["pred"], model, segment_fraction)
     others = sorted(p.name for ending, p in path.items() if ending != "prediction.json")
     made["run"]["files"] = contents(run.stem(scan).parent, others)
-    made["run"]["content_sha256"] = content_sha256(made)
+    made["run"][SEAL] = content_sha256(made)
     write_json(path["prediction.json"], made)
     return made
 

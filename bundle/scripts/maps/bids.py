@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -35,6 +35,8 @@ _MEANT_FOR_A_SUBJECT = re.compile(r"sub([-_ ]\w|\d)", re.IGNORECASE)
 MISNAMED = "is no subject's folder by its name, so its images would be passed over; call it sub-01, in small letters"
 #: BIDS entities that the maps of one scan share, and what differs where they do not.
 SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes", "part": "parts of an image"}
+#: Suffixes that gradient echoes have, of which QSM and R2* are made.
+RAW = ("MEGRE", "VFA", "MPM", "T2starw", "GRE")
 #: How many subjects a message names.
 MOST_NAMED = 5
 #: Where the basal ganglia boxes of a cohort lie, below its root.
@@ -265,7 +267,10 @@ def _one_map(folder: Path, suffix: str, suffixes: Sequence[str]) -> Path:
     if not found and named:
         raise InputError(f"{named[0]}: not a .nii or .nii.gz file; convert it to NIfTI")
     if not found:
-        raise InputError(f"{folder}: no *_{suffix}.nii.gz; Q-Net needs the maps {', '.join(suffixes)} of every scan")
+        raise InputError(
+            f"{folder}: no *_{suffix}.nii.gz; Q-Net needs the maps {', '.join(suffixes)} of every scan"
+            + (_raw_instead(folder) if suffix in MAPS[:2] else "")
+        )
     if others := [p for p in named if p.name.casefold().endswith(OTHER_ENDINGS)]:
         raise InputError(
             f"{folder}: the {suffix} is there in two formats ({found[0].name}, {others[0].name}); keep the one that is"
@@ -274,6 +279,16 @@ def _one_map(folder: Path, suffix: str, suffixes: Sequence[str]) -> Path:
     if len(found) > 1:
         raise InputError(f"{folder}: {len(found)} files end in _{suffix} ({found[0].name}, {found[1].name}); keep one")
     return found[0]
+
+
+def _raw_instead(folder: Path) -> str:
+    """What lies in an anat folder in the place of QSM and R2*, and what it is good for; empty where nothing does."""
+    raw = [path for suffix in RAW for path in _named(folder, suffix)]
+    if not raw:
+        return ""
+    if len({entities(path.name).get("echo") for path in raw}) > 1:
+        return ", and configs/reconstruct.yaml makes them of its raw echoes"
+    return f", and {raw[0].name} is one echo by its name, of which QSM and R2* cannot be made: leave the subject out"
 
 
 def entities(name: str) -> dict[str, str]:
@@ -387,11 +402,11 @@ def known_ages(table: str | os.PathLike, folders: Collection[str] = ()) -> dict[
             known of the scan; training refuses it (`labelled_scans`).
 
     Raises:
-        InputError: as `read_participants`, or an age that is no number of years (`89+` is 89, as BIDS writes it).
+        InputError: as `read_participants` and `ages_of`.
     """
     if not os.path.lexists(table):
         return {}
-    ages, table = {}, Path(table)
+    table = Path(table)
     people = read_participants(table, ["participant_id"])
     columns = next(iter(people.values()), {})
     if "age" not in columns and (near := near_column("age", columns)) is not None:
@@ -405,6 +420,20 @@ def known_ages(table: str | os.PathLike, folders: Collection[str] = ()) -> dict[
     if told:
         more = f"; and {len(told) - 1} more rows" if len(told) > 1 else ""
         LOGGER.warning("%s; until then its age is not known%s", sorted(told)[0], more)
+    return ages_of(table, people)
+
+
+def ages_of(table: str | os.PathLike, people: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
+    """Participant -> age in years, of those whose age is given.
+
+    Args:
+        table: for messages.
+        people: participant -> row of it.
+
+    Raises:
+        InputError: an age that is no number of years (`89+` is 89, as BIDS writes it).
+    """
+    ages = {}
     for name, person in people.items():
         word = person.get("age", "")
         if word.lower() in ("", "n/a", "na", "nan"):
@@ -496,8 +525,8 @@ def labelled_scans(
     `check_grid`; `maps`: see `find_scans`.
 
     Raises:
-        InputError: as `find_scans`, `read_participants`, `check_grid` and `check_no_copies`; a scan without a row or
-            a row without a scan; a group that is not HH or HC; only one class in the cohort.
+        InputError: as `find_scans`, `read_participants`, `ages_of`, `check_grid` and `check_no_copies`; a scan without
+            a row or a row without a scan; a group that is not HH or HC; only one class in the cohort.
     """
     scans = find_scans(dataset_dir, maps=maps)
     table = Path(dataset_dir) / "participants.tsv"
@@ -509,6 +538,7 @@ def labelled_scans(
             raise InputError(f"{table}: {participant_id!r} has no scan; remove the row or add {participant_id}/anat")
         if row["group"] not in GROUPS:
             raise InputError(f"{table}: group {row['group']!r} of {participant_id!r} is unknown; use HH or HC")
+    ages_of(table, participants)
     labelled = []
     for scan in scans:
         if scan.participant_id not in participants:

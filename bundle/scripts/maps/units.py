@@ -1,6 +1,7 @@
-"""In which unit a map came: its sidecar says it, or its values can be of one unit alone."""
+"""In which unit a map or a phase came: its sidecar says it, or its values can be of one unit alone."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,37 @@ from scripts.maps.scan import KNOWN_MAPS, MAPS
 
 #: What `Units` is where it says nothing.
 _SAYS_NOTHING = ("", "arbitrary", "a.u.", "au", "n/a", "unknown", "1")
+
+
+def named_factor(said: str, units: Mapping[str, float], path: str | os.PathLike, what: str) -> float | None:
+    """What values are multiplied with by the unit that a sidecar names; None where it says nothing.
+
+    Args:
+        said: `Units` of the sidecar.
+        units: every unit that is known, in small letters -> factor.
+        path: of the image, for the message.
+        what: it is, in words.
+
+    Raises:
+        InputError: it names another unit.
+    """
+    said = said.strip().casefold()
+    if said in _SAYS_NOTHING:
+        return None
+    if said not in units:
+        raise InputError(
+            f"{path}: its sidecar says Units {said!r}, but {what} is in {' or '.join(_names(units).values())}; convert"
+            " or correct it"
+        )
+    return units[said]
+
+
+def _names(units: Mapping[str, float]) -> dict[float, str]:
+    """Factor -> the first of its names."""
+    names: dict[float, str] = {}
+    for name, factor in units.items():
+        names.setdefault(factor, name)
+    return names
 
 
 def factor_to_unit(suffix: str, values: np.ndarray, path: str, with_sidecar: bool = True) -> tuple[float, list[str]]:
@@ -37,28 +69,22 @@ def factor_to_unit(suffix: str, values: np.ndarray, path: str, with_sidecar: boo
         return 1.0, []
     median = float(np.median(np.abs(some)))
     fitting = {factor for factor in kind.units.values() if _fits(suffix, some, factor)}
-    names: dict[float, str] = {}
-    for name, factor in kind.units.items():
-        names.setdefault(factor, name)
-    choice = " or ".join(names.values())
+    names = _names(kind.units)
     said = said_unit(path) if with_sidecar else ""
-    if said and said not in kind.units:
-        raise InputError(
-            f"{path}: its sidecar says Units {said!r}, but a {suffix} is in {choice}; convert or correct it"
-        )
-    if said and kind.units[said] not in fitting and (fitting or suffix not in MAPS):
+    named = named_factor(said, kind.units, path, f"a {suffix}")
+    if named is not None and named not in fitting and (fitting or suffix not in MAPS):
         raise InputError(
             f"{path}: its sidecar says Units {said!r}, but no head has a median {kind.name} of {median:.3g} {said};"
             " correct Units, or give the map"
         )
-    if said:
-        return kind.units[said], []
+    if named is not None:
+        return named, []
     if suffix in MAPS:
         return 1.0, []
     if len(fitting) != 1:
         raise InputError(
-            f"{path}: nothing says the unit of the {suffix}, and its median of {median:.3g} fits none ({choice}); write"
-            " Units into the sidecar beside it, or give the map"
+            f"{path}: nothing says the unit of the {suffix}, and its median of {median:.3g} fits none"
+            f" ({' or '.join(names.values())}); write Units into the sidecar beside it, or give the map"
         )
     (factor,) = fitting
     found = f"{kind.name}: nothing says its unit; by its median of {median:.3g} it was taken for {names[factor]}"

@@ -1,7 +1,7 @@
 """The paper's models: ResNet18 on one slice (stage 1), and Q-Net, which reads a scan's slices together (stage 2)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -314,11 +314,25 @@ def load_embedding(network: QNet, path: str | os.PathLike) -> None:
     load_state_dict(network.embedding, state, path)
 
 
+def not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """The first tensor with NaN or infinite values; None where all are finite."""
+    return next((name for name, value in state.items() if not value.isfinite().all()), None)
+
+
 def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype) -> None:
-    """Write a network's state dict, floating point values as `dtype`, aside then renamed."""
+    """Write a network's state dict, floating point values as `dtype`, aside then renamed.
+
+    Raises:
+        InputError: NaN, infinite values, or such that the type has no room for; nothing is written.
+    """
     state = {
         k: v.detach().to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in network.state_dict().items()
     }
+    if name := not_finite(state):
+        raise InputError(
+            f"{path}: {name!r} is not finite as {str(dtype).removeprefix('torch.')}, so its training diverged and it is"
+            " not written; train again with lower image_learning_rate and scan_learning_rate"
+        )
     write_tensors(path, state)
 
 

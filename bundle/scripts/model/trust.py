@@ -2,7 +2,7 @@
 
 `model_calibration.json` beside `model.pt` holds what calibrates its probability, the scores that an answer is given by,
 and what the training scans were like. `scripts.training.calibrate` writes it. It is of the weights whose hash it names:
-beside others it is refused.
+beside others it is refused, and so is one that was changed since it was written.
 """
 
 import os
@@ -15,6 +15,7 @@ import numpy as np
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.seal import check_seal, sealed
 from scripts.files.writing import write_json
 from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
 from scripts.model.conformal import check_error, decisions, p_values
@@ -76,13 +77,14 @@ def _parsed(path: str, digest: str) -> Mapping[str, Any]:
             check_known(known)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InputError(f"{path}: the parts of familiarity do not fit together; {CURE}") from error
+    check_seal(found, path, CURE)
     return found
 
 
 def write_calibration(weights: str | os.PathLike, content: Mapping[str, Any]) -> Path:
-    """Write a calibration beside its weights, whose SHA-256 it holds; returns its path."""
+    """Write a calibration beside its weights, whose SHA-256 it holds, and its own; returns its path."""
     path = calibration_path(weights)
-    write_json(path, {"weights": {Path(weights).name: content_of_file(weights)}, **content})
+    write_json(path, sealed({"weights": {Path(weights).name: content_of_file(weights)}, **content}))
     return path
 
 

@@ -10,14 +10,12 @@ from typing import Any
 from scripts.errors import InputError, printable
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, OTHER_ENDINGS, REAL, check_ending, read_header
-from scripts.maps.bids import MISNAMED, anat_folders, check_anat, check_names, check_text, misnamed_subjects
+from scripts.maps.bids import MISNAMED, RAW, anat_folders, check_anat, check_names, check_text, misnamed_subjects
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times, sorted_by_time
 from scripts.runs.failures import Refused
 
 LOGGER = logging.getLogger(__name__)
 
-#: Suffixes of gradient echo images with several echoes.
-SUFFIXES = ("MEGRE", "VFA", "MPM", "T2starw", "GRE")
 PARTS = ("mag", "phase", "real", "imag", "complex")
 #: Parts that make complex images together.
 _PAIRS = (("mag", "phase"), ("real", "imag"), ("complex", "complex"))
@@ -59,10 +57,10 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
             if path.name.startswith(".") or not path.name.lower().endswith((*ENDINGS, *OTHER_ENDINGS)):
                 continue
             names, suffix = entities(path)
-            if suffix in SUFFIXES and "echo" in names:
+            if suffix in RAW and "echo" in names:
                 kept = "_".join(f"{k}-{v}" for k, v in names.items() if k not in _WITHIN)
                 groups[folder, kept].append(path)
-            elif suffix.casefold() in map(str.casefold, SUFFIXES):
+            elif suffix.casefold() in map(str.casefold, RAW):
                 unnamed.append(path)
         if not any(there == folder for there, _ in groups):
             (nameless if unnamed else bare)[folder] = unnamed
@@ -77,8 +75,8 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
     for folder, paths in nameless.items():
         parts = [printable(part) for part in folder.relative_to(root).parts[:-1]]
         fault = InputError(
-            f"{paths[0]}: its name does not say which echo it is; write _echo-1_part-mag_MEGRE, an echo a file, or give"
-            " 4D files by --magnitude and --phase"
+            f"{paths[0]}: its name does not say which echo it is; write _echo-1_part-mag_MEGRE, an echo a file, give 4D"
+            " files by --magnitude and --phase, or leave out who has one echo alone, which makes no QSM or R2*"
         )
         scans.append(Refused(parts[0], "_".join(parts), fault))
     for (folder, name), paths in groups.items():
@@ -139,7 +137,6 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
             )
     sidecars = [sidecar(root, parts[kinds[0]][echo]) for echo in echoes]
     others = [sidecar(root, parts[kinds[1]][echo]) for echo in echoes]
-    phase = others[0]
     times = []
     for echo, content in zip(echoes, sidecars, strict=True):
         time = number(content, "EchoTime", parts[kinds[0]][echo])
@@ -165,10 +162,26 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
         flip,
         number(first, "RepetitionTimeExcitation" if "RepetitionTimeExcitation" in first else "RepetitionTime", some),
         number(first, "MagneticFieldStrength", some),
-        str(phase.get("Units", "")),
+        common_units([(parts[kinds[1]][echo], content) for echo, content in zip(echoes, others, strict=True)]),
         thickness,
     )
     return sorted_by_time(acquisition)
+
+
+def common_units(sidecars: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
+    """The unit that the sidecars of all echoes name; empty where none does.
+
+    Raises:
+        InputError: two name different ones.
+    """
+    said = [(path, content["Units"].strip()) for path, content in sidecars if content.get("Units", "").strip()]
+    for path, units in said[1:]:
+        if units.casefold() != said[0][1].casefold():
+            raise InputError(
+                f"{path}: Units is {units!r} in its sidecar, but {said[0][1]!r} in that of {said[0][0].name}; echoes of"
+                " one acquisition share it, so correct one"
+            )
+    return said[0][1] if said else ""
 
 
 def check_sidecars(

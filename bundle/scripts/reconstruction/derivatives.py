@@ -35,6 +35,8 @@ MAPS = {
     "PDmap": ("arbitrary", "Proton density times receive sensitivity, relative to the median of the brain"),
     "TB1map": ("arbitrary", "True over nominal flip angle"),
 }
+#: What every scan gets, whatever its acquisitions.
+_ALWAYS = ("Chimap", "R2starmap", "T1w", "desc-brain_mask")
 
 
 def write_maps(
@@ -236,7 +238,9 @@ def finished(output_dir: Path, scan: RawScan, steps: Mapping[str, Any], origin: 
         raise InputError(f"{own}: was made with other steps or parameters; choose another output folder or delete it")
     if not origin.made(content.get("Finished")):
         return False
-    damaged = not_as_written(output_dir, content.get("Contents"))
+    names = {*content["Files"], *(f"{scan.scan_id}_{stem}.nii.gz" for stem in _ALWAYS)} - {own.name}
+    due = [f"{scan.scan_id}.html", *(f"{scan.folder}/{name}" for name in sorted(names))]
+    damaged = not_as_written(output_dir, content.get("Contents"), due)
     if damaged is not None:
         LOGGER.warning("%s: %s is not as it was written; its maps are made anew", scan.scan_id, damaged)
     return damaged is None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scripts.errors import InputError
+from scripts.maps.units import named_factor
 
 TURN = 2 * np.pi
 #: Lowest and highest value of scales, and how many units make a turn.
@@ -27,6 +28,12 @@ SCALES = (
     (0, 65535, 65536),
     (-32768, 32767, 65536),
 )
+#: Units that a sidecar may name, in small letters -> rad; BIDS has `rad` and `arbitrary`.
+UNITS = {
+    **dict.fromkeys(("rad", "radian", "radians"), 1.0),
+    **dict.fromkeys(("deg", "degree", "degrees", "\u00b0"), TURN / 360),
+    **dict.fromkeys(("mrad", "milliradian", "milliradians"), 1e-3),
+}
 #: Share of the voxels at either end of the range that does not decide the scale: single odd voxels.
 _ODD = 2e-4
 #: How near the range must come to that of a known scale, relative to it.
@@ -73,21 +80,23 @@ def scale_phase(stored: np.ndarray, units: str, paths: Sequence[str]) -> Scaled:
 
     Args:
         stored: `[E, X, Y, Z]`.
-        units: of the sidecar: `rad`, or anything else for a scanner's own scale.
+        units: of the sidecar: one of UNITS, or `arbitrary` or nothing for a scanner's own scale.
         paths: of the echoes, for messages.
 
     Raises:
-        InputError: given in rad, it spans more than a turn, or wraps at less than one; its echoes do not span one
-            common turn; or signed values were declared unsigned.
+        InputError: another unit; given in one of UNITS, it spans more than a turn, or wraps at less than one; its
+            echoes do not span one common turn; or signed values were declared unsigned.
     """
     check_no_gap(stored, paths)
     path = paths[0]
     low, high = _range_of(stored)
     span = high - low
-    if units == "rad":
+    factor = named_factor(units, UNITS, path, "a phase (unless arbitrary, on the scanner's own scale)")
+    if factor is not None:
         for echo, file in zip(stored, paths, strict=True):
-            check_radians(echo, file)
-        return in_radians(stored, low, high, path, 1.0, 0.0, f"rad as stored ({low:.4g}..{high:.4g})")
+            check_named_unit(echo, file, units, TURN / factor)
+        how = f"{units} by its sidecar ({low:.4g}..{high:.4g})" if factor != 1 else ""
+        return in_radians(stored, low, high, path, factor, 0.0, how or f"rad as stored ({low:.4g}..{high:.4g})")
     if span <= 0:
         raise InputError(f"{path}: the phase has one value only ({low:.4g}); export phase images")
     # A wrapped phase with noise around the head fills its range; scanners store -n..n-1 or 0..n-1.
@@ -123,23 +132,29 @@ def _range_of(stored: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def check_radians(echo: np.ndarray, path: str) -> None:
-    """Refuse an echo `[X, Y, Z]` said to be in rad that spans more than a turn, or wraps at less than one.
+def check_named_unit(echo: np.ndarray, path: str, unit: str, turn: float) -> None:
+    """Refuse an echo `[X, Y, Z]` that spans more than a turn in the unit that it is said to be in, or wraps at less.
+
+    Args:
+        echo: as stored.
+        path: of its file.
+        unit: by its sidecar.
+        turn: how many units make one.
 
     Raises:
         InputError: see above.
     """
     low, high = _range_of(echo)
     span = high - low
-    if span > TURN * 1.01:
+    if span > turn * 1.01:
         raise InputError(
             f"{path}: phase from {low:.4g} to {high:.4g} is more than one wrap; give wrapped phase,"
-            " or correct Units if it is not in rad"
+            f" or correct Units if it is not in {unit}"
         )
     # Without noise around the head a phase that never wraps may span less.
-    if 0 < span < _FULL * TURN and max(share_of_wraps(echo, span)) > _LEAST_WRAPS:
+    if 0 < span < _FULL * turn and max(share_of_wraps(echo, span)) > _LEAST_WRAPS:
         raise InputError(
-            f"{path}: phase from {low:.3g} to {high:.3g} wraps within {span:.3g}, where rad has {TURN:.4g} a turn;"
+            f"{path}: phase from {low:.3g} to {high:.3g} wraps within {span:.3g}, where {unit} has {turn:.4g} a turn;"
             " correct Units (arbitrary, for the scanner's own scale), or convert it to rad"
         )
 

@@ -12,6 +12,7 @@ from scripts.files import nifti
 from scripts.reconstruction.bipolar import remove_ramp
 from scripts.reconstruction.checks import check_echoes_differ, check_slices
 from scripts.reconstruction.consistency import check_echoes_agree
+from scripts.reconstruction.filtered import check_not_filtered
 from scripts.reconstruction.phase import (
     Scaled,
     check_no_gap,
@@ -20,6 +21,7 @@ from scripts.reconstruction.phase import (
     thinned,
     turn_slices_back,
 )
+from scripts.reconstruction.places import check_same_place
 
 #: Echo times above this are taken for milliseconds: after 0.3 s nothing is left of a gradient echo in the brain.
 _LONGEST_ECHO_TIME_S = 0.3
@@ -391,7 +393,10 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
         *turn_slices_back(scaled.phase, magnitude),
     ]
     warnings += remove_ramp(scaled.phase, magnitude, acquisition.echo_times_s)
+    if acquisition.parts == ("mag", "phase"):
+        check_same_place(scaled.phase[0], magnitude[0], path)
     spacing = np.linalg.norm(acquisition.first[0].header()[1][:3, :3], axis=0)
+    warnings += check_not_filtered(scaled.phase[-1], magnitude[-1], spacing.tolist())
     warnings += check_echoes_agree(scaled.phase, magnitude, acquisition.echo_times_s, spacing.tolist(), others)
     phase = scaled.phase if sign == 1 else -scaled.phase
     return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)

@@ -37,8 +37,8 @@ def analyse(
         calibration_method, conformal_error: of calibration and abstention, see `scripts.evaluation.trust.trust_table`.
 
     Raises:
-        InputError: see `read_predictions`; nobody says whether the cohort is simulated; fewer than 100 samples; an
-            error that is none.
+        InputError: see `read_predictions` and `read_subjects`; nobody says whether the cohort is simulated; fewer than
+            100 samples; an error that is none.
     """
     check_error(conformal_error)
     if bootstrap_samples < 100:
@@ -46,9 +46,9 @@ def analyse(
     table = read_predictions(predictions)
     if simulated is None:
         simulated = recorded_as_simulated(Path(predictions).with_suffix(".json"))
+    people = read_subjects(Path(predictions).with_name(SUBJECTS), table["participant_id"])
     folder = check_output_dir(output_dir, 50e6)
     tables = write_tables(folder / "tables", table, simulated, calibration_method, conformal_error)
-    people = read_subjects(Path(predictions).with_name(SUBJECTS))
     if people is not None:
         tables += write_subgroups(folder / "tables", table, people, simulated)
     if (scans := Path(predictions).with_name(SCANS)).is_file():

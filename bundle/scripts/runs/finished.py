@@ -116,12 +116,13 @@ def contents(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
     return {name: content_of_file(folder / name) for name in names}
 
 
-def not_as_written(folder: Path, kept: Any) -> str | None:
+def not_as_written(folder: Path, kept: Any, due: Iterable[str] = ()) -> str | None:
     """The first file that is missing, or is not any more what `contents` kept; None where all are as written.
 
-    A record without contents, as older versions wrote it, is itself what is named.
+    A record without contents, as older versions wrote it, or without one of the files that are `due`, is itself what
+    is named.
     """
-    if not isinstance(kept, Mapping):
+    if not isinstance(kept, Mapping) or not kept.keys() >= set(due):
         return "its record"
     return next(
         (name for name, known in kept.items() if known is None or content_of_file(folder / name) != known), None

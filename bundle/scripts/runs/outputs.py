@@ -14,7 +14,7 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.limits import check_plain
 from scripts.files.parts import remove_leftovers
-from scripts.files.writing import write_json, write_text
+from scripts.files.writing import make_folder, remove_empty, write_json, write_text
 
 LOCK = ".qnet-lock"
 #: Lies in output folders, and lists the files there that commands of ours may replace: a name or pattern a line.
@@ -274,7 +274,7 @@ def lock(folder: str | os.PathLike, key: str) -> None:
     if path in _held:
         return
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        make_folder(os.path.dirname(path))
         check_plain(path)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -310,6 +310,7 @@ def release(folder: str | os.PathLike) -> None:
 
 @atexit.register
 def release_all() -> None:
-    """At the end of a process that was not killed, no lock file stays."""
+    """At the end of a run or process that was not killed, no lock file stays, and no folder that it left empty."""
     for path in list(_held):
         release(os.path.dirname(path))
+    remove_empty([MARK])

@@ -125,6 +125,7 @@ def check(call: Call) -> None:
         if name in call.arguments and call.arguments[name] not in parser:
             word = str(call.arguments[name])
             raise InputError(f"{name} is {word!r}, which no config has; {meant_by(word)}")
+    check_metadata(call.arguments.get("meta_file"), parser.get("_meta_"))
     changed: dict[str, Any] = {}
     for path in call.config_files:
         if path not in known.files:
@@ -159,6 +160,29 @@ def check(call: Call) -> None:
         parser.parse(reset=True)
         for key, given in call.given.items():
             _check_result(key, given, known, parser)
+
+
+def check_metadata(files: Any, content: Any) -> None:
+    """Refuse metadata that is none of a bundle's.
+
+    Args:
+        files: what `--meta_file` named; None: nothing was named.
+        content: what they hold together.
+
+    Raises:
+        InputError: no such file, or one of another kind.
+    """
+    if files is None:
+        return
+    for file in [files] if isinstance(files, str) else files:
+        if not Path(file).is_file():
+            raise InputError(f"--meta_file {file}: no such file; give configs/metadata.json, or leave it out")
+    lacking = [key for key in ("version", "monai_version") if not isinstance(content, Mapping) or key not in content]
+    if lacking:
+        raise InputError(
+            f"--meta_file {files}: has no {lacking[0]}, so it is no metadata of a bundle; give configs/metadata.json,"
+            " or leave it out"
+        )
 
 
 def _parent(key: str, parser: ConfigParser) -> Mapping[str, Any]:

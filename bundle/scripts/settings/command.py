@@ -6,6 +6,7 @@ is right goes on to MONAI as it was typed.
 """
 
 import ast
+import re
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.errors import InputError, reason, report_in_one_line
-from scripts.settings.check import is_ours, is_run_id, meant_by, nearest
+from scripts.files.text import read_text
+from scripts.settings.check import check_metadata, is_ours, is_run_id, meant_by, nearest
 from scripts.settings.config_file import read_config
 from scripts.settings.typed import MONAI_ARGUMENTS, Given, flags_and_loose
 
@@ -53,6 +55,12 @@ def check_command(words: Sequence[str]) -> None:
     try:
         parser.read_config(files)
     except Exception as error:  # of many kinds: + before a key of another kind, a key of a part that is not there
+        for path in files:
+            if (base := base_of(path)) is not None and base not in {Path(file).name for file in files}:
+                raise InputError(
+                    f"{path}: is laid over {base}, which --config_file {files} does not name; give"
+                    f" \"['configs/{base}','{path}']\""
+                ) from error
         raise InputError(
             f"--config_file {files}: cannot be laid over each other ({reason(error)}); correct the last, or name the"
             " config that it is laid over before it"
@@ -83,6 +91,12 @@ def check_command(words: Sequence[str]) -> None:
         )
 
 
+def base_of(path: str) -> str | None:
+    """The config that one of ours is laid over, by its first line; None where it stands alone or is not ours."""
+    found = re.match(r"# Overlay on (\w+\.yaml)", read_text(path)) if is_ours(path) else None
+    return found[1] if found else None
+
+
 def check_own_arguments(given: Mapping[str, Given]) -> None:
     """Check what MONAI itself takes beside the config files.
 
@@ -92,6 +106,10 @@ def check_own_arguments(given: Mapping[str, Given]) -> None:
     Raises:
         InputError: names the argument.
     """
+    if (item := given.get("meta_file")) is not None and str(item.value) != "None":
+        files = config_files(item)
+        contents = [read_config(file) for file in files if Path(file).is_file()]
+        check_metadata(files, {key: value for content in contents for key, value in content.items()})
     for name in ("tracking", "logging_file", "workflow_type", "properties_path"):
         item = given.get(name)
         if item is None or (name == "logging_file" and str(item.value) == "False"):

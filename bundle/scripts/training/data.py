@@ -288,10 +288,28 @@ class AutocastInferer(Inferer):
         return tuple(o.float() for o in outputs) if isinstance(outputs, tuple) else outputs.float()
 
 
+def check_loss_weights(scan_weight: float, image_weight: float) -> None:
+    """Refuse weights of the loss by which nothing would be learned, or the opposite.
+
+    Raises:
+        InputError: both are 0, or one is negative.
+    """
+    if min(scan_weight, image_weight) < 0 or scan_weight == image_weight == 0:
+        raise InputError(
+            f"scan_loss_weight is {scan_weight:g} and image_loss_weight {image_weight:g}, by which nothing would be"
+            " learned; give numbers from 0, at least one of them above"
+        )
+
+
 class ScanLoss(nn.Module):
-    """Stage 2's loss: cross-entropy of the scan plus mean cross-entropy of its slices, each with a weight."""
+    """Stage 2's loss: cross-entropy of the scan plus mean cross-entropy of its slices, each with a weight.
+
+    Raises:
+        InputError: see `check_loss_weights`.
+    """
 
     def __init__(self, scan_weight: float, image_weight: float) -> None:
+        check_loss_weights(scan_weight, image_weight)
         super().__init__()
         self.scan_weight = scan_weight
         self.image_weight = image_weight

@@ -18,7 +18,7 @@ from scripts.errors import InputError
 from scripts.files.table import read_table
 from scripts.files.tensors import read_tensors
 from scripts.files.writing import write_table
-from scripts.model.networks import save_weights, write_tensors
+from scripts.model.networks import not_finite, save_weights, write_tensors
 from scripts.training.augment import BatchAugment
 
 
@@ -97,6 +97,50 @@ class StochasticWeightAveraging:
             disable=idist.get_rank() > 0,
         )  # fmt: skip
         update_bn((self.prepare_batch(batch, self.device)[0] for batch in batches), self.averaged)
+
+
+#: A mean cross-entropy beyond it says that the truth got probabilities of e-100: nothing is learned from there.
+LARGEST_LOSS = 100.0
+
+
+class StopDiverging:
+    """End a training that has diverged, before its weights or a checkpoint of them are written.
+
+    Comes before the handlers that write.
+
+    Args:
+        network: in training.
+        key: the learning rate's, for the message.
+        unit: the loss that one nat of every cross-entropy makes.
+
+    Raises:
+        InputError: after an epoch, if its mean loss is no number or far beyond what any guess costs, or a weight is
+            not finite.
+    """
+
+    def __init__(self, network: nn.Module, key: str, unit: float = 1.0) -> None:
+        self.network = network
+        self.key = key
+        self.unit = unit
+        self.losses: list[Tensor] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.check)
+
+    def add(self, engine: Engine) -> None:
+        self.losses.append(loss_of(engine).detach())
+
+    def check(self, engine: Engine) -> None:
+        loss, self.losses = torch.stack(self.losses).mean().item(), []
+        why = None if loss <= LARGEST_LOSS * self.unit else f"the mean loss is {loss:.3g}"
+        if why is None and (name := not_finite(self.network.state_dict())):
+            why = f"{name!r} holds NaN or infinite values"
+        if why is not None:
+            raise InputError(
+                f"{self.key}: training diverged in epoch {engine.state.epoch} ({why}), and its weights are not kept;"
+                f" lower --{self.key}"
+            )
 
 
 class SaveWeights:
@@ -188,6 +232,12 @@ def _read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     checkpoint = read_tensors(path, "delete it to start again")
     if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("settings"), Mapping):
         raise InputError(f"{path}: not a checkpoint of this bundle; delete it to start again")
+    for name in ("network", "averaged"):
+        if bad := not_finite(checkpoint.get(name) or {}):
+            raise InputError(
+                f"{path}: {bad!r} holds NaN or infinite values, since its training diverged; delete it and begin again"
+                " with a lower learning rate"
+            )
     return dict(checkpoint)
 
 
@@ -195,6 +245,7 @@ def _read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 _NO_KEYS = {
     "code": "the bundle's code",
     "template": "the template",
+    "latents": "the table of latents",
     "subjects": "the training scans",
     "embedding": "the embedding of stage 1",
 }

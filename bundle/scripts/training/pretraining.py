@@ -32,25 +32,32 @@ class Latents:
     Args:
         dataset_dir: the cohort.
         training: scans whose mean and spread count.
+        others: scans that are looked at too.
 
     Raises:
-        InputError: the cohort has no table of latents, or one without a training scan.
+        InputError: the cohort has no table of latents, one without latents, or one that lacks a number of a scan.
     """
 
-    def __init__(self, dataset_dir: str | os.PathLike, training: Sequence[Scan]) -> None:
+    def __init__(self, dataset_dir: str | os.PathLike, training: Sequence[Scan], others: Sequence[Scan] = ()) -> None:
         path = Path(dataset_dir) / LATENTS
         if not path.is_file():
             raise InputError(
                 f"{path}: is not there, so nothing is known of these heads; pretrain on a cohort of"
                 " configs/simulate.yaml"
             )
-        head = path.read_text(encoding="utf-8").split("\n", 1)[0].strip().split("\t")
-        self.names = [name for name in head if name != "participant_id"]
-        table = read_frame(path, ["participant_id"], numbers=self.names, unique=["participant_id"])
+        cure = "give the table that simulate wrote"
+        self.names = [name for name in read_frame(path, ["participant_id"], cure=cure) if name != "participant_id"]
+        if not self.names:
+            raise InputError(f"{path}: has no column beside participant_id, so nothing is to be learned of it; {cure}")
+        table = read_frame(path, ["participant_id"], numbers=self.names, unique=["participant_id"], cure=cure)
         table = table.set_index("participant_id")
-        missing = [scan.participant_id for scan in training if scan.participant_id not in table.index]
-        if missing:
-            raise InputError(f"{path}: has no row {missing[0]}; give the table that simulate wrote")
+        for scan in (*training, *others):
+            if scan.participant_id not in table.index:
+                raise InputError(f"{path}: has no row {scan.participant_id}; {cure}")
+        gaps = table.loc[sorted({scan.participant_id for scan in (*training, *others)})].isna()
+        if gaps.to_numpy().any():
+            who, name = gaps.stack().idxmax()
+            raise InputError(f"{path}: {name} of {who} is empty, and every latent is learned; {cure}")
         own = table.loc[sorted({scan.participant_id for scan in training}), self.names].to_numpy(float)
         spread = own.std(0)
         values = (table[self.names].to_numpy(float) - own.mean(0)) / np.where(spread > 0, spread, 1)
