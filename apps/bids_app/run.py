@@ -256,7 +256,7 @@ def group(bids_dir: Path, output: Path, labels: Sequence[str]) -> None:
     Raises:
         InputError: nobody is done, the runs are of different settings, or some participants are not done.
     """
-    from scripts.inference.batch import RunFolder
+    from scripts.inference.batch import RunFolder, told_apart
     from scripts.inference.results import COLUMNS as PREDICTED
     from scripts.inference.summary import write_summary
 
@@ -270,9 +270,10 @@ def group(bids_dir: Path, output: Path, labels: Sequence[str]) -> None:
     for label, other in records.items():
         for key in sorted({*record["run"], *other["run"]}):
             if record["run"].get(key) != other["run"].get(key):
+                what = told_apart(key, other["run"].get(key), record["run"].get(key))
                 raise InputError(
-                    f"{label}: its results are of {key} {other['run'].get(key)}, those of {first} of"
-                    f" {record['run'].get(key)}; run participant again with one set of settings, into a new folder"
+                    f"{label}: run participant again with one set of settings, into a new folder; beside those of"
+                    f" {first}, its results are of {what}"
                 )
 
     table = output / "predictions.csv"
