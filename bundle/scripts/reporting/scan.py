@@ -367,16 +367,25 @@ def draw_probabilities(axes: Axes, result: Mapping[str, Any]) -> None:
         result["threshold"], color="0.4", linewidth=0.8, linestyle=":", label=f"threshold {result['threshold']:g}"
     )
     axes.axhline(
-        result["probability_HH"], color="black", linewidth=1.2, label=f"whole scan {rounded(result['probability_HH'])}"
+        result["probability_HH"], color="black", linewidth=1.2, label=f"scan {rounded(result['probability_HH'])}"
     )
-    axes.set(ylim=(0, 1), ylabel="network's P(HH)", xticks=slices)
+    axes.set(ylim=(0, 1), ylabel="P(HH)", xticks=slices)
     axes.set_xlabel(
         "slice, from foot to head (bars: each judged alone;\nline: all read together, which may lie beyond them)",
         fontsize=7,
     )
-    axes.set_title("The network's own P(HH)", fontsize=9, loc="left")
+    axes.set_title("Network's P(HH)", fontsize=9, loc="left")
     axes.tick_params(labelsize=7)
-    axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
+    axes.legend(
+        fontsize=7,
+        frameon=False,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        borderaxespad=0.2,
+        ncols=2,
+        handlelength=1,
+        columnspacing=0.6,
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 

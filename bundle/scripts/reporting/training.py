@@ -152,17 +152,15 @@ def finding(tested: pd.DataFrame, simulated: bool) -> str:
     measures = scan_level(tested)
     measures = measures[measures["model"] == model].set_index("measure")
     auc, ill, well = (measures.loc[name] for name in ("auc", "sensitivity", "specificity"))
+    of = (
+        f"{row['count']} of {row['total']} {group} scans {group} ({name} {fixed(row['mean'] / 100, 2)})"
+        for group, name, row in (("HH", "sensitivity", ill), ("HC", "specificity", well))
+    )
+    low, high = fixed(auc["ci_low"], 2), fixed(auc["ci_high"], 2)
     return (
         f"Of {tested['participant_id'].nunique()} held-out subjects{' (simulated, no patients)' if simulated else ''},"
-        f" {model} called {ill['count']} of {ill['total']} HH scans HH (sensitivity {fixed(ill['mean'] / 100, 2)})"
-        f" and {well['count']} of {well['total']} HC scans HC (specificity {fixed(well['mean'] / 100, 2)}) at a threshold of"
-        f" {THRESHOLD:g}. AUC of scans: {fixed(auc['mean'], 2)}"
-        + (
-            ""
-            if pd.isna(auc["ci_low"])
-            else f" (95 % interval {fixed(auc['ci_low'], 2)} to {fixed(auc['ci_high'], 2)})"
-        )
-        + "; 0.5 is chance, 1 perfect."
+        f" {model} called {' and '.join(of)} at a threshold of {THRESHOLD:g}. AUC of scans: {fixed(auc['mean'], 2)}"
+        f"{'' if pd.isna(auc['ci_low']) else f' (95 % interval {low} to {high})'}; 0.5 is chance, 1 perfect."
     )
 
 
