@@ -26,6 +26,7 @@ from scripts.maps.scan import Scan
 from scripts.model.networks import QNet, save_weights
 from scripts.model.trust import SEEN, STRANGE
 from scripts.reporting.style import GROUP_STYLE
+from scripts.runs.failures import NOT_DONE
 
 FAST = {"outputs": ["json", "evidence"]}
 
@@ -301,6 +302,7 @@ def test_the_summary_counts_flags_but_not_scans_that_the_weights_know_and_names_
          "flags": flags, "calibrated_probability_HH": 0.627, "answer": "HH"}
         for name, flags in (("a", SEEN), ("b", f"{STRANGE}, 1.2 times the limit; {SEEN}"), ("c", ""))
     ]  # fmt: skip
+    rows.append({"participant_id": "d", "scan_id": "d", "status": NOT_DONE})
     write_predictions(tmp_path / "predictions.csv", rows)
     model = {"name": "Q-Net", "version": "1", "sha256": "ab"}
     run_folder = folder(tmp_path, threshold=0.5)
@@ -308,6 +310,7 @@ def test_the_summary_counts_flags_but_not_scans_that_the_weights_know_and_names_
     page = (tmp_path / "summary.html").read_text()
     assert "<b>1</b>with flags" in page and page.count(f"Note: {SEEN}") == 2
     assert "<th>calibrated P(HH)</th>" in page and "0.627" in page and "0.813" not in page
+    assert "<b>0</b>failed" in page and "<b>1</b>not done yet" in page
     assert page.count("do not rely on it") == 1 and "unlikely maps" not in page
 
 

@@ -20,6 +20,7 @@ from scripts.model.conformal import CANNOT_SAY
 from scripts.model.trust import STRANGE, flags_and_notes
 from scripts.reporting import page
 from scripts.reporting.style import GROUP_STYLE
+from scripts.runs.failures import NOT_DONE
 
 BINS = 20
 
@@ -67,7 +68,9 @@ def write_summary(
     rows = list(scan_rows(table))
     done = [row for row in rows if row["status"] == "ok"]
     answers = Counter(row["answer"] for row in done if row.get("answer"))
-    classes = Counter({"HH": 0, "HC": 0, "failed": len(rows) - len(done)}) + Counter(row["class"] for row in done)
+    waiting = [row["scan_id"] for row in rows if row["status"] == NOT_DONE]
+    failed = [(row["scan_id"], row["message"]) for row in rows if row["status"] not in ("ok", NOT_DONE)]
+    classes = Counter({"HH": 0, "HC": 0, "failed": len(failed)}) + Counter(row["class"] for row in done)
     seconds, fresh = time.perf_counter() - run.started, len(done) - run.resumed
     processes = f"{idist.get_world_size()} process{'es' if idist.get_world_size() > 1 else ''}"
     resumed = f"; {run.resumed} were done by an earlier run" if run.resumed else ""
@@ -95,7 +98,8 @@ def write_summary(
         speed=f"{fresh} scan{'' if fresh == 1 else 's'} in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {processes})"
         f"{resumed}.",
         numbers=Path(table).name,
-        failed=[(row["scan_id"], row["message"]) for row in rows if row["status"] != "ok"],
+        failed=failed,
+        waiting=waiting,
         scans=[scan_line(row, run.path, key) for row in done],
         weights=f"{model['name']} {model['version']}, weights sha256 {model['sha256']}",
     )
