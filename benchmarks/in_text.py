@@ -124,8 +124,8 @@ def external() -> str:
         assert digest in record["weights"].values(), "the record is of other weights than were tested"
     of = {name: fixed(row["auc"], 3) for name, row in aucs.items()}
     return (
-        f"The shipped weights, trained on a **simulated** cohort ({trained_on(records[0])}; `bundle/models/model.json`),"
-        f" tested on all {found['subjects']} subjects of {found['cohorts']} other"
+        f"The shipped weights, trained on a **simulated** cohort ({trained_on(records[0])};"
+        f" `bundle/models/model.json`), tested on all {found['subjects']} subjects of {found['cohorts']} other"
         " **simulated** cohorts. One training run, tested once: there are no folds to pool. Intervals are over"
         " subjects, whose slices are a cluster.\n\n"
         + markdown_table([*heads, "the paper's AUC (real patients, cropped, cross-validated)"], rows)
