@@ -97,6 +97,13 @@ def luck(cohort: dict[str, Any]) -> str:
     )
 
 
+def trained_on(record: dict[str, Any]) -> str:
+    """On what weights were trained, by the record beside them."""
+    settings, maps = record["settings"], record["settings"].get("maps", ("Chimap", "R2starmap", "T1w"))
+    subjects, folds = record["input"]["maps"] // len(maps), settings["num_folds"]
+    return f"{folds - 1} of {folds} folds of {subjects} subjects, {settings['image_epochs']} epochs of stage 1"
+
+
 def external() -> str:
     """The shipped weights on cohorts that they never saw."""
     folder = RESULTS / "shipped"
@@ -112,16 +119,19 @@ def external() -> str:
         rows.append([level, *counted, fixed(row["f1"]["mean"] / 100, 3), with_range(row["auc"]), paper])
     heads = ["level", "accuracy", "sensitivity", "specificity", "F1 (weighted)", "AUC (95 % interval)"]
     aucs, p = found["scan_auc"], found["p_former"]
+    records = (read(ROOT / "bundle" / "models" / "model.json"), read(folder / "former_model.json"))
+    for record, digest in zip(records, (found["weights_sha256"], found["former_sha256"]), strict=True):
+        assert digest in record["weights"].values(), "the record is of other weights than were tested"
     of = {name: fixed(row["auc"], 3) for name, row in aucs.items()}
     return (
-        "The shipped weights, trained on nine tenths of a **simulated** cohort of 500 subjects"
-        f" (`bundle/models/model.json`), tested on all {found['subjects']} subjects of {found['cohorts']} other"
+        f"The shipped weights, trained on a **simulated** cohort ({trained_on(records[0])};"
+        f" `bundle/models/model.json`), tested on all {found['subjects']} subjects of {found['cohorts']} other"
         " **simulated** cohorts. One training run, tested once: there are no folds to pool. Intervals are over"
         " subjects, whose slices are a cluster.\n\n"
         + markdown_table([*heads, "the paper's AUC (real patients, cropped, cross-validated)"], rows)
         + f"\nWho knows the simulation's hidden truth has a scan AUC of {of['oracle']} on these subjects, who reads all"
         f" that an image shows without error {of['all that is seen']}. The weights that were shipped until version 0.7"
-        f" (89 subjects) have {of['former']} here (p {p:.2g}, DeLong).\n"
+        f" ({trained_on(records[1])}) have {of['former']} here (p {p:.2g}, DeLong).\n"
     )
 
 
@@ -286,8 +296,8 @@ def pretraining() -> str:
     found, table = variants("pretraining")
     seen = found["ceilings"]["all that is seen"]["auc"]
     return (
-        "Stage 1 pretrained on 450 **simulated** heads (`configs/pretrain.yaml`, 10 epochs, with the gentle"
-        " augmentation of `configs/quantities.yaml`), then the paper's recipe on"
+        "Stage 1 pretrained on **simulated** heads (`configs/pretrain.yaml`, with the gentle augmentation of"
+        f" `configs/quantities.yaml`; weights `{found['pretrained_sha256'][:8]}`), then the paper's recipe on"
         f" {found['trained']} subjects of a second simulator (`configs/simulate_second.yaml`, {found['epochs']} epochs"
         f" of stage 1), validated on {found['validated']} others of it; beside a random start. p: DeLong's paired test"
         f" against the random start. Ceiling of what an image shows: {fixed(seen, 3)}.\n\n{table}"
@@ -526,8 +536,7 @@ def augmentation() -> str:
             ],
             [
                 "with Albumentations on OpenCV, one core",
-                f"{ours:.0f} to {opencv:.0f} images/s: {ours / opencv:.2f} times. On a busy machine; 0.3.0 made 2648 to"
-                " 3106 on a quiet one",
+                f"{ours:.0f} to {opencv:.0f} images/s: {ours / opencv:.2f} times, on a busy machine",
                 f"faster: {verdict(goals['albumentations_met'])}",
             ],
             [

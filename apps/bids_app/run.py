@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -27,9 +28,9 @@ from scripts.errors import InputError, input_error_in, system_reason  # noqa: E4
 from scripts.files.json_file import read_json  # noqa: E402
 from scripts.files.table import read_table  # noqa: E402
 from scripts.files.writing import check_output_dir, write_json, write_table, write_text  # noqa: E402
-from scripts.maps.bids import BIDS_VERSION, read_participants  # noqa: E402
+from scripts.maps.bids import BIDS_VERSION, anat_folders, read_participants  # noqa: E402
 from scripts.provenance import RESEARCH_ONLY, bundle_version  # noqa: E402
-from scripts.runs.failures import check_all_done  # noqa: E402
+from scripts.runs.failures import NOT_DONE, check_all_done  # noqa: E402
 from scripts.runs.outputs import check_apart, check_derivative  # noqa: E402
 from scripts.runs.outputs import describe as describe_derivative  # noqa: E402
 
@@ -173,39 +174,88 @@ def participants(bids_dir: Path, output: Path, labels: Sequence[str], keys: Mapp
         )
 
 
+def inferences(label: str) -> tuple[str, str]:
+    """Folders of a participant's runs: of maps that were there or, where none were, reconstructed; and of those that
+    were reconstructed beside others."""
+    return f"inference-{label}", f"inference-{label}-reconstructed"
+
+
 def one(bids_dir: Path, output: Path, label: str, keys: Mapping[str, str], cpus: int) -> None:
-    """Maps where there are some, else maps from raw echoes; then inference, which finds the basal ganglia.
+    """Maps where a session has some, else maps from its raw echoes; then inference, which finds the basal ganglia.
 
     Of several sessions one that fails does not stop the others; what they got is shown.
 
     Raises:
         InputError: what the first step that failed says.
     """
-    source, runs = bids_dir, output / "derivatives"
+    runs = output / "derivatives"
     runs.mkdir(exist_ok=True)
     table = runs / f"{label}_participants.tsv"
     write_table(table, ["participant_id"], [{"participant_id": label}])
-    failed: InputError | None = None
-    if not any(bids_dir.glob(f"{label}/**/*_Chimap.nii*")):
-        source = runs / f"maps-{label}"
+    raw, others = by_kind(bids_dir, label)
+    failed: list[InputError] = []
+
+    def reconstruct(source: Path) -> Path:
+        made = runs / f"maps-{label}"
         try:
-            step("reconstruct", "reconstruct", cpus, input=bids_dir, participants=table, output_dir=source)
+            step("reconstruct", "reconstruct", cpus, input=source, participants=table, output_dir=made)
         except InputError as error:
-            if not any(source.glob(f"{label}/**/*_Chimap.nii*")):
-                raise
-            failed = error
-        show(source / label, output / label)
-    inferred = runs / f"inference-{label}"
-    own = {"localise_dir": runs / "localise", "num_threads": 1}
-    try:
-        step(
-            "run", "inference", cpus, input=source, participants=table, output_dir=inferred, **{**own, **keys}
-        )  # what the user set wins
-    except InputError as error:
-        failed = failed or error
-    show(inferred / label, output / label)
-    if failed is not None:
-        raise failed
+            failed.append(error)
+        show(made / label, output / label)
+        return made
+
+    def infer(source: Path, name: str) -> None:
+        own = {"localise_dir": runs / "localise", "num_threads": 1}
+        given = {"input": source, "participants": table, "output_dir": runs / name, **own, **keys}  # the user's win
+        try:
+            step("run", "inference", cpus, **given)
+        except InputError as error:
+            failed.append(error)
+        show(runs / name / label, output / label)
+
+    of_maps, of_echoes = inferences(label)
+    if not raw or not others:
+        made = reconstruct(bids_dir) if raw else bids_dir
+        if not raw or has_maps(made / label):
+            infer(made, of_maps)
+    else:
+        with tempfile.TemporaryDirectory(prefix="qnet-") as scratch:
+            infer(view(bids_dir, Path(scratch) / "maps", others), of_maps)
+            made = reconstruct(view(bids_dir, Path(scratch) / "echoes", raw))
+        if has_maps(made / label):
+            infer(made, of_echoes)
+    if failed:
+        raise failed[0]
+
+
+def has_maps(folder: Path) -> bool:
+    """Whether a QSM lies anywhere in a folder."""
+    return any(folder.glob("**/*_Chimap.nii*"))
+
+
+def by_kind(bids_dir: Path, label: str) -> tuple[list[Path], list[Path]]:
+    """A participant's `anat` folders that hold raw echoes and no maps; and the others. Where none has maps, all that
+    may be reconstructed is."""
+    from scripts.reconstruction.bids import SUFFIXES
+
+    folders = [folder for folder in anat_folders(bids_dir) if folder.relative_to(bids_dir).parts[0] == label]
+    if not any(map(has_maps, folders)):
+        return folders, []
+    raw = [
+        folder
+        for folder in folders
+        if not has_maps(folder) and any(folder.glob(f"*_echo-*_{suffix}.nii*") for suffix in SUFFIXES)
+    ]
+    return raw, [folder for folder in folders if folder not in raw]
+
+
+def view(bids_dir: Path, place: Path, folders: Sequence[Path]) -> Path:
+    """A folder of links to some `anat` folders of a data set and to what lies beside its participants."""
+    for path in [*folders, *(path for path in bids_dir.iterdir() if not path.name.startswith("sub-"))]:
+        link = place / path.relative_to(bids_dir)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())
+    return place
 
 
 def step(run_id: str, config: str, cpus: int, /, **keys: Any) -> None:
@@ -256,13 +306,13 @@ def group(bids_dir: Path, output: Path, labels: Sequence[str]) -> None:
     Raises:
         InputError: nobody is done, the runs are of different settings, or some participants are not done.
     """
-    from scripts.inference.batch import RunFolder
+    from scripts.inference.batch import RunFolder, told_apart
     from scripts.inference.results import COLUMNS as PREDICTED
     from scripts.inference.summary import write_summary
 
-    runs = {label: output / "derivatives" / f"inference-{label}" for label in labels}
+    runs = {name: output / "derivatives" / name for label in labels for name in inferences(label)}
     records = {
-        label: read_json(run / "run.json", "run") for label, run in runs.items() if (run / "predictions.csv").is_file()
+        name: read_json(run / "run.json", "run") for name, run in runs.items() if (run / "predictions.csv").is_file()
     }
     if not records:
         raise InputError(f"output_dir: {output} holds nobody's results; run the analysis level participant first")
@@ -270,9 +320,10 @@ def group(bids_dir: Path, output: Path, labels: Sequence[str]) -> None:
     for label, other in records.items():
         for key in sorted({*record["run"], *other["run"]}):
             if record["run"].get(key) != other["run"].get(key):
+                what = told_apart(key, other["run"].get(key), record["run"].get(key))
                 raise InputError(
-                    f"{label}: its results are of {key} {other['run'].get(key)}, those of {first} of"
-                    f" {record['run'].get(key)}; run participant again with one set of settings, into a new folder"
+                    f"{label}: run participant again with one set of settings, into a new folder; beside those of"
+                    f" {first}, its results are of {what}"
                 )
 
     table = output / "predictions.csv"
@@ -299,20 +350,21 @@ def group(bids_dir: Path, output: Path, labels: Sequence[str]) -> None:
 
 def rows_of(runs: Path, label: str) -> Iterator[dict[str, Any]]:
     """A participant's rows of predictions, and one of each scan whose raw echoes became no maps."""
-    tables = [runs / f"inference-{label}" / "predictions.csv", runs / f"maps-{label}" / "reconstruct.tsv"]
     told: set[str] = set()
-    if tables[0].is_file():
-        for row in read_table(tables[0], ["scan_id", "status", "slice"]):
-            told.add(row["scan_id"])
-            yield row
-    if tables[1].is_file():
-        for row in read_table(tables[1], ["scan_id", "status", "message"]):
+    for name in inferences(label):
+        if (runs / name / "predictions.csv").is_file():
+            for row in read_table(runs / name / "predictions.csv", ["scan_id", "status", "slice"]):
+                told.add(row["scan_id"])
+                yield row
+    reconstructed = runs / f"maps-{label}" / "reconstruct.tsv"
+    if reconstructed.is_file():
+        for row in read_table(reconstructed, ["scan_id", "status", "message"]):
             if row["status"] != "ok" and row["scan_id"] not in told:
                 told.add(row["scan_id"])
                 yield row
     if not told:
         message = "was not done; run the analysis level participant on it"
-        yield {"participant_id": label, "scan_id": label, "status": "failed", "message": message}
+        yield {"participant_id": label, "scan_id": label, "status": NOT_DONE, "message": message}
 
 
 def write_people(bids_dir: Path, output: Path, scans: Sequence[Mapping[str, str]]) -> None:

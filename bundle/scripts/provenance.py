@@ -27,6 +27,8 @@ PACKAGES = ("torch", "monai", "captum", "numpy", "nibabel", "pytorch-ignite", "s
 #: What everything that decides about a scan says of itself.
 RESEARCH_USE = "research use only"
 RESEARCH_ONLY = "Research use only, not for clinical use."
+#: Beside the answer for a scan that is unlike the training scans.
+DO_NOT_RELY = "Unlike the scans that trained it: do not rely on this"
 #: Components of a config whose own keys are settings: `augment#rotate_limit`.
 SET_BY_USERS = {"augment"}
 #: Settings whose value may be a path, and a path may hold a patient's name.

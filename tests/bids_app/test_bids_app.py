@@ -15,7 +15,11 @@ from blobs import BUNDLE, REPOSITORY, write_cohort
 from refusal import refused
 
 sys.path.insert(0, str(REPOSITORY / "apps" / "bids_app"))
+sys.path.insert(0, str(REPOSITORY / "tests" / "reconstruction"))
 import run as bids_app
+from raw_head import write_raw
+
+from scripts.maps.bids import find_scans
 
 APP = REPOSITORY / "apps" / "bids_app"
 DESCRIPTOR = json.loads((APP / "boutiques.json").read_text())
@@ -139,7 +143,47 @@ def test_a_scan_whose_echoes_became_no_maps_is_in_the_groups_table_beside_those_
         (tmp_path / name).write_text(text)
     found = [(row["scan_id"], row["status"]) for row in bids_app.rows_of(tmp_path, "sub-01")]
     assert found == [("sub-01_ses-1", "ok"), ("sub-01_ses-2", "failed")]
-    assert "was not done" in next(bids_app.rows_of(tmp_path, "sub-02"))["message"]
+    waiting = next(bids_app.rows_of(tmp_path, "sub-02"))
+    assert waiting["status"] == "not done yet" and "was not done" in waiting["message"]
+
+
+@pytest.fixture
+def two_sessions(tmp_path: Path) -> Path:
+    """One participant with maps in one session and raw echoes in another."""
+    data, raw = write_cohort(tmp_path / "data", 1), write_raw(tmp_path / "raw", flips=(24,))
+    for source, root, session in (
+        (data, data, "maps"),
+        (data / "derivatives" / "basalganglia", data / "derivatives" / "basalganglia", "maps"),
+        (raw, data, "echoes"),
+    ):
+        place = root / "sub-01" / f"ses-{session}" / "anat"
+        place.mkdir(parents=True)
+        for path in (source / "sub-01" / "anat").iterdir():
+            path.rename(place / path.name.replace("sub-01_", f"sub-01_ses-{session}_"))
+        (source / "sub-01" / "anat").rmdir()
+    return data
+
+
+def test_sessions_with_echoes_alone_are_told_from_those_with_maps(two_sessions, tmp_path):
+    raw, others = bids_app.by_kind(two_sessions, "sub-01")
+    assert [folder.parent.name for folder in (*raw, *others)] == ["ses-echoes", "ses-maps"]
+    seen = bids_app.view(two_sessions, tmp_path / "view", others)
+    (scan,) = find_scans(seen)
+    assert scan.scan_id == "sub-01_ses-maps" and scan.box is not None and (seen / "participants.tsv").is_file()
+    shutil.rmtree(seen)  # links alone
+    assert len(find_scans(two_sessions, incomplete_too=True)) == 2
+
+
+@pytest.mark.other_programs
+def test_a_participant_with_maps_in_one_session_and_echoes_in_another_gets_a_row_of_each(two_sessions, tmp_path):
+    for level in ("participant", "group"):  # spheres are no head to a network that looks for one
+        keys = [*FAST, "--set", "localise=whole", "--set", "refuse_beyond=null"]
+        bids_app.main([str(two_sessions), str(tmp_path / "out"), level, *keys])
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    scans = table[table["slice"].isna()]
+    assert dict(zip(scans["scan_id"], scans["status"], strict=True)) == {
+        "sub-01_ses-maps": "ok", "sub-01_ses-echoes": "ok"
+    }  # fmt: skip
 
 
 @pytest.mark.other_programs

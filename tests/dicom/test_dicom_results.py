@@ -90,6 +90,19 @@ def test_the_report_holds_the_calibrated_probability_and_the_answer(written, evi
     assert "conformal error 0.1" in texts and "prevalence of HH 0.02" in texts
 
 
+@pytest.mark.parametrize("strange", [True, False])
+def test_the_report_says_not_to_rely_on_the_answer_for_a_strange_scan(written, evidence, tmp_path, strange):
+    told = {**RESULT, "calibrated_probability_HH": 0.58, "answer": "HH", "familiarity": {"flagged": strange}}
+    told["trust"] = {"conformal_error": 0.1, "prevalence": 0.02}
+    write_structured_report(tmp_path / "sr.dcm", told, evidence, only_t1w(written), MODEL, [])
+    codes = [
+        item.ConceptCodeSequence[0]
+        for _, item in items(pydicom.dcmread(tmp_path / "sr.dcm"))
+        if "ConceptCodeSequence" in item
+    ]
+    assert any("do not rely on this" in code.CodeMeaning for code in codes) == strange
+
+
 # --- independent validators -----------------------------------------------------------------------
 
 

@@ -19,12 +19,14 @@ from matplotlib.colors import to_hex
 from refusal import refused
 from test_inference import SETTINGS, files, run, table, workflow
 
-from scripts.inference.batch import RunFolder, ScanStream
+from scripts.inference.batch import RunFolder, ScanStream, told_apart
 from scripts.inference.results import model_info, note_on
 from scripts.inference.summary import histogram, write_summary
 from scripts.maps.scan import Scan
 from scripts.model.networks import QNet, save_weights
+from scripts.model.trust import SEEN, STRANGE
 from scripts.reporting.style import GROUP_STYLE
+from scripts.runs.failures import NOT_DONE
 
 FAST = {"outputs": ["json", "evidence"]}
 
@@ -157,8 +159,16 @@ def test_changed_settings_are_refused_by_their_key_before_any_work(weights, batc
 def test_other_weights_are_changed_settings(tmp_path):
     folder(tmp_path, weights_sha256="a").open()
     folder(tmp_path, weights_sha256="a").open()
-    with refused("weights_sha256 a, not b"):
+    with refused("run.json: use another --output_dir", "other weights"):
         folder(tmp_path, weights_sha256="b").open()
+
+
+def test_a_calibration_made_since_is_told_in_words_and_not_by_hashes(tmp_path):
+    folder(tmp_path, calibration_sha256="ab" * 32).open()
+    words = told_apart("calibration_sha256", "ab" * 32, "cd" * 32)
+    assert "abab" not in words and "cdcd" not in words
+    with refused(f"run.json: use another --output_dir; the results there are of {words}"):
+        folder(tmp_path, calibration_sha256="cd" * 32).open()
 
 
 def test_what_a_killed_run_logged_is_not_counted_again(tmp_path):
@@ -252,7 +262,19 @@ def test_ordinary_names_are_kept(tmp_path, name):
 def write_predictions(path: Path, rows: list[dict]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(
-            file, ["participant_id", "scan_id", "status", "slice", "probability_HH", "class", "message"]
+            file,
+            [
+                "participant_id",
+                "scan_id",
+                "status",
+                "slice",
+                "probability_HH",
+                "class",
+                "message",
+                "flags",
+                "calibrated_probability_HH",
+                "answer",
+            ],
         )
         writer.writeheader()
         writer.writerows(rows)
@@ -277,6 +299,24 @@ def test_the_summary_counts_scans_links_reports_and_escapes_what_it_shows(tmp_pa
     links = re.findall(r'href="(sub[^"]*)"', page)
     assert links == ["sub%201/sub%201_report.html", "sub%201/sub%201_sr.dcm"]
     assert "<script>alert" not in page and "<b>x" not in page
+
+
+def test_the_summary_counts_flags_but_not_scans_that_the_weights_know_and_names_the_probability(tmp_path):
+    rows = [
+        {"participant_id": name, "scan_id": name, "status": "ok", "class": "HH", "probability_HH": 0.813,
+         "flags": flags, "calibrated_probability_HH": 0.627, "answer": "HH"}
+        for name, flags in (("a", SEEN), ("b", f"{STRANGE}, 1.2 times the limit; {SEEN}"), ("c", ""))
+    ]  # fmt: skip
+    rows.append({"participant_id": "d", "scan_id": "d", "status": NOT_DONE})
+    write_predictions(tmp_path / "predictions.csv", rows)
+    model = {"name": "Q-Net", "version": "1", "sha256": "ab"}
+    run_folder = folder(tmp_path, threshold=0.5)
+    write_summary(tmp_path / "summary.html", tmp_path / "predictions.csv", run_folder, model, "Research use only.")
+    page = (tmp_path / "summary.html").read_text()
+    assert "<b>1</b>with flags" in page and page.count(f"Note: {SEEN}") == 2
+    assert "<th>calibrated P(HH)</th>" in page and "0.627" in page and "0.813" not in page
+    assert "<b>0</b>failed" in page and "<b>1</b>not done yet" in page
+    assert page.count("do not rely on it") == 1 and "unlikely maps" not in page
 
 
 def test_each_probability_is_drawn_on_its_side_of_the_threshold():

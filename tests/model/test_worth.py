@@ -318,8 +318,8 @@ def test_a_flag_says_by_what_and_a_scan_beyond_the_second_limit_is_refused(known
     scaled = appearance(image * np.array([1000.0, 1, 1])[:, None, None, None], np.full(3, 2.0))
     flagged = Trust(weights, refuse_beyond=None)(0.5, embedding, scaled)["familiarity"]
     (line,) = flag_of(flagged)
-    assert "unlike the training scans" in line and "QSM: span" in line and ";" not in line
-    with refused("unlike the training scans", "QSM: span", "refuse_beyond"):
+    assert "unlike the training scans" in line and "span of QSM" in line and ";" not in line
+    with refused("unlike the training scans", "span of QSM", "refuse_beyond"):
         Trust(weights)(0.5, embedding, scaled)
     write_calibration(weights, {**CONTENT, "familiarity": {**known, "refuse_beyond": None}})
     assert Trust(weights)(0.5, embedding, scaled)["familiarity"]["flagged"]

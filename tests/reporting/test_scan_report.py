@@ -15,7 +15,8 @@ from scripts.inference.batch import RunFolder
 from scripts.inference.results import write_scan
 from scripts.maps.scan import Scan
 from scripts.maps.transforms import StretchHistogramd
-from scripts.reporting.scan import display_maps, pixel_aspect, write_scan_report
+from scripts.model.trust import SEEN
+from scripts.reporting.scan import HH_COLOUR, display_maps, pixel_aspect, write_scan_report
 
 SHA = "6c" * 32
 MODEL = {
@@ -69,7 +70,8 @@ def pages(image, tmp_path_factory) -> tuple[str, Path]:
 def test_the_page_says_what_was_found_and_how_far_to_trust_it(pages):
     text = pages[0]
     for words in (
-        "Probability of hereditary hemochromatosis (HH): 0.73", "Research use only", "simulated cohort", "0.887",
+        "Network&#39;s (not calibrated) probability of hereditary hemochromatosis (HH): 0.73", "Research use only",
+        "simulated cohort", "0.887",
         "0.900", "another simulated cohort, tested once",
         "3 of 6", "54 years", "not calibrated", SHA, "aa" * 32, "torch 2.13.0",
     ):  # fmt: skip
@@ -114,6 +116,44 @@ def test_what_to_take_care_of_stands_before_all_other_facts(image, tmp_path):
     write_scan_report(html, pdf, told, image, torch.randn(1, 12, 16, SLICES), MODEL)
     for text in (html.read_text(), *pdf_pages(pdf)):
         assert text.index("(HH): 0.73") < text.index("4.1 times the limit") < text.index("Class at threshold")
+
+
+TRUST = {
+    "calibrated_probability_HH": 0.62,
+    "answer": "cannot say",
+    "trust": {
+        "method": "platt", "calibrated_on": {"HC": 20, "HH": 20}, "scores_from": "a predictions table",
+        "prevalence": 0.5, "prevalence_from": "the scans that calibrated", "conformal_error": 0.1,
+        "p_HH": 0.3, "p_HC": 0.2,
+    },
+}  # fmt: skip
+
+
+def test_the_calibrated_probability_and_the_networks_are_each_named(image, tmp_path):
+    html, pdf = tmp_path / "r.html", tmp_path / "r.pdf"
+    write_scan_report(html, pdf, result(**TRUST), image, torch.zeros(1, 12, 16, SLICES), MODEL)
+    for text in (html.read_text(), " ".join(" ".join(page.split()) for page in pdf_pages(pdf))):
+        assert "Calibrated probability of hereditary hemochromatosis (HH): 0.62; answer: cannot say" in text
+        assert "by a logistic curve" in text and "platt," not in text
+    (words,) = pdf_pages(pdf)
+    assert "scan 0.73" in words and "Network's P(HH)" in words
+
+
+@pytest.mark.parametrize("strange", [True, False])
+def test_the_answer_for_a_strange_scan_says_not_to_rely_on_it_and_has_no_groups_colour(image, tmp_path, strange):
+    html, pdf = tmp_path / "r.html", tmp_path / "r.pdf"
+    told = result(**{**TRUST, "answer": "HH"}, familiarity={"flagged": strange, "strangeness": 3.2, "limit": 2.0})
+    write_scan_report(html, pdf, told, image, torch.zeros(1, 12, 16, SLICES), MODEL)
+    for text in (html.read_text(), *pdf_pages(pdf)):
+        assert ("do not rely on this" in text) == strange
+    assert (f'class="finding" style="color:{HH_COLOUR}"' in html.read_text()) == (not strange)
+
+
+def test_a_scan_that_the_weights_know_is_noted_and_not_warned_of(image, tmp_path):
+    html, pdf = tmp_path / "r.html", tmp_path / "r.pdf"
+    write_scan_report(html, pdf, result(flags=[SEEN]), image, torch.zeros(1, 12, 16, SLICES), MODEL)
+    for text in (html.read_text(), *pdf_pages(pdf)):
+        assert "no test of them" in text and "Take care" not in text
 
 
 def test_the_page_needs_nothing_from_elsewhere(pages):

@@ -136,6 +136,8 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("inference", ["--treshold", "0.9"], ["--treshold", "did you mean --threshold?"]),
         ("inference", ["--THRESHOLD", "0.9"], ["--THRESHOLD", "did you mean --threshold?"]),
         ("train", ["--no-swa"], ["--no-swa", "did you mean --noswa?"]),
+        ("train", ["--epochs", "5"], ["did you mean --scan_epochs or --image_epochs?"]),
+        ("inference", ["--output", "x"], ["did you mean --output_dir or --outputs?"]),
         ("inference", ["\u2014threshold", "0.7"], ["did you mean --threshold?"]),
         ("localise", ["--output_dir", "~no_such_user/x"], ["--output_dir ~no_such_user/x", "'no_such_user'"]),
         ("inference", ["--localise", "false"], ["--localise false", "auto, annotated, whole or full"]),

@@ -10,7 +10,7 @@ import torch
 
 from scripts.maps.bids import labelled_scans
 from scripts.maps.scan import items
-from scripts.training.cache import CachedScans, fill, scan_key, settings_of
+from scripts.training.cache import CachedScans, ScansInMemory, fill, scan_key, settings_of
 from scripts.training.preprocessing import preprocessing
 
 
@@ -40,6 +40,15 @@ def test_a_cached_scan_is_what_preprocessing_gives(shared_cohort, tmp_path):
             torch.testing.assert_close(cached[index]["image"].as_tensor(), image, rtol=0, atol=0)
             assert cached[index]["label"] == scans[index].label
     assert len(entries(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("localise", "said"), [("auto", "reading scans, finding the basal ganglia of 1:"), ("annotated", "reading scans:")]
+)
+def test_the_bar_of_scans_kept_in_memory_says_what_takes_the_time(capsys, localise, said):
+    data = [{"image": "a", "box": [[0, 1]] * 3}, {"image": "b"}]
+    assert [item["image"] for item in ScansInMemory(data, localise, transform=[], num_workers=1)] == ["a", "b"]
+    assert said in capsys.readouterr().err
 
 
 def test_a_scan_is_read_and_not_computed_again(shared_cohort, tmp_path):

@@ -129,7 +129,7 @@ def test_inner_folds_give_a_score_of_every_training_scan_and_of_no_other(setting
     assert sorted(seen) == sorted(line.split("\t")[0] for line in outer)
 
 
-def test_weights_that_are_there_are_calibrated_by_a_table(trained, settings, tmp_path):
+def test_weights_that_are_there_are_calibrated_by_a_table(trained, settings, tmp_path, capsys):
     table = made_predictions(subjects=60, repeats=2)
     table.to_csv(tmp_path / "predictions.csv", index=False)
     torch.manual_seed(0)
@@ -141,6 +141,7 @@ def test_weights_that_are_there_are_calibrated_by_a_table(trained, settings, tmp
         calibration_method="temperature",
     )
     run(["train.yaml", "calibrate.yaml"], "run", **keys)
+    assert "no healthy range of the evidence by nucleus: no healthy controls" in capsys.readouterr().out
     found = json.loads((tmp_path / "models" / "model_calibration.json").read_text())
     rows = at_level(table, "scan")
     rows = rows[(rows["model"] == "Q-Net") & (rows["region"] == "cropped") & (rows["repeat"] == 0)]
@@ -234,10 +235,17 @@ def test_without_their_table_the_record_tells_who_trained_the_weights_and_each_m
 def test_a_table_of_models_of_another_recipe_does_not_calibrate(tmp_path, key, other):
     made_predictions(subjects=60, repeats=1).to_csv(tmp_path / "predictions.csv", index=False)
     ours = {"image_model": "resnet18", "cropped_size": [32, 32], "full_size": [64, 64]}
-    for name, own in (("model.json", ours), ("predictions.json", {**ours, key: other})):
-        (tmp_path / name).write_text(json.dumps({"settings": own}))
+    (tmp_path / "predictions.json").write_text(json.dumps({"settings": {**ours, key: other}}))
     with refused("predictions.csv", key):
-        scores_of_table(tmp_path / "predictions.csv", "cropped", tmp_path / "model.pt")
+        scores_of_table(tmp_path / "predictions.csv", "cropped", ours)
+
+
+def test_a_table_of_models_of_another_recipe_is_refused_before_training(settings, tmp_path):
+    made_predictions(subjects=60, repeats=1).to_csv(tmp_path / "predictions.csv", index=False)
+    (tmp_path / "predictions.json").write_text(json.dumps({"settings": {"cropped_size": [48, 48]}}))
+    with refused("predictions.csv", "cropped_size [48, 48]", "[32, 32]"):
+        run(["train.yaml"], "training", **settings(tmp_path, calibrate_on=str(tmp_path / "predictions.csv")))
+    assert not (tmp_path / "output" / "image_level.csv").exists()
 
 
 @pytest.mark.parametrize("image_model", ["vit", "densenet_3d"])

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
+from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
@@ -362,7 +364,7 @@ def test_two_cpu_processes_train_with_torchrun(shared_cohort, tmp_path):
     assert (tmp_path / "models" / "model.pt").exists()
 
 
-def test_evaluation_inference_and_report_follow_training(trained, shared_cohort):
+def test_evaluation_inference_and_report_follow_training(trained, shared_cohort, tmp_path):
     configs = BUNDLE / "configs"
     paths = {k: v for k, v in arguments(shared_cohort, trained).items() if isinstance(v, str) or k in TINY}
 
@@ -399,6 +401,13 @@ def test_evaluation_inference_and_report_follow_training(trained, shared_cohort)
     page = (report / "index.html").read_text()
     assert page.count("<img ") == 5
     assert "simulated cohort" in page
+    assert re.search(
+        r"Of 4 held-out subjects.*\(sensitivity [\d.]+\).*\(specificity [\d.]+\).*AUC of scans: [\d.]+", page
+    )
+    links = re.findall(r'href="([^"#][^":]*)"', page)
+    assert len(links) == 4 + 1  # each scan's page, and the batch's
+    moved = shutil.copytree(trained, tmp_path / "elsewhere", symlinks=True)
+    assert all(not link.startswith("/") and (moved / "report" / unquote(link)).is_file() for link in links)
     with (trained / "output" / "evaluation" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     # 4 held-out subjects, 3 models, 4 slices and the scan

@@ -16,12 +16,14 @@ from scripts.dicom.codes import HEALTHY, HEMOCHROMATOSIS, MANUFACTURER, NO_UNITS
 from scripts.dicom.geometry import Plane, nearest_plane, planes_of
 from scripts.dicom.identity import claim
 from scripts.files.writing import write_aside
-from scripts.provenance import RESEARCH_USE
+from scripts.provenance import DO_NOT_RELY, RESEARCH_USE
 
 PROBABILITY = Code("PROBHH", "99QNET", "Probability of hereditary hemochromatosis")
 CALIBRATED = Code("CALPROBHH", "99QNET", "Calibrated probability of hereditary hemochromatosis")
 CLASSIFICATION = Code("CLASS", "99QNET", "Class given by the network")
 ANSWER = Code("ANSWER", "99QNET", "Answer at the chosen error")
+RELIANCE = Code("RELIANCE", "99QNET", "Whether the answer is to be relied on")
+STRANGER = Code("UNLIKE", "99QNET", DO_NOT_RELY)
 UNDECIDED = Code("CANNOTSAY", "99QNET", "Cannot say")
 #: Column of a nuclei table -> what was measured, its UCUM unit, and how the column sums up the nucleus.
 QUANTITIES = {
@@ -128,7 +130,8 @@ def tracking(name: str) -> hd.sr.TrackingIdentifier:
 def scan_group(result: Mapping[str, Any], model: Mapping[str, Any]) -> hd.sr.MeasurementsAndQualitativeEvaluations:
     """The finding, which is the class at the threshold, and the probability of HH (TID 1501).
 
-    Where the weights are calibrated, also the calibrated probability, and the answer, which may be that none is given.
+    Where the weights are calibrated, also the calibrated probability, and the answer, which may be that none is given;
+    and of a scan that is unlike the training scans, that neither is to be relied on.
     """
     finding = HEMOCHROMATOSIS if result["class"] == "HH" else HEALTHY
     measured = [(PROBABILITY, result["probability_HH"])]
@@ -138,6 +141,8 @@ def scan_group(result: Mapping[str, Any], model: Mapping[str, Any]) -> hd.sr.Mea
         said.append((ANSWER, {"HH": HEMOCHROMATOSIS, "HC": HEALTHY}.get(result["answer"], UNDECIDED)))
         trust = result["trust"]
         parameters += [f"conformal error {trust['conformal_error']:g}", f"prevalence of HH {trust['prevalence']:.4g}"]
+        if result.get("familiarity", {}).get("flagged"):
+            said.append((RELIANCE, STRANGER))
     elif "calibration_missing" in result:
         parameters.append(f"not calibrated: {result['calibration_missing']}")
     return hd.sr.MeasurementsAndQualitativeEvaluations(

@@ -107,6 +107,25 @@ def content_sha256(prediction: Mapping[str, Any]) -> str:
     return digest({**prediction, "run": run})
 
 
+#: Settings that are the hash of something -> what another one means.
+HASHED = {
+    "weights_sha256": "other weights",
+    "calibration_sha256": "another calibration of the weights, which was made, changed or taken away since",
+    "reference_curves_sha256": "other reference curves (reference_curves)",
+    "dicom_rules_sha256": "other DICOM rules (dicom_rules)",
+}
+
+
+def told_apart(key: str, one: Any, other: Any) -> str:
+    """By what the results of one run differ from those of another, in words; hashes would tell nobody.
+
+    Args:
+        key: of a setting.
+        one, other: its values.
+    """
+    return HASHED.get(key) or f"{key} {one}, not {other}"
+
+
 class RunFolder:
     """An output folder: which settings it is of, which scans are done, and which failed.
 
@@ -158,10 +177,9 @@ class RunFolder:
             saved = read_json(record, "run", "use another --output_dir")["run"]
             changed = [key for key in sorted({*saved, *self.settings}) if saved.get(key) != self.settings.get(key)]
             if changed:
-                key = changed[0]
                 raise InputError(
-                    f"{record}: is of a run with {key} {saved.get(key)}, not {self.settings.get(key)};"
-                    " use another --output_dir for the changed settings"
+                    f"{record}: use another --output_dir; the results there are of"
+                    f" {told_apart(changed[0], saved.get(changed[0]), self.settings.get(changed[0]))}"
                 )
         else:
             of_scans = [f"*/*_{ending}" for name in self.outputs for ending in OUTPUTS[name]]

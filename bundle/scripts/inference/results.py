@@ -20,7 +20,7 @@ from scripts.inference.summary import write_summary
 from scripts.maps.plausibility import nuclei_flags
 from scripts.maps.scan import Scan
 from scripts.model.outputs import save_nifti
-from scripts.model.trust import read_calibration
+from scripts.model.trust import SEEN, read_calibration
 from scripts.nuclei.curves import bands, usual_for_age
 from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_version, is_place, read_record, record_beside
 from scripts.reporting.scan import write_scan_report
@@ -129,7 +129,7 @@ def seen_flags(hashes: Mapping[str, str], seen: Sequence[str]) -> list[str]:
         seen: of the calibration, from `scripts.training.calibrate.scan_hashes`.
     """
     known = set(hashes.values()) & set(seen)
-    return ["this scan trained or calibrated the weights: the result is no test of them"] if known else []
+    return [SEEN] if known else []
 
 
 class ResultWriter:

@@ -17,8 +17,10 @@ from matplotlib.ticker import MaxNLocator
 from scripts.files.table import read_table
 from scripts.inference.batch import RunFolder
 from scripts.model.conformal import CANNOT_SAY
+from scripts.model.trust import STRANGE, flags_and_notes
 from scripts.reporting import page
 from scripts.reporting.style import GROUP_STYLE
+from scripts.runs.failures import NOT_DONE
 
 BINS = 20
 
@@ -29,8 +31,14 @@ def scan_rows(table: str | os.PathLike) -> Iterator[dict[str, str]]:
     yield from (row for row in rows if not row["slice"])
 
 
-def histogram(probabilities: Sequence[float], threshold: float | None) -> Figure:
-    """Number of scans by probability of HH, in the groups' colours on either side of the threshold."""
+def histogram(probabilities: Sequence[float], threshold: float | None, name: str = "P(HH)") -> Figure:
+    """Number of scans by probability of HH, in the groups' colours on either side of the threshold.
+
+    Args:
+        probabilities: 0..1.
+        threshold: None: it is not of these probabilities.
+        name: what they are.
+    """
     figure = Figure(figsize=(7, 2.4), layout="constrained")
     axes = figure.subplots()
     counts, edges = np.histogram(probabilities, BINS, (0, 1))
@@ -39,7 +47,7 @@ def histogram(probabilities: Sequence[float], threshold: float | None) -> Figure
     bars = axes.bar(edges[:-1], counts, width=0.94 / BINS, align="edge", color=colours)
     axes.bar_label(bars, [count or "" for count in counts], fontsize=8)
     axes.margins(y=0.15)
-    axes.set(xlim=(-0.005, 1.005), xlabel="P(HH)", ylabel="scans")
+    axes.set(xlim=(-0.005, 1.005), xlabel=name, ylabel="scans")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -60,11 +68,18 @@ def write_summary(
     rows = list(scan_rows(table))
     done = [row for row in rows if row["status"] == "ok"]
     answers = Counter(row["answer"] for row in done if row.get("answer"))
-    classes = Counter({"HH": 0, "HC": 0, "failed": len(rows) - len(done)}) + Counter(row["class"] for row in done)
+    waiting = [row["scan_id"] for row in rows if row["status"] == NOT_DONE]
+    failed = [(row["scan_id"], row["message"]) for row in rows if row["status"] not in ("ok", NOT_DONE)]
+    classes = Counter({"HH": 0, "HC": 0, "failed": len(failed)}) + Counter(row["class"] for row in done)
     seconds, fresh = time.perf_counter() - run.started, len(done) - run.resumed
     processes = f"{idist.get_world_size()} process{'es' if idist.get_world_size() > 1 else ''}"
     resumed = f"; {run.resumed} were done by an earlier run" if run.resumed else ""
-    drawn, picture = histogram([float(row["probability_HH"]) for row in done], run.settings.get("threshold")), BytesIO()
+    # calibrated ones where there are such: two kinds side by side would be taken for one another
+    key = "calibrated_probability_HH" if answers else "probability_HH"
+    kind = "calibrated P(HH)" if answers else "the network's P(HH), not calibrated"
+    threshold = run.settings.get("threshold")
+    probabilities = [float(row[key]) for row in done if row.get(key)]
+    drawn, picture = histogram(probabilities, None if answers else threshold, kind), BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "qnet"}):
         drawn.savefig(picture, format="svg", metadata={"Date": None})
     page.write_page(
@@ -74,21 +89,36 @@ def write_summary(
         note=note,
         total=len(rows),
         classes={name: classes[name] for name in ("HH", "HC", "failed")},
-        flagged=sum(bool(row.get("flags")) for row in rows),
+        flagged=sum(bool(flags_and_notes(flags_of(row))[0]) for row in rows),
+        kind=kind,
+        threshold=threshold,
         answers=[(name, answers[name]) for name in ("HH", "HC", CANNOT_SAY)] if answers else [],
         error=run.settings.get("conformal_error"),
         histogram=page.embedded(picture.getvalue(), ".svg"),
         speed=f"{fresh} scan{'' if fresh == 1 else 's'} in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {processes})"
         f"{resumed}.",
         numbers=Path(table).name,
-        failed=[(row["scan_id"], row["message"]) for row in rows if row["status"] != "ok"],
-        scans=[scan_line(row, run.path) for row in done],
+        failed=failed,
+        waiting=waiting,
+        scans=[scan_line(row, run.path, key) for row in done],
         weights=f"{model['name']} {model['version']}, weights sha256 {model['sha256']}",
     )
 
 
-def scan_line(row: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    """A scan's row of the page, with its files in `folder`, reports first, by what their names end in."""
+def flags_of(row: Mapping[str, str]) -> list[str]:
+    """The flags in a row of the table."""
+    return [flag for flag in (row.get("flags") or "").split("; ") if flag]
+
+
+def scan_line(row: Mapping[str, str], folder: Path, key: str) -> dict[str, Any]:
+    """A scan's row of the page, with its files in `folder`, reports first, by what their names end in.
+
+    Args:
+        row: of the table.
+        folder: the run's.
+        key: column of the probability that is shown.
+    """
+    flags, notes = flags_and_notes(flags_of(row))
     start = f"{row['scan_id']}_"
     endings = [
         path.name.removeprefix(start)
@@ -100,9 +130,10 @@ def scan_line(row: Mapping[str, str], folder: Path) -> dict[str, Any]:
         "name": row["scan_id"],
         "simulated": row.get("simulated") == "yes",
         "class": row["class"],
-        "probability": float(row["probability_HH"]),
-        "calibrated": float(row["calibrated_probability_HH"]) if row.get("calibrated_probability_HH") else "",
+        "probability": float(row[key]) if row.get(key) else "",
         "answer": row.get("answer") or "",
         "files": [(ending, f"{row['participant_id']}/{start}{ending}") for ending in endings],
-        "flags": [flag for flag in (row.get("flags") or "").split("; ") if flag],
+        "flags": flags,
+        "notes": notes,
+        "strange": any(flag.startswith(STRANGE) for flag in flags),
     }

@@ -33,6 +33,19 @@ LEAST_SPREAD = {
 }
 
 
+#: How H, W and S of the maps run in a head.
+WAYS = {"height": "front to back", "width": "left to right", "depth": "foot to head"}
+
+
+def in_words(name: str) -> str:
+    """The name of a number of `appearance` as one would say it: `QSM: noise` is `noise of QSM`."""
+    of, colon, what = name.partition(": ")
+    if what in WAYS:
+        return f"size of {'a voxel' if of == 'voxels' else 'the region read'}, {WAYS[what]}"
+    what, over, how_far = what.partition(" over ")
+    return f"{what} of {of}{over}{how_far}" if colon else name
+
+
 def least_spread(name: str) -> float:
     """Standard deviation that a number of `appearance` is taken to have at least."""
     return next(value for part, value in LEAST_SPREAD.items() if part in name)
@@ -107,7 +120,7 @@ def appearance(maps: np.ndarray, spacing: np.ndarray, suffixes: Sequence[str] = 
         for second in range(first):
             name = f"{names[second]} and {names[first]}: likeness"
             found[name] = _correlation(plain[second], plain[first])
-    for way, mm, voxels in zip(("height", "width", "depth"), spacing, maps.shape[1:], strict=True):
+    for way, mm, voxels in zip(WAYS, spacing, maps.shape[1:], strict=True):
         found[f"voxels: {way}"] = float(np.log(mm))
         found[f"region: {way}"] = float(np.log(mm * voxels))
     return {name: float(np.nan_to_num(value)) for name, value in found.items()}

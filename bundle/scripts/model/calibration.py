@@ -11,8 +11,8 @@ from scripts.errors import InputError
 #: A probability is at least so far from 0 and 1: float32's softmax cannot tell more.
 NEAREST = 1e-7
 #: How a probability is calibrated: its logit times a slope, plus an intercept (Platt 1999), or the slope alone, one
-#: over the temperature (Guo et al., ICML 2017).
-METHODS = ("platt", "temperature")
+#: over the temperature (Guo et al., ICML 2017). How pages say it.
+METHODS = {"platt": "by a logistic curve (Platt's method)", "temperature": "by one factor (temperature scaling)"}
 #: Fewer scans do not calibrate.
 LEAST_SUBJECTS = 20
 

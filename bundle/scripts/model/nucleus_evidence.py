@@ -123,16 +123,20 @@ def table_of(values: Sequence[float], healthy: Mapping[str, Mapping[str, float]]
     return rows
 
 
+#: Controls in which a nucleus was seen, below which it gets no healthy range.
+LEAST_CONTROLS = 12
+
+
 def healthy_range(values: np.ndarray) -> dict[str, dict[str, float]]:
     """5th and 95th percentile, mean and SD of each nucleus' evidence in healthy controls.
 
     Args:
-        values: `[n, 4]`, NaN where a nucleus was not seen. A nucleus seen in fewer than 12 is left out.
+        values: `[n, 4]`, NaN where a nucleus was not seen. A nucleus seen in fewer than LEAST_CONTROLS is left out.
     """
     made = {}
     for nucleus, column in zip(NUCLEI, values.T, strict=True):
         column = column[np.isfinite(column)]
-        if len(column) >= 12:
+        if len(column) >= LEAST_CONTROLS:
             low, high = np.percentile(column, (5, 95))
             made[nucleus] = {
                 "low": float(low),

@@ -6,7 +6,7 @@ beside others it is refused, and so is one that was changed since it was written
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,17 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.seal import check_seal, sealed
 from scripts.files.writing import write_json
+from scripts.maps.appearance import in_words
 from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
 from scripts.model.conformal import check_error, decisions, p_values
 from scripts.model.familiarity import REFUSE_BEYOND, WORDS, check_known, strangeness
 from scripts.provenance import check_of_weights
 from scripts.runs.finished import content_of_file
 
+#: How the flag of a strange scan begins.
+STRANGE = "unlike the training scans"
+#: The flag of a scan that the weights know; it says nothing of the scan's maps.
+SEEN = "this scan trained or calibrated the weights: the result is no test of them"
 CURE = "delete it to go on without calibration, or make it again with configs/calibrate.yaml"
 
 
@@ -236,7 +241,7 @@ def unlike(found: Mapping[str, Any]) -> str:
     name = max(found["by"], key=lambda key: found["by"][key])
     if name != "appearance":
         return WORDS[name]
-    return f"{WORDS[name]}: {', '.join(f'{what} {off:+.1f} SD' for what, off in found['most'])}"
+    return f"{WORDS[name]}: {', '.join(f'{in_words(what)} {off:+.1f} SD' for what, off in found['most'])}"
 
 
 def flag_of(familiarity: Mapping[str, Any]) -> list[str]:
@@ -244,4 +249,9 @@ def flag_of(familiarity: Mapping[str, Any]) -> list[str]:
     if not familiarity.get("flagged"):
         return []
     times = familiarity["strangeness"] / familiarity["limit"]
-    return [f"unlike the training scans, {times:.1f} times the limit ({unlike(familiarity)})"]
+    return [f"{STRANGE}, {times:.1f} times the limit ({unlike(familiarity)})"]
+
+
+def flags_and_notes(flags: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A scan's flags, without those that are no doubt about its maps or its answer; and these."""
+    return [flag for flag in flags if flag != SEEN], [flag for flag in flags if flag == SEEN]

@@ -21,6 +21,9 @@ from monai.data import MetaTensor
 
 from scripts.files.writing import write_aside
 from scripts.maps.scan import KNOWN_MAPS, MAPS
+from scripts.model.calibration import METHODS
+from scripts.model.trust import flags_and_notes
+from scripts.provenance import DO_NOT_RELY
 from scripts.reporting import page
 from scripts.reporting.style import GROUP_STYLE, WARNING_FILL
 from scripts.reporting.trust import draw_places
@@ -29,6 +32,8 @@ PLOT_HEIGHT = 2.1  # inches
 HH_COLOUR, HC_COLOUR = GROUP_STYLE["HH"].colour, GROUP_STYLE["HC"].colour
 #: Of an answer that is none.
 UNDECIDED_COLOUR = "#555555"
+#: Of the line that says not to rely on it; no group's colour.
+DOUBT_COLOUR = "#9a5b00"
 #: What a reader must know before believing the number (bundle/docs/README.md, Model card).
 LIMITS = (
     "Only HH against healthy was learned; other causes of iron are put into one of the two classes.",
@@ -38,8 +43,9 @@ LIMITS = (
 )
 #: How the scan's probability and those of its slices go together.
 SLICES = (
-    "Bars: each slice judged alone, coloured by its side of the threshold. The scan's line is what the"
-    " network makes of all slices read together; it is no mean of the bars, and may lie above or below all of them."
+    "Bars: the network's own P(HH) of each slice judged alone, coloured by its side of the threshold. The line is what"
+    " the network makes of all slices read together, before any calibration; it is no mean of the bars, and may lie"
+    " above or below all of them."
 )
 #: What must be known of the probability, with and without a calibration beside the weights.
 CALIBRATED = (
@@ -62,10 +68,12 @@ Rows = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True)
 class ReportContent:
-    """Everything on the page that is text; `pairs` of name and value where a table is meant."""
+    """Everything on the page that is text; `pairs` of name and value where a table is meant. `doubt` stands under the
+    headline where that is not to be relied on."""
 
     title: str
     headline: str
+    doubt: str
     colour: str
     warning: str
     facts: Rows
@@ -87,10 +95,14 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         age: years, where known.
     """
     probability = result.get("calibrated_probability_HH", result["probability_HH"])
+    kind = "Calibrated" if "calibrated_probability_HH" in result else "Network's (not calibrated)"
     answer = result.get("answer")
+    strange = bool(result.get("familiarity", {}).get("flagged"))
+    flags, notes = flags_and_notes(result.get("flags", ()))
     highest = max(result["slices"], key=lambda row: row["probability_HH"])
     facts = [
-        *(("Take care", flag) for flag in result.get("flags", ())),  # first, lest the headline is believed without them
+        *(("Take care", flag) for flag in flags),  # first, lest the headline is believed without them
+        *(("Note", note) for note in notes),
         ("Scan", result["scan_id"]),
         *((f"Patient {key}", str(value)) for key, value in result.get("patient", {}).items()),
         *([("Age", f"{age:g} years")] if age is not None else []),
@@ -101,7 +113,8 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         ("Slices at or above it", f"{_above(result)} of {len(result['slices'])}"),
         (
             "Highest slice",
-            f"{highest['slice']} (input slice {highest['input_slice']}), {rounded(highest['probability_HH'])}",
+            f"{highest['slice']} (input slice {highest['input_slice']}), network's P(HH)"
+            f" {rounded(highest['probability_HH'])}",
         ),
         *_box_facts(result.get("box", {})),
         *_age_facts(result.get("age_z_scores", {})),
@@ -123,9 +136,11 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
     ]
     return ReportContent(
         title=f"Q-Net report: {result['scan_id']}",
-        headline=f"Probability of hereditary hemochromatosis (HH): {rounded(probability)}"
+        headline=f"{kind} probability of hereditary hemochromatosis (HH): {rounded(probability)}"
         + (f"; answer: {answer}" if answer else ""),
-        colour={"HH": HH_COLOUR, "HC": HC_COLOUR}.get(answer or result["class"], UNDECIDED_COLOUR),
+        doubt=f"{DO_NOT_RELY}." if strange else "",
+        # a strange scan's answer has no group's colour: it would look as sure as any other
+        colour={"HH": HH_COLOUR, "HC": HC_COLOUR}.get("" if strange else answer or result["class"], UNDECIDED_COLOUR),
         warning=result["note"],
         facts=facts,
         performance=performance or [("not measured", "no measures are recorded for these weights")],
@@ -153,7 +168,7 @@ def _trust_facts(result: Mapping[str, Any]) -> Rows:
     trust = result["trust"]
     counts = " and ".join(f"{count} {group}" for group, count in trust["calibrated_on"].items())
     facts = [
-        ("Calibrated", f"{trust['method']}, on {counts} ({trust['scores_from']})"),
+        ("Calibrated", f"{METHODS[trust['method']]}, on {counts} ({trust['scores_from']})"),
         ("At a share of HH of", f"{trust['prevalence']:.3g} ({trust['prevalence_from']})"),
         (
             f"Answer, error {trust['conformal_error']:g}",
@@ -332,7 +347,8 @@ def draw_slices(
         shown = axes_row[-1].imshow(plane, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=strength, aspect=aspect)
         row = result["slices"][index]
         axes_row[0].set_ylabel(
-            f"slice {row['slice']} (input {row['input_slice']})\nP(HH) {rounded(row['probability_HH'])}", fontsize=8
+            f"slice {row['slice']} (input {row['input_slice']})\nnetwork's P(HH) {rounded(row['probability_HH'])}",
+            fontsize=8,
         )
     grid[0, 0].text(0.03, 0.97, "R", color="white", fontsize=8, va="top", transform=grid[0, 0].transAxes)
     for axes, title in zip(grid[0], titles, strict=True):
@@ -342,7 +358,7 @@ def draw_slices(
 
 
 def draw_probabilities(axes: Axes, result: Mapping[str, Any]) -> None:
-    """P(HH) of each slice, from foot to head, with the scan's and the threshold."""
+    """The network's P(HH) of each slice, from foot to head, with the scan's and the threshold."""
     slices = [row["slice"] for row in result["slices"]]
     values = np.array([row["probability_HH"] for row in result["slices"]])
     colours = [HH_COLOUR if value >= result["threshold"] else HC_COLOUR for value in values]
@@ -358,9 +374,18 @@ def draw_probabilities(axes: Axes, result: Mapping[str, Any]) -> None:
         "slice, from foot to head (bars: each judged alone;\nline: all read together, which may lie beyond them)",
         fontsize=7,
     )
-    axes.set_title("Probability by slice", fontsize=9, loc="left")
+    axes.set_title("Network's P(HH)", fontsize=9, loc="left")
     axes.tick_params(labelsize=7)
-    axes.legend(fontsize=7, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2)
+    axes.legend(
+        fontsize=7,
+        frameon=False,
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        borderaxespad=0.2,
+        ncols=2,
+        handlelength=1,
+        columnspacing=0.6,
+    )
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -442,11 +467,16 @@ def write_pdf(path: str, content: ReportContent, pictures: Any) -> None:
     rows = [textwrap.fill(f"{name}: {value}", 60, subsequent_indent="    ") for name, value in content.facts]
     columns = ["\n".join(part) for part in (rows[: (len(rows) + 1) // 2], rows[(len(rows) + 1) // 2 :])]
     lines = max(3, *(column.count("\n") + 1 for column in columns))
-    height = 1.3 + 0.15 * lines  # inches: title, headline, note, and the facts' lines
+    headline_lines = textwrap.wrap(content.headline, 72)
+    above = 0.24 * (len(headline_lines) + bool(content.doubt) - 1)  # inches, of lines that most pages do not have
+    height = 1.3 + above + 0.15 * lines  # inches: title, headline, note, and the facts' lines
     head, middle, foot = figure.subfigures(3, 1, height_ratios=[height, 8.85 - height, 2.85], squeeze=False)[:, 0]
-    left, title, headline, note, facts = 0.04, *(1 - inches / height for inches in (0.12, 0.49, 0.87, 1.25))
+    places = (0.12, 0.49, 0.63 + above, 0.87 + above, 1.25 + above)
+    left, title, headline, doubt, note, facts = 0.04, *(1 - inches / height for inches in places)
     head.text(left, title, content.title, fontsize=13, weight="bold", va="top", parse_math=False)
-    head.text(left, headline, content.headline, fontsize=13, color=content.colour, weight="bold", va="top")
+    head.text(left, headline, "\n".join(headline_lines), fontsize=13, color=content.colour, weight="bold", va="top")
+    if content.doubt:
+        head.text(left, doubt, content.doubt, fontsize=12, color=DOUBT_COLOUR, weight="bold", va="center")
     head.text(
         left, note, "\n".join(textwrap.wrap(content.warning, 118)), fontsize=8, va="top",
         bbox={"facecolor": WARNING_FILL, "edgecolor": "none", "pad": 4},

@@ -7,6 +7,7 @@ import pandas as pd
 
 from scripts.evaluation.predictions import NO_INPUT, at_level
 from scripts.evaluation.statistics import THRESHOLD
+from scripts.model.calibration import METHODS
 from scripts.provenance import bundle_version
 from scripts.reporting.markup import fixed
 
@@ -183,8 +184,8 @@ def trust_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
         about: from `cohort_text`.
     """
     fitted = (
-        f"{about} Each scan is calibrated ({frame['method'].iloc[0]}) and judged by the scores of other folds alone, or"
-        " of other tenths of the scans where there is one fold. Means over repeats."
+        f"{about} Each scan is calibrated {METHODS[frame['method'].iloc[0]]} and judged by the scores of other folds"
+        " alone, or of other tenths of the scans where there is one fold. Means over repeats."
     )
     rows: list[list[str]] = []
     for region, lines in frame.groupby("region", sort=False):

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from scripts.errors import InputError
-from scripts.evaluation.predictions import read_predictions
+from scripts.evaluation.predictions import at_level, ordered, read_predictions
+from scripts.evaluation.statistics import THRESHOLD
 from scripts.evaluation.trust import too_few
 from scripts.files.json_file import read_json
 from scripts.files.table import read_table
@@ -17,9 +20,11 @@ from scripts.maps.scan import Scan, recorded_maps
 from scripts.reporting import page
 from scripts.reporting.figures import learning_curves
 from scripts.reporting.gallery import OF_EVIDENCE, STAGES
+from scripts.reporting.markup import fixed
 from scripts.reporting.pictures import Explained, evidence_overlays, example_maps
 from scripts.reporting.scan import evidence_caption
 from scripts.reporting.style import VECTOR, save_figure, titled
+from scripts.reporting.tables import scan_level
 from scripts.reporting.trust import abstention, calibrated_reliability, places_figure
 
 
@@ -96,6 +101,7 @@ def report(
         "evidence": save_figure(evidence, folder / "evidence")[0],
     }
     tested = read_predictions(evaluation / "predictions.csv")
+    summary = inference / "summary.html"
     why_not = too_few(tested)
     trust: dict[str, Path] = {}
     if why_not is None:
@@ -114,11 +120,13 @@ def report(
         "training.html",
         title=f"Q-Net on a {'simulated cohort' if simulated else 'cohort'}",
         note=page.note(simulated),
+        finding=finding(tested, simulated),
+        batch=os.path.relpath(summary, folder) if summary.is_file() else "",
         pictures=pictures,
         of_evidence=f"{evidence_caption(method)} Outlined where it is strong: solid for HH, dashed for HC."
         f" {OF_EVIDENCE}",
         measures=(list(metrics[0]), [[number(cell) for cell in row.values()] for row in metrics]),
-        scans=scan_rows(results, group_of),
+        scans=scan_rows(results, group_of, inference, folder),
         unlikely=flagged(training / "scans.tsv"),
         trust=trust,
         why_not=why_not,
@@ -133,12 +141,47 @@ def report(
     )
 
 
-def scan_rows(results: Mapping[str, Mapping[str, str]], group_of: Mapping[str, str]) -> list[tuple[Any, ...]]:
-    """A scan's true group beside what was predicted."""
-    return [
-        (name, group_of[row["participant_id"]], row["class"], float(row["probability_HH"]))
-        for name, row in results.items()
-    ]
+def finding(tested: pd.DataFrame, simulated: bool) -> str:
+    """What held-out scans showed of the main model, in a sentence or two.
+
+    Args:
+        tested: from `scripts.evaluation.predictions.read_predictions`.
+        simulated: whether the cohort is.
+    """
+    model = list(ordered(at_level(tested, "scan")["model"]))[-1]
+    measures = scan_level(tested)
+    measures = measures[measures["model"] == model].set_index("measure")
+    auc, ill, well = (measures.loc[name] for name in ("auc", "sensitivity", "specificity"))
+    of = (
+        f"{row['count']} of {row['total']} {group} scans {group} ({name} {fixed(row['mean'] / 100, 2)})"
+        for group, name, row in (("HH", "sensitivity", ill), ("HC", "specificity", well))
+    )
+    low, high = fixed(auc["ci_low"], 2), fixed(auc["ci_high"], 2)
+    return (
+        f"Of {tested['participant_id'].nunique()} held-out subjects{' (simulated, no patients)' if simulated else ''},"
+        f" {model} called {' and '.join(of)} at a threshold of {THRESHOLD:g}. AUC of scans: {fixed(auc['mean'], 2)}"
+        f"{'' if pd.isna(auc['ci_low']) else f' (95 % interval {low} to {high})'}; 0.5 is chance, 1 perfect."
+    )
+
+
+def scan_rows(
+    results: Mapping[str, Mapping[str, str]], group_of: Mapping[str, str], inference: Path, folder: Path
+) -> list[dict[str, Any]]:
+    """A scan's true group beside what was predicted, and the link from the report's folder to its own page, where it
+    has one: relative, so that both folders can be moved together."""
+    found = []
+    for name, row in results.items():
+        own = inference / row["participant_id"] / f"{name}_report.html"
+        found.append(
+            {
+                "name": name,
+                "page": os.path.relpath(own, folder) if own.is_file() else "",
+                "group": group_of[row["participant_id"]],
+                "class": row["class"],
+                "probability": float(row["probability_HH"]),
+            }
+        )
+    return found
 
 
 def number(cell: str) -> str | float | int:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from scripts.evaluation.calibration import bin_intervals, reliability
 from scripts.evaluation.trust import BINS, coverage, trusted
+from scripts.model.calibration import METHODS
 from scripts.reporting.figures import INPUTS
 from scripts.reporting.markup import fixed
 from scripts.reporting.style import GROUP_STYLE, footer, styles_of, titled
@@ -72,8 +73,9 @@ def calibrated_reliability(table: pd.DataFrame, method: str, simulated: bool) ->
     figure.suptitle(titled("Reliability after calibration, scan level", simulated, figure))
     footer(
         figure,
-        f"each scan calibrated ({method}) by others alone, where there are folds by those of other folds; thin lines:"
-        f" before; {BINS} bins; bars: 95 % intervals over participants; repeats, where there are any, are pooled",
+        f"each scan calibrated {METHODS[method]} on others alone, where there are folds on those of other folds; thin"
+        f" lines: before; {BINS} bins; bars: 95 % intervals over participants; repeats, where there are any, are"
+        " pooled",
     )
     return figure
 

@@ -53,6 +53,10 @@ def why(error: BaseException, log: str | os.PathLike, places: Mapping[str, str] 
     return f"unexpected {kind}; {Path(log).name} says where: please report it"
 
 
+#: Status of a scan that nobody has worked on; one that failed has `failed`.
+NOT_DONE = "not done yet"
+
+
 def check_all_done(rows: Sequence[Mapping[str, Any]], table: str | os.PathLike) -> None:
     """At a command's end, when its table is written: say how many of its scans failed, if any.
 
@@ -61,12 +65,15 @@ def check_all_done(rows: Sequence[Mapping[str, Any]], table: str | os.PathLike) 
         table: where it lies.
 
     Raises:
-        InputError: some failed.
+        InputError: some failed, or are not done yet.
     """
     bad = [row for row in rows if row["status"] != "ok"]
+    waiting = sum(row["status"] == NOT_DONE for row in bad)
+    counts = {"failed": len(bad) - waiting, NOT_DONE: waiting}
+    parts = [f"{count} of {len(rows)} scans {what}" for what, count in counts.items() if count]
     if bad:
         raise InputError(
-            f"{len(bad)} of {len(rows)} scans failed, the others are done; {table} says why"
+            f"{' and '.join(parts)}, the others are done; {table} says why"
             f" (first: {bad[0]['scan_id']}: {bad[0]['message']})"
         )
 

@@ -10,7 +10,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -201,7 +201,7 @@ def _check_component(label: str, component: Mapping[str, Any]) -> None:
     unknown = [key for key in component if key not in names and key not in ConfigComponent.non_arg_keys]
     if unknown and "**" not in names:
         near = nearest(unknown[0], names)
-        advice = f"did you mean {near}?" if near else "give the whole step, or leave that out"
+        advice = did_you_mean(near) if near else "give the whole step, or leave that out"
         raise InputError(f"{label}: {component['_target_']} takes no {unknown[0]}; {advice}")
 
 
@@ -232,11 +232,25 @@ def _check_components(label: str, value: Any) -> None:
             _check_components(label, item)
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name most like one that does not exist, whatever the case of its letters; None where none is."""
-    folded = {other.casefold(): other for other in names}
-    near = difflib.get_close_matches(name.casefold(), folded, 1)
-    return folded[near[0]] if near else None
+def nearest(name: str, names: Iterable[str], most: int = 3) -> list[str]:
+    """Names like one that does not exist, whatever the case of their letters, at most so many, likest first.
+
+    Those that hold it as whole words come before those that are spelled like it: `epochs` is more like `image_epochs`
+    and `scan_epochs` than like `epoch`. Empty where none is like it.
+    """
+    folded, word = {other.casefold(): other for other in names}, name.casefold()
+    likeness = {other: difflib.SequenceMatcher(None, other, word).ratio() for other in folded}
+    holding = [other for other in folded if set(word.split("_")) <= set(other.split("_"))]
+    spelled = difflib.get_close_matches(word, folded, most)
+    # what is spelled much less like it than the best was not meant
+    spelled = [other for other in spelled if other not in holding and likeness[other] > likeness[spelled[0]] - 0.05]
+    return [folded[other] for other in [*sorted(holding, key=lambda other: -likeness[other]), *spelled][:most]]
+
+
+def did_you_mean(near: Sequence[str], before: str = "") -> str:
+    """The names of `nearest` as a question, each behind `before`."""
+    *first, last = (f"{before}{name}" for name in near)
+    return f"did you mean {' or '.join([', '.join(first), last] if first else [last])}?"
 
 
 def is_ours(path: str) -> bool:
@@ -351,7 +365,7 @@ def _check_expression(label: str, value: str, parser: ConfigParser) -> None:
             near = nearest(reference[1:].split("#")[0], parser.get())
             raise InputError(
                 f"{label} {value}: no key {reference[1:]}; "
-                + (f"did you mean @{near}?" if near else "@ stands for another key of the config")
+                + (did_you_mean(near, "@") if near else "@ stands for another key of the config")
             )
     if not value.startswith("$") or re.match(r"\$\s*(import|from)\s", value):
         return
@@ -489,7 +503,7 @@ class Known:
                 raise InputError(f"{label}: a key of {key}; write {start}{key}#{parts[0]}")
         near = nearest(parts[depth], [str(n) for n in names if not str(n).startswith("_")])
         where = parts[depth - 1] if depth else Path(self.files[0]).name
-        advice = f"did you mean {start}{before}{near}?" if near else f"its keys stand in {Path(self.files[0]).name}"
+        advice = did_you_mean(near, f"{start}{before}") if near else f"its keys stand in {Path(self.files[0]).name}"
         odd = next((sign for sign in parts[depth] if not sign.isascii()), None)
         why = f", for {odd!a} is in it" if odd else ""
         raise InputError(f"{label}: no such key in {where}{why}; {advice}")
@@ -623,7 +637,7 @@ def _parameters(target: Any, label: str = "") -> Mapping[str, Any]:
             what = "nothing is called" if found is None else "no class or function is"
             room, _, last = str(target).rpartition(".")
             near = nearest(last, [name for name in dir(_located(room)) if name[0] != "_"]) if room else None
-            advice = f"did you mean {room}.{near}?" if near else "correct _target_"
+            advice = did_you_mean(near, f"{room}.") if near else "correct _target_"
             raise InputError(f"{label}: {what} {target if str(target).strip() else repr(target)}; {advice}")
         return {"**": _NO_DEFAULT}
     names: dict[str, Any] = {}

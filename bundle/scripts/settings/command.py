@@ -21,7 +21,7 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.errors import InputError, reason, report_in_one_line
 from scripts.files.text import read_text
-from scripts.settings.check import check_metadata, is_ours, is_run_id, meant_by, nearest
+from scripts.settings.check import check_metadata, did_you_mean, is_ours, is_run_id, meant_by, nearest
 from scripts.settings.config_file import read_config
 from scripts.settings.typed import MONAI_ARGUMENTS, Given, flags_and_loose
 
@@ -87,7 +87,7 @@ def check_command(words: Sequence[str]) -> None:
             )
         what = "holds no steps to run alone" if run_id in parser else "no such run id"
         raise InputError(
-            f"run {run_id}: {what} in {files[0]}; " + (f"did you mean {near}?" if near else f"give {' or '.join(runs)}")
+            f"run {run_id}: {what} in {files[0]}; " + (did_you_mean(near) if near else f"give {' or '.join(runs)}")
         )
 
 
@@ -198,7 +198,7 @@ def check_place(label: str, parts: Sequence[str], content: Any) -> None:
             content = content[part]
         elif depth < len(parts) - 1:
             near = nearest(part, [str(key) for key in content])
-            raise InputError(f"{label}: no key {part}; " + (f"did you mean {near}?" if near else "see the config"))
+            raise InputError(f"{label}: no key {part}; " + (did_you_mean(near) if near else "see the config"))
         else:
             return  # the bundle tells it, with the keys that there are
 

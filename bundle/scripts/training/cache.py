@@ -1,4 +1,4 @@
-"""Preprocessed scans kept on disk, so that the folds of a cross-validation share them instead of making them anew."""
+"""Preprocessed scans kept: in memory for a training, on disk so that the folds of a cross-validation share them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import MetaTensor, PersistentDataset
+from monai.data import CacheDataset, MetaTensor, PersistentDataset
 from monai.transforms import Compose
 from tqdm import tqdm
 
@@ -16,6 +16,29 @@ from scripts.runs.finished import code_of, content, digest_of, settings_of
 
 #: What items say of their maps, JSON each, that is kept with them.
 KEPT = ("notes", "appearance")
+
+
+class ScansInMemory(CacheDataset):
+    """MONAI's CacheDataset, whose progress bar says what takes the time.
+
+    Args:
+        data: from `scripts.maps.scan.items`.
+        localise: `auto`: a scan without a box gets one on the way, which takes far longer than reading it.
+        keywords: of `CacheDataset`.
+    """
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], localise: str, **keywords: Any) -> None:
+        lacking = sum(item.get("box") is None for item in data) if localise == "auto" else 0
+        self.doing = "reading scans" + (f", finding the basal ganglia of {lacking}" if lacking else "")
+        super().__init__(data, **keywords)
+
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
+        if self.cache_num <= 0:
+            return []
+        places = range(self.cache_num) if indices is None else indices
+        with ThreadPool(self.num_workers) as pool:
+            done = pool.imap(self._load_cache_item, places)
+            return list(tqdm(done, total=len(places), desc=self.doing, unit="scan"))
 
 
 class CachedScans(PersistentDataset):

@@ -24,7 +24,7 @@ from scripts.model.calibration import check_enough, logits
 from scripts.model.ensemble import DECISIVE
 from scripts.model.familiarity import LEAST_SCANS, fit
 from scripts.model.networks import QNet, load_weights
-from scripts.model.nucleus_evidence import by_nucleus, healthy_range, label_file, labels_at
+from scripts.model.nucleus_evidence import LEAST_CONTROLS, by_nucleus, healthy_range, label_file, labels_at
 from scripts.model.outputs import embedding_of_scan
 from scripts.model.trust import read_calibration, set_aside_former, write_calibration
 from scripts.provenance import software
@@ -49,6 +49,7 @@ def source_of(
     training: Sequence[LabelledScan],
     held_out: Sequence[LabelledScan],
     inner_folds: int,
+    recipe: Mapping[str, Any] | None = None,
 ) -> str:
     """Where the scores are from, told before any work: `held_out`, `inner_folds`, `none`, or a path.
 
@@ -57,9 +58,11 @@ def source_of(
         region: of the network's input; a table must have scans of it.
         training, held_out: scans of both sides.
         inner_folds: how many the training scans are dealt into, where they are asked for.
+        recipe: settings of the network and its input, which a table's models must share.
 
     Raises:
-        InputError: too few scans, for as many folds or at all, one group only, or no such table.
+        InputError: too few scans, for as many folds or at all, one group only, no such table, or one of models of
+            another recipe.
     """
     if calibrate_on == "none":
         return calibrate_on
@@ -69,7 +72,7 @@ def source_of(
                 f"calibrate_on is {calibrate_on!r}: no such predictions table; give its path, or one of"
                 f" {', '.join(SOURCES)}"
             )
-        scores_of_table(calibrate_on, region)
+        scores_of_table(calibrate_on, region, recipe)
         return calibrate_on
     asked = training if calibrate_on == "inner_folds" else held_out
     label_of = {scan.participant_id: scan.label for scan in asked}
@@ -95,7 +98,7 @@ def source_of(
 
 
 def scores_of_table(
-    path: str | os.PathLike, region: str, weights: str | os.PathLike | None = None
+    path: str | os.PathLike, region: str, recipe: Mapping[str, Any] | None = None
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Labels `[n]`, logits `[n]` and participants of a predictions table's first repeat, at scan level.
 
@@ -110,26 +113,33 @@ def scores_of_table(
     rows = rows[rows["repeat"] == rows["repeat"].min()]
     ill = int((rows["label"] == 1).sum())
     check_enough(len(rows) - ill, ill, str(path))
-    if weights is not None:
-        check_same_recipe(path, region, weights)
+    if recipe is not None:
+        check_same_recipe(path, region, recipe)
     return rows["label"].to_numpy(), logits(rows["probability_HH"].to_numpy()), list(rows["participant_id"])
 
 
-def check_same_recipe(path: str | os.PathLike, region: str, weights: str | os.PathLike) -> None:
-    """Refuse a table whose record says that its models see other input than the weights'; one without a record passes.
+def check_same_recipe(path: str | os.PathLike, region: str, recipe: Mapping[str, Any]) -> None:
+    """Refuse a table whose record says that its models see other input than the weights; one without a record passes.
+
+    Args:
+        path: of the table.
+        region: of the weights' input.
+        recipe: settings that the weights were, or will be, trained with; those that it lacks are not compared.
 
     Raises:
         InputError: names the setting.
     """
-    beside, trained = Path(path).with_suffix(".json"), Path(weights).with_suffix(".json")
-    for other in (beside, Path(path).with_name("evaluation.json")):
-        if other.is_file() and trained.is_file():
-            theirs, ours = (read_json(file, "record").get("settings", {}) for file in (other, trained))
+    ours = {key: list(value) if isinstance(value, tuple) else value for key, value in recipe.items()}
+    if "spatial_size" in ours:
+        ours[f"{region}_size"] = ours["spatial_size"]
+    for other in (Path(path).with_suffix(".json"), Path(path).with_name("evaluation.json")):
+        if other.is_file():
+            theirs = read_json(other, "record").get("settings", {})
             for key in (*SHARED, f"{region}_size"):
                 if key in theirs and key in ours and theirs[key] != ours[key]:
                     raise InputError(
                         f"{path}: its models were trained with {key} {theirs[key]}, the weights with {ours[key]};"
-                        " give predictions of models trained as they were"
+                        " give predictions of models trained as they are"
                     )
             return
 
@@ -170,7 +180,8 @@ def familiarity_of(
 def nucleus_evidence_of(
     scans: Sequence[Dataset], network: QNet, device: torch.device, nuclei_dir: str | os.PathLike
 ) -> dict[str, Any] | None:
-    """What each nucleus says for HH in healthy controls, of the first dataset with enough of them; None without.
+    """What each nucleus says for HH in healthy controls, of the first dataset with enough of them; None, and a line
+    that says why, without.
 
     Args:
         scans: preprocessed scans, those first that the network was not trained on.
@@ -179,6 +190,7 @@ def nucleus_evidence_of(
         nuclei_dir: where configs/nuclei.yaml wrote label images.
     """
     network = network.to(device).eval()
+    labelled = 0
     for part in scans:
         values = []
         for index in range(len(part)):
@@ -191,6 +203,12 @@ def nucleus_evidence_of(
         known = healthy_range(np.stack(values)) if values else {}
         if known:
             return known
+        labelled = max(labelled, len(values))
+    print(
+        f"no healthy range of the evidence by nucleus: {labelled or 'no'} healthy control{'s' * (labelled != 1)} with"
+        f" labels in derivatives/{Path(nuclei_dir).name} of the cohort, {LEAST_CONTROLS} are due; measure them"
+        " with configs/nuclei.yaml, then calibrate again"
+    )
     return None
 
 
@@ -287,7 +305,7 @@ def calibrate(
     elif source == "held_out":
         labels, scores, people = scores_of_scans(held_out, network, device, where)
     else:
-        labels, scores, people = scores_of_table(source, where["region"], weights)
+        labels, scores, people = scores_of_table(source, where["region"])  # `source_of` compared its recipe
     content = calibration_of(labels, scores, method, FROM.get(source, FROM["table"]), len(set(people)))
     if content is None:
         set_aside_former(weights)

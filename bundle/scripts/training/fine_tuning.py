@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.data import CacheDataset
-
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
@@ -15,14 +13,15 @@ from scripts.maps.bids import GROUPS, checked_box
 from scripts.maps.scan import Box, LabelledScan, items
 from scripts.model.trust import set_aside_former
 from scripts.provenance import record
+from scripts.training.cache import ScansInMemory
 
 
-class LabelledStudies(CacheDataset):
+class LabelledStudies(ScansInMemory):
     """The scans of labelled studies, preprocessed and kept in memory.
 
     Args:
         data: see `labelled_studies`; the scans that it gives are `scans`.
-        keywords: of `CacheDataset`.
+        keywords: of `ScansInMemory`.
     """
 
     def __init__(self, data: Sequence[Mapping[str, str]], **keywords: Any) -> None:
