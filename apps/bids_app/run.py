@@ -236,7 +236,7 @@ def has_maps(folder: Path) -> bool:
 def by_kind(bids_dir: Path, label: str) -> tuple[list[Path], list[Path]]:
     """A participant's `anat` folders that hold raw echoes and no maps; and the others. Where none has maps, all that
     may be reconstructed is."""
-    from scripts.reconstruction.bids import SUFFIXES
+    from scripts.maps.bids import RAW
 
     folders = [folder for folder in anat_folders(bids_dir) if folder.relative_to(bids_dir).parts[0] == label]
     if not any(map(has_maps, folders)):
@@ -244,7 +244,7 @@ def by_kind(bids_dir: Path, label: str) -> tuple[list[Path], list[Path]]:
     raw = [
         folder
         for folder in folders
-        if not has_maps(folder) and any(folder.glob(f"*_echo-*_{suffix}.nii*") for suffix in SUFFIXES)
+        if not has_maps(folder) and any(folder.glob(f"*_echo-*_{suffix}.nii*") for suffix in RAW)
     ]
     return raw, [folder for folder in folders if folder not in raw]
 
