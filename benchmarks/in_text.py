@@ -368,6 +368,45 @@ def sites() -> str:
     )
 
 
+def networks() -> str:
+    """Networks and single maps on the same folds; and one network that was tested on some of them."""
+    whole, part = (read(RESULTS / "networks" / f"{name}_folds.json") for name in ("three", "two"))
+
+    def auc(found: dict[str, float]) -> str:
+        return f"{fixed(found['auc'], 3)} ({fixed(found['ci_low'], 2)}-{fixed(found['ci_high'], 2)})"
+
+    rows = []
+    for name, row in whole["results"].items():
+        size = [fixed(row["parameters"] / 1e6, 1), f"{row['milliseconds']:.0f}"] if "parameters" in row else ["", ""]
+        p = "" if row["p_against_first"] is None else f"{row['p_against_first']:.2g}"
+        rows.append([name, *size, auc(row["pooled"]), auc(row["within_folds"]), p])
+    training, kept, dense = whole["training"], part["results"], "quantities, densenet_3d"
+    height, width = training["cropped_size"]
+    return (
+        f"{whole['input']['maps'] // 3} **simulated** subjects, {training['num_folds']} folds, random starts,"
+        f" {training['image_epochs']} epochs of stage 1, {height}x{width}x{training['num_slices']}; trained on one"
+        " NVIDIA H200, milliseconds a scan on one CPU core. Scan AUC of Q-Net (95 % interval); p: DeLong's paired"
+        " test, pooled, against the paper's recipe.\n\n"
+        + markdown_table(["variant", "parameters, millions", "ms a scan", "pooled", "within folds", "p"], rows)
+        + f"\n`densenet_3d` was tested on two of the folds: {auc(kept[dense]['pooled'])} pooled, where the paper's"
+        f" recipe has {auc(kept['paper']['pooled'])} and `resnet18_3d`"
+        f" {auc(kept['quantities, resnet18_3d']['pooled'])}. `benchmarks/results/networks/`.\n"
+    )
+
+
+def found_boxes() -> str:
+    """The same scans with annotated and with found boxes."""
+    found = read(RESULTS / "found_boxes.json")
+    tight, trained = (found["margins_mm"][key] for key in ("5", f"{found['trained_mm']:g}"))
+    return (
+        f"Of {found['scans']} **simulated** scans, with the shipped weights (boxes with {found['trained_mm']:g} mm"
+        " around the nuclei), a found box with 5 mm moved the network's probability of HH by"
+        f" {tight['mean_shift']:+.3f} in the mean (largest {fixed(tight['largest'], 2)}), one with"
+        f" {found['trained_mm']:g} mm by {trained['mean_shift']:+.3f} ({fixed(trained['largest'], 2)}), each against"
+        " the annotated box. `benchmarks/results/found_boxes.json`.\n"
+    )
+
+
 def map_contributions() -> str:
     """Whether contributions find the map in which HH acts."""
     found = read(RESULTS / "contributions.json")
@@ -598,6 +637,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "coverage": coverage,
     "another_site": another_site,
     "strange": strange,
+    "networks": networks,
+    "found_boxes": found_boxes,
     "map_contributions": map_contributions,
     "nucleus_evidence": nucleus_evidence,
     "federated": federated,
