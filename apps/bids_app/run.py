@@ -186,7 +186,7 @@ def one(bids_dir: Path, output: Path, label: str, keys: Mapping[str, str], cpus:
     Of several sessions one that fails does not stop the others; what they got is shown.
 
     Raises:
-        InputError: what the first step that failed says.
+        InputError: what the steps that failed say.
     """
     runs = output / "derivatives"
     runs.mkdir(exist_ok=True)
@@ -225,7 +225,7 @@ def one(bids_dir: Path, output: Path, label: str, keys: Mapping[str, str], cpus:
         if has_maps(made / label):
             infer(made, of_echoes)
     if failed:
-        raise failed[0]
+        raise InputError("; also: ".join(map(str, failed)))
 
 
 def has_maps(folder: Path) -> bool:

@@ -80,3 +80,16 @@ def test_other_boxes_than_the_weights_learned_from_are_refused(roomy, tmp_path: 
     check_as_trained(weights, "beside", "auto", 5.0, roomy[:2])
     with refused("--localise_margin_mm 9"):
         check_as_trained(weights, "beside", "auto", 5.0, roomy)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("box_margin_mm", "7 mm"), ("box_margin_mm", True), ("box_margin_mm", -3), ("localise_margin_mm", 1e9)],
+)
+def test_a_margin_that_is_none_is_told_of_its_record(key, value, tmp_path):
+    settings = {"region": "cropped", "num_slices": 4, "spatial_size": [32, 32], "stretch_percentiles": [0.5, 99.5]}
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    weights.with_suffix(".json").write_text(json.dumps({"settings": settings | {key: value}, "weights": {}}))
+    with refused("model.json", key):
+        check_as_trained(weights, "beside", "auto", 5.0, [])

@@ -187,6 +187,17 @@ def test_a_link_to_nothing_is_that_scans_failure(cohort, link):
         find_scans(cohort)
 
 
+def test_a_box_belongs_to_its_subject_whatever_letters_its_name_has(cohort, caplog):
+    for path in sorted(cohort.rglob("*sub-04*"), key=lambda path: -len(path.parts)):
+        path.rename(path.with_name(path.name.replace("sub-04", "sub-山田")))
+    assert next(scan for scan in find_scans(cohort) if scan.scan_id == "sub-山田").box is not None
+    assert not caplog.messages
+    box = next(cohort.glob("derivatives/basalganglia/sub-山田/anat/*_box.json"))
+    box.rename(box.with_name("sub-山田_drawn_box.json"))
+    with refused("is a box of no scan by its place and name, and sub-山田 has none"):
+        find_scans(cohort)
+
+
 def test_a_subject_without_scans_is_passed_over_with_a_word(cohort, caplog):
     (cohort / "sub-05" / "func").mkdir(parents=True)
     (cohort / "sub-01.html").touch()

@@ -298,12 +298,14 @@ def test_echoes_of_a_head_agree_and_a_negated_one_is_refused_or_said(heads, whic
         (lambda phase: phase[:, ::-1], "mirrored along j"),
         (lambda phase: phase[:, :, ::-1], "mirrored along k"),
         (lambda phase: np.roll(phase, 10, 0), "shifted along i by 10"),
+        (lambda phase: np.flip(phase, (1, 2)), "mirrored along j and k"),
         (lambda phase: np.roll(phase, phase.shape[2] // 2, 2), "shifted along k"),  # its halves changed places
     ],
 )
 def test_a_phase_in_another_place_than_its_magnitude_is_refused(heads, change, said):
     for phase, magnitude, *_ in heads.values():
-        check_same_place(phase[0], magnitude[0], "p.nii.gz")
+        for of_echo, bright in zip(phase, magnitude, strict=True):
+            check_same_place(of_echo, bright, "p.nii.gz")
     phase, magnitude, *_ = heads["3 T, two echoes"]
     with refused("p.nii.gz", "lies elsewhere", said):
         check_same_place(change(phase[0]), magnitude[0], "p.nii.gz")

@@ -84,6 +84,8 @@ _TRAINED_WITH = _object(
     image_model={"enum": ["resnet18", "vit", "resnet18_3d", "densenet_3d"]},
     scan_model={"enum": ["bilstm", "attention", "mean"]},
     hidden_size=_between(1, 8192, "integer"),
+    localise_margin_mm=_between(0, 40),
+    box_margin_mm=_maybe(_between(0, 40)),
 )
 
 _ELLIPSOID = _object(

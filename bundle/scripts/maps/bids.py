@@ -113,7 +113,8 @@ def _without_lost_boxes(root: Path, scans: list[Scan], incomplete_too: bool) -> 
     for scan in scans:
         of.setdefault(scan.participant_id.casefold(), []).append(scan.scan_id)
     for path in _boxes(root):
-        whose = {name.casefold() for name in re.findall(r"sub-[A-Za-z0-9]+", path.as_posix(), re.IGNORECASE)}
+        whose = {part.split("_")[0].casefold() for part in path.parts} & set(of)
+        whose = whose or {name.casefold() for name in re.findall(r"sub-[A-Za-z0-9]+", path.as_posix(), re.IGNORECASE)}
         names = {name for subject in whose for name in of.get(subject, [])}
         theirs = [scan for scan in scans if scan.scan_id in names] if names else []
         lacking = [scan for scan in theirs if scan.box is None and scan.refused is None]

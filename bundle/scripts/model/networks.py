@@ -305,7 +305,10 @@ def check_answers(network: nn.Module, path: str | os.PathLike) -> None:
         raise InputError(f"{path}: its answers are no numbers; its training diverged, train again")
     low, high = (float(end) for end in margins.aminmax())
     if high - low <= _LEAST_DIFFERENCE * max(1.0, abs(low)) or low > _SURE or high < -_SURE:
-        raise InputError(f"{path}: gives one answer to everything, so it learned nothing; give trained weights")
+        raise InputError(
+            f"{path}: gives one answer to everything, so it learned nothing; train longer or with a lower learning"
+            " rate, or give other weights"
+        )
 
 
 def load_embedding(network: QNet, path: str | os.PathLike) -> None:

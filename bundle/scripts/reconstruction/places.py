@@ -33,10 +33,10 @@ def check_same_place(phase: np.ndarray, magnitude: np.ndarray, path: str) -> Non
     calm = _standard(_coarse(-roughness(phase)))
     bright = np.fft.rfftn(_standard(_coarse(np.log(signal + 1e-3 * max(float(signal.max()), 1e-30)))))
     here, best, how = 0.0, 0.0, ""
-    for mirrored in (None, 0, 1, 2):
-        other = np.fft.rfftn(calm if mirrored is None else np.flip(calm, mirrored))
+    for mirrored in ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2)):
+        other = np.fft.rfftn(np.flip(calm, mirrored))
         likeness = np.fft.irfftn(bright * other.conj(), calm.shape, (0, 1, 2)) / calm.size
-        if mirrored is None:
+        if not mirrored:
             here = float(likeness[0, 0, 0])
         if likeness.max() > best:
             best = float(likeness.max())
@@ -46,7 +46,7 @@ def check_same_place(phase: np.ndarray, magnitude: np.ndarray, path: str) -> Non
                 for axis, (n, size) in enumerate(zip(shift, calm.shape, strict=True))
                 if n
             ]
-            how = "" if mirrored is None else f"mirrored along {'ijk'[mirrored]}"
+            how = f"mirrored along {' and '.join('ijk'[axis] for axis in mirrored)}" if mirrored else ""
             how += f"{' and ' if how and moved else ''}{'shifted along ' + ', '.join(moved) if moved else ''}"
     if best > _SURE and best - here > _BETTER:
         raise InputError(

@@ -394,7 +394,8 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     ]
     warnings += remove_ramp(scaled.phase, magnitude, acquisition.echo_times_s)
     if acquisition.parts == ("mag", "phase"):
-        check_same_place(scaled.phase[0], magnitude[0], path)
+        for phases, magnitudes, file in zip(scaled.phase, magnitude, others, strict=True):
+            check_same_place(phases, magnitudes, file)
     spacing = np.linalg.norm(acquisition.first[0].header()[1][:3, :3], axis=0)
     warnings += check_not_filtered(scaled.phase[-1], magnitude[-1], spacing.tolist())
     warnings += check_echoes_agree(scaled.phase, magnitude, acquisition.echo_times_s, spacing.tolist(), others)
