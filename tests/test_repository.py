@@ -137,7 +137,7 @@ OWN |= {"device", "seed", "num_workers", "size", "sizes", "ages", "ckpt_dir", "c
 OWN |= {"intensity", "chimap_window", "r2starmap_window", "t1map_window", "maps"}
 OWN |= {"image_model", "scan_model"}
 #: Decided in training, taken over in inference.
-OWN |= {"refuse_beyond"}
+OWN |= {"refuse_beyond", "localise_margin_mm"}
 #: What each makes of its keys; tests/maps/test_transforms.py compares the preprocessing of training and inference.
 OWN |= {
     "imports",

@@ -65,7 +65,7 @@ def test_sides_are_in_plane_and_in_millimetres():
 
 @pytest.mark.parametrize(
     "record, expected",
-    [({"box_margin_mm": 9.0, "localise_margin_mm": 5.0}, 9.0), ({"localise_margin_mm": 7.0}, 7.0), ({}, 5.0)],
+    [({"annotated_margin_mm": 9.0, "localise_margin_mm": 5.0}, 9.0), ({"localise_margin_mm": 7.0}, 7.0), ({}, 5.0)],
 )
 def test_boxes_are_found_as_those_that_trained_the_weights(record, expected):
     assert as_trained({**record}, 5.0) == expected
@@ -75,7 +75,7 @@ def test_other_boxes_than_the_weights_learned_from_are_refused(roomy, tmp_path: 
     settings = {"region": "cropped", "num_slices": 4, "spatial_size": [32, 32], "stretch_percentiles": [0.5, 99.5]}
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"weights")
-    record = {"settings": settings | {"box_margin_mm": 9.0}, "weights": {}}
+    record = {"settings": settings | {"annotated_margin_mm": 9.0}, "weights": {}}
     weights.with_suffix(".json").write_text(json.dumps(record))
     check_as_trained(weights, "beside", "auto", 5.0, roomy[:2])
     with refused("--localise_margin_mm 9"):
@@ -84,7 +84,12 @@ def test_other_boxes_than_the_weights_learned_from_are_refused(roomy, tmp_path: 
 
 @pytest.mark.parametrize(
     "key, value",
-    [("box_margin_mm", "7 mm"), ("box_margin_mm", True), ("box_margin_mm", -3), ("localise_margin_mm", 1e9)],
+    [
+        ("annotated_margin_mm", "7 mm"),
+        ("annotated_margin_mm", True),
+        ("annotated_margin_mm", -3),
+        ("localise_margin_mm", 1e9),
+    ],
 )
 def test_a_margin_that_is_none_is_told_of_its_record(key, value, tmp_path):
     settings = {"region": "cropped", "num_slices": 4, "spatial_size": [32, 32], "stretch_percentiles": [0.5, 99.5]}

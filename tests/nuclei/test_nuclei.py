@@ -205,7 +205,8 @@ def test_held_out_participants_do_not_change_what_is_learned(tmp_path):
     ]
     again = roi_baseline_rows(changed, names[:40], names[40:], WHERE)
     kept = [row for row in again if row["participant_id"] in names[40:50]]
-    assert [row["probability_HH"] for row in kept] == [row["probability_HH"] for row in first]
+    before = [row["probability_HH"] for row in first]  # where arrays lie in memory decides the last digit of a sum
+    assert [row["probability_HH"] for row in kept] == pytest.approx(before, abs=1e-12)
 
 
 def test_patterns_find_what_means_do_not(tmp_path):

@@ -85,7 +85,7 @@ _TRAINED_WITH = _object(
     scan_model={"enum": ["bilstm", "attention", "mean"]},
     hidden_size=_between(1, 8192, "integer"),
     localise_margin_mm=_between(0, 40),
-    box_margin_mm=_maybe(_between(0, 40)),
+    annotated_margin_mm=_maybe(_between(0, 40)),
 )
 
 _ELLIPSOID = _object(

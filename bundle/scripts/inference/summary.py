@@ -69,8 +69,13 @@ def write_summary(
     done = [row for row in rows if row["status"] == "ok"]
     answers = Counter(row["answer"] for row in done if row.get("answer"))
     waiting = [row["scan_id"] for row in rows if row["status"] == NOT_DONE]
+    lines = [scan_line(row, run.path, "calibrated_probability_HH" if answers else "probability_HH") for row in done]
     failed = [(row["scan_id"], row["message"]) for row in rows if row["status"] not in ("ok", NOT_DONE)]
-    classes = Counter({"HH": 0, "HC": 0, "failed": len(failed)}) + Counter(row["class"] for row in done)
+    # by the answer where there are such; and what nobody should rely on is not counted as if one could
+    said = Counter(line["answer"] or line["class"] for line in lines if not line["strange"])
+    counts = [(name, said[name]) for name in ("HH", "HC", *([CANNOT_SAY] if answers else []))]
+    if any(line["strange"] for line in lines):
+        counts.append(("not to be relied on", sum(line["strange"] for line in lines)))
     seconds, fresh = time.perf_counter() - run.started, len(done) - run.resumed
     processes = f"{idist.get_world_size()} process{'es' if idist.get_world_size() > 1 else ''}"
     resumed = f"; {run.resumed} were done by an earlier run" if run.resumed else ""
@@ -88,11 +93,11 @@ def write_summary(
         title=f"Q-Net: {len(rows)} scan{'' if len(rows) == 1 else 's'}",
         note=note,
         total=len(rows),
-        classes={name: classes[name] for name in ("HH", "HC", "failed")},
+        counts=counts,
         flagged=sum(bool(flags_and_notes(flags_of(row))[0]) for row in rows),
         kind=kind,
         threshold=threshold,
-        answers=[(name, answers[name]) for name in ("HH", "HC", CANNOT_SAY)] if answers else [],
+        answers=bool(answers),
         error=run.settings.get("conformal_error"),
         histogram=page.embedded(picture.getvalue(), ".svg"),
         speed=f"{fresh} scan{'' if fresh == 1 else 's'} in {seconds:.0f} s ({fresh / seconds:.2f} scans/s, {processes})"
@@ -100,7 +105,7 @@ def write_summary(
         numbers=Path(table).name,
         failed=failed,
         waiting=waiting,
-        scans=[scan_line(row, run.path, key) for row in done],
+        scans=lines,
         weights=f"{model['name']} {model['version']}, weights sha256 {model['sha256']}",
     )
 

@@ -110,7 +110,7 @@ def as_trained(trained: Mapping[str, Any], otherwise: float) -> float:
         trained: settings in the training record beside the weights.
         otherwise: where it tells none.
     """
-    margin = trained.get("box_margin_mm")
+    margin = trained.get("annotated_margin_mm")
     return float(trained.get("localise_margin_mm", otherwise) if margin is None else margin)
 
 
@@ -128,7 +128,7 @@ def check_as_trained(
         InputError: some scan has no box, and those that trained the weights had another margin.
     """
     wanted = as_trained(trained_with(weights, weights_record), margin_mm)
-    bare = sum(scan.box is None for scan in scans)
+    bare = len({scan.scan_id for scan in scans if scan.box is None})
     if localise == "auto" and bare and wanted != margin_mm:
         raise InputError(
             f"{weights}: learned from boxes with {wanted:g} mm around the nuclei, and {bare} of the scans would get"
