@@ -351,6 +351,9 @@ def read_curve(path: str | os.PathLike) -> pd.DataFrame:
         raise InputError(f"{path}: holds no epoch; {cure}")
     if not (curve["epoch"].ge(1) & curve["epoch"].mod(1).eq(0)).all():
         raise InputError(f"{path}: epochs are whole numbers from 1; {cure}")
+    for column in ("train_auc", "val_auc"):
+        if not curve[column].dropna().between(0, 1).all():
+            raise InputError(f"{path}: {column} lies outside of 0 to 1; {cure}")
     return curve[columns]
 
 
