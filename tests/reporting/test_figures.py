@@ -273,3 +273,11 @@ def test_a_learning_curve_of_impossible_epochs_is_refused(tmp_path, epoch):
     path.write_text(f"epoch,train_loss,train_auc,val_auc\n{epoch},0.5,0.7,\n")
     with refused(path, "whole numbers from 1"):
         figures.read_curve(path)
+
+
+@pytest.mark.parametrize("row, said", [("0.7,-1e9,", "train_auc is not 0 to 1"), ("-3,0.6,", "train_loss is negative")])
+def test_a_learning_curve_of_an_impossible_loss_or_auc_is_refused(tmp_path, row, said):
+    path = tmp_path / "scan_level.csv"
+    path.write_text(f"epoch,learning_rate,train_loss,train_auc,val_auc\n1,0.1,{row}\n")
+    with refused(path, said):
+        figures.read_curve(path)

@@ -351,9 +351,10 @@ def read_curve(path: str | os.PathLike) -> pd.DataFrame:
         raise InputError(f"{path}: holds no epoch; {cure}")
     if not (curve["epoch"].ge(1) & curve["epoch"].mod(1).eq(0)).all():
         raise InputError(f"{path}: epochs are whole numbers from 1; {cure}")
-    for column in ("train_auc", "val_auc"):
-        if not curve[column].dropna().between(0, 1).all():
-            raise InputError(f"{path}: {column} lies outside of 0 to 1; {cure}")
+    loss, auc = (np.inf, "is negative"), (1, "is not 0 to 1")
+    for column, (most, words) in {"train_loss": loss, "train_auc": auc, "val_auc": auc}.items():
+        if not curve[column].dropna().between(0, most).all():
+            raise InputError(f"{path}: {column} {words}; {cure}")
     return curve[columns]
 
 
