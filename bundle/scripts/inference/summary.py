@@ -69,7 +69,9 @@ def write_summary(
     done = [row for row in rows if row["status"] == "ok"]
     answers = Counter(row["answer"] for row in done if row.get("answer"))
     waiting = [row["scan_id"] for row in rows if row["status"] == NOT_DONE]
-    lines = [scan_line(row, run.path, "calibrated_probability_HH" if answers else "probability_HH") for row in done]
+    # calibrated ones where there are such: two kinds side by side would be taken for one another
+    key = "calibrated_probability_HH" if answers else "probability_HH"
+    lines = [scan_line(row, run.path, key) for row in done]
     failed = [(row["scan_id"], row["message"]) for row in rows if row["status"] not in ("ok", NOT_DONE)]
     # by the answer where there are such; and what nobody should rely on is not counted as if one could
     said = Counter(line["answer"] or line["class"] for line in lines if not line["strange"])
@@ -79,8 +81,6 @@ def write_summary(
     seconds, fresh = time.perf_counter() - run.started, len(done) - run.resumed
     processes = f"{idist.get_world_size()} process{'es' if idist.get_world_size() > 1 else ''}"
     resumed = f"; {run.resumed} were done by an earlier run" if run.resumed else ""
-    # calibrated ones where there are such: two kinds side by side would be taken for one another
-    key = "calibrated_probability_HH" if answers else "probability_HH"
     kind = "calibrated P(HH)" if answers else "the network's P(HH), not calibrated"
     threshold = run.settings.get("threshold")
     probabilities = [float(row[key]) for row in done if row.get(key)]
