@@ -259,7 +259,7 @@ class Reader:
         found = self.trust(probability, embedding, json.loads(item["appearance"]))["familiarity"]
         return {
             "flags": json.loads(item["notes"]).get("flags", []),
-            "times": found["strangeness"] / found["limit"],
+            "times": found["strangeness"],
             "by": found["by"],
             "most": found["most"],
             "probability": probability,

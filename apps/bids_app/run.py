@@ -334,7 +334,8 @@ def group(bids_dir: Path, output: Path, labels: Sequence[str]) -> None:
     write_json(output / "run.json", {"run": settings, "provenance": provenance})
     folder = RunFolder(output, settings, provenance, settings["outputs"])
     folder.resumed = sum(row["status"] == "ok" for row in scans)
-    model = next((read_json(path, "prediction") for path in sorted(output.glob("sub-*/**/*_prediction.json"))), None)
+    made = sorted(output.glob("sub-*/**/*_prediction.json"))
+    model = next((read_json(path, "prediction", "run the analysis level participant again") for path in made), None)
     if model is None:
         raise InputError(f"{table}: no scan could be classified, and it says why (first: {scans[0]['message']})")
     about = {

@@ -10,7 +10,7 @@ from recorded import RECORDED
 from refusal import refused
 
 from scripts.errors import InputError
-from scripts.files.json_file import validator
+from scripts.files.json_file import read_json, validator
 from scripts.files.schemas import SCHEMAS
 from scripts.files.writing import sha256
 from scripts.inference.results import model_info
@@ -275,8 +275,7 @@ def test_a_limit_is_never_about_nothing():
 
 
 def ratio(known: dict, embedding: np.ndarray, look: dict) -> float:
-    found = strangeness(known, embedding, look)
-    return found["strangeness"] / found["limit"]
+    return strangeness(known, embedding, look)["strangeness"]
 
 
 def test_scans_like_those_of_the_training_are_seldom_flagged(known):
@@ -317,7 +316,9 @@ def test_a_flag_says_by_what_and_a_scan_beyond_the_second_limit_is_refused(known
     assert not said["familiarity"]["flagged"] and flag_of(said["familiarity"]) == []
     scaled = appearance(image * np.array([1000.0, 1, 1])[:, None, None, None], np.full(3, 2.0))
     flagged = Trust(weights, refuse_beyond=None)(0.5, embedding, scaled)["familiarity"]
+    assert flagged["strangeness"] == pytest.approx(flagged["distance"] / flagged["limit"])
     (line,) = flag_of(flagged)
+    assert f"{flagged['strangeness']:.1f} times the limit" in line
     assert "unlike the training scans" in line and "span of QSM" in line and ";" not in line
     with refused("unlike the training scans", "span of QSM", "refuse_beyond"):
         Trust(weights)(0.5, embedding, scaled)
@@ -325,6 +326,13 @@ def test_a_flag_says_by_what_and_a_scan_beyond_the_second_limit_is_refused(known
     assert Trust(weights)(0.5, embedding, scaled)["familiarity"]["flagged"]
     with refused("unlike the training scans"):
         Trust(weights, refuse_beyond=2.0)(0.5, embedding, scaled)
+
+
+def test_a_result_whose_strangeness_is_no_ratio_to_the_limit_is_refused(tmp_path):
+    path, run = tmp_path / "prediction.json", {"settings_sha256": "", "basis": {}, "files": {}}
+    path.write_text(json.dumps({"run": run, "familiarity": {"strangeness": 3.2, "limit": 2.0, "flagged": True}}))
+    with refused("familiarity has no 'distance'; run inference.yaml again"):  # as before 0.11.0
+        read_json(path, "prediction", "run inference.yaml again")
 
 
 def test_the_calibration_lies_beside_its_weights():

@@ -142,7 +142,7 @@ def test_the_calibrated_probability_and_the_networks_are_each_named(image, tmp_p
 @pytest.mark.parametrize("strange", [True, False])
 def test_the_answer_for_a_strange_scan_says_not_to_rely_on_it_and_has_no_groups_colour(image, tmp_path, strange):
     html, pdf = tmp_path / "r.html", tmp_path / "r.pdf"
-    told = result(**{**TRUST, "answer": "HH"}, familiarity={"flagged": strange, "strangeness": 3.2, "limit": 2.0})
+    told = result(**{**TRUST, "answer": "HH"}, familiarity={"flagged": strange, "strangeness": 1.6})
     write_scan_report(html, pdf, told, image, torch.zeros(1, 12, 16, SLICES), MODEL)
     for text in (html.read_text(), *pdf_pages(pdf)):
         assert ("do not rely on this" in text) == strange

@@ -328,7 +328,7 @@ def finish_batch(run: RunFolder, scans: Sequence[Scan], model: Mapping[str, Any]
             whole = {key: found[key] for key in SAID_OF_SCAN if key in found} | {"flags": flags}
             whole["simulated"] = "yes" if found["simulated"] else "no"
             if (familiarity := found.get("familiarity")) is not None:
-                whole["strangeness"] = round(familiarity["strangeness"] / familiarity["limit"], 3)
+                whole["strangeness"] = round(familiarity["strangeness"], 3)
             yield {**who, "status": "ok", **whole}
             yield from ({**who, "status": "ok", **row} for row in found["slices"])
 

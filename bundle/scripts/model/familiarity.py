@@ -4,8 +4,8 @@ Two things are looked at: what the network makes of the scan (its embedding), an
 network (`scripts.maps.appearance`). For each, the distance to the nearest group's mean is Mahalanobis' with a shrunk
 covariance (Ledoit and Wolf 2004; Lee et al., NeurIPS 2018), embeddings on their main axes and by what those leave over.
 A distance counts in standard deviations of its logarithm among the training scans, each of which is judged by others
-than its own group of scans. The largest of them is the scan's strangeness; the limit is the strangeness that a chosen
-share of training scans is beyond.
+than its own group of scans. The largest of them is the scan's distance; the limit is the distance that a chosen share
+of training scans is beyond, and a scan's strangeness is its distance in limits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -207,8 +207,9 @@ def strangeness(known: Mapping[str, Any], embedding: np.ndarray, appearance: Map
         appearance: of the scan; a name that it lacks counts as usual.
 
     Returns:
-        `strangeness` (of the training scans' distances, in standard deviations; the largest below), `limit`,
-        `by`: name of a reference -> its part; `most`: the three numbers of the appearance that are furthest off, a
+        `strangeness`: the distance in limits, beyond 1 strange, below 0 nearer than most training scans; `distance`
+        (of the training scans' distances, in standard deviations; the largest of `by`) and `limit` in the same unit;
+        `by`: name of a reference -> its distance; `most`: the three numbers of the appearance that are furthest off, a
         name and standard deviations each; `place`: `[2]`, where the embedding lies on the first main axes.
     """
     by: dict[str, float] = {}
@@ -230,8 +231,10 @@ def strangeness(known: Mapping[str, Any], embedding: np.ndarray, appearance: Map
         if name == "appearance":
             order = np.argsort(-np.abs(off[0]))[:3]
             most = [(reference["names"][n], round(float(off[0, n]), 1)) for n in order]
+    largest = float(np.max([*by.values()]))
     return {
-        "strangeness": float(np.max([*by.values()])),
+        "strangeness": largest / known["limit"],
+        "distance": largest,
         "limit": known["limit"],
         "by": by,
         "most": most,

@@ -219,17 +219,16 @@ class Trust:
         found = strangeness(known, embedding, appearance)
         if not np.isfinite(found["strangeness"]):  # which no limit would catch
             raise InputError(f"{path}: the numbers of familiarity make none of this scan; {CURE}")
-        ratio = found["strangeness"] / known["limit"]
         beyond = self.refuse_beyond
         if isinstance(beyond, str):
             beyond = known.get("refuse_beyond", REFUSE_BEYOND)
-        if beyond is not None and ratio > beyond:
+        if beyond is not None and found["strangeness"] > beyond:
             raise InputError(
-                f"the scan is unlike the training scans ({unlike(found)}), {ratio:.1f} times the limit, and is refused"
-                f" from {beyond:g} on; check its maps, use a model trained on such scans, or look at it all the same"
-                " with refuse_beyond null"
+                f"the scan is unlike the training scans ({unlike(found)}), {found['strangeness']:.1f} times the limit,"
+                f" and is refused from {beyond:g} on; check its maps, use a model trained on such scans, or look at it"
+                " all the same with refuse_beyond null"
             )
-        return {**found, "flagged": ratio > 1}
+        return {**found, "flagged": found["strangeness"] > 1}
 
 
 def unlike(found: Mapping[str, Any]) -> str:
@@ -248,8 +247,7 @@ def flag_of(familiarity: Mapping[str, Any]) -> list[str]:
     """The line that flags a strange scan; none for a familiar one."""
     if not familiarity.get("flagged"):
         return []
-    times = familiarity["strangeness"] / familiarity["limit"]
-    return [f"{STRANGE}, {times:.1f} times the limit ({unlike(familiarity)})"]
+    return [f"{STRANGE}, {familiarity['strangeness']:.1f} times the limit ({unlike(familiarity)})"]
 
 
 def flags_and_notes(flags: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -177,7 +177,7 @@ def _trust_facts(result: Mapping[str, Any]) -> Rows:
         ("The network's own P(HH)", rounded(result["probability_HH"])),
     ]
     if "familiarity" in result:
-        times = result["familiarity"]["strangeness"] / result["familiarity"]["limit"]
+        times = result["familiarity"]["strangeness"]
         how = f"{max(times, 0):.2f} of the limit" if times <= 1 else f"beyond the limit, {times:.1f} times"
         facts.append(("Strangeness", how))
     return facts

@@ -107,7 +107,7 @@ def report(
     if why_not is None:
         for part, draw in (("reliability", calibrated_reliability), ("coverage", abstention)):
             trust[part] = save_figure(draw(tested, "platt", simulated), folder / part, VECTOR)[-1]
-    looked = [read_json(inferred(s, "prediction.json"), "prediction") for s in scans]
+    looked = [read_json(inferred(s, "prediction.json"), "prediction", "run inference.yaml again") for s in scans]
     familiar = [one["familiarity"] for one in looked if "familiarity" in one]
     known = read_json(calibration, "calibration") if familiar and Path(calibration).is_file() else {}
     places = (known.get("familiarity") or {}).get("places", [])

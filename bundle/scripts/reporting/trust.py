@@ -164,14 +164,14 @@ def places_figure(places: Sequence[Sequence[float]], scans: Sequence[Mapping[str
     """Where scans lie among the training scans, and how strange each of them is against the limit.
 
     Args:
-        places, scans: see `draw_places`; scans have `strangeness` and `limit`.
+        places, scans: see `draw_places`; scans have `strangeness`, in limits.
         simulated: whether the title must say so.
     """
     figure = Figure(figsize=(9.2, 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_places(left, places, scans)
     left.legend(fontsize=7, frameon=False, loc="best")
-    times = [max(one["strangeness"] / one["limit"], -1.0) for one in scans]
+    times = [max(one["strangeness"], -1.0) for one in scans]
     right.hist(times, bins=min(20, max(5, len(times) // 3)), color="0.55")
     right.axvline(1, color=FLAGGED_COLOUR, linewidth=1.2, label="limit: flagged beyond")
     right.set(xlabel="strangeness (unlike the training scans), in limits", ylabel="scans")
