@@ -370,6 +370,7 @@ def test_the_page_of_a_cohort_shows_refused_scans_first_and_compares_with_the_an
     assert first.split("\t")[2] == "ok" and float(first.split("\t")[4]) >= 0.99
     assert second.split("\t")[2] == "refused"
     page = (cohort / LOCALISE_DERIVATIVE / "index.html").read_text()
+    assert "leave 5 mm around the nuclei" in page and "--weights" in page
     assert page.index("sub-02: refused") < page.index("sub-01: confidence") < page.index("of the annotated box")
 
 

@@ -10,7 +10,7 @@ from heads import TEMPLATE, head, tight, write_scan
 from refusal import refused
 
 from scripts.localisation.localiser import Localiser
-from scripts.localisation.margin import as_trained, check_as_trained, margin_of_boxes, sides
+from scripts.localisation.margin import as_trained, check_as_trained, margin_of_boxes, of_weights, sides
 from scripts.maps.bids import find_scans
 from scripts.maps.scan import Scan
 
@@ -69,6 +69,16 @@ def test_sides_are_in_plane_and_in_millimetres():
 )
 def test_boxes_are_found_as_those_that_trained_the_weights(record, expected):
     assert as_trained({**record}, 5.0) == expected
+
+
+def test_localisation_takes_the_margin_of_weights_that_it_is_given_and_refuses_those_without_a_record(tmp_path):
+    assert of_weights(None, 5.0) == 5.0
+    models = Path(TEMPLATE).parent
+    shipped = json.loads((models / "model.json").read_text())["settings"]["annotated_margin_mm"]
+    assert of_weights(models / "model.pt", 5.0) == shipped != 5.0
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    with refused("model.pt", "no training record (model.json)", "--localise_margin_mm"):
+        of_weights(tmp_path / "model.pt", 5.0)
 
 
 def test_other_boxes_than_the_weights_learned_from_are_refused(roomy, tmp_path: Path):

@@ -74,6 +74,7 @@ def localise_cohort(
         note=RESEARCH_ONLY,
         scans=shown(folder, rows),
         least_confidence=f"{localiser.least_confidence:g}",
+        margin_mm=f"{localiser.margin_mm:g}",
         beside=True,
     )
     say_former(folder, "_desc-basalganglia_box.json", {scan.scan_id for scan in scans}, "localise.tsv")

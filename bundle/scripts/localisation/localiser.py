@@ -181,7 +181,7 @@ class Localiser:
             remove_leftovers(stem.parent)  # of a killed run, which may have been another command's
             write_aside(transform, lambda part: sitk.WriteTransform(found.transform, part))
             if self.pictures:
-                title = f"{'Simulated. ' if is_simulated(name) else ''}{stem.name}"
+                title = f"{'Simulated. ' if is_simulated(name) else ''}{stem.name}, margin {self.margin_mm:g} mm"
                 write_aside(picture, lambda part: draw(part, maps, affine, found, title))
             write_json(own, content)
         except OSError as error:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from scripts.localisation.localiser import Localiser
 from scripts.localisation.locate import locate, up_axis
 from scripts.maps.scan import MAPS, Scan
 from scripts.maps.transforms import LoadImageMapsd
-from scripts.provenance import trained_with
+from scripts.provenance import record_beside, trained_with
 
 LOGGER = logging.getLogger(__name__)
 
@@ -112,6 +113,27 @@ def as_trained(trained: Mapping[str, Any], otherwise: float) -> float:
     """
     margin = trained.get("annotated_margin_mm")
     return float(trained.get("localise_margin_mm", otherwise) if margin is None else margin)
+
+
+def of_weights(weights: str | os.PathLike | None, otherwise: float) -> float:
+    """The margin of boxes like those that trained some weights, mm.
+
+    Args:
+        weights: the file, with its training record beside it; None: there are none.
+        otherwise: for no weights, or where their record tells none.
+
+    Raises:
+        InputError: no record lies beside the weights, or see `scripts.provenance.record_beside`.
+    """
+    if weights is None:
+        return otherwise
+    record = record_beside(weights, "training record")
+    if not record:
+        raise InputError(
+            f"{weights}: no training record ({Path(weights).stem}.json) lies beside it, so nothing tells what boxes"
+            " trained it; put it there, or give --localise_margin_mm"
+        )
+    return as_trained(record["settings"], otherwise)
 
 
 def check_as_trained(
