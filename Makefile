@@ -40,24 +40,29 @@ $(DEMO_CODE):
 	touch $@
 
 demo/cohort/participants.tsv: $(DEMO_CODE) | $(VENV)/installed-simulate
+	@echo "step 1 of 5: simulate a cohort"
 	test -d demo/cohort || (cd bundle && $(RUN) --config_file configs/simulate.yaml --output_dir $(DEMO)/cohort)
 	touch $@
 
 demo/models/.done: demo/cohort/participants.tsv $(wildcard demo/cohort/sub-*/anat/* demo/cohort/derivatives/basalganglia/sub-*/anat/*)
+	@echo "step 2 of 5: train on two thirds of it, and calibrate on the rest (the longest step)"
 	cd bundle && $(RUN) training --config_file "['$(TRAIN)']" $(PATHS)
 	touch $@
 
 demo/training/.evaluated: demo/models/.done
+	@echo "step 3 of 5: evaluate on the rest"
 	cd bundle && $(RUN) --config_file "['$(TRAIN)','configs/evaluate.yaml']" $(PATHS)
 	touch $@
 
 demo/inference/.done: demo/training/.evaluated
+	@echo "step 4 of 5: classify the rest, with a page for each scan"
 	cd bundle && $(RUN) --config_file "['configs/inference.yaml','configs/small.yaml']" --dataset_dir $(DEMO)/cohort \
 		--participants $(DEMO)/training/held_out.tsv --weights $(DEMO)/models/model.pt \
 		--output_dir $(DEMO)/inference
 	touch $@
 
 demo/report/.done: demo/inference/.done
+	@echo "step 5 of 5: write the page of results"
 	cd bundle && $(RUN) --config_file "['$(TRAIN)','configs/report.yaml']" $(PATHS) \
 		--inference_dir $(DEMO)/inference --report_dir $(DEMO)/report
 	touch $@

@@ -5,10 +5,9 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from tqdm import tqdm
-
 from release.source import git
 from scripts.files.writing import sha256, write_aside
+from scripts.runs.bars import Bar
 
 #: Every member's time: the earliest that a zip can hold.
 TIMESTAMP = (1980, 1, 1, 0, 0, 0)
@@ -32,7 +31,7 @@ def write_zip(folder: Path, top: str, path: Path) -> None:
 
     def write(part: str) -> None:
         with zipfile.ZipFile(part, "w") as archive:
-            for member in tqdm(members, desc=path.name, unit="file"):
+            for member in Bar(members, desc=path.name, unit="file"):
                 info = zipfile.ZipInfo(f"{top}/{member.relative_to(folder).as_posix()}", TIMESTAMP)
                 info.create_system, info.external_attr = 3, 0o100644 << 16  # as written on Unix, on any system
                 archive.writestr(info, member.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=6)

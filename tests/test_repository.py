@@ -68,6 +68,14 @@ def test_versions_agree_everywhere():
     assert released == list(METADATA["changelog"])
 
 
+def test_the_demo_names_its_steps():
+    """Each before its command, and so many as it says."""
+    lines = (REPOSITORY / "Makefile").read_text().splitlines()
+    before = [lines[place - 1] for place, line in enumerate(lines) if "$(RUN)" in line and line.startswith("\t")]
+    named = [re.match(r'\t@echo "step (\d) of (\d): \w', line) for line in before]
+    assert [one and one.groups() for one in named] == [(str(n), str(len(before))) for n in range(1, len(before) + 1)]
+
+
 def test_licence_is_apache_2_in_the_repository_and_in_the_bundle():
     text = (REPOSITORY / "LICENSE").read_text()
     assert re.search(r"Apache License\s+Version 2\.0, January 2004", text)

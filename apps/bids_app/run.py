@@ -22,14 +22,13 @@ from typing import Any
 BUNDLE = Path(os.environ.get("QNET_BUNDLE") or Path(__file__).resolve().parents[2] / "bundle")
 sys.path.insert(0, str(BUNDLE))
 
-from tqdm import tqdm  # noqa: E402
-
 from scripts.errors import InputError, input_error_in, system_reason  # noqa: E402
 from scripts.files.json_file import read_json  # noqa: E402
 from scripts.files.table import read_table  # noqa: E402
 from scripts.files.writing import check_output_dir, write_json, write_table, write_text  # noqa: E402
 from scripts.maps.bids import BIDS_VERSION, anat_folders, read_participants  # noqa: E402
 from scripts.provenance import RESEARCH_ONLY, bundle_version  # noqa: E402
+from scripts.runs.bars import Bar  # noqa: E402
 from scripts.runs.failures import NOT_DONE, check_all_done  # noqa: E402
 from scripts.runs.outputs import check_apart, check_derivative  # noqa: E402
 from scripts.runs.outputs import describe as describe_derivative  # noqa: E402
@@ -161,12 +160,12 @@ def participants(bids_dir: Path, output: Path, labels: Sequence[str], keys: Mapp
     failed: dict[str, str] = {}
     with ThreadPoolExecutor(at_a_time) as pool:
         jobs = {pool.submit(one, bids_dir, output, label, keys, cpus // at_a_time): label for label in labels}
-        for job in tqdm(as_completed(jobs), total=len(jobs), desc="participants", unit="participant"):
+        for job in Bar(as_completed(jobs), total=len(jobs), desc="participants", unit="participant"):
             try:
                 job.result()
             except InputError as error:
                 failed[jobs[job]] = str(error)
-                tqdm.write(f"{jobs[job]}: {error}", file=sys.stderr)
+                Bar.write(f"{jobs[job]}: {error}", file=sys.stderr)
     if failed:
         label, message = min(failed.items())
         raise InputError(

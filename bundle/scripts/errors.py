@@ -6,7 +6,7 @@ import re
 import sys
 from types import TracebackType
 
-from tqdm import tqdm
+from tqdm import tqdm  # noqa: TID251  # for its lines alone
 
 #: The error that a web server of starlette's kind, such as MONAI Label's, answers a client with; None outside of one.
 _HTTP = getattr(sys.modules.get("starlette.exceptions"), "HTTPException", None)

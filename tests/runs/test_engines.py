@@ -1,6 +1,7 @@
 """Jobs on engines: every outcome comes, whoever dies; the same on processes of this machine and on a Ray cluster."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,26 @@ def test_whoever_dies_is_tried_once_more_and_the_others_go_on(tmp_path):
     check_all(found, tmp_path)
     assert "--num_workers" in str(found["always"])
     assert found["limit"] == str(largest_file())
+
+
+class SlowToStart:
+    """An engine whose processes take a second to start."""
+
+    keys, slots = "", 1
+
+    def each(self, work, shared, jobs, tick):
+        time.sleep(1)
+        tick()
+        for name, given in jobs.items():
+            time.sleep(0.15)
+            yield name, work(shared, given, "cpu")
+
+
+def test_the_start_of_processes_does_not_count_as_time_of_the_first_job(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("scripts.runs.bars.LOG_SECONDS", 0)
+    outcomes(SlowToStart(), tmp_path, "a", "b")
+    first = next(line for line in capsys.readouterr().err.splitlines() if "1/2" in line)
+    assert "job/s" in first  # many a second, not seconds a job
 
 
 def test_one_at_a_time_runs_in_this_process_and_keeps_its_settings(tmp_path):

@@ -318,6 +318,7 @@ def test_bad_input_within_an_engine_is_told_once():
 def test_a_long_epoch_has_a_bar_of_its_own_with_samples_and_loss(capsys, monkeypatch):
     monkeypatch.setattr("scripts.training.handlers.SHORT_EPOCH_S", 0)  # of which a test has none
     monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
+    monkeypatch.setattr("scripts.runs.bars.LOG_SECONDS", 0)
     loader = Batches(Samples(torch.zeros(10, 1), torch.zeros(10), torch.device("cpu")), 4)
     held_out = Engine(lambda engine, batch: {})
     trainer = Engine(lambda engine, batch: time.sleep(0.11) or {"loss": torch.tensor(0.25)})  # tqdm draws at 0.1 s

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
-from tqdm import tqdm
 
 from scripts.crossvalidation.collect import baselines, collect
 from scripts.crossvalidation.folds import HARMLESS, MANAGED, MEASURED_BY, Fold, Setup
@@ -24,6 +23,7 @@ from scripts.maps.bids import labelled_scans, split
 from scripts.maps.scan import LabelledScan, Scan, of_scans
 from scripts.model.image_level import check_image_model
 from scripts.provenance import bundle_version
+from scripts.runs.bars import Bar
 from scripts.runs.engines import Engine
 from scripts.runs.finished import code_of, settings_of
 from scripts.runs.outputs import release
@@ -150,7 +150,7 @@ def run_folds(
             for name, outcome in engine.each(run_fold, setup, jobs, progress.update):
                 if isinstance(outcome, Exception):
                     failed[name] = outcome if input_error_in(outcome) is None else of_fold(name, outcome)
-                    tqdm.write(f"{reason(failed[name])} (the other folds go on)")
+                    Bar.write(f"{reason(failed[name])} (the other folds go on)")
         if failed:  # the same command trains them alone
             raise failed[min(failed)]
     collect(setup, folds, known)
@@ -321,7 +321,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         before = sum(self.epochs_of(fold) for fold in self.folds)
-        self.bar = tqdm(total=self.epochs * len(self.folds), initial=before, desc="training", unit="epoch")
+        self.bar = Bar(total=self.epochs * len(self.folds), initial=before, desc="training", unit="epoch")
         self.update()
         return self
 

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.data import Dataset
-from tqdm import tqdm
 
 from scripts.anatomy.atlas import NUCLEI
 from scripts.errors import InputError
@@ -25,6 +24,7 @@ from scripts.maps.bids import GROUPS
 from scripts.maps.scan import LabelledScan
 from scripts.model.networks import QNet
 from scripts.model.nucleus_evidence import covered, label_file, labels_at
+from scripts.runs.bars import Bar
 
 #: Every probability, a row a scan and what was hidden in it, `draw` times; and what made them, which is written last.
 SCANS, RECORD = "contributions_scans.csv", "contributions.json"
@@ -88,7 +88,7 @@ def probabilities(
     network = network.to(device).eval()
     rows: list[dict[str, Any]] = []
     with torch.inference_mode():
-        for index in tqdm(range(len(scans)), desc="contributions", unit="scan"):
+        for index in Bar(range(len(scans)), desc="contributions", unit="scan"):
             item = scans[index]
             plain = item["image"].as_tensor()
             about = {**where, **{key: item[key] for key in ("participant_id", "scan_id", "label")}}

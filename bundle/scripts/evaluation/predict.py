@@ -11,7 +11,6 @@ import torch
 from monai.data import Dataset
 from monai.transforms import Compose, Transform
 from torch import nn
-from tqdm import tqdm
 
 from scripts.evaluation.predictions import PREDICTION_COLUMNS
 from scripts.evaluation.statistics import vote
@@ -22,6 +21,7 @@ from scripts.model.evidence import Evidence
 from scripts.model.image_level import IMAGE_MODELS
 from scripts.model.networks import QNet, load_weights
 from scripts.model.outputs import QNetInferer, Resultd, ToInputGridd, save_nifti
+from scripts.runs.bars import Bar
 
 LOGGER = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def predict(
     rows = []
     networks = {name: network.to(device).eval() for name, network in models.items()}
     with torch.inference_mode():
-        for index in tqdm(range(len(scans)), desc="evaluation", unit="scan"):
+        for index in Bar(range(len(scans)), desc="evaluation", unit="scan"):
             item = scans[index]
             image = item["image"].as_tensor()[None].to(device)
             who = {**where, "participant_id": item["participant_id"], "label": item["label"]}
@@ -125,7 +125,7 @@ def write_evidence(
     """
     to_result = Compose([Resultd(keys="pred"), ToInputGridd(keys="pred")])
     network = cast(QNet, models["Q-Net"]).to(device).eval()
-    for scan in tqdm(scans, desc="evidence", unit="scan"):
+    for scan in Bar(scans, desc="evidence", unit="scan"):
         item = dict(preprocessing(scan.item()))
         stem = Path(output_dir) / scan.participant_id / scan.scan_id
         for name, method in evidence.items():

@@ -19,7 +19,6 @@ import ignite.distributed as idist
 import torch
 from monai.engines import SupervisedEvaluator
 from torch.utils.data import IterableDataset
-from tqdm import tqdm
 
 from scripts.errors import InputError, input_error_in
 from scripts.files.json_file import read_json
@@ -29,6 +28,7 @@ from scripts.files.seal import SEAL, digest
 from scripts.files.table import read_table, table_text
 from scripts.files.writing import write_json
 from scripts.maps.scan import Scan
+from scripts.runs.bars import Bar
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin, content_of_file, not_as_written
 
@@ -159,7 +159,7 @@ class RunFolder:
         self.resumed = 0
         self.failed: dict[str, str] = {}
         self.bases: dict[str, dict[str, str]] = {}
-        self.bar: tqdm | None = None
+        self.bar: Bar | None = None
 
     def open(self) -> None:
         """Say what the run is of, or make sure that a run that goes on is of the same settings.
@@ -227,7 +227,7 @@ class RunFolder:
     def begin(self, total: int) -> None:
         """Show how many of this process's scans are finished."""
         if self.rank == 0:
-            self.bar = tqdm(total=total, desc="inference", unit="scan")
+            self.bar = Bar(total=total, desc="inference", unit="scan")
 
     def reading(self, scan: Scan) -> None:
         """A scan's files are about to be read: from now on a change of them makes its result an old one."""

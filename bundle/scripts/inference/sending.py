@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ignite.distributed as idist
-from tqdm import tqdm
 
 from scripts.dicom.address import parse_address
 from scripts.errors import InputError
@@ -14,6 +13,7 @@ from scripts.inference.batch import RunFolder
 from scripts.inference.inputs import DicomScan
 from scripts.inference.results import DICOM_OUTPUTS, OUTPUTS
 from scripts.maps.scan import MAPS, Scan
+from scripts.runs.bars import Bar
 from scripts.runs.failures import log_of, why
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Sender:
         if self.archive is None:
             return
         mine = self.scans[idist.get_rank() :: idist.get_world_size()]
-        for scan in tqdm(mine, desc="sending", unit="scan", disable=idist.get_rank() > 0):
+        for scan in Bar(mine, desc="sending", unit="scan", disable=idist.get_rank() > 0):
             try:
                 if self.run.prediction(scan) is not None:
                     self.sent += self._send(scan)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.localisation.localiser import Localiser
@@ -18,6 +17,7 @@ from scripts.localisation.locate import locate, up_axis
 from scripts.maps.scan import MAPS, Scan
 from scripts.maps.transforms import LoadImageMapsd
 from scripts.provenance import record_beside, trained_with
+from scripts.runs.bars import Bar
 
 LOGGER = logging.getLogger(__name__)
 
@@ -60,8 +60,12 @@ def margin_of_boxes(
     template, target = localiser.ready()
     margins: list[float] = []
     failures = 0
+    print(
+        f"{compared} annotated boxes are compared with the nuclei that registration finds in them: inference is to find"
+        " boxes that leave as much around the nuclei"
+    )
     chosen = [annotated[place] for place in np.linspace(0, len(annotated) - 1, compared).round().astype(int)]
-    for scan in tqdm(chosen, desc="annotated boxes against found nuclei", unit="scan"):
+    for scan in Bar(chosen, desc="what boxes leave around the nuclei", unit="scan"):
         if failures == MOST_FAILURES:
             break
         try:

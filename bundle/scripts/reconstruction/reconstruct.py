@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.maps.plausibility import brain_r2star_flags, check_maps
@@ -25,6 +24,7 @@ from scripts.reconstruction.r2star import ARLO, check_even, noise_level, without
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, load_echoes, normalise, note_on_gaps, told
 from scripts.reconstruction.t1 import GivenB1, despot1
 from scripts.reconstruction.voxel_dipole import voxel_dipole
+from scripts.runs.bars import Bar
 
 #: Voxels kept around the brain when the scan is cut to it.
 _MARGIN = 2
@@ -412,7 +412,7 @@ def description(step: object) -> dict[str, Any]:
 @contextmanager
 def progress_bar(words: str) -> Iterator[Progress]:
     """A bar from 0 to 100 %; the block tells it how far its work is, 0..1."""
-    with tqdm(total=100, desc=words, bar_format="{desc}: {percentage:3.0f}% {elapsed}", leave=True) as bar:
+    with Bar(total=100, desc=words, bar_format="{desc}: {percentage:3.0f}% {elapsed}", leave=True) as bar:
 
         def progress(share: float) -> None:
             bar.update(100 * share - bar.n)

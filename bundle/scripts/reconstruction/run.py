@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.files.writing import check_output_dir, write_table
@@ -28,6 +27,7 @@ from scripts.reconstruction.derivatives import (
 )
 from scripts.reconstruction.raw import RawScan, Volume, check_scan
 from scripts.reconstruction.reconstruct import Reconstruction
+from scripts.runs.bars import Bar
 from scripts.runs.engines import Engine, LocalEngine, run_jobs
 from scripts.runs.failures import Refused, called, check_all_done, log_of, why
 from scripts.runs.finished import Origin
@@ -230,7 +230,7 @@ def reconstruct(
         if isinstance(outcome, Exception):
             failed[name] = outcome
         else:
-            tqdm.write("\n".join(outcome))
+            Bar.write("\n".join(outcome))
     rows = []
     for scan in scans:
         row = {"participant_id": scan.participant_id, "scan_id": scan.scan_id, "status": "ok", "message": ""}

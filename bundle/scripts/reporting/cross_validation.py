@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from scripts.errors import InputError
 from scripts.evaluation.predictions import at_level
 from scripts.evaluation.statistics import THRESHOLD
@@ -21,6 +19,7 @@ from scripts.reporting.style import VECTOR, save_figure, titled
 from scripts.reporting.subjects import cohort_figure
 from scripts.reporting.tables import read_tables
 from scripts.reporting.viewer import niivue_script, viewer
+from scripts.runs.bars import Bar
 
 
 def cross_validation_report(
@@ -60,7 +59,7 @@ def cross_validation_report(
     left_out = draw_images(outcome, examples)
     in_viewer = outcome.chosen(viewer_subjects)
     strips = {}
-    for name, scans in tqdm(outcome.scans.items(), desc="pictures of subjects", unit="subject"):
+    for name, scans in Bar(outcome.scans.items(), desc="pictures of subjects", unit="subject"):
         strips[name] = [sections.strip(outcome, scan, report_dir) for scan in scans]
     parts: dict[str, Any] = {
         "title": f"Q-Net cross-validation on a {'simulated cohort' if outcome.simulated else 'cohort'}",

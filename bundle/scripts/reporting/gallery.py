@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from scripts.evaluation.predictions import LEVELS, REGIONS, regions_of
 from scripts.evaluation.trust import too_few
@@ -16,6 +15,7 @@ from scripts.reporting.calibration import calibration
 from scripts.reporting.style import VECTOR, save_figure, titled
 from scripts.reporting.subgroups import decision_curve
 from scripts.reporting.trust import abstention, calibrated_reliability
+from scripts.runs.bars import Bar
 
 #: What a reader must know of evidence (docs/evidence.md).
 OF_EVIDENCE = "It shows what the network used, not where a disease is; colours are shares of each scan's strongest."
@@ -107,7 +107,7 @@ def draw_predictions(
         drawings["reliability_calibrated"] = partial(calibrated_reliability, table, calibration_method)
         drawings["coverage_abstention"] = partial(abstention, table, calibration_method)
     written = []
-    for name, draw in tqdm(drawings.items(), desc="figures", unit="figure"):
+    for name, draw in Bar(drawings.items(), desc="figures", unit="figure"):
         written += save_figure(draw(simulated=simulated), folder / name, VECTOR)
     return written
 

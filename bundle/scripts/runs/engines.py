@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 import threadpoolctl
 import torch
-from tqdm import tqdm
 
 from scripts.errors import InputError, chain, input_error_in, reason, system_reason
 from scripts.files.limits import bytes_of, largest_file, set_largest_file
+from scripts.runs.bars import Bar
 from scripts.runs.finished import ROOT
 from scripts.runs.processes import fresh_processes
 
@@ -294,8 +294,17 @@ def run_jobs(
         a job's name, and what its work returned, or the exception that it raised.
     """
     whole = len(jobs) if total is None else total
-    with tqdm(total=whole, initial=whole - len(jobs), desc=title, unit=unit, disable=not whole) as bar:
-        for name, outcome in engine.each(work, shared, jobs, bar.refresh):
+    with Bar(total=whole, initial=whole - len(jobs), desc=title, unit=unit, disable=not whole) as bar:
+        begun = False
+
+        def tick() -> None:
+            nonlocal begun
+            if not begun:  # a process takes its time to start, which says nothing of how long a job takes
+                bar.unpause()
+            begun = True
+            bar.refresh()
+
+        for name, outcome in engine.each(work, shared, jobs, tick):
             bar.update()
             yield name, outcome
 

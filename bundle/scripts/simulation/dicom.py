@@ -15,7 +15,6 @@ import nibabel as nib
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
-from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.files import nifti
@@ -24,6 +23,7 @@ from scripts.files.writing import check_output_dir, write_json
 from scripts.maps.bids import check_grid, chosen_scans, known_ages
 from scripts.maps.scan import MAPS
 from scripts.provenance import read_record
+from scripts.runs.bars import Bar
 from scripts.runs.finished import Origin
 from scripts.simulation import dicom_headers as headers
 from scripts.simulation.vendors import STYLES, Stored, store
@@ -241,7 +241,7 @@ def write_cohort(
                 " or move it away"
             )
         studies.append((folder, scan, how, origin))
-    for folder, scan, how, origin in tqdm(studies, desc="DICOM studies", unit="study"):
+    for folder, scan, how, origin in Bar(studies, desc="DICOM studies", unit="study"):
         if not folder.exists():
             made[scan.scan_id] = origin.basis()
             write_json(root / RECORD, made)  # first: a folder without a record would be somebody else's

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from monai.data import CacheDataset, MetaTensor, PersistentDataset
 from monai.transforms import Compose
-from tqdm import tqdm
 
+from scripts.runs.bars import Bar
 from scripts.runs.finished import code_of, content, digest_of, settings_of
 
 #: What items say of their maps, JSON each, that is kept with them.
@@ -38,7 +38,7 @@ class ScansInMemory(CacheDataset):
         places = range(self.cache_num) if indices is None else indices
         with ThreadPool(self.num_workers) as pool:
             done = pool.imap(self._load_cache_item, places)
-            return list(tqdm(done, total=len(places), desc=self.doing, unit="scan"))
+            return list(Bar(done, total=len(places), desc=self.doing, unit="scan"))
 
 
 class CachedScans(PersistentDataset):
@@ -87,5 +87,5 @@ def fill(scans: CachedScans, what: str, num_workers: int) -> None:
     """
     with ThreadPool(num_workers) as pool:
         done = pool.imap_unordered(scans.__getitem__, range(len(scans)))
-        for _ in tqdm(done, total=len(scans), desc=f"preprocessing, {what}", unit="scan"):
+        for _ in Bar(done, total=len(scans), desc=f"preprocessing, {what}", unit="scan"):
             pass

@@ -10,7 +10,6 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.data import Dataset
-from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.evaluation.calibration import fit_calibrator
@@ -28,6 +27,7 @@ from scripts.model.nucleus_evidence import LEAST_CONTROLS, by_nucleus, healthy_r
 from scripts.model.outputs import embedding_of_scan
 from scripts.model.trust import read_calibration, set_aside_former, write_calibration
 from scripts.provenance import software
+from scripts.runs.bars import Bar
 
 #: Where scores may be from, beside a path to a predictions table.
 SOURCES = ("auto", "held_out", "inner_folds", "none")
@@ -168,7 +168,7 @@ def familiarity_of(
     embeddings, appearances, labels = [], [], []
     network = network.to(device).eval()
     with torch.inference_mode():
-        for index in tqdm(range(len(scans)), desc="what scans are like", unit="scan"):
+        for index in Bar(range(len(scans)), desc="what scans are like", unit="scan"):
             item = scans[index]
             embedded = network.embed(item["image"].as_tensor()[None].to(device))
             embeddings.append(embedding_of_scan(embedded)[0].cpu().numpy())

@@ -12,11 +12,11 @@ from monai.inferers import Inferer
 from monai.transforms import MapTransform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
-from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.model.image_level import slices_of
 from scripts.model.networks import QNet
+from scripts.runs.bars import Bar
 from scripts.training.augment import BatchAugment
 
 Batch = dict[str, Tensor]
@@ -170,7 +170,7 @@ class FeatureDataset(Dataset):
         self.augment.generator.manual_seed(self.seed)
         size = self.scans_at_once(images)
         views = []
-        with tqdm(total=self.num_views * len(images), desc="embedding views", unit="scan") as bar, torch.no_grad():
+        with Bar(total=self.num_views * len(images), desc="embedding views", unit="scan") as bar, torch.no_grad():
             for _ in range(self.num_views):
                 parts = []
                 for part in images.split(size):

@@ -12,13 +12,13 @@ from monai.engines import Workflow
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import DataLoader, DistributedSampler
-from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.files.table import read_table
 from scripts.files.tensors import read_tensors
 from scripts.files.writing import write_table
 from scripts.model.networks import not_finite, save_weights, write_tensors
+from scripts.runs.bars import Bar
 from scripts.training.augment import BatchAugment
 
 
@@ -92,7 +92,7 @@ class StochasticWeightAveraging:
     def recompute_statistics(self, engine: Engine) -> None:
         self.epoch_seed.start(engine)
         cast(DistributedSampler, self.loader.sampler).set_epoch(engine.state.epoch)
-        batches = tqdm(
+        batches = Bar(
             self.loader, "batch norm of the averaged network", unit="batch", leave=False, delay=SHORT_EPOCH_S,
             disable=idist.get_rank() > 0,
         )  # fmt: skip
@@ -349,8 +349,8 @@ class Progress:
         self.description = description
         self.evaluator = evaluator
         self.unit = unit
-        self.bar: tqdm | None = None
-        self.within: tqdm | None = None
+        self.bar: Bar | None = None
+        self.within: Bar | None = None
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
@@ -370,7 +370,7 @@ class Progress:
         if idist.get_rank() == 0:
             loader = cast(DataLoader, engine.state.dataloader)
             shown = f"epoch {engine.state.epoch}, {what}" if what == "training" else what
-            self.within = tqdm(
+            self.within = Bar(
                 total=len(cast(Sized, loader.sampler)), desc=shown, unit=self.unit, leave=False, delay=SHORT_EPOCH_S
             )
 
@@ -388,7 +388,7 @@ class Progress:
 
     def start(self, engine: Engine) -> None:
         if self.bar is None and idist.get_rank() == 0:
-            self.bar = tqdm(
+            self.bar = Bar(
                 total=engine.state.max_epochs, initial=engine.state.epoch - 1, desc=self.description, unit="epoch"
             )
 
