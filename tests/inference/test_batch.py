@@ -335,6 +335,8 @@ def test_performance_is_claimed_for_the_weights_it_was_measured_with_only(weight
     assert note_on(shipped, 1).endswith("The scan is simulated.")
     assert note_on(shipped, 2, 2).endswith("The scans are simulated.")
     assert note_on(shipped, 1, 3).endswith("1 of the 3 scans is simulated, as their rows say.")
+    record = json.loads((REPOSITORY / "bundle" / "models" / "model.json").read_text())
+    assert shipped["trained_with"] == record["software"]["qnet_hemochromatosis"] != shipped["version"]
     other = model_info(weights)
-    assert other["performance"] == {} and other["simulated"] is None
+    assert other["performance"] == {} and other["simulated"] is other["trained_with"] is None
     assert note_on(other, 0) == "Research use only, not for clinical use."

@@ -23,6 +23,7 @@ MODEL = {
     "name": "Q-Net",
     "version": "0.1.0",
     "sha256": SHA,
+    "trained_with": "0.0.9",
     "trained_on": "A <simulated> cohort",
     "simulated": True,
     "performance": {"scan_auc_simulated_cohort": 0.887, "scan_accuracy_simulated_cohort": 0.9},
@@ -146,6 +147,7 @@ def test_the_answer_for_a_strange_scan_says_not_to_rely_on_it_and_has_no_groups_
     write_scan_report(html, pdf, told, image, torch.zeros(1, 12, 16, SLICES), MODEL)
     for text in (html.read_text(), *pdf_pages(pdf)):
         assert ("do not rely on this" in text) == strange
+        assert ("0.887" in text or "tested once" in text) == (not strange)  # measures of other scans
     assert (f'class="finding" style="color:{HH_COLOUR}"' in html.read_text()) == (not strange)
 
 
@@ -154,6 +156,13 @@ def test_a_scan_that_the_weights_know_is_noted_and_not_warned_of(image, tmp_path
     write_scan_report(html, pdf, result(flags=[SEEN]), image, torch.zeros(1, 12, 16, SLICES), MODEL)
     for text in (html.read_text(), *pdf_pages(pdf)):
         assert "no test of them" in text and "Take care" not in text
+
+
+def test_the_version_that_trained_the_weights_is_told_beside_the_one_that_ran(image, tmp_path):
+    html, pdf = tmp_path / "r.html", tmp_path / "r.pdf"
+    write_scan_report(html, pdf, result(), image, torch.zeros(1, 12, 16, SLICES), MODEL)
+    for text in (html.read_text(), *pdf_pages(pdf)):
+        assert "trained with version 0.0.9 on" in text and "Q-Net bundle 0.1.0" in text
 
 
 def test_the_page_needs_nothing_from_elsewhere(pages):

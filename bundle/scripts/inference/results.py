@@ -64,10 +64,11 @@ def without_places(record: dict[str, Any], include_identifiers: bool) -> dict[st
 
 
 def model_info(weights: str | os.PathLike) -> dict[str, Any]:
-    """What is known of a model: name, version, SHA-256 of its weights, what it was trained on, how well it did.
+    """What is known of a model: name, SHA-256 of its weights, what trained it on what, how well it did.
 
     Returns:
-        `name`, `version`, `sha256`, `trained_on` (None: no record beside the weights), `simulated` (None: unknown),
+        `name`, `version` of the bundle that runs, `sha256`, `trained_with`, the version that trained the weights, and
+        `trained_on` (None: no record beside the weights), `simulated` (None: unknown),
         and `performance`, measure -> value: of `performance` in the record beside the weights, or of metadata.json for
         the weights that the bundle ships; empty where nothing was measured; `performance_of`, what that was measured
         on, and how (None: not said); `training_places`, where the training
@@ -89,6 +90,7 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         "name": "Q-Net",
         "version": bundle_version(),
         "sha256": digest,
+        "trained_with": record.get("software", {}).get("qnet_hemochromatosis"),
         "trained_on": trained.get("name"),
         "simulated": trained.get("simulated"),
         "performance": performance,

@@ -106,7 +106,7 @@ def write_summary(
         failed=failed,
         waiting=waiting,
         scans=lines,
-        weights=f"{model['name']} {model['version']}, weights sha256 {model['sha256']}",
+        weights=f"{model['name']} bundle {model['version']}; weights: sha256 {model['sha256']}",
     )
 
 

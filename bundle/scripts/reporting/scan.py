@@ -53,6 +53,9 @@ CALIBRATED = (
     " holds less, or not at all."
 )
 NOT_CALIBRATED = "The probability is not calibrated: it ranks scans, it is no risk of disease."
+#: What stands in place of the weights' measures where there are none, and where they say nothing of the scan.
+NOT_MEASURED = ("not measured", "no measures are recorded for these weights")
+OF_OTHER_SCANS = ("Of this scan", "not known: how well the model does was measured on scans like those of its training")
 #: What the evidence of a nucleus is, and why there may be nothing to compare it with.
 COVERED = (
     "By how much the output for HH falls when a nucleus, both sides, is covered with what lies around it. It says what"
@@ -119,20 +122,32 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         *_box_facts(result.get("box", {})),
         *_age_facts(result.get("age_z_scores", {})),
     ]
-    performance = [
-        (name.replace("_simulated", ", simulated").replace("_", " ").replace("auc", "AUC"), f"{value:.3f}")
-        for name, value in model["performance"].items()
-    ]
+    performance = (
+        []
+        if strange
+        else [
+            (name.replace("_simulated", ", simulated").replace("_", " ").replace("auc", "AUC"), f"{value:.3f}")
+            for name, value in model["performance"].items()
+        ]
+    )
     if performance and model.get("performance_of"):
         performance.append(("Measured", model["performance_of"]))
-    trained_on = model["trained_on"] or "not recorded"
+    # numbers of other scans beside an answer that is not to be relied on would be relied on
+    lacking = OF_OTHER_SCANS if strange else NOT_MEASURED
+    with_version, trained_on = (model[key] or "not recorded" for key in ("trained_with", "trained_on"))
     nuclei = _nucleus_rows(result.get("nucleus_evidence", ()))
     software = result["provenance"]["software"]
     made_by = [
-        ("Model", f"{model['name']} {model['version']}, trained on: {trained_on}"),
+        ("Model", f"{model['name']}, trained with version {with_version} on: {trained_on}"),
         ("Weights", f"sha256 {model['sha256']}"),
         *((f"Input {name}", f"sha256 {digest}") for name, digest in result.get("input", {}).items()),
-        ("Software", ", ".join(f"{name} {software[name]}" for name in ("torch", "monai", "numpy") if name in software)),
+        (
+            "Software",
+            ", ".join(
+                [f"{model['name']} bundle {model['version']}"]
+                + [f"{name} {software[name]}" for name in ("torch", "monai", "numpy") if name in software]
+            ),
+        ),
     ]
     return ReportContent(
         title=f"Q-Net report: {result['scan_id']}",
@@ -143,7 +158,7 @@ def report_content(result: Mapping[str, Any], model: Mapping[str, Any], age: flo
         colour={"HH": HH_COLOUR, "HC": HC_COLOUR}.get("" if strange else answer or result["class"], UNDECIDED_COLOUR),
         warning=result["note"],
         facts=facts,
-        performance=performance or [("not measured", "no measures are recorded for these weights")],
+        performance=performance or [lacking],
         evidence=evidence_caption(result.get("evidence")),
         slices=SLICES,
         nuclei=nuclei,
