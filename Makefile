@@ -9,13 +9,16 @@ TRAIN := configs/train.yaml','configs/small.yaml
 PATHS := --dataset_dir $(DEMO)/cohort --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/training
 export PYTHONWARNINGS := ignore
 
-.PHONY: demo demo-anew test test-more docs lint serving-envs release figures-in-text clean
+.PHONY: env demo demo-anew test test-more docs lint serving-envs release figures-in-text clean
 
 $(VENV)/installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --progress-bar on -c constraints.txt torch
 	$(VENV)/bin/pip install --progress-bar on -c constraints.txt ".[$*]"
 	touch $@
+
+# what every page of the documentation needs (docs/tutorials/index.md)
+env: $(VENV)/installed-test
 
 # A demo that was stopped goes on, and one that is finished is not done again: each step leaves a mark in the folder that it made. Other
 # code begins anew, and removes those folders alone.
