@@ -19,6 +19,7 @@ from scripts.runs.bars import Bar
 
 #: What a reader must know of evidence (docs/evidence.md).
 OF_EVIDENCE = "It shows what the network used, not where a disease is; colours are shares of each scan's strongest."
+OF_EVIDENCE += " Up to half of the scans shown are wrongly classified ones, as far as there are: more than their share."
 OF_ACTIVATION = (
     "Coarse maps of the last layer, kept because the paper has them: where they are red, covering the place hardly"
     " moves the output towards HC. See the evidence maps instead."

@@ -68,13 +68,24 @@ class Outcome:
         return {region: path for region, path in paths.items() if path.exists()}
 
     def chosen(self, each: int) -> list[str]:
-        """Subjects to look at, `each` of every group: half of them wrongly classified, as far as there are, by name."""
-        right, names = self.predicted == self.groups, []
-        for group in ("HH", "HC"):
-            good, bad = (self.groups.index[(self.groups == group) & (right == wanted)] for wanted in (True, False))
-            wrong = max(min(each // 2, len(bad)), min(each - len(good), len(bad)), 0)
-            names += sorted([*good[: each - wrong], *bad[:wrong]])
-        return names
+        """Subjects to look at, see `chosen`."""
+        return chosen(self.groups, self.predicted, each)
+
+
+def chosen(groups: pd.Series, predicted: pd.Series, each: int) -> list[str]:
+    """Names to look at, `each` of every group: half of them wrongly classified, as far as there are, by name.
+
+    Args:
+        groups: name -> HH or HC, as it is.
+        predicted: the same, as it was classified.
+        each: of a group, 0 or more.
+    """
+    right, names = predicted == groups, []
+    for group in ("HH", "HC"):
+        good, bad = (groups.index[(groups == group) & (right == wanted)] for wanted in (True, False))
+        wrong = max(min(each // 2, len(bad)), min(each - len(good), len(bad)), 0)
+        names += sorted([*good[: each - wrong], *bad[:wrong]])
+    return names
 
 
 def read_outcome(output_dir: str | os.PathLike, dataset_dir: str | os.PathLike) -> Outcome:

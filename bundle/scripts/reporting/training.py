@@ -21,6 +21,7 @@ from scripts.reporting import page
 from scripts.reporting.figures import learning_curves
 from scripts.reporting.gallery import OF_EVIDENCE, STAGES
 from scripts.reporting.markup import fixed
+from scripts.reporting.outcome import chosen
 from scripts.reporting.pictures import Explained, evidence_overlays, example_maps
 from scripts.reporting.scan import evidence_caption
 from scripts.reporting.style import VECTOR, save_figure, titled
@@ -68,7 +69,10 @@ def report(
     scans = [
         scan for scan in find_scans(dataset_dir, maps=recorded_maps(record["settings"])) if scan.scan_id in results
     ]
-    shown = [s for group in ("HH", "HC") for s in [s for s in scans if group_of[s.participant_id] == group][:examples]]
+    by_name = {scan.scan_id: scan for scan in scans}
+    true = pd.Series({name: group_of[scan.participant_id] for name, scan in by_name.items()}, dtype=str)
+    said = pd.Series({name: results[name]["class"] for name in by_name}, dtype=str)
+    shown = [by_name[name] for name in chosen(true, said, examples)]
     if not shown:
         raise InputError(f"{needed[2]}: names no scan of {dataset_dir}; give the cohort that was inferred")
 
@@ -130,6 +134,7 @@ def report(
         unlikely=flagged(training / "scans.tsv"),
         trust=trust,
         why_not=why_not,
+        believed=believed(tested),
         record=record,
     )
 
@@ -161,6 +166,20 @@ def finding(tested: pd.DataFrame, simulated: bool) -> str:
         f"Of {tested['participant_id'].nunique()} held-out subjects{' (simulated, no patients)' if simulated else ''},"
         f" {model} called {' and '.join(of)} at a threshold of {THRESHOLD:g}. AUC of scans: {fixed(auc['mean'], 2)}"
         f"{'' if pd.isna(auc['ci_low']) else f' (95 % interval {low} to {high})'}; 0.5 is chance, 1 perfect."
+    )
+
+
+def believed(tested: pd.DataFrame) -> str:
+    """On how many scans it rests how far the model is to be believed, and what that means.
+
+    Args:
+        tested: see `finding`.
+    """
+    labels = at_level(tested, "scan").drop_duplicates("participant_id")["label"]
+    count, ill = len(labels), int((labels == 1).sum())
+    return (
+        f"The next pictures rest on {count} held-out subjects ({ill} HH, {count - ill} HC), each judged by the others."
+        f" One of them is {fixed(100 / count, 1)} % of all: differences that a few subjects would make say nothing."
     )
 
 
