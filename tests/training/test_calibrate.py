@@ -104,6 +104,7 @@ def test_training_calibrates_on_the_held_out_fold(trained, cohort):
     assert found["familiarity"]["scans"] == 20
     assert found["familiarity"]["refuse_beyond"] == 2
     assert found["seen"] == sorted(sha256(path) for path in cohort.glob("sub-*/anat/*_Chimap.nii.gz"))
+    assert found["calibrated_by"] == sorted(sha256(scan.maps[0]) for scan in held_out)
 
 
 def test_nothing_in_the_calibration_names_a_subject_or_a_place(trained, cohort):
@@ -163,6 +164,8 @@ def test_weights_that_are_there_are_calibrated_on_labelled_scans_of_another_site
     assert {group: len(scores) for group, scores in found["scores"].items()} == {"HC": 12, "HH": 12}
     assert found["scores"] != former["scores"]
     assert {*former["seen"]} <= {*found["seen"]}  # who trained the weights is no test of them now either
+    trained_by = {*former["seen"]} - {*former["calibrated_by"]}
+    assert {*former["calibrated_by"]} <= {*found["calibrated_by"]} and trained_by.isdisjoint(found["calibrated_by"])
     noted = json.loads((tmp_path / "models" / "model.json").read_text())["weights"]
     assert noted["model_calibration.json"] == sha256(tmp_path / "models" / "model_calibration.json")
 

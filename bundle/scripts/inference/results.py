@@ -20,7 +20,7 @@ from scripts.inference.summary import write_summary
 from scripts.maps.plausibility import nuclei_flags
 from scripts.maps.scan import Scan
 from scripts.model.outputs import save_nifti
-from scripts.model.trust import SEEN, read_calibration
+from scripts.model.trust import CALIBRATED, SEEN, read_calibration
 from scripts.nuclei.curves import bands, usual_for_age
 from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_version, is_place, read_record, record_beside
 from scripts.reporting.scan import write_scan_report
@@ -73,7 +73,7 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         the weights that the bundle ships; empty where nothing was measured; `performance_of`, what that was measured
         on, and how (None: not said); `training_places`, where the training
         scans lie (`scripts.model.familiarity.fit`), empty where no calibration says it; and `seen`, the scans that
-        trained or calibrated it (`scripts.training.calibrate.scan_hashes`).
+        trained or calibrated it (`scripts.training.calibrate.scan_hashes`), of which `calibrated_by` did not train it.
     """
     calibration = read_calibration(weights)[0] or {}
     digest = sha256(weights)
@@ -97,6 +97,7 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         "performance_of": measured_on,
         "training_places": (calibration.get("familiarity") or {}).get("places", []),
         "seen": calibration.get("seen", []),
+        "calibrated_by": calibration.get("calibrated_by", []),
     }
 
 
@@ -123,15 +124,16 @@ def input_hashes(scan: Scan) -> dict[str, str]:
     return hashes
 
 
-def seen_flags(hashes: Mapping[str, str], seen: Sequence[str]) -> list[str]:
+def seen_flags(hashes: Mapping[str, str], model: Mapping[str, Any]) -> list[str]:
     """A line where a result is no test, because the weights or their calibration know the scan.
 
     Args:
         hashes: from `input_hashes`.
-        seen: of the calibration, from `scripts.training.calibrate.scan_hashes`.
+        model: from `model_info`.
     """
-    known = set(hashes.values()) & set(seen)
-    return [SEEN] if known else []
+    if not set(hashes.values()).isdisjoint(model["calibrated_by"]):
+        return [CALIBRATED]
+    return [] if set(hashes.values()).isdisjoint(model["seen"]) else [SEEN]
 
 
 class ResultWriter:
@@ -256,7 +258,7 @@ def write_scan(
         },
         "provenance": run.provenance,
     }
-    made["flags"] += seen_flags(made["input"], model["seen"])
+    made["flags"] += seen_flags(made["input"], model)
     if "evidence" in outputs:
         write_evidence(path["evidence.nii.gz"], output["pred"])
     if "report" in outputs:

@@ -26,8 +26,9 @@ from scripts.runs.finished import content_of_file
 
 #: How the flag of a strange scan begins.
 STRANGE = "unlike the training scans"
-#: The flag of a scan that the weights know; it says nothing of the scan's maps.
+#: The flags of a scan that the weights know; they say nothing of the scan's maps.
 SEEN = "this scan trained or calibrated the weights: the result is no test of them"
+CALIBRATED = "this scan calibrated the weights, and did not train them: the result is no test of the calibration"
 CURE = "delete it to go on without calibration, or make it again with configs/calibrate.yaml"
 
 
@@ -252,4 +253,5 @@ def flag_of(familiarity: Mapping[str, Any]) -> list[str]:
 
 def flags_and_notes(flags: Sequence[str]) -> tuple[list[str], list[str]]:
     """A scan's flags, without those that are no doubt about its maps or its answer; and these."""
-    return [flag for flag in flags if flag != SEEN], [flag for flag in flags if flag == SEEN]
+    known = (SEEN, CALIBRATED)
+    return [flag for flag in flags if flag not in known], [flag for flag in flags if flag in known]

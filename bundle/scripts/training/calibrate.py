@@ -311,8 +311,10 @@ def calibrate(
         set_aside_former(weights)
         return
     content["familiarity"] = familiarity_of(training, network, device, flagged_share, refuse_beyond)
-    now = {*scan_hashes(training), *(scan_hashes(held_out) if source == "held_out" else ())}
-    content["seen"] = sorted({*now, *seen_before(weights)})
+    calibrating = {*scan_hashes(held_out)} if source == "held_out" else set()
+    seen, calibrated_by = seen_before(weights)
+    content["seen"] = sorted({*scan_hashes(training), *calibrating, *seen})
+    content["calibrated_by"] = sorted(calibrated_by | (calibrating - seen))  # who was seen before may have trained
     content["nucleus_evidence"] = nucleus_evidence_of([held_out, training], network, device, nuclei_dir)
     table = {} if source in FROM else {"predictions_sha256": sha256(source)}
     path = write_calibration(weights, {**content, "software": software(), "input": record["input"], **table})
@@ -329,13 +331,14 @@ def scan_hashes(scans: Dataset) -> list[str]:
     return [sha256(item["image"][0]) for item in scans.data]
 
 
-def seen_before(weights: str | os.PathLike) -> list[str]:
-    """Hashes of the scans that a former calibration of these very weights names: they trained them all the same."""
+def seen_before(weights: str | os.PathLike) -> tuple[set[str], set[str]]:
+    """Hashes of the scans that a former calibration of these very weights names, who know them all the same; and of
+    those that are known to have calibrated them alone."""
     try:
         known, _ = read_calibration(weights)
     except InputError:
-        return []
-    return [] if known is None else known.get("seen", [])
+        known = None
+    return {*(known or {}).get("seen", ())}, {*(known or {}).get("calibrated_by", ())}
 
 
 def write_familiarity(
