@@ -31,7 +31,8 @@ class Bar(tqdm):
         if msg is not None:  # what takes a bar away
             return False
         now, ends = time.monotonic(), self.disable  # tqdm itself ends the last line
-        if ends or now - self.told >= LOG_SECONDS:
+        complete = self.total and self.n >= self.total  # the last line is about to come
+        if ends or (now - self.told >= LOG_SECONDS and not complete):
             self.fp.write(f"{self}{'' if ends else chr(10)}")
             self.told = now
         return True
