@@ -179,7 +179,7 @@ def believed(tested: pd.DataFrame) -> str:
     count, ill = len(labels), int((labels == 1).sum())
     return (
         f"The next pictures rest on {count} held-out subjects ({ill} HH, {count - ill} HC), each judged by the others."
-        f" One of them is {fixed(100 / count, 1)} % of all: differences that a few subjects would make say nothing."
+        f" One of them is {fixed(100 / count, 1)} % of all: a difference of a few subjects says nothing."
     )
 
 
