@@ -17,7 +17,7 @@ from scripts.reconstruction.checks import check_map, check_slices
 from scripts.reconstruction.consistency import check_echoes_agree
 from scripts.reconstruction.filtered import check_not_filtered
 from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
-from scripts.reconstruction.places import check_same_place
+from scripts.reconstruction.places import check_in_one_piece, check_same_place
 from scripts.reconstruction.raw import (
     Acquisition,
     RawScan,
@@ -299,6 +299,8 @@ def test_echoes_of_a_head_agree_and_a_negated_one_is_refused_or_said(heads, whic
         (lambda phase: phase[:, :, ::-1], "mirrored along k"),
         (lambda phase: np.roll(phase, 10, 0), "shifted along i by 10"),
         (lambda phase: np.flip(phase, (1, 2)), "mirrored along j and k"),
+        (lambda phase: phase[::-1], "mirrored along i"),  # a head is nearly symmetric
+        (lambda phase: np.roll(phase, 3, 1), "shifted along j by 3"),
         (lambda phase: np.roll(phase, phase.shape[2] // 2, 2), "shifted along k"),  # its halves changed places
     ],
 )
@@ -309,6 +311,22 @@ def test_a_phase_in_another_place_than_its_magnitude_is_refused(heads, change, s
     phase, magnitude, *_ = heads["3 T, two echoes"]
     with refused("p.nii.gz", "lies elsewhere", said):
         check_same_place(change(phase[0]), magnitude[0], "p.nii.gz")
+
+
+def test_a_brain_cut_out_of_one_image_alone_is_not_elsewhere(heads):
+    phase, magnitude, *_ = heads["3 T, two echoes"]
+    inside = sum(n**2 for n in np.ogrid[-1:1:64j, -1:1:76j, -1:1:49j]) < 0.4
+    check_same_place(phase[0], np.where(inside, magnitude[0], 0), "p.nii.gz")
+    check_same_place(np.where(inside, phase[0], 0), magnitude[0], "p.nii.gz")
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1)])
+def test_images_whose_halves_changed_places_are_refused(heads, axes):
+    for _, magnitude, *_ in heads.values():
+        check_in_one_piece(magnitude[0], "m.nii.gz")
+    _, magnitude, *_ = heads["3 T, two echoes"]
+    with refused("m.nii.gz", f"halves along {' and '.join('ijk'[axis] for axis in axes)} changed places", "fftshift"):
+        check_in_one_piece(np.fft.fftshift(magnitude[0], axes), "m.nii.gz")
 
 
 @pytest.mark.parametrize("width", [24, 48])

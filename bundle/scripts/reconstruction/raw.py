@@ -21,7 +21,7 @@ from scripts.reconstruction.phase import (
     thinned,
     turn_slices_back,
 )
-from scripts.reconstruction.places import check_same_place
+from scripts.reconstruction.places import check_in_one_piece, check_same_place
 
 #: Echo times above this are taken for milliseconds: after 0.3 s nothing is left of a gradient echo in the brain.
 _LONGEST_ECHO_TIME_S = 0.3
@@ -382,6 +382,7 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     grown = check_decay(magnitude, acquisition.first, acquisition.echo_times_s)
     if not np.any(magnitude):
         raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
+    check_in_one_piece(magnitude[0], where)
     unit, odd = normalise(magnitude)
     warnings = [
         *acquisition.notes,
