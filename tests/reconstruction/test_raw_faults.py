@@ -9,6 +9,7 @@ import pytest
 from blobs import REPOSITORY
 from raw_head import affine, echoes
 from refusal import refused
+from scipy import ndimage
 
 from scripts.errors import InputError
 from scripts.files.nifti import read_voxels
@@ -331,9 +332,9 @@ def test_images_whose_halves_changed_places_are_refused(heads, axes):
 
 @pytest.mark.parametrize("width", [24, 48])
 def test_a_phase_that_was_filtered_as_for_swi_is_said(heads, width):
-    for phase, magnitude, _, spacing in heads.values():
-        assert check_not_filtered(phase[-1], magnitude[-1], spacing) == []
-    phase, magnitude, _, spacing = heads["3 T, two echoes"]
+    for phase, magnitude, times, spacing in heads.values():
+        assert check_not_filtered(phase[-1], magnitude[-1], spacing, times[-1], 3.0) == []
+    phase, magnitude, times, spacing = heads["3 T, two echoes"]
     signal = magnitude[-1] * np.exp(1j * phase[-1])
     window = np.ones(signal.shape[:2])  # of a Hann filter in the plane, as SWI has it (Haacke et al., MRM 2004, 52:612)
     for axis, size in enumerate(window.shape):
@@ -341,7 +342,17 @@ def test_a_phase_that_was_filtered_as_for_swi_is_said(heads, width):
         hann = np.where(place < width / 2, 0.5 + 0.5 * np.cos(2 * np.pi * place / width), 0)
         window = window * np.expand_dims(hann, 1 - axis)
     smooth = np.fft.ifft2(np.fft.fft2(signal, axes=(0, 1)) * window[..., None], axes=(0, 1))
-    (line,) = check_not_filtered(np.angle(signal * smooth.conj()), magnitude[-1], spacing)
+    (line,) = check_not_filtered(np.angle(signal * smooth.conj()), magnitude[-1], spacing, times[-1], 3.0)
+    assert "high-pass filtered" in line
+
+
+def test_a_wide_filter_is_seen_in_a_late_echo(heads):
+    phase, magnitude, _, spacing = heads["3 T, two echoes"]
+    signal = magnitude[1] * np.exp(8j * (phase[1] - phase[0]))  # the field alone, as after 18.4 ms
+    assert check_not_filtered(np.angle(signal), magnitude[1], spacing, 0.0184, 3.0) == []
+    sigma = [15 / 2.355 / mm for mm in spacing]
+    smooth = ndimage.gaussian_filter(signal.real, sigma) + 1j * ndimage.gaussian_filter(signal.imag, sigma)
+    (line,) = check_not_filtered(np.angle(signal * smooth.conj()), magnitude[1], spacing, 0.0184, 3.0)
     assert "high-pass filtered" in line
 
 

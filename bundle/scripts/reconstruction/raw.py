@@ -398,7 +398,9 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
         for phases, magnitudes, file in zip(scaled.phase, magnitude, others, strict=True):
             check_same_place(phases, magnitudes, file)
     spacing = np.linalg.norm(acquisition.first[0].header()[1][:3, :3], axis=0)
-    warnings += check_not_filtered(scaled.phase[-1], magnitude[-1], spacing.tolist())
+    last, field = acquisition.echo_times_s[-1], acquisition.field_strength_t
+    if field is not None:
+        warnings += check_not_filtered(scaled.phase[-1], magnitude[-1], spacing.tolist(), last, field)
     warnings += check_echoes_agree(scaled.phase, magnitude, acquisition.echo_times_s, spacing.tolist(), others)
     phase = scaled.phase if sign == 1 else -scaled.phase
     return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)
