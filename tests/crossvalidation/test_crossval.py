@@ -113,6 +113,7 @@ def test_the_record_names_the_weights_of_every_fold(finished):
     record = json.loads((finished / "predictions.json").read_text())
     assert record["input"]["simulated"] is True
     assert len(record["folds"]) == 2 * 2 * 3
+    assert record["rows"] == len(pd.read_csv(finished / "predictions.csv"))
     assert all(set(fold["weights"]) == {"resnet.pt", "resnet_swa.pt", "model.pt"} for fold in record["folds"])
     assert "region" not in record["settings"] and record["settings"]["image_epochs"] == 2
 

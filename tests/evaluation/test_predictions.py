@@ -1,5 +1,7 @@
 """The predictions table: what is read, what is refused, and cases that stay aligned over models and repeats."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -38,6 +40,15 @@ def test_the_kept_predictions_of_the_shipped_weights_are_read():
     found = scores(table, "cropped", "image")
     assert found.models == MODELS
     assert found.probabilities.shape == (3, 1, 99 * 16)
+
+
+def test_a_table_with_fewer_rows_than_its_record_says_is_refused(table, tmp_path):
+    (tmp_path / "predictions.json").write_text(json.dumps({"rows": len(table)}))
+    assert len(read_predictions(path := written(table, tmp_path))) == len(table)
+    one = table[table["model"] == "Q-Net"]  # a whole subject less is no fault that the table itself shows
+    written(one[one["participant_id"] != one["participant_id"].iloc[-1]], tmp_path)
+    with refused(path, f"of {len(table)} (its record's)", "cut off"):
+        read_predictions(path)
 
 
 def test_a_number_as_participant_id_keeps_its_zeros(table, tmp_path):

@@ -148,6 +148,15 @@ def test_a_missing_table_is_refused(cohort):
         labelled_scans(cohort)
 
 
+@pytest.mark.parametrize("name", ["participants.csv", "Participants.TSV", "participants.tsv.txt"])
+def test_a_table_called_nearly_as_the_one_that_is_read_is_named(cohort, name, caplog):
+    (cohort / "participants.tsv").rename(cohort / name)
+    with refused(cohort / "participants.tsv", name):
+        labelled_scans(cohort)
+    assert known_ages(cohort / "participants.tsv") == {}
+    assert name in caplog.text and "participants.tsv" in caplog.text
+
+
 def test_a_table_without_groups_is_refused(cohort):
     edit_table(cohort, "group", "diagnosis")
     with refused(cohort / "participants.tsv", "group"):
@@ -564,6 +573,17 @@ def test_a_box_at_another_place_is_never_passed_over(cohort, place):
     assert [scan.scan_id for scan in scans if scan.refused] == ["sub-01"]
     assert place in scans[0].refused
     assert all(scan.box == BOX for scan in scans[1:])
+
+
+@pytest.mark.parametrize("ending", ["_box.nii.gz", "_box.json.txt", "_box", "_mask.nii.gz"])
+def test_a_box_that_is_no_json_file_is_never_passed_over(cohort, ending):
+    due = box_file(cohort)
+    other = due.rename(due.with_name(due.name.removesuffix("_box.json") + ending))
+    with refused(other, due.relative_to(cohort), "no JSON file"):
+        find_scans(cohort)
+    assert [scan.scan_id for scan in find_scans(cohort, incomplete_too=True) if scan.refused] == ["sub-01"]
+    due.write_text(json.dumps({"Box": BOX}))
+    assert all(scan.box == BOX for scan in find_scans(cohort))
 
 
 def test_boxes_of_others_are_passed_over_with_a_word(cohort, caplog):

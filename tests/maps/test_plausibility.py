@@ -75,11 +75,12 @@ def test_maps_of_a_brain_pass_without_a_flag():
         (2, lambda v: -np.abs(v), ("no positive value",)),
         (2, lambda v: (v > 700).astype(np.float32), ("different values, as a mask",)),
         (1, lambda v: 10 * np.digitize(v, [0.1, 15, 25]).astype(np.float32), ("different values",)),
+        (1, lambda v: np.round(spiked(2000)(v) / 8) * 8, ("different values, since", "up to 2e+03", "outlying voxels")),
     ],
     ids=[
         "QSM in ppb", "QSM divided twice", "QSM clipped", "signed as unsigned", "QSM voxel of 1e30",
         "R2* voxel of 1e30", "T1w voxel of 1e30", "R2* in 1/ms", "T2* in s", "R2* negative",
-        "T1w negative", "mask for T1w", "labels for R2*",
+        "T1w negative", "mask for T1w", "labels for R2*", "rounded for an outlier",
     ],
 )  # fmt: skip
 def test_an_impossible_map_is_refused_with_its_reason(channel, change, words):

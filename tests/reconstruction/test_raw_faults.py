@@ -9,6 +9,7 @@ import pytest
 from blobs import REPOSITORY
 from raw_head import affine, echoes
 from refusal import refused
+from scipy import ndimage
 
 from scripts.errors import InputError
 from scripts.files.nifti import read_voxels
@@ -17,7 +18,7 @@ from scripts.reconstruction.checks import check_map, check_slices
 from scripts.reconstruction.consistency import check_echoes_agree
 from scripts.reconstruction.filtered import check_not_filtered
 from scripts.reconstruction.phase import check_not_noise, scale_phase, turn_slices_back
-from scripts.reconstruction.places import check_same_place
+from scripts.reconstruction.places import check_in_one_piece, check_same_place
 from scripts.reconstruction.raw import (
     Acquisition,
     RawScan,
@@ -299,6 +300,8 @@ def test_echoes_of_a_head_agree_and_a_negated_one_is_refused_or_said(heads, whic
         (lambda phase: phase[:, :, ::-1], "mirrored along k"),
         (lambda phase: np.roll(phase, 10, 0), "shifted along i by 10"),
         (lambda phase: np.flip(phase, (1, 2)), "mirrored along j and k"),
+        (lambda phase: phase[::-1], "mirrored along i"),  # a head is nearly symmetric
+        (lambda phase: np.roll(phase, 3, 1), "shifted along j by 3"),
         (lambda phase: np.roll(phase, phase.shape[2] // 2, 2), "shifted along k"),  # its halves changed places
     ],
 )
@@ -311,11 +314,27 @@ def test_a_phase_in_another_place_than_its_magnitude_is_refused(heads, change, s
         check_same_place(change(phase[0]), magnitude[0], "p.nii.gz")
 
 
+def test_a_brain_cut_out_of_one_image_alone_is_not_elsewhere(heads):
+    phase, magnitude, *_ = heads["3 T, two echoes"]
+    inside = sum(n**2 for n in np.ogrid[-1:1:64j, -1:1:76j, -1:1:49j]) < 0.4
+    check_same_place(phase[0], np.where(inside, magnitude[0], 0), "p.nii.gz")
+    check_same_place(np.where(inside, phase[0], 0), magnitude[0], "p.nii.gz")
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1)])
+def test_images_whose_halves_changed_places_are_refused(heads, axes):
+    for _, magnitude, *_ in heads.values():
+        check_in_one_piece(magnitude[0], "m.nii.gz")
+    _, magnitude, *_ = heads["3 T, two echoes"]
+    with refused("m.nii.gz", f"halves along {' and '.join('ijk'[axis] for axis in axes)} changed places", "fftshift"):
+        check_in_one_piece(np.fft.fftshift(magnitude[0], axes), "m.nii.gz")
+
+
 @pytest.mark.parametrize("width", [24, 48])
 def test_a_phase_that_was_filtered_as_for_swi_is_said(heads, width):
-    for phase, magnitude, _, spacing in heads.values():
-        assert check_not_filtered(phase[-1], magnitude[-1], spacing) == []
-    phase, magnitude, _, spacing = heads["3 T, two echoes"]
+    for phase, magnitude, times, spacing in heads.values():
+        assert check_not_filtered(phase[-1], magnitude[-1], spacing, times[-1], 3.0) == []
+    phase, magnitude, times, spacing = heads["3 T, two echoes"]
     signal = magnitude[-1] * np.exp(1j * phase[-1])
     window = np.ones(signal.shape[:2])  # of a Hann filter in the plane, as SWI has it (Haacke et al., MRM 2004, 52:612)
     for axis, size in enumerate(window.shape):
@@ -323,7 +342,17 @@ def test_a_phase_that_was_filtered_as_for_swi_is_said(heads, width):
         hann = np.where(place < width / 2, 0.5 + 0.5 * np.cos(2 * np.pi * place / width), 0)
         window = window * np.expand_dims(hann, 1 - axis)
     smooth = np.fft.ifft2(np.fft.fft2(signal, axes=(0, 1)) * window[..., None], axes=(0, 1))
-    (line,) = check_not_filtered(np.angle(signal * smooth.conj()), magnitude[-1], spacing)
+    (line,) = check_not_filtered(np.angle(signal * smooth.conj()), magnitude[-1], spacing, times[-1], 3.0)
+    assert "high-pass filtered" in line
+
+
+def test_a_wide_filter_is_seen_in_a_late_echo(heads):
+    phase, magnitude, _, spacing = heads["3 T, two echoes"]
+    signal = magnitude[1] * np.exp(8j * (phase[1] - phase[0]))  # the field alone, as after 18.4 ms
+    assert check_not_filtered(np.angle(signal), magnitude[1], spacing, 0.0184, 3.0) == []
+    sigma = [15 / 2.355 / mm for mm in spacing]
+    smooth = ndimage.gaussian_filter(signal.real, sigma) + 1j * ndimage.gaussian_filter(signal.imag, sigma)
+    (line,) = check_not_filtered(np.angle(signal * smooth.conj()), magnitude[1], spacing, 0.0184, 3.0)
     assert "high-pass filtered" in line
 
 

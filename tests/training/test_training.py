@@ -260,6 +260,14 @@ def test_training_that_diverges_names_the_key_and_writes_no_weights(run_id, key,
     assert set(tmp_path.rglob("*.pt")) == before
 
 
+def test_weights_that_give_one_answer_are_not_written(trained, shared_cohort, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    before = (tmp_path / "models" / "model.pt").read_bytes()
+    with refused("model.pt", "one answer to everything", "lower scan_learning_rate", "not written"):
+        train(shared_cohort, tmp_path, "scan_level", scan_learning_rate=1.0, scan_epochs=2)  # its loss is finite
+    assert (tmp_path / "models" / "model.pt").read_bytes() == before
+
+
 def test_a_diverged_checkpoint_is_not_gone_on_with(trained, shared_cohort, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     checkpoint = torch.load(path := tmp_path / "run" / "output" / "image_level_checkpoint.pt", weights_only=True)

@@ -108,6 +108,7 @@ def collect(setup: Setup, folds: Sequence[Fold], known: Baselines) -> None:
             "software": first["software"],
             "settings": {k: v for k, v in first["settings"].items() if k not in may_differ},
             "seed": setup.seed,
+            "rows": len(rows),
             "input": first["input"],
             "nuclei_table_sha256": known.nuclei_table_sha256,
             "folds": [{**asdict(fold), "weights": record["weights"]} for fold, record in records.items()],

@@ -79,7 +79,7 @@ def join_runs(
     rows = joined.astype(object).where(joined.notna(), "").to_dict("records")
     write_table(folder / "predictions.csv", PREDICTION_COLUMNS, rows)
     first = next(iter(records.values()))
-    write_json(folder / "predictions.json", {"input": first["input"], "runs": records})
+    write_json(folder / "predictions.json", {"input": first["input"], "rows": len(rows), "runs": records})
     return counts
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scripts.errors import InputError
+from scripts.files.json_file import read_json
 from scripts.files.table import read_frame
 
 #: Columns of the table. label: 0 HC, 1 HH.
@@ -86,13 +87,19 @@ def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
         (see `without_input_once`).
 
     Raises:
-        InputError: no such file, missing columns, no rows, or rows that contradict each other; see `check_predictions`.
+        InputError: no such file, missing columns, no rows, fewer than the record beside it says, or rows that
+            contradict each other; see `check_predictions`.
     """
     path = Path(path)
     cure = "give the predictions.csv that an evaluation wrote"
     table = read_frame(path, PREDICTION_COLUMNS, cure=cure)[list(PREDICTION_COLUMNS)].astype(str)
     if table.empty:
         raise InputError(f"{path}: no rows; run the evaluation again")
+    due = recorded_rows(path)
+    if due is not None and len(table) < due:
+        raise InputError(
+            f"{path}: has {len(table)} rows of {due} (its record's): it was cut off; copy or make it again"
+        )
     for column in ("region", "model", "participant_id"):
         _refuse(table[column] == "", table, path, column, "is empty; every row needs one")
     for column in ("repeat", "fold", "label", "slice"):
@@ -102,6 +109,16 @@ def read_predictions(path: str | os.PathLike) -> pd.DataFrame:
     table["probability_HH"] = number.astype("float64")
     check_predictions(table, path)
     return without_input_once(table)
+
+
+def recorded_rows(path: str | os.PathLike) -> int | None:
+    """How many rows the record beside a table (`predictions.json`) says that it has; None where nothing says it.
+
+    Raises:
+        InputError: a damaged record.
+    """
+    record = Path(path).with_suffix(".json")
+    return read_json(record, "record").get("rows") if record.is_file() else None
 
 
 def without_input_once(table: pd.DataFrame) -> pd.DataFrame:

@@ -46,6 +46,7 @@ _MADE_OF = {
     "settings": _OBJECT,
     "weights": {"type": "object", "additionalProperties": _TEXT},
     "input": _object(name=_maybe(_TEXT), simulated=_BOOLEAN, sha256=_TEXT),
+    "rows": _between(1, 1e12, "integer"),
 }
 
 

@@ -42,6 +42,8 @@ MOST_NAMED = 5
 #: Where the basal ganglia boxes of a cohort lie, below its root.
 BOX_DERIVATIVE = Path("derivatives") / "basalganglia"
 _BOX_ENDING = "_desc-basalganglia_box.json"
+#: A name that ends in box, whatever its ending.
+_CALLED_BOX = re.compile(r"box(\.[^_]*)?$", re.IGNORECASE)
 #: How people spell the two folders.
 _LIKE_DERIVATIVES = re.compile(r"deriv.*", re.IGNORECASE)
 _LIKE_BASAL_GANGLIA = re.compile(r"basal[-_ ]?gangli.*", re.IGNORECASE)
@@ -126,6 +128,11 @@ def _without_lost_boxes(root: Path, scans: list[Scan], incomplete_too: bool) -> 
         elif lacking:
             due = _box_file(root, Path(lacking[0].maps[0])).relative_to(root)
             said = f"is a box of no scan by its place and name, and {lacking[0].scan_id} has none; move it to {due}"
+            if path.suffix.casefold() != ".json":
+                said = (
+                    f"looks like the basal ganglia box of {lacking[0].scan_id}, which has none, but is no JSON file;"
+                    f' write {{"Box": [[i0,i1],[j0,j1],[k0,k1]]}} to {due}'
+                )
             if not incomplete_too:
                 raise InputError(f"{root / path}: {said}, or away")
             refused = replace(lacking[0], maps=(), refused=f"{path}: {said}, or away")
@@ -139,9 +146,21 @@ def _boxes(root: Path) -> list[Path]:
     """Files below the root that look like boxes of scans, wherever people put them."""
     above = [root, *(path for path in root.glob("*") if _LIKE_DERIVATIVES.fullmatch(path.name))]
     folders = {path for folder in above for path in folder.glob("*") if _LIKE_BASAL_GANGLIA.fullmatch(path.name)}
-    files = [path for folder in folders for path in folder.rglob("*") if path.name != "dataset_description.json"]
-    files += [path for folder in anat_folders(root) for path in folder.glob("*") if "box" in path.name.casefold()]
-    shown = (path for path in files if path.suffix.casefold() == ".json" and not path.name.startswith("."))
+    files = [
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.name.casefold().endswith((".json", *ENDINGS, *OTHER_ENDINGS))
+        and path.name != "dataset_description.json"
+        or _CALLED_BOX.search(path.name)
+    ]
+    files += [
+        path
+        for folder in anat_folders(root)
+        for path in folder.glob("*")
+        if _CALLED_BOX.search(path.name) or path.suffix.casefold() == ".json" and "box" in path.name.casefold()
+    ]
+    shown = {path for path in files if not path.is_dir() and not path.name.startswith(".")}
     return sorted(path.relative_to(root) for path in shown)
 
 
@@ -384,7 +403,11 @@ def read_participants(path: str | os.PathLike, columns: Sequence[str]) -> dict[s
     """
     path = Path(path)
     if not os.path.lexists(path):
-        raise InputError(f"{path}: no such file; it lists {' and '.join(columns)} of every subject, tab-separated")
+        near = _near_file(path)
+        there = "" if near is None else f", but {printable(near)} is there"
+        raise InputError(
+            f"{path}: no such file{there}; it lists {' and '.join(columns)} of every subject, tab-separated"
+        )
     participants: dict[str, dict[str, str]] = {}
     for row in read_table(path, columns):
         name = participant_name(row["participant_id"])
@@ -392,6 +415,13 @@ def read_participants(path: str | os.PathLike, columns: Sequence[str]) -> dict[s
             raise InputError(f"{path}: participant {name!r} has more than one row; keep one")
         participants[name] = {**row, "participant_id": name}
     return participants
+
+
+def _near_file(path: Path) -> str | None:
+    """The name of a file beside one that is not there, of its name in other letters or with another ending."""
+    stem = path.name.split(".")[0].casefold() + "."
+    names = sorted(other.name for other in path.parent.glob("*.*") if other.is_file())
+    return next((name for name in names if name.casefold().startswith(stem) and not name.endswith(".json")), None)
 
 
 def known_ages(table: str | os.PathLike, folders: Collection[str] = ()) -> dict[str, float]:
@@ -405,9 +435,11 @@ def known_ages(table: str | os.PathLike, folders: Collection[str] = ()) -> dict[
     Raises:
         InputError: as `read_participants` and `ages_of`.
     """
-    if not os.path.lexists(table):
-        return {}
     table = Path(table)
+    if not os.path.lexists(table):
+        if (near := _near_file(table)) is not None:
+            LOGGER.warning("%s is not read, so that no age is known; call it %s", printable(near), table.name)
+        return {}
     people = read_participants(table, ["participant_id"])
     columns = next(iter(people.values()), {})
     if "age" not in columns and (near := near_column("age", columns)) is not None:

@@ -34,6 +34,7 @@ LIMITS: dict[str, tuple[float, str]] = {
     "qsm_least_spread": (0.003, "gray and white matter alone differ by 0.03 ppm; below, the unit is not ppm"),
     "r2star_least_median": (1.0, "tissue loses its signal in less than a second; below, the unit is 1/ms, or T2* in s"),
     "r2star_largest_median": (500.0, "signal that is gone in 2 ms is not imaged; above, this is another image"),
+    "stretched_ratio": (5.0, "the same, of a map of so few values as a mask: they were rounded for its sake"),
     "least_values": (16.0, "different values in a map; a mask or a label image has fewer, noise alone makes more"),
     "same_image": (0.9999, "two contrasts of one head differ in noise at least"),
     "further_least_spread": (
@@ -151,6 +152,12 @@ def check_maps(maps: np.ndarray, names: Sequence[str], suffixes: Sequence[str] =
                 " outlying voxels, or export it again"
             )
         if some.size > SAMPLE // 100 and (different := len(np.unique(some))) < limit("least_values"):
+            if most > limit("stretched_ratio") * usual:
+                raise InputError(
+                    f"{name}: the {suffix} has {different} different values, since voxels of up to {most:.3g} took the"
+                    f" range that it was stored with, and nearly all of it is below {usual:.3g}; remove the outlying"
+                    " voxels and export it again, as floating point"
+                )
             raise InputError(
                 f"{name}: the {suffix} has {different} different values, as a mask or a label image has; give the map"
             )

@@ -1,5 +1,6 @@
 """The paper's models: ResNet18 on one slice (stage 1), and Q-Net, which reads a scan's slices together (stage 2)."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -299,15 +300,17 @@ def check_answers(network: nn.Module, path: str | os.PathLike) -> None:
     ramp = torch.linspace(0, 1, height)[:, None, None].expand_as(noise)
     tried = torch.stack([torch.zeros_like(noise), noise, ramp]).to(next(network.parameters()).device)
     with torch.no_grad():
-        logits = network(tried)
+        embeddings: Tensor = network.embed(tried)  # type: ignore[operator]
+        logits = network.sequence(embeddings)[0]  # type: ignore[operator]
     margins = logits[:, 1] - logits[:, 0]
     if not margins.isfinite().all():
         raise InputError(f"{path}: its answers are no numbers; its training diverged, train again")
     low, high = (float(end) for end in margins.aminmax())
     if high - low <= _LEAST_DIFFERENCE * max(1.0, abs(low)) or low > _SURE or high < -_SURE:
+        dead = float(embeddings.std(0).max()) <= _LEAST_DIFFERENCE * float(embeddings.abs().max())
         raise InputError(
-            f"{path}: gives one answer to everything, so it learned nothing; train longer or with a lower learning"
-            " rate, or give other weights"
+            f"{path}: gives one answer to everything, so it learned nothing; train longer or with a lower"
+            f" {'image' if dead else 'scan'}_learning_rate, or give other weights"
         )
 
 
@@ -326,7 +329,8 @@ def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype
     """Write a network's state dict, floating point values as `dtype`, aside then renamed.
 
     Raises:
-        InputError: NaN, infinite values, or such that the type has no room for; nothing is written.
+        InputError: NaN, infinite values, or such that the type has no room for, or what `load_weights` would refuse;
+            nothing is written.
     """
     state = {
         k: v.detach().to("cpu", dtype if v.is_floating_point() else v.dtype) for k, v in network.state_dict().items()
@@ -336,6 +340,12 @@ def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype
             f"{path}: {name!r} is not finite as {str(dtype).removeprefix('torch.')}, so its training diverged and it is"
             " not written; train again with lower image_learning_rate and scan_learning_rate"
         )
+    tried = copy.deepcopy(network).eval()
+    try:
+        load_state_dict(tried, _trained_tensors(state, path), path)
+        check_answers(tried, path)
+    except InputError as error:
+        raise InputError(f"{error} (it is not written)") from error
     write_tensors(path, state)
 
 

@@ -14,16 +14,22 @@ _BLOCK_MM = 25.0
 _LEAST_BLOCKS = 20
 #: Weaker blocks than this share of the brightest are left out.
 _SIGNAL = 0.3
-#: Rms of the blocks' phases below which it was filtered, rad: a 3 T head has 0.9 at 4.6 ms, and 0.03 to 0.07 filtered.
-_FILTERED_RAD = 0.1
+#: Rms of the blocks' phases below which it was filtered: rad a ms and tesla, and the least and most such limit, rad.
+#: Unfiltered, a head has 0.9 at 4.6 ms and 3 T, parts of heads 0.7 and more from 20 ms on; filtered over 15 mm, 0.05 to
+#: 0.09 and at most 0.48 are left.
+_FILTERED_RAD_PER_MS_T, _LEAST_RAD, _MOST_RAD = 0.025 / 3, 0.1, 0.5
 
 
-def check_not_filtered(phase: np.ndarray, magnitude: np.ndarray, spacing_mm: Sequence[float]) -> list[str]:
+def check_not_filtered(
+    phase: np.ndarray, magnitude: np.ndarray, spacing_mm: Sequence[float], echo_time_s: float, field_strength_t: float
+) -> list[str]:
     """A line where a phase varies from place to place as little as a filtered one.
 
     Args:
         phase, magnitude: of the last echo, `[X, Y, Z]`; rad.
         spacing_mm: voxel size.
+        echo_time_s: of that echo, s.
+        field_strength_t: T.
     """
     sums = magnitude * np.exp(1j * phase)
     weight = magnitude
@@ -39,7 +45,7 @@ def check_not_filtered(phase: np.ndarray, magnitude: np.ndarray, spacing_mm: Seq
         return []
     angle = np.angle(sums[bright] * np.conj(sums[bright].sum()))
     varies = float(np.sqrt(np.average(angle**2, weights=weight[bright])))
-    if varies >= _FILTERED_RAD:
+    if varies >= np.clip(_FILTERED_RAD_PER_MS_T * 1000 * echo_time_s * field_strength_t, _LEAST_RAD, _MOST_RAD):
         return []
     return [
         f"The phase of the last echo varies by {varies:.2g} rad only from one part of the head to another, where the"

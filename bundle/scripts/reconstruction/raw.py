@@ -21,7 +21,7 @@ from scripts.reconstruction.phase import (
     thinned,
     turn_slices_back,
 )
-from scripts.reconstruction.places import check_same_place
+from scripts.reconstruction.places import check_in_one_piece, check_same_place
 
 #: Echo times above this are taken for milliseconds: after 0.3 s nothing is left of a gradient echo in the brain.
 _LONGEST_ECHO_TIME_S = 0.3
@@ -382,6 +382,7 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
     grown = check_decay(magnitude, acquisition.first, acquisition.echo_times_s)
     if not np.any(magnitude):
         raise InputError(f"{where}: the magnitude is 0 throughout; export it again")
+    check_in_one_piece(magnitude[0], where)
     unit, odd = normalise(magnitude)
     warnings = [
         *acquisition.notes,
@@ -397,7 +398,9 @@ def load_echoes(acquisition: Acquisition, sign: int) -> Echoes:
         for phases, magnitudes, file in zip(scaled.phase, magnitude, others, strict=True):
             check_same_place(phases, magnitudes, file)
     spacing = np.linalg.norm(acquisition.first[0].header()[1][:3, :3], axis=0)
-    warnings += check_not_filtered(scaled.phase[-1], magnitude[-1], spacing.tolist())
+    last, field = acquisition.echo_times_s[-1], acquisition.field_strength_t
+    if field is not None:
+        warnings += check_not_filtered(scaled.phase[-1], magnitude[-1], spacing.tolist(), last, field)
     warnings += check_echoes_agree(scaled.phase, magnitude, acquisition.echo_times_s, spacing.tolist(), others)
     phase = scaled.phase if sign == 1 else -scaled.phase
     return Echoes(magnitude, phase, unit, {"PhaseScaling": scaled.how, "PhaseSign": sign}, warnings)

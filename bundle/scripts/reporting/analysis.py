@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scripts.errors import InputError
 from scripts.evaluation.contributions import SCANS
-from scripts.evaluation.predictions import read_predictions
+from scripts.evaluation.predictions import read_predictions, recorded_rows
 from scripts.evaluation.subgroups import SUBJECTS, read_subjects
 from scripts.files.json_file import read_json
 from scripts.files.writing import check_output_dir
@@ -44,6 +44,9 @@ def analyse(
     if bootstrap_samples < 100:
         raise InputError(f"bootstrap_samples is {bootstrap_samples}; a box plot needs at least 100; raise it")
     table = read_predictions(predictions)
+    count = f"{Path(predictions).name}: {len(table)} rows of {table['participant_id'].nunique()} subjects"
+    unsure = "; no record beside it says how many there should be" if recorded_rows(predictions) is None else ""
+    print(count + unsure)
     if simulated is None:
         simulated = recorded_as_simulated(Path(predictions).with_suffix(".json"))
     people = read_subjects(Path(predictions).with_name(SUBJECTS), table["participant_id"])
