@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recorded import RECORDED
 from refusal import refused
 
 from scripts.model.ensemble import Ensemble, as_trained, join
@@ -29,7 +30,7 @@ def files(members, tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("members")
     for place, member in enumerate(members):
         save_weights(member, folder / f"{place}.pt", torch.float32)
-        settings = {"seed": place, "fold": 0, "num_slices": 3, "hidden_size": 4}
+        settings = RECORDED | {"seed": place, "fold": 0, "num_slices": 3, "hidden_size": 4}
         (folder / f"{place}.json").write_text(json.dumps({"settings": settings, "input": {"simulated": True}}))
     return [folder / f"{place}.pt" for place in range(len(members))]
 
@@ -84,10 +85,33 @@ def test_what_cannot_be_joined_is_refused(files, tmp_path):
         join(files[:1], tmp_path / "model.pt")
     with refused("0.pt", "same weights"):
         join([files[0], files[0]], tmp_path / "model.pt")
-    save_weights(QNet(num_slices=4, hidden_size=4), tmp_path / "other.pt", torch.float32)
-    with refused("other.pt", "another network"):
-        join([files[0], tmp_path / "other.pt"], tmp_path / "model.pt")
     shutil.copy(files[1], tmp_path / "alone.pt")
     with refused("alone.pt", "alone.json, its training record, is not beside it"):
         join([files[0], tmp_path / "alone.pt"], tmp_path / "model.pt")
+    assert not (tmp_path / "model.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("state", "record", "words"),
+    [
+        ({}, {"settings": {"num_slices": 4}}, ("num_slices 4", "one kind")),
+        ({}, {"settings": {"maps": ["T1w", "R2starmap", "Chimap"]}}, ("maps", "one kind")),  # the first says none
+        ({}, {"settings": {"region": None}}, ("region",)),
+        ({}, {"input": {"sha256": "b" * 64}}, ("another cohort",)),
+        ({"sequence.scan_head.bias": torch.tensor([0.0, 1000.0])}, {}, ("one answer to everything",)),
+        ({"sequence.scan_head.weight": None}, {}, ("sequence.scan_head.weight", "not in both")),
+        ({"sequence.scan_head.bias": torch.zeros(3)}, {}, ("sequence.scan_head.bias", "shape [3]")),
+    ],
+    ids=["slices", "maps", "record", "cohort", "one answer", "part", "shape"],
+)
+def test_a_member_of_another_kind_or_that_inference_would_refuse_is_not_joined(files, tmp_path, state, record, words):
+    first, second = (Path(shutil.copy(path, tmp_path)) for path in files)
+    changed = torch.load(second, weights_only=True) | state
+    torch.save({name: value for name, value in changed.items() if value is not None}, second)
+    for path, of_it in ((first, {"input": {"sha256": "a" * 64}}), (second, record)):
+        known = json.loads(files[int(path.stem)].with_suffix(".json").read_text())
+        settings = {k: v for k, v in (known["settings"] | of_it.get("settings", {})).items() if v is not None}
+        path.with_suffix(".json").write_text(json.dumps(known | of_it | {"settings": settings}))
+    with refused(f"{second.stem}.", *words):
+        join([first, second], tmp_path / "model.pt")
     assert not (tmp_path / "model.pt").exists()

@@ -23,13 +23,13 @@ def check_no_copies(scans: Sequence[Scan]) -> None:
     Raises:
         InputError: names both.
     """
-    for number, name in enumerate(scans[0].names if scans else ()):
+    for number in range(len(scans[0].maps) if scans else 0):
         alike: dict[bytes, list[Scan]] = defaultdict(list)
         for scan in scans:
             alike[first_values(scan.maps[number], _VALUES)].append(scan)
         for group in alike.values():
             if len({scan.participant_id for scan in group}) > 1:
-                _compare(group, number, name)
+                _compare(group, number, group[0].names[number] if len(group[0].maps) > 1 else "image")
 
 
 def _compare(scans: Sequence[Scan], number: int, name: str) -> None:

@@ -1,17 +1,19 @@
 """Trainings with several seeds as one network: its output is their mean, their spread says how much is luck."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scripts.errors import InputError
 from scripts.files.writing import sha256, write_json
-from scripts.model.networks import QNet, read_state_dict, write_tensors
+from scripts.maps.scan import MAPS
+from scripts.model.networks import QNet, load_weights, read_state_dict, write_tensors
 from scripts.model.trust import set_aside_former
-from scripts.provenance import record_beside, software
+from scripts.provenance import record_beside, software, trained_with
 
 #: How the parameters of a member begin in the ensemble's weights.
 PREFIX = "members."
@@ -112,6 +114,16 @@ def as_trained(
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
+def network_of(settings: Mapping[str, Any]) -> QNet:
+    """A single network of the form that a training record's settings tell; what they leave out is as in train.yaml."""
+    forms = {
+        key: settings[key]
+        for key in ("num_slices", "hidden_size", "scan_model", "image_model", "spatial_size")
+        if key in settings
+    }
+    return QNet(**forms, num_maps=len(settings.get("maps", MAPS)))
+
+
 def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> None:
     """Write several weights files as one, with a record beside it that names them by their SHA-256.
 
@@ -120,36 +132,30 @@ def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> No
         weights: the file that is written.
 
     Raises:
-        InputError: fewer than two, the same weights twice, or weights and records that do not fit each other.
+        InputError: fewer than two, the same weights twice, weights and records that do not fit each other, or what
+            `load_weights` refuses.
     """
     if len(members) < 2:
         raise InputError(f"members: {len(members)} given; an ensemble has at least two, as ['a/model.pt','b/model.pt']")
     digests = [sha256(path) if Path(path).is_file() else None for path in members]
-    states = [read_state_dict(path) for path in members]
     for place, path in enumerate(members):
-        if digests[place] in digests[:place]:
+        if digests[place] is not None and digests[place] in digests[:place]:
             raise InputError(f"{path}: holds the same weights as another member; give each training once")
-        for name, value in states[0].items():
-            if (
-                name not in states[place]
-                or states[place][name].shape != value.shape
-                or len(states[place]) != len(states[0])
-            ):
-                raise InputError(f"{path}: is another network than {members[0]} ({name!r}); join trainings of one kind")
     records = [record_beside(path) for path in members]
-    for path, record in zip(members, records, strict=True):
-        if not record.get("settings"):
-            raise InputError(
-                f"{path}: {Path(path).with_suffix('.json').name}, its training record, is not beside it, so nothing"
-                " shows that the members were trained alike; put the two together"
-            )
-    for path, record in zip(members[1:], records[1:], strict=True):
+    trained = [trained_with(path) for path in members]
+    for path, record, settings in zip(members, records, trained, strict=True):
         for key in DECISIVE:
-            first, other = (one.get("settings", {}).get(key) for one in (records[0], record))
+            first, other = (one.get(key) for one in (trained[0], settings))
             if first != other and None not in (first, other):
                 raise InputError(
                     f"{path}: was trained with {key} {other}, {members[0]} with {first}; join trainings of one kind"
                 )
+        cohorts = [one.get("input", {}).get("sha256") for one in (records[0], record)]
+        if None not in cohorts and cohorts[0] != cohorts[1]:
+            raise InputError(f"{path}: was trained on another cohort than {members[0]}; join trainings of one kind")
+    states = [
+        load_weights(network_of(settings), path).state_dict() for path, settings in zip(members, trained, strict=True)
+    ]
     joined = {
         f"{PREFIX}{place}.{name}": value.half() if value.is_floating_point() else value
         for place, state in enumerate(states)

@@ -10,6 +10,7 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.maps.bids import GROUPS, checked_box
+from scripts.maps.copies import check_no_copies
 from scripts.maps.scan import Box, LabelledScan, items
 from scripts.model.trust import set_aside_former
 from scripts.provenance import record
@@ -40,8 +41,9 @@ def labelled_studies(studies: Sequence[Mapping[str, str]]) -> list[LabelledScan]
         the scans, in the order of their names.
 
     Raises:
-        InputError: a label file of another form, or studies of fewer than two groups.
+        InputError: another list, a label file of another form, studies of fewer than two groups, or a study twice.
     """
+    _check_list(studies)
     scans = []
     for study in sorted(studies, key=lambda study: study["image"]):
         name = Path(study["image"]).name.removesuffix(".gz").removesuffix(".nii")
@@ -51,7 +53,22 @@ def labelled_studies(studies: Sequence[Mapping[str, str]]) -> list[LabelledScan]
         raise InputError(
             f"{len(scans)} labelled studies do not hold both {' and '.join(GROUPS)}; label studies of both groups"
         )
+    check_no_copies(scans)
     return scans
+
+
+def _check_list(studies: Any) -> None:
+    """Refuse what is no list of studies, or names one twice."""
+    if not isinstance(studies, Sequence) or isinstance(studies, str):
+        raise InputError("train#dataset#data: is no list; give [{'image': PATH, 'label': PATH}, ...]")
+    seen: set[str] = set()
+    for place, study in enumerate(studies):
+        paths = [study.get(key) for key in ("image", "label")] if isinstance(study, Mapping) else [None]
+        if not all(isinstance(path, (str, os.PathLike)) for path in paths):
+            raise InputError(f"train#dataset#data: entry {place} is no study; give {{'image': PATH, 'label': PATH}}")
+        if (image := str(paths[0])) in seen:
+            raise InputError(f"{image}: is there twice among the labelled studies; give each once")
+        seen.add(image)
 
 
 def read_label(path: str | os.PathLike) -> tuple[int, Box | None]:
