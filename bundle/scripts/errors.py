@@ -11,20 +11,41 @@ from tqdm import tqdm  # noqa: TID251  # for its lines alone
 #: The error that a web server of starlette's kind, such as MONAI Label's, answers a client with; None outside of one.
 _HTTP = getattr(sys.modules.get("starlette.exceptions"), "HTTPException", None)
 
-#: What the system says of disks and folders, and what to do.
+#: What the system says of disks and folders, and what to do: all that opening, writing and renaming may answer, but for
+#: ENOENT, by which programs ask whether something is there, and what is a fault of ours (EBADF, EFAULT).
 SYSTEM = {
-    errno.ENOSPC: "the disk is full; free some space and give the same command again",
-    errno.EDQUOT: "the disk quota is used up; free some space and give the same command again",
-    errno.EACCES: "no permission to read or write there; correct the permissions",
-    errno.EPERM: "no permission to read or write there; correct the permissions",
-    errno.EROFS: "the disk cannot be written; choose another output folder",
-    errno.EEXIST: "a file lies where a folder must be made; move it away or choose another output folder",
-    errno.ENOTDIR: "a file lies where a folder must be; move it away or choose another output folder",
-    errno.EISDIR: "a folder lies where a file must be; move it away or choose another output folder",
-    errno.ENAMETOOLONG: "a name is too long for this disk; shorten it",
-    errno.EIO: "the disk cannot be read or written (input/output error); check the disk",
-    errno.ESTALE: "the disk is gone (stale file handle); mount it again",
+    getattr(errno, name): said
+    for names, said in {
+        "ENOSPC": "the disk is full; free some space and give the same command again",
+        "EDQUOT": "the disk quota is used up; free some space and give the same command again",
+        "EFBIG EOVERFLOW": "a file is larger than this disk or a limit (ulimit -f) allows; choose another output"
+        " folder, or raise the limit",
+        "EACCES EPERM": "no permission to read or write there; correct the permissions",
+        "EROFS": "the disk cannot be written; choose another output folder",
+        "EEXIST": "a file lies where a folder must be made; move it away or choose another output folder",
+        "ENOTDIR": "a file lies where a folder must be; move it away or choose another output folder",
+        "EISDIR ENOTEMPTY": "a folder lies where a file must be; move it away or choose another output folder",
+        "ENAMETOOLONG": "a name is too long for this disk; shorten it",
+        "EILSEQ": "a name has letters that this disk does not take; use letters, digits and hyphens",
+        "ELOOP": "links lead in a circle; correct them",
+        "EMLINK": "the folder can hold no more; choose another output folder",
+        "EMFILE ENFILE": "too many files are open; raise the limit (ulimit -n) and give the same command again",
+        "ENOMEM": "not enough memory; close other programs, or use a machine with more",
+        "EBUSY ETXTBSY": "another program uses the file or folder; end it and give the same command again",
+        "EXDEV EOPNOTSUPP ENOLCK": "the disk does not offer what is needed there; choose another output folder",
+        "EIO EREMOTEIO EUCLEAN": "the disk cannot be read or written (input/output error); check the disk",
+        "ENXIO ENODEV ENOTCONN ESTALE EHOSTDOWN EHOSTUNREACH ETIMEDOUT": "the disk is gone or does not answer (stale"
+        " file handle, no device or server); mount it again",
+        "EKEYEXPIRED EKEYREVOKED ENOKEY": "the disk's key or ticket is missing or has expired; renew it and give the"
+        " same command again",
+    }.items()
+    for name in names.split()
+    if hasattr(errno, name)
 }
+#: What libraries say who write files themselves and keep the system's word back: torch, numpy, SQLite.
+_NOT_WRITTEN = re.compile(
+    r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed|\d+ requested and \d+ written|disk is full"
+)
 #: The folders of a path in a message.
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^/:;,]+/)+")
 
@@ -81,12 +102,17 @@ def chain(error: BaseException | None) -> list[BaseException]:
 
 def system_reason(error: BaseException) -> str | None:
     """What disk, folder or memory refused, and what to do; None where it was none of them."""
+    incomplete = None
     for found in chain(error):
         if isinstance(found, OSError) and found.errno in SYSTEM:
             return SYSTEM[found.errno]
+        if isinstance(found, (OSError, RuntimeError)) and _NOT_WRITTEN.search(str(found)):
+            incomplete = (
+                "a file could not be written to its end: the disk is full, or a limit (ulimit -f, quota) is reached"
+            )
         if isinstance(found, MemoryError) or type(found).__name__ == "OutOfMemoryError":
             return "not enough memory; close other programs, or use a machine with more"
-    return None
+    return incomplete and f"{incomplete}; free some space and give the same command again"
 
 
 def _with_place(error: BaseException) -> str | None:

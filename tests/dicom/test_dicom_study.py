@@ -17,6 +17,7 @@ from refusal import refused
 from studies import QSM, R2STAR, RULES, T1W, edit, edit_series, files_of, only_study
 
 from scripts.dicom.rules import read_rules
+from scripts.dicom.sources import read_series
 from scripts.dicom.study import find_studies
 from scripts.errors import InputError
 from scripts.inference.inputs import find_input
@@ -193,7 +194,6 @@ def test_two_descriptions_in_one_series_are_refused(study):
     ("keyword", "value"),
     [
         ("PatientID", "SIM-sub-02"),
-        ("PatientID", ""),
         ("PatientName", "Secretname^Jane"),
         ("PatientBirthDate", "19711231"),
     ],
@@ -201,6 +201,21 @@ def test_two_descriptions_in_one_series_are_refused(study):
 def test_a_series_of_another_patient_is_refused(study, keyword, value):
     relabel(study, T1W, **{keyword: value})
     with refused_discreetly("two patients", keyword, "series 3", "series 5"):
+        only_study(study).load()
+
+
+def test_what_a_derived_series_leaves_out_of_the_patient_is_no_other_patient(study):
+    whole = only_study(study)
+    patient, age = whole.patient(), whole.age()
+    for tag in ("PatientSex", "PatientBirthDate", "PatientAge", "PatientID"):
+        for path in files_of(study, QSM):
+            edit(path, lambda dataset, tag=tag: dataset.pop(tag, None))
+    partly = only_study(study)
+    assert partly.patient() == patient and all(patient.values()) and partly.age() == age
+    sources = read_series(partly.series_files)
+    assert sources["Chimap"][0].identity["PatientID"] == patient["PatientID"]
+    relabel(study, QSM, PatientName="")
+    with refused_discreetly("does not say of whom it is", "series 3", "PatientID"):
         only_study(study).load()
 
 

@@ -117,6 +117,91 @@ def test_the_real_world_value_mapping_is_used_where_the_rule_says_so(study, tmp_
         only_study(study, rules).load()
 
 
+def mapping(slope: float, unit: str, **others) -> Dataset:
+    """A Real World Value Mapping without intercept."""
+    found, code = Dataset(), Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = unit, "UCUM", "unit"
+    found.RealWorldValueSlope, found.RealWorldValueIntercept = slope, 0.0
+    found.MeasurementUnitsCodeSequence = [code]
+    found.update(others)
+    return found
+
+
+def test_a_mapping_that_contradicts_the_scaling_is_refused_and_one_that_agrees_is_not(study):
+    expected = only_study(study).load()
+
+    def also_in_ppm(dataset: Dataset) -> None:
+        dataset.RealWorldValueMappingSequence = [mapping(float(dataset.RescaleSlope) / 1000, "[ppm]")]
+
+    edit_series(study, QSM, also_in_ppm)
+    assert torch.equal(only_study(study).load(), expected)
+    edit_series(study, QSM, lambda d: setattr(d.RealWorldValueMappingSequence[0], "RealWorldValueSlope", 5.0))
+    with refused("series 3", "real world mapping (5 x stored", "give two values"):
+        only_study(study).load()
+
+
+def test_numbers_that_a_mapping_does_not_cover_are_refused(study, tmp_path):
+    def narrow(dataset: Dataset) -> None:
+        dataset.RealWorldValueMappingSequence = [mapping(float(dataset.RescaleSlope), "[ppb]")]
+        for end, value in (("First", 0), ("Last", 5)):
+            dataset.RealWorldValueMappingSequence[0].add_new(f"RealWorldValue{end}ValueMapped", "SS", value)
+
+    edit_series(study, QSM, narrow)
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(RULES.read_text().replace("ppb\n    scaling: rescale", "ppb\n    scaling: real_world"))
+    with refused("series 3", "covers stored numbers of 0 to 5"):
+        only_study(study, rules).load()
+
+
+def to_table(dataset: Dataset) -> None:
+    """A Modality LUT in the place of slope and intercept."""
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [4096, 0, 16])
+    table.add_new("LUTData", "OW", b"\0" * 8192)
+    table.ModalityLUTType = "US"
+    dataset.ModalityLUTSequence = [table]
+    del dataset.RescaleSlope, dataset.RescaleIntercept
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (to_table, ("ModalityLUTSequence (0028,3000)", "RescaleSlope")),
+        (lambda d: setattr(d, "PixelIntensityRelationship", "LOG"), ("PixelIntensityRelationship (0028,1040) is LOG",)),
+        (lambda d: setattr(d, "HighBit", 14), ("HighBit (0028,0102) is 14", "makes it 15")),
+        (lambda d: setattr(d, "PhotometricInterpretation", "MONOCHROME1"), ("MONOCHROME2",)),
+    ],
+)
+def test_what_gives_stored_numbers_another_meaning_is_refused(study, change, words):
+    edit_series(study, QSM, change)
+    with refused("series 3", *words):
+        only_study(study).load()
+
+
+def without_scaling(dataset: Dataset) -> None:
+    del dataset.RescaleSlope, dataset.RescaleIntercept
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda d: setattr(d, "PixelRepresentation", 1 - d.PixelRepresentation),
+            "PixelRepresentation (0028,0103) (0, 1)",
+        ),
+        (lambda d: setattr(d, "RescaleType", "other"), "RescaleType (0028,1054)"),
+        (lambda d: d.add_new("PixelPaddingValue", "SS", -7), "PixelPaddingValue (0028,0120)"),
+        (without_scaling, "whether they have a RescaleSlope"),
+    ],
+)
+def test_one_slice_whose_numbers_mean_something_else_is_refused(study, change, words):
+    edit_series(study, QSM, lambda d: (d.add_new("PixelPaddingValue", "SS", -32768), setattr(d, "RescaleType", "US")))
+    only_study(study).load()
+    edit(files_of(study, QSM)[3], change)
+    with refused("series 3", words):
+        only_study(study).load()
+
+
 def test_padding_becomes_zero(study):
     def pad(dataset: Dataset) -> None:
         values = dataset.pixel_array.copy()
@@ -251,16 +336,16 @@ def test_a_missing_tag_is_named(study, keyword):
         only_study(study).load()
 
 
-@pytest.mark.parametrize("sequence", ["PlanePositionSequence", "PixelValueTransformationSequence"])
-def test_a_missing_functional_group_is_named(enhanced_study, sequence):
+@pytest.mark.parametrize(
+    ("sequence", "said"),
+    [("PlanePositionSequence", "(0020,0032)"), ("PixelValueTransformationSequence", "(0028,1053)")],
+)
+def test_a_missing_functional_group_is_named(enhanced_study, sequence, said):
     def change(dataset: Dataset) -> None:
         del dataset.PerFrameFunctionalGroupsSequence[2][sequence]
 
     edit_series(enhanced_study, QSM, change)
-    if sequence == "PlanePositionSequence":
-        with refused("ImagePositionPatient", "(0020,0032)"):
-            only_study(enhanced_study).load()
-    else:  # DICOM: no transformation, the numbers are as they are
+    with refused("series 3", said):
         only_study(enhanced_study).load()
 
 

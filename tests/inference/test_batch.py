@@ -4,26 +4,32 @@ import csv
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from blobs import REPOSITORY, write_cohort
 from matplotlib.colors import to_hex
+from monai.data import MetaTensor
 from refusal import refused
 from test_inference import SETTINGS, files, run, table, workflow
 
+from scripts.errors import system_reason
 from scripts.inference.batch import RunFolder, ScanStream, told_apart
-from scripts.inference.results import model_info, note_on
+from scripts.inference.results import ResultWriter, model_info, note_on
 from scripts.inference.summary import histogram, write_summary
 from scripts.maps.scan import Scan
-from scripts.model.networks import QNet, save_weights
+from scripts.model.networks import QNet, save_weights, write_tensors
 from scripts.model.trust import SEEN, STRANGE
 from scripts.reporting.style import GROUP_STYLE
 from scripts.runs.failures import NOT_DONE
@@ -340,3 +346,48 @@ def test_performance_is_claimed_for_the_weights_it_was_measured_with_only(weight
     other = model_info(weights)
     assert other["performance"] == {} and other["simulated"] is other["trained_with"] is None
     assert note_on(other, 0) == "Research use only, not for clinical use."
+
+
+@contextmanager
+def largest_file_written(size: int) -> Iterator[None]:
+    """The system refuses to write more into a file, as where a disk or a quota ends."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+
+def test_a_scan_that_the_disk_cannot_take_leaves_its_reason_and_no_half_of_its_files(tmp_path):
+    (tmp_path / "map.nii").write_bytes(b"")
+    scan = item("sub-01", tmp_path / "map.nii")
+    run = RunFolder(tmp_path, {}, {"software": {}, "input": {}}, ("json", "evidence", "report"))
+    image = MetaTensor(torch.rand(3, 12, 16, 4), affine=torch.eye(4).double())
+    result = {"probability_HH": 0.7, "class": "HH", "threshold": 0.5}
+    result["slices"] = [{"slice": n, "input_slice": n, "probability_HH": 0.5} for n in range(4)]
+    output = {"result": result, "image": image, "pred": image[:1], "evidence": torch.zeros(1, 12, 16, 4)}
+    model = {"name": "Q-Net", "version": "0", "sha256": "6c" * 32, "trained_on": None, "simulated": None}
+    model |= {"performance": {}, "performance_of": None, "seen": []}
+    writer = ResultWriter(run, ScanStream([scan], dict), model)
+    with largest_file_written(20_000):  # evidence fits, the page does not
+        writer.write(scan, output)
+    assert "ulimit -f" in run.failures()["sub-01"]
+    assert not (tmp_path / "sub-01").exists() and not list(tmp_path.glob("*.log"))
+    writer.write(scan, output)
+    assert sorted(path.name for path in (tmp_path / "sub-01").iterdir()) == [
+        f"sub-01_{ending}" for ending in ("evidence.nii.gz", "prediction.json", "report.html", "report.pdf")
+    ]
+    assert run.prediction(scan) is not None
+
+
+def test_what_libraries_say_of_a_file_that_was_not_written_whole_is_told_as_the_disk_s(tmp_path):
+    for write in (
+        lambda: write_tensors(tmp_path / "model.pt", {"a": torch.rand(9000)}),
+        lambda: torch.save({"a": torch.rand(9000)}, tmp_path / "model.pt"),
+        lambda: np.save(tmp_path / "a.npy", np.zeros(9000)),
+    ):
+        with largest_file_written(3000), pytest.raises((OSError, RuntimeError)) as caught:
+            write()
+        assert "ulimit -f" in (system_reason(caught.value) or "")
+    assert system_reason(RuntimeError("shapes do not fit")) is None

@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -550,6 +551,29 @@ def test_a_subject_called_otherwise_than_bids_has_it_is_never_passed_over(cohort
     with refused(name, "sub-01"):
         find_scans(cohort)
     assert [scan.scan_id for scan in find_scans(cohort, incomplete_too=True) if scan.refused] == [name]
+
+
+@pytest.mark.parametrize(("name", "called"), [("02", "02"), ("patient-02", "patient-02"), ("Doe Jane", "folder-.{10}")])
+@pytest.mark.parametrize("within", ["", "sub-02"])  # a subject's folder, or one of a group of subjects
+def test_any_folder_that_holds_maps_beside_the_subjects_is_named_and_no_person_is(cohort, name, called, within):
+    (cohort / name / within).parent.mkdir(exist_ok=True)
+    (cohort / "sub-02").rename(cohort / name / within)
+    with refused(name, "sub-01"):
+        find_scans(cohort)
+    (told,) = [scan for scan in find_scans(cohort, incomplete_too=True) if scan.refused]
+    assert re.fullmatch(called, told.scan_id) and told.refused.startswith(told.scan_id)
+
+
+@pytest.mark.parametrize(
+    "place", ["sourcedata/sub-02", "derivatives/qsm/sub-02", "templates", ".git/02", "recon/sub-02"]
+)
+def test_a_folder_of_other_things_is_no_subject(cohort, place):
+    for suffix in ("T1w",) if place == "templates" else MAPS:
+        (cohort / place / "anat").mkdir(parents=True, exist_ok=True)
+        shutil.copy(map_file(cohort, suffix), cohort / place / ("" if place == "templates" else "anat"))
+    if place.startswith("recon"):  # a cohort of its own
+        (cohort / "recon" / "dataset_description.json").write_text("{}")
+    assert len(find_scans(cohort)) == 4
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,12 @@ def check_pixels(dataset: Dataset, name: str) -> int:
                 f"{name}: BitsStored {Tag('BitsStored')} is {stored}, more than the {bits} of BitsAllocated"
                 f" {Tag('BitsAllocated')}; export it again"
             )
+        high = dataset.get("HighBit")
+        if high is not None and high != "" and _whole_number(dataset, "HighBit", name, least=0) != stored - 1:
+            raise InputError(
+                f"{name}: HighBit {Tag('HighBit')} is {high} where BitsStored {Tag('BitsStored')} {stored} makes it"
+                f" {stored - 1}, so it is not known which bits hold the number; export it again"
+            )
         if (signed := _whole_number(dataset, "PixelRepresentation", name, least=0)) > 1:
             raise InputError(
                 f"{name}: PixelRepresentation {Tag('PixelRepresentation')} is {signed}, neither 0 nor 1; export it"

@@ -20,15 +20,25 @@ OTHER_MODALITIES = ("CT", "PT", "NM", "US", "CR", "DX", "XA", "RF", "MG", "OT", 
 
 
 def check_one_patient(name: str, headers: Sequence[Header]) -> None:
-    """All files are of one study and one patient."""
+    """All files are of one study and one patient: what a program left out when it made a series says nothing, as long
+    as the series tells whose it is by number or name."""
     first = headers[0]
+    known: dict[str, tuple[str, Header]] = {}
+    fullest = max(headers, key=lambda header: sum(map(bool, header.patient)))
     for header in headers:
-        for tag, one, other in zip(PATIENT_TAGS, first.patient, header.patient, strict=True):
-            if one != other:
+        for tag, said in zip(PATIENT_TAGS, header.patient, strict=True):
+            one, other = known.setdefault(tag, (said, header)) if said else (said, header)
+            if one != said:
                 raise InputError(
-                    f"{name}: holds images of two patients ({tag} differs between {first.label} and {header.label});"
+                    f"{name}: holds images of two patients ({tag} differs between {other.label} and {header.label});"
                     " take the wrong one out"
                 )
+        shared = [one for one, other in zip(fullest.patient, header.patient, strict=True) if one == other != ""]
+        if header.patient != fullest.patient and not set(shared) & set(fullest.patient[:2]):
+            raise InputError(
+                f"{name}: {header.label} does not say of whom it is ({PATIENT_TAGS[0]}, {PATIENT_TAGS[1]}), and"
+                f" {fullest.label} does; export both with their patient's headers, or both without"
+            )
         if header.study_uid != first.study_uid:
             raise InputError(
                 f"{name}: its folders hold images of two studies ({first.label} and {header.label}); give each study"

@@ -36,6 +36,7 @@ def read_series(files: Mapping[str, Sequence[str | os.PathLike]]) -> dict[str, l
             except Exception as error:  # values that pydicom parses late
                 raise InputError(f"{where}: is damaged ({type(error).__name__}); export or send it again") from error
         fill_places(series[name])
+    _fill_identity([source for sources in series.values() for source in sources])
     for keyword, said in (
         ("PatientID", lambda source: source.identity["PatientID"]),
         ("StudyInstanceUID", lambda source: source.StudyInstanceUID),
@@ -43,3 +44,12 @@ def read_series(files: Mapping[str, Sequence[str | os.PathLike]]) -> dict[str, l
         if len({said(source) for sources in series.values() for source in sources}) > 1:
             raise InputError(f"the series differ in {keyword}; a report is of one patient and one study")
     return series
+
+
+def _fill_identity(sources: Sequence[Dataset]) -> None:
+    """What one series lacks of the patient and the study, another says."""
+    for keyword in {keyword for source in sources for keyword in source.identity}:
+        said = next((found for source in sources if (found := source.identity.get(keyword))), None)
+        for source in sources:
+            if said is not None and not source.identity.get(keyword):
+                source.identity[keyword] = said

@@ -145,9 +145,17 @@ class DicomStudy:
 
     def patient(self) -> dict[str, str]:
         """What the study says of the patient, by DICOM keyword; only for results that shall name the patient."""
-        (path, *_) = self.series_files[MAPS[0]]
-        dataset = read_dataset(path, self.name, pixels=False, tags=PATIENT_TAGS)
-        return {tag: text(dataset.get(tag)) for tag in PATIENT_TAGS}
+        return self._said(PATIENT_TAGS)
+
+    def _said(self, tags: Sequence[str]) -> dict[str, str]:
+        """What the maps' headers say, the first that says it: a program that makes a series may leave some out."""
+        found = dict.fromkeys(tags, "")
+        for path, *_ in self.series_files.values():
+            dataset = read_dataset(path, self.name, pixels=False, tags=[tag for tag in tags if not found[tag]])
+            found |= {tag: said for tag in tags if not found[tag] and (said := text(dataset.get(tag)))}
+            if all(found.values()):
+                break
+        return found
 
     def scanner(self) -> dict[str, str | float]:
         """What the study says of the machine: `manufacturer`, `model` and `field_strength_t`, as far as it does."""
@@ -164,9 +172,7 @@ class DicomStudy:
 
     def age(self) -> float | None:
         """The patient's age in years by Patient's Age or else by birth and study date; None where neither is told."""
-        (path, *_) = self.series_files[MAPS[0]]
-        dataset = read_dataset(path, self.name, pixels=False, tags=AGE_TAGS)
-        return age_in_years(*(text(dataset.get(tag)) for tag in AGE_TAGS))
+        return age_in_years(*self._said(AGE_TAGS).values())
 
 
 def age_in_years(age: str, birth_date: str, study_date: str) -> float | None:

@@ -17,7 +17,7 @@ from scripts.dicom.frames import ACQUISITION_TAGS, Frame
 from scripts.dicom.identity import text
 from scripts.dicom.pixels import check_pixels, decode
 from scripts.dicom.rules import Rule, Rules
-from scripts.dicom.scaling import scaled
+from scripts.dicom.scaling import check_one_meaning, scaled
 from scripts.errors import InputError
 
 
@@ -95,6 +95,7 @@ def volume_of(frames: Sequence[Frame], rule: Rule, rules: Rules) -> Volume:
     name = frames[0].name
     try:
         _check_alike(frames)
+        check_one_meaning(frames)
         order, affine = _geometry(frames, rules.position_tolerance_mm)
         columns, rows = frames[0].size
         _check_memory(name, columns * rows * len(frames), rules)

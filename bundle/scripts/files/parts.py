@@ -27,8 +27,7 @@ def part_file(path: str | os.PathLike) -> Iterator[str]:
         InputError: a folder lies there.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder where a file must be written; move it away")
+    check_no_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=PREFIX, suffix="".join(path.suffixes), dir=path.parent)
     try:
@@ -41,6 +40,16 @@ def part_file(path: str | os.PathLike) -> Iterator[str]:
         raise
     finally:
         os.close(handle)
+
+
+def check_no_folder(path: Path) -> None:
+    """Refuse to write a file where a folder lies.
+
+    Raises:
+        InputError: that.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder where a file must be written; move it away")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What is written of each scan, and the tables and the page of a whole batch."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from monai.data import MetaTensor
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.parts import check_no_folder, part_folder
 from scripts.files.seal import SEAL
 from scripts.files.writing import sha256, write_aside, write_json, write_table
 from scripts.inference.batch import OUTPUTS, RunFolder, ScanStream, content_sha256
@@ -230,7 +232,7 @@ def write_scan(
     segment_fraction: float,
     curves: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write the files of one scan that the run asks for, and return the content of its JSON.
+    """Write the files of one scan that the run asks for, all or none, and return the content of its JSON.
 
     Args:
         scan: what was read.
@@ -239,7 +241,7 @@ def write_scan(
     """
     stem, series = run.stem(scan), scan.series()
     outputs = [name for name in run.outputs if series or name not in DICOM_OUTPUTS]
-    path = {ending: Path(f"{stem}_{ending}") for name in outputs for ending in OUTPUTS[name]}
+    endings = [ending for name in outputs for ending in OUTPUTS[name]]
     made: dict[str, Any] = {"participant_id": scan.participant_id, "scan_id": scan.scan_id}
     if include_identifiers and (patient := scan.patient()):
         made["patient"] = patient
@@ -259,6 +261,34 @@ def write_scan(
         "provenance": run.provenance,
     }
     made["flags"] += seen_flags(made["input"], model)
+    for ending in endings:
+        check_no_folder(Path(f"{stem}_{ending}"))
+    new = not stem.parent.exists()
+    try:
+        with part_folder(stem.parent) as part:
+            path = {ending: part / f"{stem.name}_{ending}" for ending in endings}
+            _write_files(path, outputs, output, made, series, model, segment_fraction, curves)
+            for written in sorted(path.values(), key=path["prediction.json"].__eq__):  # that marks the scan as done
+                os.replace(written, stem.parent / written.name)
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):
+                stem.parent.rmdir()  # nothing of the scan is in it
+        raise
+    return made
+
+
+def _write_files(
+    path: Mapping[str, Path],
+    outputs: Sequence[str],
+    output: Mapping[str, Any],
+    made: dict[str, Any],
+    series: Mapping[str, Sequence[str]],
+    model: Mapping[str, Any],
+    segment_fraction: float,
+    curves: Mapping[str, Any] | None,
+) -> None:
+    """Write each of a scan's files to its `path`, by ending; the hashes of the others go into the JSON."""
     if "evidence" in outputs:
         write_evidence(path["evidence.nii.gz"], output["pred"])
     if "report" in outputs:
@@ -269,10 +299,9 @@ def write_scan(
     if series:
         write_dicom(path, series, made, output["pred"], model, segment_fraction)
     others = sorted(p.name for ending, p in path.items() if ending != "prediction.json")
-    made["run"]["files"] = contents(run.stem(scan).parent, others)
+    made["run"]["files"] = contents(path["prediction.json"].parent, others)
     made["run"][SEAL] = content_sha256(made)
     write_json(path["prediction.json"], made)
-    return made
 
 
 def write_evidence(path: str | os.PathLike, evidence: MetaTensor) -> None:

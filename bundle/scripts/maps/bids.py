@@ -1,9 +1,10 @@
 """A BIDS folder as a list of scans: which files belong together, who they are of, and how subjects split in folds."""
 
+import hashlib
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -32,7 +33,16 @@ LARGEST_SHEAR_DEG = 1.0
 #: Smallest and largest side of a voxel that a scan of a head can have, mm.
 VOXEL_MM = (0.05, 30.0)
 _MEANT_FOR_A_SUBJECT = re.compile(r"sub([-_ ]\w|\d)", re.IGNORECASE)
-MISNAMED = "is no subject's folder by its name, so its images would be passed over; call it sub-01, in small letters"
+#: Folders of a cohort that are no subjects' (BIDS, Common principles).
+_MEANT_OTHERWISE = re.compile(r"deriv.*|sourcedata|rawdata|code|phenotype|stimuli|logs?", re.IGNORECASE)
+#: A label by which a study calls a subject, not a name.
+_LABEL = re.compile(r"[A-Za-z]{0,8}[-_ ]?\d+")
+#: How deep images of a subject lie: `01/anat`, `01/ses-1/anat`, `patients/sub-01/ses-1/anat`.
+_LEVELS = 4
+MISNAMED = (
+    "is no subject's folder by its name, so its images would be passed over; call it sub-01 (with the subject's own"
+    " label, in small letters), or move it out of the folder"
+)
 #: BIDS entities that the maps of one scan share, and what differs where they do not.
 SHARED = {"sub": "subjects", "ses": "sessions", "run": "runs", "echo": "echoes", "part": "parts of an image"}
 #: Suffixes that gradient echoes have, of which QSM and R2* are made.
@@ -84,10 +94,11 @@ def find_scans(dataset_dir: str | os.PathLike, incomplete_too: bool = False, map
         if len(lacking) == len(folders) or lacking and not incomplete_too:
             raise InputError(_said_lacking(root, suffix, lacking, len(folders)))
     scans: list[Scan] = []
-    for name in misnamed_subjects(root):
+    for name in misnamed_subjects(root, suffixes):
         if not incomplete_too:
             raise InputError(f"{root / name}: {MISNAMED}")
-        scans.append(Scan(participant_id=printable(name), scan_id=printable(name), refused=f"{name}: {MISNAMED}"))
+        shown = shown_name(name)
+        scans.append(Scan(participant_id=shown, scan_id=shown, refused=f"{shown}: {MISNAMED}"))
     for folder in folders:
         try:
             scans.append(_scan_of(root, folder, {scan.scan_id for scan in scans}, suffixes))
@@ -181,16 +192,52 @@ def _said_lacking(root: Path, suffix: str, lacking: Sequence[Path], count: int) 
     )
 
 
-def misnamed_subjects(root: Path) -> list[str]:
-    """Folders that are meant for subjects and hold images, but are not called as BIDS wants it: `SUB-02`, `sub03`."""
-    return sorted(
-        path.name
-        for path in root.iterdir()
-        if _MEANT_FOR_A_SUBJECT.match(path.name)
-        and not path.name.startswith("sub-")
-        and path.is_dir()
-        and any(image.is_file() for image in path.rglob("*.nii*"))
-    )
+def misnamed_subjects(root: Path, suffixes: Sequence[str] = MAPS) -> list[str]:
+    """Folders that hold images of subjects, but are not called as BIDS wants it: `SUB-02`, `sub03`, `04`.
+
+    Args:
+        root: of the cohort.
+        suffixes: of images that make any folder one of these; what its name means for a subject is one with any image.
+
+    Folders that BIDS keeps for other things, hidden ones, and cohorts of their own (`dataset_description.json`) are
+    none.
+    """
+    found = []
+    for path in root.iterdir():
+        if path.name.startswith(("sub-", ".")) or not path.is_dir():
+            continue
+        if _MEANT_FOR_A_SUBJECT.match(path.name):
+            meant = any(image.is_file() for image in path.rglob("*.nii*"))
+        elif _MEANT_OTHERWISE.fullmatch(path.name) or (path / "dataset_description.json").exists():
+            continue
+        else:
+            meant = any(_is_of_subjects(image, suffixes) for image in _files_near(path, _LEVELS))
+        if meant:
+            found.append(path.name)
+    return sorted(found)
+
+
+def shown_name(folder: str) -> str:
+    """What tables call a folder that is no `sub-...`: its name where that is a label (`S01`, `patient-01`), else, as
+    it may be somebody's name, `folder-` and ten digits of its SHA-256."""
+    if _MEANT_FOR_A_SUBJECT.match(folder) or _LABEL.fullmatch(folder):
+        return printable(folder)
+    return f"folder-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:10]}"
+
+
+def _is_of_subjects(image: Path, suffixes: Sequence[str]) -> bool:
+    """Whether a file is called as a subject's image; templates are T1w images too, but lie in no anat folder."""
+    match = re.fullmatch(r".*_([A-Za-z0-9]+)\.nii(\.gz)?", image.name)
+    suffix = next((s for s in suffixes if match and match[1].casefold() == s.casefold()), None)
+    return suffix is not None and (suffix != "T1w" or image.parent.name.casefold() == "anat")
+
+
+def _files_near(folder: Path, levels: int) -> Iterator[Path]:
+    """Files of a folder and of those below it, so many levels deep; what may not be listed has none."""
+    for root, folders, files in os.walk(folder):
+        yield from (Path(root) / name for name in files)
+        if len(Path(root).relative_to(folder).parts) >= levels:
+            folders.clear()
 
 
 def anat_folders(root: Path) -> list[Path]:

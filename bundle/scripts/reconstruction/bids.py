@@ -10,7 +10,16 @@ from typing import Any
 from scripts.errors import InputError, printable
 from scripts.files.json_file import read_json
 from scripts.files.nifti import ENDINGS, OTHER_ENDINGS, REAL, check_ending, read_header
-from scripts.maps.bids import MISNAMED, RAW, anat_folders, check_anat, check_names, check_text, misnamed_subjects
+from scripts.maps.bids import (
+    MISNAMED,
+    RAW,
+    anat_folders,
+    check_anat,
+    check_names,
+    check_text,
+    misnamed_subjects,
+    shown_name,
+)
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times, sorted_by_time
 from scripts.runs.failures import Refused
 
@@ -41,7 +50,8 @@ def find_raw(root: Path) -> list[RawScan | Refused]:
     """
     groups: dict[tuple, list[Path]] = defaultdict(list)
     scans: list[RawScan | Refused] = [
-        Refused(printable(name), printable(name), InputError(f"{name}: {MISNAMED}")) for name in misnamed_subjects(root)
+        Refused(shown, shown, InputError(f"{shown}: {MISNAMED}"))
+        for shown in map(shown_name, misnamed_subjects(root, RAW))
     ]
     bare: dict[Path, list[Path]] = {}
     nameless: dict[Path, list[Path]] = {}

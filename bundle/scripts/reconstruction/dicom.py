@@ -26,7 +26,7 @@ from scripts.dicom.files import (
 from scripts.dicom.frames import Frame
 from scripts.dicom.identity import text
 from scripts.dicom.rules import Rule, Rules
-from scripts.dicom.scaling import has_philips_scale
+from scripts.dicom.scaling import check_one_meaning, has_philips_scale
 from scripts.dicom.series import OTHER_MODALITIES, check_one_patient, group_series
 from scripts.dicom.volume import frames_of, read_frames, volume_of
 from scripts.errors import InputError
@@ -366,6 +366,8 @@ def acquisition_of(candidate: Candidate, rules: Rules) -> Acquisition:
     times = sorted(parts[pair[0]])
     files: dict[str, list[Frame]] = {}  # a multi-frame file holds several echoes, and is read once
     frames = {part: [frames_at(parts[part][time], files) for time in times] for part in pair}
+    for part in pair:
+        check_one_meaning([frame for stack in frames[part] for frame in stack])
     every = [frame for stacks in frames.values() for stack in stacks for frame in stack]
     philips = all(has_philips_scale(frame) for frame in every)
     stacks = {
