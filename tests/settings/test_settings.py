@@ -236,6 +236,12 @@ def test_what_a_key_cannot_be_is_refused_in_one_line(config, words, said, tmp_pa
         typed(tmp_path, config, *words)
 
 
+def bomb(form: str) -> bytes:
+    """A short YAML text whose aliases stand for nine times as much on each line, ten lines long."""
+    lines = ["a0: &a0 {seed: 3}"] + [f"a{n}: &a{n} {form.format(', '.join([f'*a{n - 1}'] * 9))}" for n in range(1, 10)]
+    return "\n".join(lines).encode()
+
+
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
@@ -466,6 +472,9 @@ def test_what_an_overlay_adds_to_a_key_is_read_as_that_key_wants(tmp_path):
         ("a.yaml", None, "no such file"),
         ("a", None, "ends in .yaml"),
         ("a.yaml", b"seed: &s [*s]\n", "within its own anchor"),
+        ("a.yaml", b"? [a]\n: 3\n", "line 1: a list or mapping stands where a key must be"),
+        ("a.yaml", bomb("[{}]"), "more than 100000 values"),
+        ("a.yaml", bomb("{{<<: [{}]}}"), "more than 100000 values"),
         ("a.yaml", b"seed: " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
         ("a.json", b'{"seed": ' + b"[" * 700 + b"]" * 700 + b"}", "nested too deeply"),
     ],
