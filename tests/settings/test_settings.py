@@ -305,6 +305,13 @@ def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(word
         (["file:a.yaml", "nobody#x: 1\n"], ["laid over each other", "nobody", "before it"]),
         (["alone:configs/quantities.yaml"], ["quantities.yaml: has nothing to run alone", "before it"]),
         (["file:a.yaml", "imports: [$import os]\n"], ["a.yaml: imports", "+imports"]),
+        (["file:a.yaml", "seed: '%nope'\n"], ["a.yaml: seed %nope: no key nope"]),
+        (["file:a.yaml", "augment#padding_mode: '%nope.yaml::x'\n"], ["nope.yaml: no such file"]),
+        (["file:a.yaml", "seed: '%configs/small.yaml::x'\n"], ["a.yaml: seed", "no key x in configs/small.yaml"]),
+        (["--seed", "%configs/small.yaml::x"], ["--seed %configs/small.yaml::x: no key x in configs/small.yaml"]),
+        (["file:a.yaml", "training: []\n"], ["run training", "no steps"]),
+        (["file:a.yaml", "training: hello\n"], ["run training", "no steps"]),
+        (["--seed", "1", "--", "--fold", "2"], ["-- stands alone"]),
     ],
 )
 def test_what_monai_would_refuse_with_a_traceback_is_told_in_one_line_by_our_command(words, said, tmp_path):
@@ -328,6 +335,18 @@ def test_an_overlay_of_ours_over_another_config_is_told_which_one_it_is_laid_ove
         check_command(["run", "pretraining", "--config_file", files])
 
 
+@pytest.mark.parametrize(
+    ("base", "overlay"),
+    [("train", "quantities"), ("inference", "small"), ("reconstruct", "reconstruct_paper")],
+)
+def test_a_config_behind_what_is_laid_over_it_is_refused(base, overlay, tmp_path):
+    with refused(f"{base}.yaml is a whole config", f"{overlay}.yaml", "name it first"):
+        typed(tmp_path, f"{overlay},{base}")
+    mine = write(tmp_path / "mine.yaml", "seed: 3\n")
+    with contextlib.chdir(BUNDLE), refused(f"configs/{base}.yaml is a whole config", mine):
+        check_command(["run", "--config_file", f"['{mine}','configs/{base}.yaml']"])
+
+
 def test_what_is_right_goes_on_to_monai_as_it_was_typed(tmp_path, monkeypatch):
     overlay = write(tmp_path / "mine.yaml", "image_epochs: ten\n")  # which MONAI takes, and the bundle refuses
     words = ["run", "training", "--config_file", f"['configs/train.yaml','{overlay}']", "--swa", "no"]
@@ -339,6 +358,10 @@ def test_what_is_right_goes_on_to_monai_as_it_was_typed(tmp_path, monkeypatch):
     check_command(["run", "fine_tune", "--config_file", "configs/train.yaml", "--train#dataset#data", "x"])
     check_command(["download", "--name", "x"])
     check_command(["run", "--help"])
+    monkeypatch.setattr(sys, "argv", ["command", "run", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
 
 
 @pytest.mark.parametrize(
