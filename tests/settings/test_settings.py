@@ -544,6 +544,15 @@ def test_a_path_that_counts_from_another_folder_is_told_with_the_whole_one(tmp_p
     assert typed(tmp_path, "inference", "--output_dir", "cohort", here=tmp_path / "here", key="output_dir") == "cohort"
 
 
+@pytest.mark.parametrize("steps", ["[]", "hello", "{a: 1}"])
+def test_a_run_without_steps_does_not_pass_for_one_that_was_done(steps, tmp_path, monkeypatch):
+    overlay = write(tmp_path / "mine.yaml", f"run: {steps}\n")
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.chdir(BUNDLE)
+    with refused("run run", "nothing was done"):
+        monai.bundle.run(config_file=["configs/compare.yaml", str(overlay)], logging_file=False)
+
+
 def test_a_call_from_python_is_read_too(monkeypatch):
     monkeypatch.chdir(BUNDLE)
     with refused("--image_epochs ten"):

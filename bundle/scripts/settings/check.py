@@ -58,6 +58,25 @@ def begin() -> None:
         raise
 
 
+def end() -> None:
+    """First step of `finalize`: refuse a run whose list of steps a file replaced by nothing, which MONAI passes over.
+
+    Raises:
+        InputError: that.
+    """
+    if (call := current_call()) is None:
+        return
+    run_id = str(call.arguments.get("run_id") or "run")
+    content = call.workflow.parser.get()
+    one = content.get(run_id)  # MONAI takes a single step without a list too
+    single = is_expression(one) or (isinstance(one, Mapping) and "_target_" in one)
+    if not single and not is_run_id(run_id, content, ours=False):
+        report_in_one_line()
+        raise InputError(
+            f"run {run_id}: has no steps left, so nothing was done; give the whole list, or leave the key out"
+        )
+
+
 #: Lists of a config that MONAI runs beside or within every run id, and that do nothing of use alone.
 PARTS = ("imports", "initialize", "prepare", "finalize")
 
