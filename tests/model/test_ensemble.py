@@ -88,6 +88,16 @@ def test_what_cannot_be_joined_is_refused(files, tmp_path):
     shutil.copy(files[1], tmp_path / "alone.pt")
     with refused("alone.pt", "alone.json, its training record, is not beside it"):
         join([files[0], tmp_path / "alone.pt"], tmp_path / "model.pt")
+    copied = shutil.copy(files[0], tmp_path / "saved.pt")
+    torch.save({name: value.half() for name, value in torch.load(copied).items()}, copied)
+    with refused("saved.pt", "same weights"):
+        join([files[0], copied], tmp_path / "model.pt")
+    settings = json.loads(files[1].with_suffix(".json").read_text())["settings"]
+    shutil.copy(files[1], tmp_path / "roomy.pt")
+    for file, margin in ((files[0].with_suffix(".json"), None), (tmp_path / "roomy.json", 9.5)):
+        file.write_text(json.dumps({"settings": settings | {"annotated_margin_mm": margin}}))
+    with refused("roomy.pt", "annotated_margin_mm 9.5"):
+        join([files[0], tmp_path / "roomy.pt"], tmp_path / "model.pt")
     assert not (tmp_path / "model.pt").exists()
 
 
@@ -115,3 +125,34 @@ def test_a_member_of_another_kind_or_that_inference_would_refuse_is_not_joined(f
     with refused(f"{second.stem}.", *words):
         join([first, second], tmp_path / "model.pt")
     assert not (tmp_path / "model.pt").exists()
+
+
+def test_an_ensemble_is_no_member_and_replaces_ensembles_alone(files, tmp_path):
+    join(files, tmp_path / "model.pt")
+    join(files, tmp_path / "model.pt")
+    with refused("model.pt", "members.0.", "no single Q-Net"):
+        join([tmp_path / "model.pt", files[0]], tmp_path / "twice.pt")
+    for file in (files[0], files[0].with_suffix(".json")):
+        shutil.copy(file, tmp_path / f"model{file.suffix}")
+    before = (tmp_path / "model.pt").read_bytes()
+    with refused("model.pt", "another training", "--ckpt_dir"):
+        join(files, tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("members.x.", "member x"),
+        ("members.999999999999.", "member 99999"),
+        ("members.01.", "member 01"),
+        ("", "member none"),
+        ("members.1.members.0.", "is not in both"),
+    ],
+)
+def test_members_are_counted_by_what_the_network_has(files, name, said, tmp_path):
+    state = torch.load(files[0])
+    joined = {f"members.0.{own}": value for own, value in state.items()}
+    torch.save(joined | {f"{name}{own}": value for own, value in state.items()}, tmp_path / "model.pt")
+    with refused("model.pt", said):
+        as_trained(tmp_path / "model.pt", 3, 4)

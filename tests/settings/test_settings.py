@@ -236,6 +236,12 @@ def test_what_a_key_cannot_be_is_refused_in_one_line(config, words, said, tmp_pa
         typed(tmp_path, config, *words)
 
 
+def bomb(form: str) -> bytes:
+    """A short YAML text whose aliases stand for nine times as much on each line, ten lines long."""
+    lines = ["a0: &a0 {seed: 3}"] + [f"a{n}: &a{n} {form.format(', '.join([f'*a{n - 1}'] * 9))}" for n in range(1, 10)]
+    return "\n".join(lines).encode()
+
+
 def write(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
@@ -299,6 +305,13 @@ def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(word
         (["file:a.yaml", "nobody#x: 1\n"], ["laid over each other", "nobody", "before it"]),
         (["alone:configs/quantities.yaml"], ["quantities.yaml: has nothing to run alone", "before it"]),
         (["file:a.yaml", "imports: [$import os]\n"], ["a.yaml: imports", "+imports"]),
+        (["file:a.yaml", "seed: '%nope'\n"], ["a.yaml: seed %nope: no key nope"]),
+        (["file:a.yaml", "augment#padding_mode: '%nope.yaml::x'\n"], ["nope.yaml: no such file"]),
+        (["file:a.yaml", "seed: '%configs/small.yaml::x'\n"], ["a.yaml: seed", "no key x in configs/small.yaml"]),
+        (["--seed", "%configs/small.yaml::x"], ["--seed %configs/small.yaml::x: no key x in configs/small.yaml"]),
+        (["file:a.yaml", "training: []\n"], ["run training", "no steps"]),
+        (["file:a.yaml", "training: hello\n"], ["run training", "no steps"]),
+        (["--seed", "1", "--", "--fold", "2"], ["-- stands alone"]),
     ],
 )
 def test_what_monai_would_refuse_with_a_traceback_is_told_in_one_line_by_our_command(words, said, tmp_path):
@@ -322,6 +335,18 @@ def test_an_overlay_of_ours_over_another_config_is_told_which_one_it_is_laid_ove
         check_command(["run", "pretraining", "--config_file", files])
 
 
+@pytest.mark.parametrize(
+    ("base", "overlay"),
+    [("train", "quantities"), ("inference", "small"), ("reconstruct", "reconstruct_paper")],
+)
+def test_a_config_behind_what_is_laid_over_it_is_refused(base, overlay, tmp_path):
+    with refused(f"{base}.yaml is a whole config", f"{overlay}.yaml", "name it first"):
+        typed(tmp_path, f"{overlay},{base}")
+    mine = write(tmp_path / "mine.yaml", "seed: 3\n")
+    with contextlib.chdir(BUNDLE), refused(f"configs/{base}.yaml is a whole config", mine):
+        check_command(["run", "--config_file", f"['{mine}','configs/{base}.yaml']"])
+
+
 def test_what_is_right_goes_on_to_monai_as_it_was_typed(tmp_path, monkeypatch):
     overlay = write(tmp_path / "mine.yaml", "image_epochs: ten\n")  # which MONAI takes, and the bundle refuses
     words = ["run", "training", "--config_file", f"['configs/train.yaml','{overlay}']", "--swa", "no"]
@@ -333,6 +358,10 @@ def test_what_is_right_goes_on_to_monai_as_it_was_typed(tmp_path, monkeypatch):
     check_command(["run", "fine_tune", "--config_file", "configs/train.yaml", "--train#dataset#data", "x"])
     check_command(["download", "--name", "x"])
     check_command(["run", "--help"])
+    monkeypatch.setattr(sys, "argv", ["command", "run", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
 
 
 @pytest.mark.parametrize(
@@ -466,6 +495,9 @@ def test_what_an_overlay_adds_to_a_key_is_read_as_that_key_wants(tmp_path):
         ("a.yaml", None, "no such file"),
         ("a", None, "ends in .yaml"),
         ("a.yaml", b"seed: &s [*s]\n", "within its own anchor"),
+        ("a.yaml", b"? [a]\n: 3\n", "line 1: a list or mapping stands where a key must be"),
+        ("a.yaml", bomb("[{}]"), "more than 100000 values"),
+        ("a.yaml", bomb("{{<<: [{}]}}"), "more than 100000 values"),
         ("a.yaml", b"seed: " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
         ("a.json", b'{"seed": ' + b"[" * 700 + b"]" * 700 + b"}", "nested too deeply"),
     ],
@@ -510,6 +542,15 @@ def test_a_path_that_counts_from_another_folder_is_told_with_the_whole_one(tmp_p
         typed(tmp_path, f"inference,{overlay}", here=tmp_path / "here")
     # an output is made where the path says
     assert typed(tmp_path, "inference", "--output_dir", "cohort", here=tmp_path / "here", key="output_dir") == "cohort"
+
+
+@pytest.mark.parametrize("steps", ["[]", "hello", "{a: 1}"])
+def test_a_run_without_steps_does_not_pass_for_one_that_was_done(steps, tmp_path, monkeypatch):
+    overlay = write(tmp_path / "mine.yaml", f"run: {steps}\n")
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.chdir(BUNDLE)
+    with refused("run run", "nothing was done"):
+        monai.bundle.run(config_file=["configs/compare.yaml", str(overlay)], logging_file=False)
 
 
 def test_a_call_from_python_is_read_too(monkeypatch):

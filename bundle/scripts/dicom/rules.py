@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from scripts.errors import InputError, reason
+from scripts.errors import InputError
 from scripts.files.text import read_text
+from scripts.files.yaml_text import fault_in, read_yaml
 from scripts.maps.scan import KNOWN_MAPS, MAPS
 
 #: Series headers that a rule may look at. None of them says who the patient is.
@@ -113,9 +114,9 @@ def read_rules(path: str | os.PathLike) -> Rules:
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file; give --dicom_rules a YAML file as configs/dicom_series.yaml is")
     try:
-        content = yaml.safe_load(read_text(path, "give --dicom_rules a YAML file in UTF-8"))
+        content = read_yaml(read_text(path, "give --dicom_rules a YAML file in UTF-8"))
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not YAML ({reason(error)}); see configs/dicom_series.yaml") from error
+        raise InputError(f"{path}: not YAML ({fault_in(error)}); see configs/dicom_series.yaml") from error
     top = _keys(path, "it", content, {"series", "one_frame_of_reference", "position_tolerance_mm", "limits"},
                 frozenset({"prefer"}))  # fmt: skip
     series = _keys(path, "series", top["series"], set(MAPS), frozenset(KNOWN_MAPS))

@@ -1,5 +1,6 @@
 """Trainings with several seeds as one network: its output is their mean, their spread says how much is luck."""
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from scripts.errors import InputError
+from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.maps.scan import MAPS
-from scripts.model.networks import QNet, load_weights, read_state_dict, write_tensors
+from scripts.model.networks import QNet, check_fits, load_weights, read_state_dict, write_tensors
 from scripts.model.trust import set_aside_former
 from scripts.provenance import record_beside, software, trained_with
 
@@ -21,9 +23,12 @@ PREFIX = "members."
 DECISIVE = (
     *("region", "spatial_size", "num_slices", "intensity", "stretch_percentiles", "chimap_window", "r2starmap_window"),
     *("t1map_window", "maps", "leave_out", "image_model", "scan_model", "hidden_size"),
+    *("localise", "localise_margin_mm", "annotated_margin_mm"),  # what of the head the boxes leave in view
 )
 #: Settings that each member has of its own.
 OWN = ("seed", "fold")
+#: How all parameters of `QNet` begin.
+_OF_QNET = ("embedding.", "sequence.")
 
 
 class Ensemble(nn.Module):
@@ -84,12 +89,29 @@ class Ensemble(nn.Module):
         return torch.stack(maps).mean(0)
 
 
-def members_in(weights: str | os.PathLike) -> int:
-    """How many members a weights file holds; 1 where it is of a single network, or is not there."""
-    if not Path(weights).is_file():
-        return 1
-    names = [name for name in read_state_dict(weights) if name.startswith(PREFIX)]
-    return 1 + max((int(name.split(".")[1]) for name in names), default=0)
+def members_of(state: Mapping[str, Tensor], path: str | os.PathLike) -> list[dict[str, Tensor]]:
+    """The state dict of each member that weights hold; of a single network it is the only one.
+
+    Args:
+        state: of the file.
+        path: of the file, for the message.
+
+    Raises:
+        InputError: some names are of an ensemble and others not, or members are not numbered from 0 on.
+    """
+    if not any(name.startswith(PREFIX) for name in state):
+        return [dict(state)]
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        place, _, own = name.removeprefix(PREFIX).partition(".")
+        parts.setdefault(place if name.startswith(PREFIX) else "none", {})[own] = value
+    numbers = [str(place) for place in range(len(parts))]
+    if odd := sorted(parts.keys() - set(numbers)):
+        raise InputError(
+            f"{path}: holds parameters of member {odd[0]:.20}, but the members of an ensemble are numbered from 0 on;"
+            " give the file as configs/ensemble.yaml wrote it"
+        )
+    return [parts[number] for number in numbers]
 
 
 def as_trained(
@@ -106,12 +128,17 @@ def as_trained(
     Args:
         weights: the file.
         num_slices, hidden_size, scan_model, image_model, spatial_size, num_maps: see `scripts.model.networks.QNet`.
+
+    Raises:
+        InputError: an ensemble's file holds a member that is no such network; others are checked when they are loaded.
     """
-    members = [
-        QNet(num_slices, hidden_size, scan_model, image_model, num_maps, spatial_size)
-        for _ in range(members_in(weights))
-    ]
-    return members[0] if len(members) == 1 else Ensemble(members)
+    first = QNet(num_slices, hidden_size, scan_model, image_model, num_maps, spatial_size)
+    states = members_of(read_state_dict(weights), weights) if Path(weights).is_file() else []
+    if len(states) < 2:
+        return first
+    for state in states:  # before one of them is built
+        check_fits(first.state_dict(), state, weights)
+    return Ensemble([first, *(copy.deepcopy(first) for _ in states[1:])])
 
 
 def network_of(settings: Mapping[str, Any]) -> QNet:
@@ -132,35 +159,38 @@ def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> No
         weights: the file that is written.
 
     Raises:
-        InputError: fewer than two, the same weights twice, weights and records that do not fit each other, or what
-            `load_weights` refuses.
+        InputError: fewer than two, the same weights twice, an ensemble among them, weights and records that do not fit
+            each other, what `load_weights` refuses, or another training where the file would be written.
     """
     if len(members) < 2:
         raise InputError(f"members: {len(members)} given; an ensemble has at least two, as ['a/model.pt','b/model.pt']")
-    digests = [sha256(path) if Path(path).is_file() else None for path in members]
+    _check_replaces_ensemble(Path(weights))
+    states = [_in_half(read_state_dict(path)) for path in members]
+    digests = [sha256(path) for path in members]
     for place, path in enumerate(members):
-        if digests[place] is not None and digests[place] in digests[:place]:
+        if foreign := next((name for name in states[place] if not name.startswith(_OF_QNET)), None):
+            raise InputError(
+                f"{path}: holds {foreign!r:.80}, which no single Q-Net has; name the model.pt of each training, also of"
+                " those that are joined already"
+            )
+        if any(_alike(state, states[place]) for state in states[:place]):
             raise InputError(f"{path}: holds the same weights as another member; give each training once")
     records = [record_beside(path) for path in members]
     trained = [trained_with(path) for path in members]
     for path, record, settings in zip(members, records, trained, strict=True):
         for key in DECISIVE:
-            first, other = (one.get(key) for one in (trained[0], settings))
-            if first != other and None not in (first, other):
+            if key not in trained[0] or key not in settings:  # of a version before it
+                continue
+            first, other = trained[0][key], settings[key]
+            if first != other:
                 raise InputError(
                     f"{path}: was trained with {key} {other}, {members[0]} with {first}; join trainings of one kind"
                 )
         cohorts = [one.get("input", {}).get("sha256") for one in (records[0], record)]
         if None not in cohorts and cohorts[0] != cohorts[1]:
             raise InputError(f"{path}: was trained on another cohort than {members[0]}; join trainings of one kind")
-    states = [
-        load_weights(network_of(settings), path).state_dict() for path, settings in zip(members, trained, strict=True)
-    ]
-    joined = {
-        f"{PREFIX}{place}.{name}": value.half() if value.is_floating_point() else value
-        for place, state in enumerate(states)
-        for name, value in state.items()
-    }
+        load_weights(network_of(settings), path)
+    joined = {f"{PREFIX}{place}.{name}": value for place, state in enumerate(states) for name, value in state.items()}
     write_tensors(weights, joined)
     write_json(
         Path(weights).with_suffix(".json"),
@@ -177,3 +207,26 @@ def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> No
     )
     set_aside_former(weights)
     print(f"{weights}: {len(members)} members; calibrate it with configs/calibrate.yaml")
+
+
+def _in_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def _alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two networks are one, however their files were written."""
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def _check_replaces_ensemble(weights: Path) -> None:
+    """Refuse to write over weights that are not joined ones, or over the record of such.
+
+    Raises:
+        InputError: names the file.
+    """
+    record = weights.with_suffix(".json")
+    for path in (weights, record):
+        if os.path.lexists(path) and not (os.path.lexists(record) and "members" in read_json(record, "record")):
+            raise InputError(
+                f"{path}: is of another training, which would be replaced; choose another --ckpt_dir for the ensemble"
+            )

@@ -243,9 +243,23 @@ def load_state_dict(network: nn.Module, state: dict[str, Tensor], path: str | os
     """Load weights that must fit exactly.
 
     Raises:
+        InputError: see `check_fits`.
+    """
+    check_fits(network.state_dict(), state, path)
+    network.load_state_dict(state)
+
+
+def check_fits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    """Refuse weights that are not exactly those of a network.
+
+    Args:
+        own: the network's state dict.
+        state: what a file holds.
+        path: of the file, for the message.
+
+    Raises:
         InputError: a parameter is missing, unknown or of another shape; it names the first.
     """
-    own = network.state_dict()
     for name in [*own, *state]:
         if name not in state or name not in own:
             raise InputError(
@@ -265,7 +279,6 @@ def load_state_dict(network: nn.Module, state: dict[str, Tensor], path: str | os
                 f"{path}: {name!r} has shape {theirs}, the config's network {ours};"
                 " use the settings (num_slices, hidden_size, scan_model, maps) that it was trained with"
             )
-    network.load_state_dict(state)
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike) -> nn.Module:

@@ -47,13 +47,34 @@ def begin() -> None:
     try:
         if Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py"):
             check_given_once(sys.argv[1:])
+            check_no_separator(sys.argv[1:])
             if (run_id := call.arguments.get("run_id")) in PARTS:
                 raise InputError(f"run {run_id}: is part of every run, and does nothing alone; give another id")
+        check_order({path: as_written(path) for path in call.config_files})
         check(call)
     except InputError:
         if int(os.environ.get("RANK", 0)) > 0:
             raise SystemExit(1) from None  # the first process says it
         raise
+
+
+def end() -> None:
+    """First step of `finalize`: refuse a run whose list of steps a file replaced by nothing, which MONAI passes over.
+
+    Raises:
+        InputError: that.
+    """
+    if (call := current_call()) is None:
+        return
+    run_id = str(call.arguments.get("run_id") or "run")
+    content = call.workflow.parser.get()
+    one = content.get(run_id)  # MONAI takes a single step without a list too
+    single = is_expression(one) or (isinstance(one, Mapping) and "_target_" in one)
+    if not single and not is_run_id(run_id, content, ours=False):
+        report_in_one_line()
+        raise InputError(
+            f"run {run_id}: has no steps left, so nothing was done; give the whole list, or leave the key out"
+        )
 
 
 #: Lists of a config that MONAI runs beside or within every run id, and that do nothing of use alone.
@@ -99,6 +120,40 @@ def check_given_once(words: Iterable[str]) -> None:
         if key.startswith("--") and key in seen:
             raise InputError(f"{key} is there twice, and only one can count; take one away")
         seen.add(key)
+
+
+def check_no_separator(words: Iterable[str]) -> None:
+    """Refuse `--` alone: fire takes what is behind it for its own, so that a key there would count for nothing.
+
+    Raises:
+        InputError: that.
+    """
+    if "--" in words:
+        raise InputError(
+            "-- stands alone, and what is behind it would be passed over; take it away, or write --KEY VALUE"
+        )
+
+
+def check_order(contents: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse config files in which a whole config, which names its `imports`, stands behind another: its keys would
+    replace those of the files before it without a word.
+
+    Args:
+        contents: config file -> its keys, in the order of the files.
+
+    Raises:
+        InputError: names the file.
+    """
+    first, *others = contents
+    for path in others:
+        if "imports" not in contents[path]:
+            continue
+        if is_ours(path):
+            raise InputError(
+                f"--config_file: {path} is a whole config and would undo {first}, which stands before it; name it"
+                " first, and what is laid over it behind it"
+            )
+        raise InputError(f"{path}: imports replaces the modules that the config needs; write +imports to add some")
 
 
 def tracking() -> dict[str, Any]:

@@ -21,7 +21,16 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.errors import InputError, reason, report_in_one_line
 from scripts.files.text import read_text
-from scripts.settings.check import check_metadata, did_you_mean, is_ours, is_run_id, meant_by, nearest
+from scripts.settings.check import (
+    check_metadata,
+    check_no_separator,
+    check_order,
+    did_you_mean,
+    is_ours,
+    is_run_id,
+    meant_by,
+    nearest,
+)
 from scripts.settings.config_file import read_config
 from scripts.settings.typed import MONAI_ARGUMENTS, Given, flags_and_loose
 
@@ -38,8 +47,9 @@ def check_command(words: Sequence[str]) -> None:
     Raises:
         InputError: names file or key.
     """
-    if not words or words[0] != "run" or words[-1] == "--help":
+    if not words or words[0] != "run" or set(words) & {"--help", "-h"}:
         return
+    check_no_separator(words)
     given, loose = flags_and_loose(list(words[1:]))
     if len(loose) > 1:
         raise InputError(f"{loose[1]!r} stands behind run {loose[0]}, and belongs to no key; {meant_by(loose[1])}")
@@ -48,9 +58,7 @@ def check_command(words: Sequence[str]) -> None:
         given = {key: Given(f"{arguments.value}: {key}", value) for key, value in of_file.items()} | given
     files = config_files(given.get("config_file"))
     contents = {path: read_config(path) for path in files}
-    for path in files[1:]:
-        if "imports" in contents[path] and not is_ours(path):
-            raise InputError(f"{path}: imports replaces the modules that the config needs; write +imports to add some")
+    check_order(contents)
     parser = ConfigParser()
     try:
         parser.read_config(files)
@@ -72,8 +80,11 @@ def check_command(words: Sequence[str]) -> None:
             )
         if key not in MONAI_ARGUMENTS:
             check_place(item.label, ReferenceResolver.split_id(key), parser.get())
-        if isinstance(item.value, str) and item.value.startswith(_COPY) and item.value[1:] not in parser:
-            raise InputError(f"{item.label} {item.value}: no key {item.value[1:]}; {_COPY} stands for another key")
+        if isinstance(item.value, str):
+            check_copy(f"{item.label} {item.value}", key, item.value, parser)
+    written = {key: path for path in files for key in contents[path]}
+    for key, value in parser.get().items():
+        check_copies(f"{Path(written.get(key, written.get(f'+{key}', files[-1]))).name}: ", key, value, parser)
     check_own_arguments(given)
     run_id = str(loose[0] if loose else given["run_id"].value if "run_id" in given else "run")
     of = {key: is_ours(path) for path in files for key in contents[path]}
@@ -95,6 +106,36 @@ def base_of(path: str) -> str | None:
     """The config that one of ours is laid over, by its first line; None where it stands alone or is not ours."""
     found = re.match(r"# Overlay on (\w+\.yaml)", read_text(path)) if is_ours(path) else None
     return found[1] if found else None
+
+
+def check_copies(label: str, key: str, value: Any, parser: ConfigParser) -> None:
+    """`check_copy` of all that is in a value.
+
+    Args:
+        label: what stands before the key in a message.
+        key: of the value.
+        value: of a config file.
+        parser: what all files come to.
+    """
+    if isinstance(value, str):
+        check_copy(f"{label}{key} {value:.80}", key, value, parser)
+    elif isinstance(value, (Mapping, list)):
+        for name, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            check_copies(label, ReferenceResolver.normalize_id(f"{key}::{name}"), item, parser)
+
+
+def check_copy(label: str, key: str, value: str, parser: ConfigParser) -> None:
+    """Refuse a value that stands for another key's content, of this config or of a file (`%KEY`, `%FILE::KEY`), where
+    there is none.
+
+    Raises:
+        InputError: no such file or key, or the file is no config.
+    """
+    if not value.startswith(_COPY):
+        return
+    file, name = ConfigParser.split_path_id(parser.resolve_relative_ids(key, value)[1:])
+    if name not in (ConfigParser(read_config(file)) if file else parser):
+        raise InputError(f"{label}: no key {name}{f' in {file}' if file else ''}; {_COPY} stands for another key")
 
 
 def check_own_arguments(given: Mapping[str, Given]) -> None:
@@ -207,6 +248,8 @@ def main() -> None:
     """Check the command line, then hand it to MONAI."""
     report_in_one_line()
     check_command(sys.argv[1:])
+    if sys.argv[1:2] == ["run"] and set(sys.argv) & {"--help", "-h"}:
+        sys.argv[2:] = ["--", "--help"]  # else fire takes it for a key
     sys.argv[1:] = with_list(sys.argv[1:])
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 

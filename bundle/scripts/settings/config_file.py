@@ -18,6 +18,7 @@ from monai.bundle import ConfigParser
 
 from scripts.errors import InputError, reason, report_in_one_line
 from scripts.files.text import read_content, read_text
+from scripts.files.yaml_text import check_yaml, read_yaml
 
 #: What YAML makes other things of than texts: `2024-05-01` a day, `off` a boolean, `12:30` 750, `017` 15.
 _TYPES = ("bool", "int", "float", "timestamp")
@@ -61,7 +62,7 @@ def as_written(path: str | os.PathLike) -> dict[str, Any]:
         InputError: see `read_config`.
     """
     content = read_config(path)
-    return content if Path(path).suffix.lower() == ".json" else yaml.load(read_text(path), _AsWritten)
+    return content if Path(path).suffix.lower() == ".json" else read_yaml(read_text(path), _AsWritten)
 
 
 def without_words(value: Any) -> Any:
@@ -89,18 +90,18 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     text = read_text(path)
     try:
         read_content(path).decode("utf-8")  # as MONAI reads it, which knows no other encoding
+        if Path(path).suffix.lower() != ".json":
+            check_yaml(text)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             content = ConfigParser.load_config_file(path)
-        endless = _holds_itself(content, set(), set())
+        without_words(content)  # so deep is it looked into later
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8, which MONAI needs; save the file as UTF-8") from error
     except RecursionError as error:
         raise InputError(f"{path}: is nested too deeply to be read; write fewer levels") from error
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: {_fault(error, text)}") from error
-    if endless:
-        raise InputError(f"{path}: an alias (*name) stands within its own anchor (&name); write out what is meant")
     for warning in said:
         if twice := re.match("Duplicate key: `(.+)`", str(warning.message)):
             raise InputError(f"{path}: {twice[1]} is there twice, and only one can count; take one away")
@@ -112,18 +113,6 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
     if not all(key.strip() for key in content):
         raise InputError(f"{path}: holds a key without a name; {_CURE}")
     return content
-
-
-def _holds_itself(item: Any, above: set[int], done: set[int]) -> bool:
-    """Whether a list or mapping is a part of itself, as an alias of YAML can make it; each is looked into once."""
-    if not isinstance(item, (dict, list)) or id(item) in done:
-        return False
-    if id(item) in above:
-        return True
-    parts = item.values() if isinstance(item, dict) else item
-    found = any(_holds_itself(part, above | {id(item)}, done) for part in parts)
-    done.add(id(item))
-    return found
 
 
 def _fault(error: yaml.YAMLError | ValueError, text: str) -> str:

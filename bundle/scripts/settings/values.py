@@ -17,6 +17,7 @@ from fire.parser import DefaultParseValue
 
 from scripts.errors import InputError
 from scripts.files.limits import bytes_of
+from scripts.files.yaml_text import read_yaml
 
 #: Words for booleans and for nothing, in any case.
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -241,7 +242,7 @@ def parsed(text: str) -> Any:
     if not isinstance(found, str) or not words.startswith(_BRACKETS):
         return found
     try:
-        in_yaml = yaml.load(f"[{words[1:-1]}]" if words[0] + words[-1] == "()" else words, yaml.BaseLoader)
+        in_yaml = read_yaml(f"[{words[1:-1]}]" if words[0] + words[-1] == "()" else words, yaml.BaseLoader)
     except yaml.YAMLError:
         return found
     return in_yaml if isinstance(in_yaml, (list, dict)) else found
