@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 import torch
 from blobs import BUNDLE, write_labelled_studies
@@ -56,6 +57,37 @@ def test_studies_of_one_group_alone_are_refused(studies):
         Path(item["label"]).write_text('{"group": "HH"}')
     with refused("4 labelled studies", "HC and HH"):
         labelled_studies(studies)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: None,
+        lambda s: "abc",
+        lambda s: {"a": 1},
+        lambda s: [None, *s],
+        lambda s: ["abc", *s],
+        lambda s: [{"image": s[0]["image"]}, *s],
+        lambda s: [{"label": s[0]["label"]}, *s],
+        lambda s: [{**s[0], "image": None}, *s],
+        lambda s: [{**s[0], "label": [s[0]["label"]]}, *s],
+    ],
+)
+def test_what_is_no_list_of_studies_is_refused(studies, change):
+    with refused("train#dataset#data", "{'image': 'STUDY.nii.gz', 'label': 'STUDY.json'}"):
+        labelled_studies(change(studies))
+
+
+def test_a_study_is_listed_once(studies, tmp_path):
+    assert len(labelled_studies(studies)) == 4
+    with refused(studies[0]["image"], "twice"):
+        labelled_studies([*studies, studies[0]])
+    with refused(studies[0]["image"], "twice"):  # as HH and HC at once
+        labelled_studies([*studies, {**studies[1], "image": studies[0]["image"]}])
+    again = tmp_path / "sub-09.nii"
+    nib.save(nib.load(studies[0]["image"]), again)
+    with refused(again, "is a copy of", "'sub-01'"):
+        labelled_studies([*studies, {"image": str(again), "label": studies[1]["label"]}])
 
 
 def test_a_box_that_is_none_is_refused(studies):

@@ -23,7 +23,7 @@ def check_no_copies(scans: Sequence[Scan]) -> None:
     Raises:
         InputError: names both.
     """
-    for number, name in enumerate(scans[0].names if scans else ()):
+    for number, name in enumerate(scans[0].files() if scans else ()):
         alike: dict[bytes, list[Scan]] = defaultdict(list)
         for scan in scans:
             alike[first_values(scan.maps[number], _VALUES)].append(scan)

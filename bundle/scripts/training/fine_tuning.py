@@ -10,6 +10,7 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.maps.bids import GROUPS, checked_box
+from scripts.maps.copies import check_no_copies
 from scripts.maps.scan import Box, LabelledScan, items
 from scripts.model.trust import set_aside_former
 from scripts.provenance import record
@@ -40,18 +41,41 @@ def labelled_studies(studies: Sequence[Mapping[str, str]]) -> list[LabelledScan]
         the scans, in the order of their names.
 
     Raises:
-        InputError: a label file of another form, or studies of fewer than two groups.
+        InputError: a list or a label file of another form, a study that is listed twice, whether by its name or by its
+            voxels, or studies of fewer than two groups.
     """
-    scans = []
-    for study in sorted(studies, key=lambda study: study["image"]):
+    _check_form(studies)
+    scans: list[LabelledScan] = []
+    for study in sorted(studies, key=lambda study: os.fspath(study["image"])):
         name = Path(study["image"]).name.removesuffix(".gz").removesuffix(".nii")
         label, box = read_label(study["label"])
-        scans.append(LabelledScan(participant_id=name, scan_id=name, maps=(study["image"],), box=box, label=label))
+        if any(scan.scan_id == name for scan in scans):
+            raise InputError(f"{study['image']}: a study of this name is listed twice; list each once, or rename one")
+        scans.append(
+            LabelledScan(participant_id=name, scan_id=name, maps=(os.fspath(study["image"]),), box=box, label=label)
+        )
     if {scan.label for scan in scans} != set(GROUPS.values()):
         raise InputError(
             f"{len(scans)} labelled studies do not hold both {' and '.join(GROUPS)}; label studies of both groups"
         )
+    check_no_copies(scans)
     return scans
+
+
+def _check_form(studies: Any) -> None:
+    """Refuse what is no list of studies.
+
+    Raises:
+        InputError: says which entry.
+    """
+    due = "give a list of {'image': 'STUDY.nii.gz', 'label': 'STUDY.json'}"
+    if isinstance(studies, (str, bytes, Mapping)) or not isinstance(studies, Sequence):
+        raise InputError(f"train#dataset#data: is {type(studies).__name__}, no list of labelled studies; {due}")
+    for number, study in enumerate(studies, 1):
+        for key in ("image", "label"):
+            said = study.get(key) if isinstance(study, Mapping) else None
+            if not isinstance(said, (str, os.PathLike)) or not os.fspath(said):
+                raise InputError(f"train#dataset#data: study {number} has no path as its {key}; {due}")
 
 
 def read_label(path: str | os.PathLike) -> tuple[int, Box | None]:
