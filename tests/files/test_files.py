@@ -5,7 +5,10 @@ import gzip
 import json
 import os
 import re
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -51,6 +54,37 @@ def test_a_pipe_is_refused_and_not_waited_for(name, read, tmp_path):
     with refused(tmp_path / name, "pipe"):
         read(tmp_path / name)
     assert content_of_file(tmp_path / name) is None  # as of any file that cannot be read
+
+
+@contextmanager
+def as_somebody_else() -> Iterator[Path]:
+    """A folder that everybody may enter, and no rights of the administrator, whom nothing is forbidden."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        was = os.geteuid()
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(was)
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("a.nii.gz", nifti.read_header),
+        ("a.nii", lambda path: find_input([path] * 3, dicom_rules=RULES)),
+        ("a.tsv", read_text),
+        ("model.pt", lambda path: read_tensors(path, "train again")),
+    ],
+)
+def test_a_file_that_may_not_be_read_is_told_so_and_not_that_it_is_damaged(name, read):
+    with as_somebody_else() as folder:
+        (folder / name).write_bytes(b"content")
+        (folder / name).chmod(0)
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        with refused(folder / name, "cannot be read (Permission denied)", "permissions"):
+            read(folder / name)
 
 
 def saved(path: Path, array: np.ndarray, affine: np.ndarray | None = AFFINE) -> Path:

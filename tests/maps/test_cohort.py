@@ -27,6 +27,7 @@ from scripts.maps.bids import (
     split,
     write_participants,
 )
+from scripts.maps.copies import without_copies
 from scripts.maps.scan import MAPS, LabelledScan, Scan
 
 
@@ -489,6 +490,23 @@ def test_a_copy_of_a_map_under_another_name_is_refused_however_it_was_saved(coho
     copy(cohort / f"sub-01/anat/sub-01_{suffix}.nii.gz", cohort / f"sub-03/anat/sub-03_{suffix}.nii.gz")
     with refused(f"sub-03_{suffix}.nii.gz", "'sub-01'", "copy"):
         labelled_scans(cohort)
+
+
+def test_two_sessions_with_one_qsm_are_told_and_do_not_stop_the_others(cohort):
+    box_file(cohort).unlink()
+    anat = cohort / "sub-01" / "anat"
+    for session in ("ses-1", "ses-2"):
+        (cohort / "sub-01" / session / "anat").mkdir(parents=True)
+        for suffix in MAPS:
+            target = cohort / "sub-01" / session / "anat" / f"sub-01_{session}_{suffix}.nii.gz"
+            saved_again(anat / f"sub-01_{suffix}.nii.gz", target)
+    shutil.rmtree(anat)
+    with refused("sub-01_ses-2_Chimap", "copy of the Chimap of 'sub-01_ses-1'"):
+        labelled_scans(cohort)
+    (cohort / "sub-03/anat/sub-03_Chimap.nii.gz").write_bytes(b"damaged")  # its own turn will say so
+    found = {scan.scan_id: scan.refused for scan in without_copies(find_scans(cohort))}
+    assert {name for name, why in found.items() if why} == {"sub-01_ses-1", "sub-01_ses-2"}
+    assert "copy of the Chimap of 'sub-01_ses-2'" in found["sub-01_ses-1"]
 
 
 def test_maps_that_begin_alike_are_no_copies(cohort):

@@ -87,6 +87,30 @@ def test_the_round_on_the_page_runs(tmp_path, capsys):
     assert capsys.readouterr().out.count("{'val_auc': ") == 2
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: None, "NoneType"),
+        (lambda w: {**w, "conv1.weight": None}, "no array of numbers"),
+        (lambda w: {**w, "conv1.weight": "abc"}, "no array of numbers"),
+        (lambda w: {**w, "conv1.weight": np.array([None])}, "no array of numbers"),
+        (
+            lambda w: {name: value * 0 for name, value in w.items()},
+            "0 throughout",
+        ),  # as a server that sends differences
+        (lambda w: {**w, "conv1.weight": w["conv1.weight"] * 0 + 3e38}, "throughout"),
+        (lambda w: {**w, "bn1.running_var": -w["bn1.running_var"]}, "variance of -1"),
+    ],
+)
+def test_what_no_training_leaves_is_not_written(tmp_path, change, said):
+    network = QNet(num_slices=4, hidden_size=8).image_level()
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    write_stage_1({name: value.numpy() for name, value in weights.items()}, network, tmp_path / "good.pt")
+    with refused("the server's weights", said):
+        write_stage_1(change(weights), network, tmp_path / "bad.pt")
+    assert not (tmp_path / "bad.pt").exists()
+
+
 def test_a_site_without_stage_1_is_told_so(tmp_path):
     with refused("embedding_weights", "fl_image_level"):
         with_embedding(QNet(num_slices=4, hidden_size=8), tmp_path / "absent.pt")

@@ -1,9 +1,9 @@
 """Fine-tuning on labelled 4D studies, as MONAI Label starts it, without the server."""
 
 import json
-import shutil
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 import torch
 from blobs import BUNDLE, write_labelled_studies
@@ -60,24 +60,41 @@ def test_studies_of_one_group_alone_are_refused(studies):
         labelled_studies(studies)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: None,
+        lambda s: "abc",
+        lambda s: {"a": 1},
+        lambda s: [None, *s],
+        lambda s: ["abc", *s],
+        lambda s: [{"image": s[0]["image"]}, *s],
+        lambda s: [{"label": s[0]["label"]}, *s],
+        lambda s: [{**s[0], "image": None}, *s],
+        lambda s: [{**s[0], "label": [s[0]["label"]]}, *s],
+    ],
+)
+def test_what_is_no_list_of_studies_is_refused(studies, change):
+    with refused("train#dataset#data", "{'image': 'STUDY.nii.gz', 'label': 'STUDY.json'}"):
+        labelled_studies(change(studies))
+
+
+def test_a_study_is_listed_once(studies, tmp_path):
+    assert len(labelled_studies(studies)) == 4
+    with refused(studies[0]["image"], "twice"):
+        labelled_studies([*studies, studies[0]])
+    with refused(studies[0]["image"], "twice"):  # as HH and HC at once
+        labelled_studies([*studies, {**studies[1], "image": studies[0]["image"]}])
+    again = tmp_path / "sub-09.nii"
+    nib.save(nib.load(studies[0]["image"]), again)
+    with refused(again, "is a copy of", "'sub-01'"):
+        labelled_studies([*studies, {"image": str(again), "label": studies[1]["label"]}])
+
+
 def test_a_box_that_is_none_is_refused(studies):
     Path(studies[0]["label"]).write_text('{"group": "HH", "box": [[5, 2], [0, 1], [0, 1]]}')
     with refused(studies[0]["label"], "three rising pairs"):
         labelled_studies(studies)
-
-
-@pytest.mark.parametrize("wrong", ["path", {"image": "a.nii.gz"}, None])
-def test_a_list_that_is_none_of_studies_is_refused(studies, wrong):
-    with refused("train#dataset#data", "'label': PATH"):
-        labelled_studies([*studies, wrong] if wrong else wrong)
-
-
-def test_a_study_that_is_there_twice_is_refused(studies, tmp_path):
-    with refused(studies[0]["image"], "twice"):
-        labelled_studies([*studies, studies[0]])
-    copy = shutil.copy(studies[0]["image"], tmp_path / "copy.nii.gz")
-    with refused("is a copy of the image of"):
-        labelled_studies([*studies, {"image": str(copy), "label": studies[1]["label"]}])
 
 
 def test_weights_of_another_input_are_not_fine_tuned(studies, tmp_path):

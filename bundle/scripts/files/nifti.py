@@ -315,8 +315,8 @@ def first_values(path: str | os.PathLike, count: int) -> bytes:
         voxels = cast(
             nib.Nifti1Image, nib.load(path, keep_file_open=True)
         ).dataobj  # a compressed stream is gone through once
-        found, step = np.empty(0, np.float32), max(1, image.shape[-1] // 16)
-        for start in range(0, image.shape[-1], step):
+        found, step = np.empty(0, np.float32), max(1, image.shape[2] // 16)
+        for start in range(0, image.shape[2], step):
             part = np.asarray(voxels[:, :, start : start + step], np.float32).ravel(order="F")
             found = np.append(found, part[part != 0])[:count]
             if len(found) == count:

@@ -16,17 +16,22 @@ _LONGEST = 128
 
 
 def check_fetched(path: str | os.PathLike) -> None:
-    """Refuse a pointer to content that is somewhere else. What cannot be read is for those to say who read it.
+    """Refuse a pointer to content that is somewhere else, and what the system does not let read: libraries would call
+    it damaged. What is not there, or is a folder, is for those to say who read it.
 
     Raises:
-        InputError: names the command that fetches it.
+        InputError: names the command that fetches it, or what the system said.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             begin = file.read(_LONGEST)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); correct its permissions, or copy it again"
+        ) from error
     for pattern, (program, command) in _POINTERS.items():
         if pattern.match(begin):
             raise InputError(f"{path}: is a pointer of {program}, not the file itself; fetch it first ({command})")

@@ -17,6 +17,7 @@ from scripts.files.nifti import ENDINGS, check_ending, read_header, says_simulat
 from scripts.files.parts import part_folder
 from scripts.files.writing import sha256
 from scripts.maps.bids import anat_folders, check_grid, check_names, chosen_scans
+from scripts.maps.copies import without_copies
 from scripts.maps.scan import MAPS, Box, Scan, number_word, scan_maps
 from scripts.provenance import PLACES, cohort_fingerprint, settings, software
 
@@ -126,7 +127,7 @@ def find_input(
     elif paths[0].is_file():
         scans = [_nifti_scan(paths, resample_t1w, suffixes)]
     elif anat_folders(paths[0]):
-        scans = chosen_scans(paths[0], participants, incomplete_too=True, maps=maps)
+        scans = without_copies(chosen_scans(paths[0], participants, incomplete_too=True, maps=maps))
         participants = None
     else:
         if packed := _packed_alone(paths[0]):

@@ -2,7 +2,10 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -15,31 +18,68 @@ _VALUES = 256
 
 
 def check_no_copies(scans: Sequence[Scan]) -> None:
-    """Refuse two participants with one and the same map: a copy in a training fold tells of its twin in the test fold.
+    """Refuse two participants with one and the same map, since a copy in a training fold tells of its twin in the test
+    fold; and two scans of one participant with the same first map. (Their T1w may be one: some sites scan it once.)
 
-    Of each map only the first voxels that are not zero are read, some ms a file; all of it where those of two
-    participants are equal.
+    Of each map only the first voxels that are not zero are read, some ms a file; all of it where those of two scans
+    are equal.
 
     Raises:
         InputError: names both.
     """
-    for number in range(len(scans[0].maps) if scans else 0):
-        alike: dict[bytes, list[Scan]] = defaultdict(list)
-        for scan in scans:
-            alike[first_values(scan.maps[number], _VALUES)].append(scan)
-        for group in alike.values():
-            if len({scan.participant_id for scan in group}) > 1:
-                _compare(group, number, group[0].names[number] if len(group[0].maps) > 1 else "image")
+    for number, name in enumerate(scans[0].files() if scans else ()):
+        for scan, twin in _copies(scans, number, across_participants=number > 0):
+            raise InputError(f"{scan.maps[number]}: {_said(name, scan, twin)}")
 
 
-def _compare(scans: Sequence[Scan], number: int, name: str) -> None:
-    """Compare all voxels of a map of some scans."""
-    first: dict[bytes, Scan] = {}
+def without_copies(scans: Sequence[Scan]) -> list[Scan]:
+    """The scans, but those whose first map is another's too are refused: nobody knows of which of the two it is. What
+    cannot be read is for its own turn to say."""
+    twins: dict[str, Scan] = {}
+    for scan, twin in _copies([scan for scan in scans if scan.refused is None], 0, unreadable_too=True):
+        twins.setdefault(scan.scan_id, twin)
+        twins.setdefault(twin.scan_id, scan)
+    return [
+        replace(scan, maps=(), refused=f"{Path(scan.maps[0]).name}: {_said(scan.names[0], scan, twins[scan.scan_id])}")
+        if scan.scan_id in twins
+        else scan
+        for scan in scans
+    ]
+
+
+def _said(name: str, scan: Scan, twin: Scan) -> str:
+    """That two scans have one map, and what to do."""
+    of = twin.participant_id if twin.participant_id != scan.participant_id else twin.scan_id
+    whom = "participant" if twin.participant_id != scan.participant_id else "scan"
+    return f"is a copy of the {name} of {of!r}; each {whom} needs maps of its own, so correct or remove one of the two"
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(read_voxels(path)[0]).data).digest()
+
+
+def _copies(
+    scans: Sequence[Scan], number: int, across_participants: bool = False, unreadable_too: bool = False
+) -> Iterator[tuple[Scan, Scan]]:
+    """Scans whose map is that of one before them, with that one; of other participants alone if asked so. What cannot
+    be read raises, or is like no other."""
+
+    def told(read: Callable[[str], bytes], scan: Scan) -> bytes:
+        try:
+            return read(scan.maps[number])
+        except InputError:
+            if not unreadable_too:
+                raise
+            return scan.scan_id.encode()
+
+    alike: dict[bytes, list[Scan]] = defaultdict(list)
     for scan in scans:
-        path = scan.maps[number]
-        other = first.setdefault(hashlib.sha256(np.ascontiguousarray(read_voxels(path)[0]).data).digest(), scan)
-        if other.participant_id != scan.participant_id:
-            raise InputError(
-                f"{path}: is a copy of the {name} of {other.participant_id!r}; each participant needs maps of their"
-                " own, so correct or remove one of the two"
-            )
+        alike[told(partial(first_values, count=_VALUES), scan)].append(scan)
+    for group in alike.values():
+        if len({scan.participant_id if across_participants else scan.scan_id for scan in group}) < 2:
+            continue
+        first: dict[bytes, Scan] = {}
+        for scan in group:
+            other = first.setdefault(told(_digest, scan), scan)
+            if other is not scan and not (across_participants and other.participant_id == scan.participant_id):
+                yield scan, other

@@ -6,12 +6,22 @@ server averages, so both must hold the network that travels: ResNet18 in stage 1
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scripts.errors import InputError
-from scripts.model.networks import QNet, load_embedding, load_state_dict, save_weights
+from scripts.model.networks import (
+    QNet,
+    check_answers,
+    check_trained,
+    load_embedding,
+    load_state_dict,
+    save_weights,
+)
+
+_SERVER = "the server's weights"
 
 
 class Unchanged:
@@ -53,9 +63,9 @@ def write_stage_1(weights: Mapping[str, Tensor], network: torch.nn.Module, path:
         path: the file.
 
     Raises:
-        InputError: they are another network's.
+        InputError: they are another network's, or no weights that a training leaves.
     """
-    load_state_dict(network, {name: torch.as_tensor(value) for name, value in weights.items()}, "the server's weights")
+    load_state_dict(network, _tensors(weights), _SERVER)
     save_weights(network, path, torch.float32)
 
 
@@ -71,10 +81,27 @@ def write_model(
         path: the file.
 
     Raises:
-        InputError: weights of another network.
+        InputError: weights of another network, or such that no training leaves.
     """
     with_embedding(network, stage_1)
-    load_state_dict(
-        network.sequence, {name: torch.as_tensor(value) for name, value in weights.items()}, "the server's weights"
-    )
+    load_state_dict(network.sequence, _tensors(weights), _SERVER)
+    check_answers(network.eval(), _SERVER)
     save_weights(network, path, torch.float32)
+
+
+def _tensors(weights: Any) -> dict[str, Tensor]:
+    """The server's weights, whatever arrays they are, as a training leaves them.
+
+    Raises:
+        InputError: no names with arrays of numbers, or values that no training leaves (`check_trained`).
+    """
+    if not isinstance(weights, Mapping) or not weights:
+        raise InputError(f"{_SERVER}: are no name -> array, but {type(weights).__name__}; give those of its last round")
+    found = {}
+    for name, value in weights.items():
+        try:
+            found[name] = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{_SERVER}: {name!r} is no array of numbers; give those of its last round") from error
+        check_trained(str(name), found[name], _SERVER)
+    return found

@@ -41,14 +41,19 @@ def labelled_studies(studies: Sequence[Mapping[str, str]]) -> list[LabelledScan]
         the scans, in the order of their names.
 
     Raises:
-        InputError: another list, a label file of another form, studies of fewer than two groups, or a study twice.
+        InputError: a list or a label file of another form, a study that is listed twice, whether by its name or by its
+            voxels, or studies of fewer than two groups.
     """
-    _check_list(studies)
-    scans = []
-    for study in sorted(studies, key=lambda study: study["image"]):
+    _check_form(studies)
+    scans: list[LabelledScan] = []
+    for study in sorted(studies, key=lambda study: os.fspath(study["image"])):
         name = Path(study["image"]).name.removesuffix(".gz").removesuffix(".nii")
         label, box = read_label(study["label"])
-        scans.append(LabelledScan(participant_id=name, scan_id=name, maps=(study["image"],), box=box, label=label))
+        if any(scan.scan_id == name for scan in scans):
+            raise InputError(f"{study['image']}: a study of this name is listed twice; list each once, or rename one")
+        scans.append(
+            LabelledScan(participant_id=name, scan_id=name, maps=(os.fspath(study["image"]),), box=box, label=label)
+        )
     if {scan.label for scan in scans} != set(GROUPS.values()):
         raise InputError(
             f"{len(scans)} labelled studies do not hold both {' and '.join(GROUPS)}; label studies of both groups"
@@ -57,18 +62,20 @@ def labelled_studies(studies: Sequence[Mapping[str, str]]) -> list[LabelledScan]
     return scans
 
 
-def _check_list(studies: Any) -> None:
-    """Refuse what is no list of studies, or names one twice."""
-    if not isinstance(studies, Sequence) or isinstance(studies, str):
-        raise InputError("train#dataset#data: is no list; give [{'image': PATH, 'label': PATH}, ...]")
-    seen: set[str] = set()
-    for place, study in enumerate(studies):
-        paths = [study.get(key) for key in ("image", "label")] if isinstance(study, Mapping) else [None]
-        if not all(isinstance(path, (str, os.PathLike)) for path in paths):
-            raise InputError(f"train#dataset#data: entry {place} is no study; give {{'image': PATH, 'label': PATH}}")
-        if (image := str(paths[0])) in seen:
-            raise InputError(f"{image}: is there twice among the labelled studies; give each once")
-        seen.add(image)
+def _check_form(studies: Any) -> None:
+    """Refuse what is no list of studies.
+
+    Raises:
+        InputError: says which entry.
+    """
+    due = "give a list of {'image': 'STUDY.nii.gz', 'label': 'STUDY.json'}"
+    if isinstance(studies, (str, bytes, Mapping)) or not isinstance(studies, Sequence):
+        raise InputError(f"train#dataset#data: is {type(studies).__name__}, no list of labelled studies; {due}")
+    for number, study in enumerate(studies, 1):
+        for key in ("image", "label"):
+            said = study.get(key) if isinstance(study, Mapping) else None
+            if not isinstance(said, (str, os.PathLike)) or not os.fspath(said):
+                raise InputError(f"train#dataset#data: study {number} has no path as its {key}; {due}")
 
 
 def read_label(path: str | os.PathLike) -> tuple[int, Box | None]:
