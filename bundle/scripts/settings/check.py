@@ -354,6 +354,7 @@ def overlay_values(path: str, known: "Known", parser: ConfigParser, ids: Iterabl
             given = {name: (label, parser[name])}
         for part, (called, item) in given.items():
             if _split(part)[0] in known.base or _split(part)[0] not in used:
+                known.check_settable(_split(part), called)
                 meant, plain = known.checked(_split(part), item, called), without_words(item)
                 if literal(meant) != plain or type(meant) is not type(plain):
                     values[part] = meant
@@ -398,6 +399,7 @@ def _checked(key: str, given: Given, known: "Known", parser: ConfigParser) -> An
     parts = _split(key)
     value = given.value
     default, rule = known.find(parts, given.label)
+    known.check_settable(parts, given.label)
     if given.bare and not isinstance(default, bool) and "true/false" not in str(rule):
         dash = given.next if given.next[:1] == "-" != given.next[1:2] else ""
         meant = f", or {given.label}={dash} if {dash} is its value" if dash else ""
@@ -531,6 +533,21 @@ class Known:
             else:
                 self.refuse(parts, depth, node, label)
         return self._resolved(node, self.rule(parts))
+
+    def check_settable(self, parts: list[str], label: str) -> None:
+        """Refuse a key of a block that only gathers other keys, or the block: a record would tell what nobody used.
+
+        Raises:
+            InputError: names the key that can be set.
+        """
+        node: Any = self.base
+        for depth, part in enumerate(parts, 1):
+            node = node.get(part) if isinstance(node, Mapping) else None
+            if _is_computed(node):
+                own = node.get(parts[depth]) if len(parts) > depth else None
+                cure = f"give {own[1:]} instead" if is_expression(own) and own[0] == "@" else "leave it out"
+                block = "#".join(parts[:depth])
+                raise InputError(f"{label}: {block} is computed from other keys, and tells what they are; {cure}")
 
     def _resolved(self, node: Any, rule: Any) -> tuple[Any, Any]:
         if rule is None and isinstance(node, str) and re.fullmatch(r"@\w+((#|::)\w+)*", node):
@@ -743,6 +760,16 @@ def _is_code(default: Any) -> bool:
     """Whether a default is a list of steps, handlers or other components."""
     return isinstance(default, list) and any(
         isinstance(item, Mapping) or (isinstance(item, str) and item.startswith(("$", "@", "%"))) for item in default
+    )
+
+
+def _is_computed(default: Any) -> bool:
+    """Whether a default is a block that only gathers other keys, as for a record: no component, and nothing to set."""
+    return (
+        isinstance(default, Mapping)
+        and bool(default)
+        and "_target_" not in default
+        and all(is_expression(item) or _is_computed(item) for item in default.values())
     )
 
 
