@@ -185,6 +185,8 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("inference", ["--evidence_steps", "1000000000"], ["--evidence_steps 1000000000", "1 to 1000"]),
         ("analyse", ["--bootstrap_samples", "1e9"], ["--bootstrap_samples 1e9", "100 to 1000000"]),
         ("train", ["--train#trainer#max_epochs", "ten"], ["--train#trainer#max_epochs ten"]),
+        ("inference", ["--postprocessing#transforms#0#threshold", "0.3"], ["0#threshold", "give threshold"]),
+        ("cross_validation", ["--training", "{network_input: {region: full}}"], ["network_input is computed"]),
         ("train", ["--train#trainer#max_epcohs", "3"], ["--train#trainer#max_epochs?"]),
         ("train", ["--rotate_limit", "9"], ["--augment#rotate_limit"]),
         ("cross_validation", ["--training#rotate_limit", "9"], ["--training#augment#rotate_limit"]),

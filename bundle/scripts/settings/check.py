@@ -535,14 +535,27 @@ class Known:
         return self._resolved(node, self.rule(parts))
 
     def check_settable(self, parts: list[str], label: str) -> None:
-        """Refuse a key of a block that only gathers other keys, or the block: a record would tell what nobody used.
+        """Refuse a key of a block that only gathers other keys, or the block, and an argument of a
+        component that `settings` tells: the record would tell what was not used.
 
         Raises:
             InputError: names the key that can be set.
         """
         node: Any = self.base
+        settings = self.base.get("settings")  # of inference: what every result tells
+        recorded = {v for v in settings.values() if isinstance(v, str)} if _is_computed(settings) else set()
         for depth, part in enumerate(parts, 1):
-            node = node.get(part) if isinstance(node, Mapping) else None
+            rule = self.rule(parts[: depth - 1])
+            if isinstance(rule, str) and rule.startswith("keys of "):
+                return Known.of(rule).check_settable(parts[depth - 1 :], label)
+            if isinstance(node, list):
+                node = node[int(part)] if part.isdecimal() and int(part) < len(node) else None
+            else:
+                node = node.get(part) if isinstance(node, Mapping) else None
+            if depth > 1 and isinstance(node, str) and node in recorded and parts[0] != "settings":
+                raise InputError(
+                    f"{label}: is what {node[1:]} says, and results tell that one; give {node[1:]} instead"
+                )
             if _is_computed(node):
                 own = node.get(parts[depth]) if len(parts) > depth else None
                 cure = f"give {own[1:]} instead" if is_expression(own) and own[0] == "@" else "leave it out"
@@ -628,6 +641,8 @@ class Known:
         if not isinstance(value, Mapping):
             raise InputError(f"{label} {_shown(value)}; give a mapping, such as {label}#KEY VALUE")
         value = other.single(value)
+        for key in value:
+            other.check_settable(_split(key), f"{label}#{key}")
         values = {key: other.checked(_split(key), item, f"{label}#{key}") for key, item in value.items()}
         for key, item in values.items():
             if isinstance(item, Expression) and is_expression(value[key]):
