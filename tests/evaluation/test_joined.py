@@ -78,7 +78,7 @@ def test_the_config_writes_tables_and_figures_of_both(tmp_path, one):
 
 
 def test_runs_of_other_slices_are_compared_by_scans(tmp_path, one, capsys):
-    fewer = one[one["slice"].isna() | (one["slice"] < 2)]
+    fewer = better(one[one["slice"].isna() | (one["slice"] < 2)])
     runs = {"paper": write_run(tmp_path / "one", one), "thin": write_run(tmp_path / "two", fewer)}
     join_runs(tmp_path / "out", runs, ["Q-Net"])
     assert read_predictions(tmp_path / "out" / "predictions.csv")["slice"].isna().all()
@@ -97,6 +97,11 @@ def test_runs_that_are_not_paired_are_refused(tmp_path, one):
         join_runs(tmp_path / "out", {"paper": first, "ours": write_run(tmp_path / "four", one)}, ["ViT"])
     with refused("fewer than two"):
         join_runs(tmp_path / "out", {"paper": first}, ["Q-Net"])
+    copied = write_run(tmp_path / "copied", one.sample(frac=1, random_state=0))
+    with refused("'paper' and 'ours' hold the same predictions of Q-Net"):
+        join_runs(tmp_path / "out", {"paper": first, "ours": copied}, ["Q-Net"])
+    with refused("line breaks"):
+        join_runs(tmp_path / "out", {"paper": first, "ours\n": copied}, ["Q-Net"])
     with refused("one folder is named twice"):
         join_runs(tmp_path / "out", {"paper": first, "ours": first}, ["Q-Net"])
     assert not (tmp_path / "out").exists()

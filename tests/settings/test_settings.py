@@ -185,6 +185,8 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("inference", ["--evidence_steps", "1000000000"], ["--evidence_steps 1000000000", "1 to 1000"]),
         ("analyse", ["--bootstrap_samples", "1e9"], ["--bootstrap_samples 1e9", "100 to 1000000"]),
         ("train", ["--train#trainer#max_epochs", "ten"], ["--train#trainer#max_epochs ten"]),
+        ("inference", ["--postprocessing#transforms#0#threshold", "0.3"], ["0#threshold", "give threshold"]),
+        ("cross_validation", ["--training", "{network_input: {region: full}}"], ["network_input is computed"]),
         ("train", ["--train#trainer#max_epcohs", "3"], ["--train#trainer#max_epochs?"]),
         ("train", ["--rotate_limit", "9"], ["--augment#rotate_limit"]),
         ("cross_validation", ["--training#rotate_limit", "9"], ["--training#augment#rotate_limit"]),
@@ -224,6 +226,7 @@ def test_words_are_read_as_their_key_wants(config, words, key, value, tmp_path):
         ("cross_validation", ["--training#stretch_percentiles", "5,5"], ["5,5", "rising"]),
         ("cross_validation", ["--training#largest_file", "0 GB"], ["--training#largest_file 0 GB", "MB"]),
         ("inference", ["--evidence_smoothing", "8"], ["--evidence_smoothing 8", "odd"]),
+        ("inference", ["--settings#threshold", "0.3"], ["--settings#threshold", "computed", "give threshold"]),
         ("inference", ["--num_threads", "1000000"], ["--num_threads 1000000", "1024"]),
         ("inference", ["--box", "[[-5,2],[3,4],[5,6]]"], ["--box"]),
         ("inference", ["--output_dir", "x" * 300], ["--output_dir", "255 bytes"]),
@@ -461,6 +464,12 @@ def test_code_in_an_overlay_stays_code(tmp_path):
         ("swa: 2024-05-01\n", "swa 2024-05-01; give true or false"),
         ("localise: off\n", "localise off; give auto"),
         ("output_dir: $HOME/x\n", "variables of the shell"),
+        (
+            "train#keys#scan_epochs: 3\n",
+            "train#keys is computed from other keys, and tells what they are; give scan_ep",
+        ),
+        ("network_input: {region: full}\n", "network_input is computed"),
+        ("+resume_keys: {seed: 3}\n", "resume_keys is computed from other keys, and tells what they are; give seed"),
     ],
 )
 def test_a_fault_in_an_overlay_names_file_and_key(text, said, tmp_path):

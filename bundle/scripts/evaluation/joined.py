@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from scripts.errors import InputError
@@ -29,8 +30,8 @@ def join_runs(
         rows of each run in the table.
 
     Raises:
-        InputError: fewer than two runs, a run twice or without such a model, runs of other subjects or folds, or a
-            folder with a cross-validation in it.
+        InputError: fewer than two runs, a run twice or its copy, or without such a model, runs of other subjects or
+            folds, or a folder with a cross-validation in it.
     """
     given = {name: Path(folder) for name, folder in runs.items() if folder is not None}
     folders = {n: p.parent if p.name == "predictions.csv" and p.is_file() else p for n, p in given.items()}
@@ -41,6 +42,8 @@ def join_runs(
     for name, folder in folders.items():
         if not name.strip():
             raise InputError(f"runs: {folder} has no name; write --runs#NAME OUT")
+        if not name.isprintable():
+            raise InputError(f"runs: the name {name!r} has line breaks or control characters; give it another")
         if not folder.is_dir():
             raise InputError(f"runs: {folder} ({name}) is no folder; give the output_dir of a cross_validation")
     there = Path(output_dir) / "predictions.json"
@@ -63,6 +66,7 @@ def join_runs(
     if not alike:
         print("the runs have other slices, so only whole scans are compared")
     parts, counts = [], {}
+    digests: dict[str, pd.Series] = {}  # of the rows, in an order of their own
     for name, table in tables.items():
         lacking = [model for model in models if model not in set(table["model"])]
         if lacking:
@@ -71,6 +75,13 @@ def join_runs(
             )
         own = table[table["model"].isin(models) & (table["region"] != NO_INPUT)]
         own = own if alike else at_level(own, "scan")
+        digest = pd.util.hash_pandas_object(own[list(PREDICTION_COLUMNS)].astype(str), index=False).sort_values()
+        if twin := next((n for n, other in digests.items() if np.array_equal(other, digest)), None):
+            raise InputError(
+                f"runs: {twin!r} and {name!r} hold the same predictions of {', '.join(models)}, as of a run and"
+                " its copy; give two runs"
+            )
+        digests[name] = digest
         parts.append(own.assign(model=own["model"] + ", " + name))
         counts[name] = len(own)
     blind = next((t[t["region"] == NO_INPUT] for t in tables.values() if (t["region"] == NO_INPUT).any()), None)

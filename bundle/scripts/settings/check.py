@@ -354,6 +354,7 @@ def overlay_values(path: str, known: "Known", parser: ConfigParser, ids: Iterabl
             given = {name: (label, parser[name])}
         for part, (called, item) in given.items():
             if _split(part)[0] in known.base or _split(part)[0] not in used:
+                known.check_settable(_split(part), called)
                 meant, plain = known.checked(_split(part), item, called), without_words(item)
                 if literal(meant) != plain or type(meant) is not type(plain):
                     values[part] = meant
@@ -398,6 +399,7 @@ def _checked(key: str, given: Given, known: "Known", parser: ConfigParser) -> An
     parts = _split(key)
     value = given.value
     default, rule = known.find(parts, given.label)
+    known.check_settable(parts, given.label)
     if given.bare and not isinstance(default, bool) and "true/false" not in str(rule):
         dash = given.next if given.next[:1] == "-" != given.next[1:2] else ""
         meant = f", or {given.label}={dash} if {dash} is its value" if dash else ""
@@ -532,6 +534,34 @@ class Known:
                 self.refuse(parts, depth, node, label)
         return self._resolved(node, self.rule(parts))
 
+    def check_settable(self, parts: list[str], label: str) -> None:
+        """Refuse a key of a block that only gathers other keys, or the block, and an argument of a
+        component that `settings` tells: the record would tell what was not used.
+
+        Raises:
+            InputError: names the key that can be set.
+        """
+        node: Any = self.base
+        settings = self.base.get("settings")  # of inference: what every result tells
+        recorded = {v for v in settings.values() if isinstance(v, str)} if _is_computed(settings) else set()
+        for depth, part in enumerate(parts, 1):
+            rule = self.rule(parts[: depth - 1])
+            if isinstance(rule, str) and rule.startswith("keys of "):
+                return Known.of(rule).check_settable(parts[depth - 1 :], label)
+            if isinstance(node, list):
+                node = node[int(part)] if part.isdecimal() and int(part) < len(node) else None
+            else:
+                node = node.get(part) if isinstance(node, Mapping) else None
+            if depth > 1 and isinstance(node, str) and node in recorded and parts[0] != "settings":
+                raise InputError(
+                    f"{label}: is what {node[1:]} says, and results tell that one; give {node[1:]} instead"
+                )
+            if _is_computed(node):
+                own = node.get(parts[depth]) if len(parts) > depth else None
+                cure = f"give {own[1:]} instead" if is_expression(own) and own[0] == "@" else "leave it out"
+                block = "#".join(parts[:depth])
+                raise InputError(f"{label}: {block} is computed from other keys, and tells what they are; {cure}")
+
     def _resolved(self, node: Any, rule: Any) -> tuple[Any, Any]:
         if rule is None and isinstance(node, str) and re.fullmatch(r"@\w+((#|::)\w+)*", node):
             return self.find(_split(node[1:]), node)
@@ -611,6 +641,8 @@ class Known:
         if not isinstance(value, Mapping):
             raise InputError(f"{label} {_shown(value)}; give a mapping, such as {label}#KEY VALUE")
         value = other.single(value)
+        for key in value:
+            other.check_settable(_split(key), f"{label}#{key}")
         values = {key: other.checked(_split(key), item, f"{label}#{key}") for key, item in value.items()}
         for key, item in values.items():
             if isinstance(item, Expression) and is_expression(value[key]):
@@ -743,6 +775,16 @@ def _is_code(default: Any) -> bool:
     """Whether a default is a list of steps, handlers or other components."""
     return isinstance(default, list) and any(
         isinstance(item, Mapping) or (isinstance(item, str) and item.startswith(("$", "@", "%"))) for item in default
+    )
+
+
+def _is_computed(default: Any) -> bool:
+    """Whether a default is a block that only gathers other keys, as for a record: no component, and nothing to set."""
+    return (
+        isinstance(default, Mapping)
+        and bool(default)
+        and "_target_" not in default
+        and all(is_expression(item) or _is_computed(item) for item in default.values())
     )
 
 
