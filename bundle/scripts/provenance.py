@@ -5,7 +5,7 @@ import inspect
 import logging
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -310,12 +310,22 @@ def check_trained_with(
 
 def check_stage_1(embedding_weights: str | os.PathLike, weights_record: str, **wanted: Any) -> None:
     """`check_trained_with` of what stage 1 left, whose files share the record `resnet.json`."""
-    check_trained_with(embedding_weights, weights_record, Path(embedding_weights).with_name("resnet.json"), **wanted)
+    check_trained_with(embedding_weights, weights_record, stage_1_record(embedding_weights), **wanted)
+
+
+def stage_1_record(embedding_weights: str | os.PathLike) -> Path:
+    """The record of what stage 1 left, with and without averaging."""
+    return Path(embedding_weights).with_name("resnet.json")
 
 
 def write_record(
-    path: str | os.PathLike, weights: list[str], dataset_dir: str | os.PathLike, resolved: Mapping[str, Any]
+    path: str | os.PathLike,
+    weights: list[str],
+    dataset_dir: str | os.PathLike,
+    resolved: Mapping[str, Any],
+    trained_by: Sequence[str],
 ) -> None:
-    """Write `record` as JSON; only the first process of a distributed run does."""
+    """Write the `record` of a training as JSON, with the scans that it was trained on
+    (`scripts.evaluation.unseen.trained_by`); only the first process of a distributed run does."""
     if idist.get_rank() == 0:
-        write_json(path, record(weights, dataset_dir, resolved))
+        write_json(path, {**record(weights, dataset_dir, resolved), "trained_by": [*trained_by]})

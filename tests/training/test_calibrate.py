@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from refusal import refused
 from scipy.special import logit
 
 from scripts.evaluation.predictions import at_level
-from scripts.evaluation.unseen import check_unseen
+from scripts.evaluation.unseen import check_unseen, trained_by
 from scripts.files.writing import sha256
 from scripts.maps.bids import labelled_scans, split
 from scripts.maps.scan import LabelledScan
@@ -210,7 +211,24 @@ def test_a_model_whose_scores_point_the_wrong_way_is_not_turned_round(settings, 
     assert not (tmp_path / "models" / "model_calibration.json").exists()
 
 
-def test_without_their_table_the_record_tells_who_trained_the_weights_and_each_member_of_joined_ones(cohort, tmp_path):
+def test_scans_that_trained_the_weights_are_known_in_any_cohort_and_by_any_name(cohort, tmp_path):
+    scans = labelled_scans(cohort)
+    training, held_out = split(scans, 4, 1, 0)
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    note = {"settings": {}, "weights": {"model.pt": sha256(weights)}, "trained_by": trained_by(training)}
+    weights.with_suffix(".json").write_text(json.dumps(note))
+    other = tmp_path / "other"
+    shutil.copytree(cohort, other)
+    (other / "participants.tsv").write_text((other / "participants.tsv").read_text() + "\n")  # another fingerprint
+    found = [replace(scan, participant_id=f"sub-x{n}") for n, scan in enumerate(labelled_scans(other))]
+    ours = {scan.scan_id for scan in held_out}
+    check_unseen(weights, other, [scan for scan in found if scan.scan_id in ours], found)
+    with refused("model.pt", "was trained on", f"{len(training)} of these"):
+        check_unseen(weights, other, found, found)
+
+
+def test_of_older_weights_the_split_tells_who_trained_the_weights_and_each_member_of_joined_ones(cohort, tmp_path):
     scans = labelled_scans(cohort)
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"weights")
@@ -220,7 +238,7 @@ def test_without_their_table_the_record_tells_who_trained_the_weights_and_each_m
         weights.with_suffix(".json").write_text(json.dumps({"settings": {"num_folds": 4, **settings}, **about}))
 
     def check(tested: list[LabelledScan]) -> None:
-        check_unseen(weights, tmp_path / "training.tsv", cohort, tested, scans)
+        check_unseen(weights, cohort, tested, scans)
 
     parts = {seed: split(scans, 4, 1, seed)[1] for seed in (0, 1)}
     assert {scan.scan_id for scan in parts[0]} != {scan.scan_id for scan in parts[1]}

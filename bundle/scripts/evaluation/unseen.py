@@ -1,29 +1,51 @@
 """That scans which test weights did not train them."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scripts.errors import InputError
-from scripts.maps.bids import read_participants, split
+from scripts.files.writing import sha256
+from scripts.maps.bids import split
 from scripts.maps.scan import LabelledScan, Scan
-from scripts.provenance import cohort_fingerprint, record_beside
+from scripts.model.trust import read_calibration
+from scripts.provenance import cohort_fingerprint, read_record, record_beside
+
+
+def known_by(scan: Scan) -> str:
+    """By what a scan is known again, whatever its name and cohort: the SHA-256 of its first map's file."""
+    return sha256(scan.maps[0])
+
+
+def trained_by(scans: Sequence[Scan], *records: str | os.PathLike) -> list[str]:
+    """Scans that train weights, for their record: these, and those that trained the weights that training begins with.
+
+    Args:
+        scans: of this training.
+        records: of the weights that it begins with; a file that is not there names none.
+
+    Returns:
+        `known_by` of each, sorted.
+    """
+    before = (read_record(path).get("trained_by", ()) for path in records)
+    return sorted({*map(known_by, scans)}.union(*before))
 
 
 def check_unseen(
     weights: str | os.PathLike,
-    training_table: str | os.PathLike,
     dataset_dir: str | os.PathLike,
     scans: Sequence[Scan],
     cohort: Sequence[LabelledScan],
 ) -> None:
-    """Refuse to test weights on subjects that they were trained on, as far as their record and its table tell it.
+    """Refuse to test weights on subjects that they were trained on.
+
+    The weights' record names the scans that trained them by their content (`trained_by`), so another name, folder or
+    cohort hides none. Of weights from before 0.11.0, the split that their record tells says who trained them, in a
+    cohort that is as it was; in another one, their calibration may know a scan.
 
     Args:
         weights: of Q-Net, or of several joined; the record lies beside it.
-        training_table: `training.tsv` of the training's output folder; without it, and for joined weights, whose
-            members each had their own, the record's seed and fold tell who trained them.
-        dataset_dir: the cohort of `scans`; subjects of another cohort are others, whatever they are called.
+        dataset_dir: the cohort of `scans`.
         scans: what is to be tested.
         cohort: all scans of `dataset_dir`.
 
@@ -33,25 +55,36 @@ def check_unseen(
     record = record_beside(weights)
     if not record:
         return
-    if record.get("input", {}).get("sha256") != cohort_fingerprint(dataset_dir)["sha256"]:
-        return
-    members = record.get("members", [])
-    if os.path.lexists(training_table) and not members:
-        trained = {*read_participants(training_table, ["participant_id"])}
+    tested = {scan.participant_id for scan in scans}
+    others = "scans that the training did not see"
+    if (known := record.get("trained_by")) is not None:
+        trained = _people(known, tested, [*scans, *cohort])
+    elif record.get("input", {}).get("sha256") == cohort_fingerprint(dataset_dir)["sha256"]:
+        trained = tested & split_of(record, cohort)
     else:
-        trained = trained_by(record, cohort)
-    seen = sorted({scan.participant_id for scan in scans} & trained)
-    if seen:
-        others = f"what was held out (--fold {record.get('settings', {}).get('fold')}), or scans of another cohort"
-        if members:
-            others = "scans of another cohort; members of other seeds held out others of this one"
+        calibration = read_calibration(weights)[0] or {}
+        trained = _people({*calibration.get("seen", ())} - {*calibration.get("calibrated_by", ())}, tested, scans)
+        others += "; or, if they only calibrated the weights, set model_calibration.json aside"
+    if trained:
+        if record.get("members"):
+            others += " (members of other seeds held out others of this cohort)"
+        elif (fold := record.get("settings", {}).get("fold")) is not None:
+            others += f" (it held out --fold {fold} of its cohort)"
         raise InputError(
-            f"{weights}: was trained on {len(seen)} of these subjects (first: {seen[0]}), who are no test of it; give"
-            f" {others}"
+            f"{weights}: was trained on {len(trained)} of these subjects (first: {min(trained)}), who are no test of it;"
+            f" give {others}"
         )
 
 
-def trained_by(record: Mapping[str, Any], cohort: Sequence[LabelledScan]) -> set[str]:
+def _people(known: Collection[str], tested: Collection[str], scans: Sequence[Scan]) -> set[str]:
+    """Those of the tested people of whom any scan is known."""
+    names = {*known}
+    return {
+        scan.participant_id for scan in scans if names and scan.participant_id in tested and known_by(scan) in names
+    }
+
+
+def split_of(record: Mapping[str, Any], cohort: Sequence[LabelledScan]) -> set[str]:
     """Participants of a cohort who trained the weights of a record, or any member of joined ones; empty where the
     record does not say how it was split."""
     own = record.get("settings", {})

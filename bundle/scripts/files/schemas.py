@@ -47,6 +47,7 @@ _MADE_OF = {
     "weights": {"type": "object", "additionalProperties": _TEXT},
     "input": _object(name=_maybe(_TEXT), simulated=_BOOLEAN, sha256=_TEXT),
     "rows": _between(1, 1e12, "integer"),
+    "trained_by": _HASHES,  # scans by their content; unknown before 0.11.0
 }
 
 

@@ -75,7 +75,7 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         the weights that the bundle ships; empty where nothing was measured; `performance_of`, what that was measured
         on, and how (None: not said); `training_places`, where the training
         scans lie (`scripts.model.familiarity.fit`), empty where no calibration says it; and `seen`, the scans that
-        trained or calibrated it (`scripts.training.calibrate.scan_hashes`), of which `calibrated_by` did not train it.
+        trained or calibrated it (`scripts.evaluation.unseen.known_by`), of which `calibrated_by` did not train it.
     """
     calibration = read_calibration(weights)[0] or {}
     digest = sha256(weights)
@@ -98,7 +98,7 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         "performance": performance,
         "performance_of": measured_on,
         "training_places": (calibration.get("familiarity") or {}).get("places", []),
-        "seen": calibration.get("seen", []),
+        "seen": sorted({*calibration.get("seen", ()), *record.get("trained_by", ())}),
         "calibrated_by": calibration.get("calibrated_by", []),
     }
 

@@ -199,6 +199,7 @@ def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> No
             "settings": {key: value for key, value in records[0]["settings"].items() if key not in OWN},
             "weights": {Path(weights).name: sha256(weights)},
             "input": records[0].get("input", {}),
+            **_trained_by(records),
             "members": [
                 {"sha256": digest, **{key: record["settings"].get(key) for key in OWN}}
                 for digest, record in zip(digests, records, strict=True)
@@ -207,6 +208,14 @@ def join(members: Sequence[str | os.PathLike], weights: str | os.PathLike) -> No
     )
     set_aside_former(weights)
     print(f"{weights}: {len(members)} members; calibrate it with configs/calibrate.yaml")
+
+
+def _trained_by(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The scans that trained any of the members (`scripts.evaluation.unseen.trained_by`); nothing where one's record
+    does not say."""
+    if not all("trained_by" in record for record in records):
+        return {}
+    return {"trained_by": sorted(set().union(*(record["trained_by"] for record in records)))}
 
 
 def _in_half(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -311,7 +311,8 @@ def calibrate(
         set_aside_former(weights)
         return
     content["familiarity"] = familiarity_of(training, network, device, flagged_share, refuse_beyond)
-    calibrating = {*scan_hashes(held_out)} if source == "held_out" else set()
+    hashes = zip(held_out.data, scan_hashes(held_out), strict=True)
+    calibrating = {known for item, known in hashes if item["participant_id"] in {*people}}
     seen, calibrated_by = seen_before(weights)
     content["seen"] = sorted({*scan_hashes(training), *calibrating, *seen})
     content["calibrated_by"] = sorted(calibrated_by | (calibrating - seen))  # who was seen before may have trained

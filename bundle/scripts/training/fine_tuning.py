@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError
+from scripts.evaluation.unseen import trained_by
 from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.maps.bids import GROUPS, checked_box
 from scripts.maps.copies import check_no_copies
 from scripts.maps.scan import Box, LabelledScan, items
 from scripts.model.trust import set_aside_former
-from scripts.provenance import record
+from scripts.provenance import read_record, record
 from scripts.training.cache import ScansInMemory
 
 
@@ -107,5 +108,7 @@ def write_fine_tuning_record(
         "studies": {name: sum(scan.label == index for scan in scans) for name, index in GROUPS.items()},
         "sha256": files,
     }
+    before = read_record(path.with_suffix(".json")).get("trained_by", ())  # of what was fine-tuned
+    made["trained_by"] = sorted({*before, *trained_by(scans)})
     write_json(path.with_suffix(".json"), {**made, "fine_tuned_from": start_sha256})
     set_aside_former(path)
