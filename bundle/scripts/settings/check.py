@@ -15,7 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc import ErrorDuringImport, locate
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 from monai.bundle import ConfigParser
@@ -558,7 +558,7 @@ class Known:
                 )
             if _is_computed(node):
                 own = node.get(parts[depth]) if len(parts) > depth else None
-                cure = f"give {own[1:]} instead" if is_expression(own) and own[0] == "@" else "leave it out"
+                cure = f"give {own[1:]} instead" if isinstance(own, str) and own[:1] == "@" else "leave it out"
                 block = "#".join(parts[:depth])
                 raise InputError(f"{label}: {block} is computed from other keys, and tells what they are; {cure}")
 
@@ -778,7 +778,7 @@ def _is_code(default: Any) -> bool:
     )
 
 
-def _is_computed(default: Any) -> bool:
+def _is_computed(default: Any) -> TypeGuard[Mapping[str, Any]]:
     """Whether a default is a block that only gathers other keys, as for a record: no component, and nothing to set."""
     return (
         isinstance(default, Mapping)
