@@ -73,8 +73,8 @@ def write_labelled_studies(root: Path, subjects: int) -> list[dict[str, str]]:
     return items
 
 
-def write_cohort(root: Path, subjects: int) -> Path:
-    rng = np.random.default_rng(0)
+def write_cohort(root: Path, subjects: int, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
     rows = []
     for number in range(1, subjects + 1):
         participant_id, group = f"sub-{number:02d}", ("HH", "HC")[number % 2]

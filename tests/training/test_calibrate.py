@@ -155,7 +155,7 @@ def test_weights_that_are_there_are_calibrated_by_a_table(trained, settings, tmp
 
 def test_weights_that_are_there_are_calibrated_on_labelled_scans_of_another_site(trained, settings, tmp_path):
     shutil.copytree(trained, tmp_path / "models")
-    site = write_cohort(tmp_path / "site", 24)
+    site = write_cohort(tmp_path / "site", 24, seed=1)
     keys = settings(tmp_path, dataset_dir=str(site), train_datalist="$@cohort", val_datalist="$@cohort")
     run(["train.yaml", "calibrate.yaml"], "run", **keys, calibrate_on="held_out")
     folders = (trained, tmp_path / "models")

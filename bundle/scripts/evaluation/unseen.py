@@ -71,8 +71,8 @@ def check_unseen(
         elif (fold := record.get("settings", {}).get("fold")) is not None:
             others += f" (it held out --fold {fold} of its cohort)"
         raise InputError(
-            f"{weights}: was trained on {len(trained)} of these subjects (first: {min(trained)}), who are no test of it;"
-            f" give {others}"
+            f"{weights}: was trained on {len(trained)} of these subjects (first: {min(trained)}), who are no test of"
+            f" it; give {others}"
         )
 
 
