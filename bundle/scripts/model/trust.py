@@ -15,9 +15,11 @@ import numpy as np
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.nifti import ENDINGS
 from scripts.files.seal import check_seal, sealed
 from scripts.files.writing import write_json
 from scripts.maps.appearance import in_words
+from scripts.maps.identity import known_as, met_before
 from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
 from scripts.model.conformal import check_error, decisions, p_values
 from scripts.model.familiarity import REFUSE_BEYOND, WORDS, check_known, strangeness
@@ -198,6 +200,23 @@ class Trust:
         if known.get("familiarity") and embedding is not None:
             said["familiarity"] = self.familiarity(known["familiarity"], embedding, appearance or {})
         return said
+
+    def known_scan(self, path: str) -> list[str]:
+        """The line that says that a result is no test, as the weights or their calibration know the scan; none where
+        they do not, or where no calibration says whom they know.
+
+        Args:
+            path: NIfTI of the first map or of all, as the image's metadata name it; of a DICOM study its name, by which
+                no scan is known.
+
+        Raises:
+            InputError: see `scripts.maps.identity.known_as`.
+        """
+        known, _ = read_calibration(self.weights)
+        if known is None or not known.get("seen") or not path.endswith(ENDINGS) or not os.path.isfile(path):
+            return []
+        met = met_before(known_as(path), known["seen"], known.get("calibrated_by", ()))
+        return [] if met is None else [CALIBRATED if met == "calibrated" else SEEN]
 
     def healthy_nuclei(self) -> Mapping[str, Mapping[str, float]] | None:
         """What each nucleus says for HH in healthy controls (`scripts.model.nucleus_evidence.healthy_range`)."""
