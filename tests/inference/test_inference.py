@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gzip
 import hashlib
 import json
 import math
@@ -15,9 +16,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from blobs import BOX, BUNDLE, REPOSITORY, SHAPE, write_cohort
+from blobs import BOX, BUNDLE, REPOSITORY, SHAPE, stacked, write_cohort
 from monai.bundle import ConfigWorkflow
-from monai.data import MetaTensor
+from monai.data import MetaTensor, decollate_batch
 from recorded import RECORDED
 from refusal import refused
 
@@ -25,10 +26,12 @@ from scripts.errors import report_in_one_line
 from scripts.inference.batch import ScanStream
 from scripts.inference.inputs import find_input
 from scripts.maps.bids import find_scans
+from scripts.maps.identity import known_as
 from scripts.maps.scan import MAPS, Scan
 from scripts.model.evidence import Evidence
 from scripts.model.networks import QNet, load_weights, save_weights
 from scripts.model.outputs import QNetInferer, Resultd, input_slices, to_input_grid
+from scripts.model.trust import CALIBRATED, SEEN, write_calibration
 from scripts.provenance import check_trained_with
 from scripts.runs.outputs import LOCK
 from scripts.training.preprocessing import preprocessing
@@ -242,6 +245,36 @@ def test_a_batch_of_bad_scans_only_is_reported_too(weights, cohort, tmp_path):
         run(workflow(weights, cohort, tmp_path / "output"))
     assert [row["status"] for row in table(tmp_path / "output")] == ["failed"] * 4
     assert files(tmp_path / "output") == {"predictions.csv", "summary.html", "run.json"}
+
+
+def test_a_scan_that_the_weights_know_is_told_by_inference_and_to_clients_of_its_config(weights, tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", 3)
+    names = {path.name[:6]: known_as(path) for path in cohort.glob("sub-*/anat/*_Chimap.nii.gz")}
+    of_map, of_file = zip(*(names[f"sub-0{number}"] for number in (1, 2, 3)), strict=True)
+    again = cohort / "sub-02" / "anat" / "sub-02_Chimap.nii.gz"
+    again.write_bytes(gzip.compress(gzip.decompress(again.read_bytes()), 1))
+    own = Path(shutil.copy(weights, tmp_path / "model.pt"))
+    content = {
+        "scores_from": "some scans",
+        "calibration": {"method": "platt", "slope": 1.0, "intercept": 0.0, "prevalence": 0.5},
+        "scores": {"HC": [0.0] * 20, "HH": [0.0] * 20},
+        "seen": [of_file[0], of_map[1]],  # as older versions wrote it, and as it is now
+        "calibrated_by": [of_map[1]],
+    }
+    write_calibration(own, content)
+    flow = workflow(own, cohort, tmp_path / "output", outputs=["json"])
+    run(flow)
+    found = [
+        json.loads(path.read_text())["flags"] for path in sorted((tmp_path / "output").glob("sub-*/*_prediction.json"))
+    ]
+    told = [[flag for flag in flags if flag in (SEEN, CALIBRATED)] for flags in found]
+    assert told == [[SEEN], [CALIBRATED], []]
+    nib.save(stacked(cohort, "sub-02"), tmp_path / "study.nii.gz")  # as MONAI Label has it
+    steps = {key: flow.parser.get_parsed_content(key) for key in ("preprocessing", "inferer", "postprocessing")}
+    item = steps["preprocessing"]({"image": str(tmp_path / "study.nii.gz"), "box": BOX})
+    output = steps["inferer"](item["image"][None], flow.parser.get_parsed_content("evaluator").network)
+    result = steps["postprocessing"]({**item, "pred": decollate_batch(output)[0]})["result"]
+    assert CALIBRATED in result["flags"]
 
 
 def test_weights_of_other_settings_are_refused_before_anything_is_written(weights, shared_cohort, tmp_path):

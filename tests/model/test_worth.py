@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from recorded import RECORDED
@@ -15,8 +16,11 @@ from scripts.files.schemas import SCHEMAS
 from scripts.files.writing import sha256
 from scripts.inference.results import model_info
 from scripts.maps.appearance import appearance
+from scripts.maps.identity import known_as
 from scripts.model.familiarity import fit, strangeness
 from scripts.model.trust import (
+    CALIBRATED,
+    SEEN,
     Trust,
     calibration_path,
     flag_of,
@@ -113,6 +117,23 @@ def test_a_record_of_other_weights_is_refused_by_all_who_read_it_and_one_without
     assert trained_with(weights)["region"] == "full"
     assert model_info(weights)["trained_on"] is None
     assert "holds no sha256" in caplog.text
+
+
+def test_a_scan_that_the_weights_know_is_told_by_the_lists_of_any_version_and_no_scan_where_there_is_none(weights):
+    path = weights.with_name("map.nii.gz")
+    nib.save(nib.Nifti1Image(np.arange(24, dtype=np.float32).reshape(2, 3, 4), np.eye(4)), path)
+    lists = {name: [of] for name, of in zip(("map", "file"), known_as(path), strict=True)}
+    assert Trust(weights).known_scan(str(path)) == []  # no calibration: nobody knows
+    for told, flags in (
+        ({}, []),
+        ({"seen": ["0" * 64]}, []),
+        ({"seen": lists["file"]}, [SEEN]),
+        ({"seen": lists["map"], "calibrated_by": []}, [SEEN]),
+        ({"seen": lists["file"], "calibrated_by": lists["file"]}, [CALIBRATED]),
+    ):
+        write_calibration(weights, {**CONTENT, **told})
+        assert Trust(weights).known_scan(str(path)) == flags
+    assert Trust(weights).known_scan("study-1") == []  # a DICOM study
 
 
 @pytest.mark.parametrize(("probability", "answer"), [(0.99, "HH"), (0.5, "cannot say"), (0.01, "HC")])

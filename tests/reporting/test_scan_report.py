@@ -1,7 +1,6 @@
 """The one-page report: what it says, what it must not say, and that both forms are one whole page."""
 
 import copy
-import hashlib
 import re
 from pathlib import Path
 
@@ -28,8 +27,6 @@ MODEL = {
     "simulated": True,
     "performance": {"scan_auc_simulated_cohort": 0.887, "scan_accuracy_simulated_cohort": 0.9},
     "performance_of": "another simulated cohort, tested once",
-    "seen": [],
-    "calibrated_by": [],
 }
 SLICES = 6
 
@@ -231,15 +228,3 @@ def test_a_patient_is_named_only_where_asked_for(image, tmp_path, asked):
     for ending in ("prediction.json", "report.html"):
         text = (tmp_path / "study-1" / f"study-1_{ending}").read_text()
         assert ("Doe^Jane" in text) == ("SECRET-4711" in text) == asked
-
-
-def test_a_scan_that_the_weights_know_is_flagged(image, tmp_path):
-    (tmp_path / "map.nii").write_bytes(b"a scan")
-    scan = Scan(participant_id="study-1", scan_id="study-1", maps=(str(tmp_path / "map.nii"),))
-    run = RunFolder(tmp_path, {}, {"software": {}, "input": {}}, ("json",))
-    found = {key: result()[key] for key in ("probability_HH", "class", "threshold", "slices")}
-    output = {"result": found, "image": image, "evidence": torch.zeros(1, 12, 16, SLICES)}
-    this = [hashlib.sha256(b"a scan").hexdigest()]
-    for seen, calibrated_by, flags in (([], [], []), (this, [], [SEEN]), (this, this, [CALIBRATED])):
-        made = write_scan(scan, output, run, {**MODEL, "seen": seen, "calibrated_by": calibrated_by}, False, 0.5)
-        assert made["flags"] == flags

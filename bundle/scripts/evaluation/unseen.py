@@ -5,16 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from scripts.errors import InputError
-from scripts.files.writing import sha256
 from scripts.maps.bids import split
+from scripts.maps.identity import known_as
 from scripts.maps.scan import LabelledScan, Scan
 from scripts.model.trust import read_calibration
 from scripts.provenance import cohort_fingerprint, read_record, record_beside
-
-
-def known_by(scan: Scan) -> str:
-    """By what a scan is known again, whatever its name and cohort: the SHA-256 of its first map's file."""
-    return sha256(scan.maps[0])
 
 
 def trained_by(scans: Sequence[Scan], *records: str | os.PathLike) -> list[str]:
@@ -25,10 +20,10 @@ def trained_by(scans: Sequence[Scan], *records: str | os.PathLike) -> list[str]:
         records: of the weights that it begins with; a file that is not there names none.
 
     Returns:
-        `known_by` of each, sorted.
+        the first name of each (`scripts.maps.identity.known_as`), sorted.
     """
     before = (read_record(path).get("trained_by", ()) for path in records)
-    return sorted({*map(known_by, scans)}.union(*before))
+    return sorted({known_as(scan.maps[0])[0] for scan in scans}.union(*before))
 
 
 def check_unseen(
@@ -80,7 +75,9 @@ def _people(known: Collection[str], tested: Collection[str], scans: Sequence[Sca
     """Those of the tested people of whom any scan is known."""
     names = {*known}
     return {
-        scan.participant_id for scan in scans if names and scan.participant_id in tested and known_by(scan) in names
+        scan.participant_id
+        for scan in scans
+        if names and scan.participant_id in tested and not names.isdisjoint(known_as(scan.maps[0]))
     }
 
 

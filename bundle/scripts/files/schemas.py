@@ -198,7 +198,7 @@ SCHEMAS: dict[str, Schema] = {
         ),
         scores=_object(["HC", "HH"], HC=_list(_between(-1e3, 1e3)), HH=_list(_between(-1e3, 1e3))),
         familiarity=_FAMILIARITY,
-        seen=_HASHES,
+        seen=_HASHES,  # of scans that trained or calibrated: `scripts.maps.identity.known_as`
         calibrated_by=_HASHES,  # those of them that did not train the weights; unknown before 0.11.0
         nucleus_evidence=_maybe(
             {"type": "object", "additionalProperties": _object(["low", "high"], low=_NUMBER, high=_NUMBER)}

@@ -22,7 +22,7 @@ from scripts.inference.summary import write_summary
 from scripts.maps.plausibility import nuclei_flags
 from scripts.maps.scan import Scan
 from scripts.model.outputs import save_nifti
-from scripts.model.trust import CALIBRATED, SEEN, read_calibration
+from scripts.model.trust import read_calibration
 from scripts.nuclei.curves import bands, usual_for_age
 from scripts.provenance import BUNDLE_ROOT, PLACES, RESEARCH_ONLY, bundle_version, is_place, read_record, record_beside
 from scripts.reporting.scan import write_scan_report
@@ -73,9 +73,8 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         `trained_on` (None: no record beside the weights), `simulated` (None: unknown),
         and `performance`, measure -> value: of `performance` in the record beside the weights, or of metadata.json for
         the weights that the bundle ships; empty where nothing was measured; `performance_of`, what that was measured
-        on, and how (None: not said); `training_places`, where the training
-        scans lie (`scripts.model.familiarity.fit`), empty where no calibration says it; and `seen`, the scans that
-        trained or calibrated it (`scripts.evaluation.unseen.known_by`), of which `calibrated_by` did not train it.
+        on, and how (None: not said); and `training_places`, where the training scans lie
+        (`scripts.model.familiarity.fit`), empty where no calibration says it.
     """
     calibration = read_calibration(weights)[0] or {}
     digest = sha256(weights)
@@ -98,8 +97,6 @@ def model_info(weights: str | os.PathLike) -> dict[str, Any]:
         "performance": performance,
         "performance_of": measured_on,
         "training_places": (calibration.get("familiarity") or {}).get("places", []),
-        "seen": sorted({*calibration.get("seen", ()), *record.get("trained_by", ())}),
-        "calibrated_by": calibration.get("calibrated_by", []),
     }
 
 
@@ -124,18 +121,6 @@ def input_hashes(scan: Scan) -> dict[str, str]:
             digest.update(Path(path).read_bytes())
         hashes[name] = digest.hexdigest()
     return hashes
-
-
-def seen_flags(hashes: Mapping[str, str], model: Mapping[str, Any]) -> list[str]:
-    """A line where a result is no test, because the weights or their calibration know the scan.
-
-    Args:
-        hashes: from `input_hashes`.
-        model: from `model_info`.
-    """
-    if not set(hashes.values()).isdisjoint(model["calibrated_by"]):
-        return [CALIBRATED]
-    return [] if set(hashes.values()).isdisjoint(model["seen"]) else [SEEN]
 
 
 class ResultWriter:
@@ -260,7 +245,6 @@ def write_scan(
         },
         "provenance": run.provenance,
     }
-    made["flags"] += seen_flags(made["input"], model)
     for ending in endings:
         check_no_folder(Path(f"{stem}_{ending}"))
     new = not stem.parent.exists()

@@ -74,7 +74,8 @@ class Resultd(MapTransform):
 
     The evidence `[1, H, W, S]` takes over the image's metadata, which says how to bring it back to the input's grid.
     Nuclei that the preprocessing measured (`nuclei.transform`) are `nuclei` of the result, or `nuclei_missing`, the
-    reason. `flags` says what is unlikely about the maps, a line each (`maps.plausibility`).
+    reason. `flags` says what is unlikely about the maps, a line each (`maps.plausibility`), or that the weights know
+    the scan (`trust`).
 
     Args:
         keys: the inferer's output.
@@ -140,6 +141,7 @@ class Resultd(MapTransform):
                 said = self.trust(probability, embedding, json.loads(image.meta.get("appearance", "{}")))
                 data["result"] |= said
                 data["result"]["flags"] += flag_of(said.get("familiarity", {}))
+                data["result"]["flags"] += self.trust.known_scan(str(image.meta.get("filename_or_obj", "")))
             data[key] = MetaTensor(output["evidence"], meta=image.meta, applied_operations=image.applied_operations)
         return data
 

@@ -15,13 +15,15 @@ import numpy as np
 
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
+from scripts.files.nifti import ENDINGS
 from scripts.files.seal import check_seal, sealed
 from scripts.files.writing import write_json
 from scripts.maps.appearance import in_words
+from scripts.maps.identity import known_as, met_before
 from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
 from scripts.model.conformal import check_error, decisions, p_values
 from scripts.model.familiarity import REFUSE_BEYOND, WORDS, check_known, strangeness
-from scripts.provenance import check_of_weights
+from scripts.provenance import check_of_weights, record_beside
 from scripts.runs.finished import content_of_file
 
 #: How the flag of a strange scan begins.
@@ -198,6 +200,24 @@ class Trust:
         if known.get("familiarity") and embedding is not None:
             said["familiarity"] = self.familiarity(known["familiarity"], embedding, appearance or {})
         return said
+
+    def known_scan(self, path: str) -> list[str]:
+        """The line that says that a result is no test, as the weights or their calibration know the scan; none where
+        they do not, or where neither their record nor a calibration says whom they know.
+
+        Args:
+            path: NIfTI of the first map or of all, as the image's metadata name it; of a DICOM study its name, by which
+                no scan is known.
+
+        Raises:
+            InputError: see `scripts.maps.identity.known_as`.
+        """
+        known = read_calibration(self.weights)[0] or {}
+        seen = {*known.get("seen", ()), *record_beside(self.weights).get("trained_by", ())}
+        if not seen or not path.endswith(ENDINGS) or not os.path.isfile(path):
+            return []
+        met = met_before(known_as(path), seen, known.get("calibrated_by", ()))
+        return [] if met is None else [CALIBRATED if met == "calibrated" else SEEN]
 
     def healthy_nuclei(self) -> Mapping[str, Mapping[str, float]] | None:
         """What each nucleus says for HH in healthy controls (`scripts.model.nucleus_evidence.healthy_range`)."""

@@ -18,6 +18,7 @@ from scripts.evaluation.predictions import at_level, read_predictions
 from scripts.evaluation.trust import Trusted, cross_fitted, known_scores, measured
 from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
+from scripts.maps.identity import known_as, met_before
 from scripts.maps.scan import LabelledScan
 from scripts.model.calibration import check_enough, logits
 from scripts.model.ensemble import DECISIVE
@@ -311,11 +312,12 @@ def calibrate(
         set_aside_former(weights)
         return
     content["familiarity"] = familiarity_of(training, network, device, flagged_share, refuse_beyond)
-    hashes = zip(held_out.data, scan_hashes(held_out), strict=True)
-    calibrating = {known for item, known in hashes if item["participant_id"] in {*people}}
+    whom = {*people}
+    calibrating = [known_as(scan["image"][0]) for scan in held_out.data if scan["participant_id"] in whom]
     seen, calibrated_by = seen_before(weights)
-    content["seen"] = sorted({*scan_hashes(training), *calibrating, *seen})
-    content["calibrated_by"] = sorted(calibrated_by | (calibrating - seen))  # who was seen before may have trained
+    alone = [names for names in calibrating if met_before(names, seen, calibrated_by) != "seen"]  # who may have trained
+    content["seen"] = sorted(seen.union(scan_hashes(training), *calibrating))
+    content["calibrated_by"] = sorted(calibrated_by.union(*alone))
     content["nucleus_evidence"] = nucleus_evidence_of([held_out, training], network, device, nuclei_dir)
     table = {} if source in FROM else {"predictions_sha256": sha256(source)}
     path = write_calibration(weights, {**content, "software": software(), "input": record["input"], **table})
@@ -328,8 +330,9 @@ def calibrate(
 
 
 def scan_hashes(scans: Dataset) -> list[str]:
-    """By what a scan is known again whatever its name: SHA-256 of the first map's file of each."""
-    return [sha256(item["image"][0]) for item in scans.data]
+    """By what scans are known again: of each both that `scripts.maps.identity.known_as` gives, the map's and the
+    file's, of which a list in a calibration may hold either."""
+    return [name for item in scans.data for name in known_as(item["image"][0])]
 
 
 def seen_before(weights: str | os.PathLike) -> tuple[set[str], set[str]]:
