@@ -74,11 +74,8 @@ def check_unseen(
 def _people(known: Collection[str], tested: Collection[str], scans: Sequence[Scan]) -> set[str]:
     """Those of the tested people of whom any scan is known."""
     names = {*known}
-    return {
-        scan.participant_id
-        for scan in scans
-        if names and scan.participant_id in tested and not names.isdisjoint(known_as(scan.maps[0]))
-    }
+    asked = [scan for scan in scans if names and scan.participant_id in tested]
+    return {scan.participant_id for scan in asked if not names.isdisjoint(known_as(scan.maps[0]))}
 
 
 def split_of(record: Mapping[str, Any], cohort: Sequence[LabelledScan]) -> set[str]:
