@@ -126,6 +126,14 @@ def test_a_calibrated_scan_gets_a_probability_and_an_answer(weights, probability
     json.dumps(said, allow_nan=False)
 
 
+@pytest.mark.parametrize(("probability", "known", "p"), [(1.0, 16.1181, (1 / 30, 1)), (0.0, -16.1181, (1, 1 / 30))])
+def test_a_certain_probability_is_as_usual_as_the_certain_ones_that_calibrated(weights, probability, known, p):
+    ends = {"HC": [min(known, 0.0)] * 29, "HH": [max(known, 0.0)] * 29}  # as stored: to six digits, further out
+    write_calibration(weights, {**CONTENT, "scores": ends})
+    said = Trust(weights)(probability)
+    assert (said["trust"]["p_HC"], said["trust"]["p_HH"]) == pytest.approx(p)
+
+
 def test_the_clinics_share_of_hh_changes_the_probability_and_not_the_answer(weights):
     write_calibration(weights, CONTENT)
     usual, rare = Trust(weights)(0.9), Trust(weights, prevalence=0.01)(0.9)

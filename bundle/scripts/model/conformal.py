@@ -18,15 +18,22 @@ from scripts.errors import InputError
 CANNOT_SAY = "cannot say"
 
 
+def rounded(scores: np.ndarray | Sequence[float] | float) -> np.ndarray:
+    """Scores to the six digits that a calibration holds, `[...]`; a score is only ever compared as it would be stored."""
+    given = np.asarray(scores, dtype=float)
+    return np.array([float(f"{score:.6g}") for score in given.ravel()]).reshape(given.shape)
+
+
 def p_values(scores: np.ndarray | float, known: Mapping[str, Sequence[float]]) -> np.ndarray:
     """How usual scores are among scans of each group, `[..., 2]`: p of HC, p of HH, each above 0 and up to 1.
 
     Args:
         scores: `[...]`; the larger, the more a scan looks like HH. NaN has the smallest p of both.
-        known: `HC` and `HH`: scores of scans of that group, in any order.
+        known: `HC` and `HH`: scores of scans of that group, in any order. Both are compared to six digits, see
+            `rounded`, so that scans with one probability (0 or 1, say) are alike.
     """
-    score = np.asarray(scores, dtype=float)
-    healthy, ill = (np.sort(np.asarray(known[group], dtype=float)) for group in ("HC", "HH"))
+    score = rounded(scores)
+    healthy, ill = (np.sort(rounded(known[group])) for group in ("HC", "HH"))
     as_high = len(healthy) - np.searchsorted(healthy, score, side="left")
     as_low = np.searchsorted(ill, score, side="right")
     counts = np.stack([as_high, as_low], axis=-1)

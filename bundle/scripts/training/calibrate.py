@@ -20,6 +20,7 @@ from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.maps.scan import LabelledScan
 from scripts.model.calibration import check_enough, logits
+from scripts.model.conformal import rounded
 from scripts.model.ensemble import DECISIVE
 from scripts.model.familiarity import LEAST_SCANS, fit
 from scripts.model.networks import QNet, load_weights
@@ -234,9 +235,7 @@ def calibration_of(
             " calibrate on others"
         )
         return None
-    known = {
-        group: [float(f"{score:.6g}") for score in values] for group, values in known_scores(labels, scores).items()
-    }
+    known = {group: rounded(values).tolist() for group, values in known_scores(labels, scores).items()}
     one = np.zeros(len(labels), dtype=int)
     calibrated, p = cross_fitted(labels, scores, one, method)
     raw = 1 / (1 + np.exp(-scores))
