@@ -15,7 +15,7 @@ from scripts.files.schemas import SCHEMAS
 from scripts.files.writing import sha256
 from scripts.inference.results import model_info
 from scripts.maps.appearance import appearance
-from scripts.model.familiarity import fit, strangeness
+from scripts.model.familiarity import fit, groups_of, strangeness
 from scripts.model.trust import (
     Trust,
     calibration_path,
@@ -280,6 +280,17 @@ def test_what_is_known_of_another_network_or_makes_no_number_refuses_the_scan(kn
 def test_a_limit_is_never_about_nothing():
     rng = np.random.default_rng(0)
     assert fit(rng.normal(size=(40, 4)), [{}] * 40, np.arange(40) % 2, 0.95, 2.0)["limit"] >= 1
+
+
+def test_sessions_of_a_person_are_judged_together_and_one_person_with_many_is_no_group():
+    people = np.arange(66) // 3
+    labels = (people % 2).astype(int)
+    parts = groups_of(labels, people)
+    assert all(len(np.unique(parts[people == person])) == 1 for person in range(22)) and len(np.unique(parts)) == 10
+    np.testing.assert_array_equal(parts, groups_of(labels, [f"sub-{22 - person}" for person in people]))
+    rng = np.random.default_rng(0)
+    known = fit(rng.normal(size=(66, 4)), [{}] * 66, (people == 3).astype(int), 0.05, 2.0, people)
+    assert len(known["references"]["embedding"]["means"]) == 1
 
 
 def ratio(known: dict, embedding: np.ndarray, look: dict) -> float:

@@ -19,7 +19,7 @@ CANNOT_SAY = "cannot say"
 
 
 def rounded(scores: np.ndarray | Sequence[float] | float) -> np.ndarray:
-    """Scores to the six digits that a calibration holds, `[...]`; a score is only ever compared as it would be stored."""
+    """Scores `[...]` to the six digits that a calibration holds: they are only compared as they would be stored."""
     given = np.asarray(scores, dtype=float)
     return np.array([float(f"{score:.6g}") for score in given.ravel()]).reshape(given.shape)
 
