@@ -149,10 +149,12 @@ def test_shares_that_cannot_be_are_refused_by_their_key(weights, key, value):
         Trust(weights, **{key: value})
 
 
-def test_an_error_below_which_no_group_is_ever_ruled_out_is_refused_before_work(weights):
+@pytest.mark.parametrize("ask", [Trust.check, lambda trust: trust(0.5)], ids=["before work", "by a server"])
+def test_an_error_below_which_no_group_is_ever_ruled_out_is_refused_and_the_one_to_raise_it_to_is_not(weights, ask):
     write_calibration(weights, CONTENT)
-    with refused("conformal_error", "29 HC", "0.033"):
-        Trust(weights, conformal_error=0.01).check()
+    with refused("conformal_error", "29 HC", "0.034"):
+        ask(Trust(weights, conformal_error=0.01))
+    ask(Trust(weights, conformal_error=0.034))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from scripts.errors import InputError
 
 #: What is answered where both groups are possible, or none is.
 CANNOT_SAY = "cannot say"
+#: The error that inference keeps unless it is told another (`conformal_error` in inference.yaml).
+USUAL_ERROR = 0.1
 
 
 def rounded(scores: np.ndarray | Sequence[float] | float) -> np.ndarray:
@@ -68,9 +70,17 @@ def check_error(error: float, known: Mapping[str, Sequence[float]] | None = None
     if known is None:
         return
     group = min(known, key=lambda name: len(known[name]))
-    least = 1 / (len(known[group]) + 1)
-    if error < least:
+    if error < 1 / (len(known[group]) + 1):
         raise InputError(
             f"conformal_error is {error:g}, but {source} knows {len(known[group])} {group}, which never rules out that"
-            f" group below {least:.2g}; raise it to at least that"
+            f" group below {least_error(known):g}; raise it to at least that, or calibrate on more"
         )
+
+
+def least_error(known: Mapping[str, Sequence[float]]) -> float:
+    """The smallest error at which either group can be ruled out, rounded up to three decimals.
+
+    Args:
+        known: see `p_values`.
+    """
+    return float(np.ceil(1000 / (min(len(scores) for scores in known.values()) + 1)) / 1000)

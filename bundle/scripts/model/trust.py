@@ -19,7 +19,7 @@ from scripts.files.seal import check_seal, sealed
 from scripts.files.writing import write_json
 from scripts.maps.appearance import in_words
 from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
-from scripts.model.conformal import check_error, decisions, p_values
+from scripts.model.conformal import USUAL_ERROR, check_error, decisions, p_values
 from scripts.model.familiarity import REFUSE_BEYOND, WORDS, check_known, strangeness
 from scripts.provenance import check_of_weights
 from scripts.runs.finished import content_of_file
@@ -125,7 +125,7 @@ class Trust:
         self,
         weights: str | os.PathLike,
         prevalence: float | None = None,
-        conformal_error: float = 0.1,
+        conformal_error: float = USUAL_ERROR,
         refuse_beyond: float | str | None = "calibrated",
     ) -> None:
         check_prevalence(prevalence)
@@ -142,8 +142,8 @@ class Trust:
         self.refuse_beyond = refuse_beyond
 
     def check(self) -> None:
-        """Before work: refuse a damaged calibration, an error at which nothing could ever be said, and a prevalence
-        that would count for nothing.
+        """Before work, where there is a before: refuse a damaged calibration, an error at which nothing could ever be
+        said, and a prevalence that would count for nothing.
 
         Raises:
             InputError: see `read_calibration` and `scripts.model.conformal.check_error`.
@@ -172,8 +172,9 @@ class Trust:
             `familiarity` (`scripts.model.familiarity.strangeness`, `flagged`); or `calibration_missing`, the reason.
 
         Raises:
-            InputError: the scan is refused, because it is too unlike the training scans.
+            InputError: the scan is refused, because it is too unlike the training scans; see `check`, too.
         """
+        self.check()  # a server builds this from the config and asks for nothing before its first scan
         known, reason = read_calibration(self.weights)
         if known is None:
             return {"calibration_missing": reason}

@@ -20,7 +20,7 @@ from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
 from scripts.maps.scan import LabelledScan
 from scripts.model.calibration import check_enough, logits
-from scripts.model.conformal import rounded
+from scripts.model.conformal import USUAL_ERROR, least_error, rounded
 from scripts.model.ensemble import DECISIVE
 from scripts.model.familiarity import LEAST_SUBJECTS, fit
 from scripts.model.networks import QNet, load_weights
@@ -238,6 +238,11 @@ def calibration_of(
         )
         return None
     known = {group: rounded(values).tolist() for group, values in known_scores(labels, scores, people).items()}
+    if least_error(known) > USUAL_ERROR:
+        print(
+            f"few to compare with, {len(known['HC'])} HC and {len(known['HH'])} HH: this calibration allows"
+            f" conformal_error from {least_error(known):g} on; run inference with that, or calibrate on more"
+        )
     one = np.zeros(len(labels), dtype=int)
     calibrated, p = cross_fitted(labels, scores, one, method, people)
     raw = 1 / (1 + np.exp(-scores))
