@@ -142,6 +142,16 @@ def test_the_clinics_share_of_hh_changes_the_probability_and_not_the_answer(weig
     assert usual["answer"] == rare["answer"]
 
 
+def test_a_calibration_by_temperature_claims_no_share_of_hh_and_takes_none(weights):
+    fitted = {**CONTENT["calibration"], "method": "temperature", "intercept": 0, "prevalence": 0.1}
+    write_calibration(weights, {**CONTENT, "calibration": fitted})
+    said = Trust(weights)(0.9)["trust"]
+    assert said["prevalence"] is None and "unknown" in said["prevalence_from"]
+    for ask in (Trust.check, lambda trust: trust(0.9)):
+        with refused("prevalence is 0.005", "temperature", "--calibration_method platt"):
+            ask(Trust(weights, prevalence=0.005))
+
+
 @pytest.mark.parametrize("key", ["prevalence", "conformal_error"])
 @pytest.mark.parametrize("value", [0, 1, -0.1, 1.5, float("nan")])
 def test_shares_that_cannot_be_are_refused_by_their_key(weights, key, value):

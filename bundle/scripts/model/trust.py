@@ -18,7 +18,7 @@ from scripts.files.json_file import read_json
 from scripts.files.seal import check_seal, sealed
 from scripts.files.writing import write_json
 from scripts.maps.appearance import in_words
-from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
+from scripts.model.calibration import METHODS, WITH_PREVALENCE, Calibrator, check_prevalence, logits
 from scripts.model.conformal import USUAL_ERROR, check_error, decisions, p_values
 from scripts.model.familiarity import REFUSE_BEYOND, WORDS, check_known, strangeness
 from scripts.provenance import check_of_weights
@@ -112,7 +112,8 @@ class Trust:
 
     Args:
         weights: the weights file; their calibration lies beside it.
-        prevalence: share of HH among those who are scanned; None: that of the scans that calibrated.
+        prevalence: share of HH among those who are scanned; None: that of the scans that calibrated. Not of a
+            calibration by temperature, whose probabilities hold for no known share.
         conformal_error: share of each group's scans that may be denied their group.
         refuse_beyond: a scan that is so many times the limit strange is refused; None: it is flagged only;
             `calibrated`: as the calibration says.
@@ -155,6 +156,12 @@ class Trust:
                 " it would shift; make one with configs/calibrate.yaml, or leave prevalence out"
             )
         if known is not None:
+            if self.prevalence is not None and known["calibration"]["method"] not in WITH_PREVALENCE:
+                raise InputError(
+                    f"prevalence is {self.prevalence:g}, but the calibration of {Path(self.weights).name} is by"
+                    f" {known['calibration']['method']}, whose probabilities hold for no known share of HH, so none can"
+                    " be moved to another; calibrate with --calibration_method platt, or leave prevalence out"
+                )
             check_error(self.conformal_error, known["scores"], f"the calibration of {Path(self.weights).name}")
 
     def __call__(
@@ -187,8 +194,7 @@ class Trust:
             "answer": str(decisions(p, self.conformal_error)),
             "trust": {
                 "method": fitted["method"],
-                "prevalence": calibrator.prevalence if self.prevalence is None else self.prevalence,
-                "prevalence_from": "the scans that calibrated" if self.prevalence is None else "the key prevalence",
+                **self.share_of_hh(fitted),
                 "conformal_error": self.conformal_error,
                 "p_HC": float(p[0]),
                 "p_HH": float(p[1]),
@@ -199,6 +205,18 @@ class Trust:
         if known.get("familiarity") and embedding is not None:
             said["familiarity"] = self.familiarity(known["familiarity"], embedding, appearance or {})
         return said
+
+    def share_of_hh(self, fitted: Mapping[str, Any]) -> dict[str, Any]:
+        """What the calibrated probability holds for: `prevalence`, None where no share is known, and `prevalence_from`.
+
+        Args:
+            fitted: `calibration` of the file.
+        """
+        if fitted["method"] not in WITH_PREVALENCE:
+            return {"prevalence": None, "prevalence_from": f"unknown: {fitted['method']} scaling fits none"}
+        if self.prevalence is not None:
+            return {"prevalence": self.prevalence, "prevalence_from": "the key prevalence"}
+        return {"prevalence": fitted["prevalence"], "prevalence_from": "the scans that calibrated"}
 
     def healthy_nuclei(self) -> Mapping[str, Mapping[str, float]] | None:
         """What each nucleus says for HH in healthy controls (`scripts.model.nucleus_evidence.healthy_range`)."""
