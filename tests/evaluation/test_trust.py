@@ -103,9 +103,9 @@ def test_the_ece_of_a_perfect_model_is_that_of_labels_drawn_from_its_probabiliti
     assert ece_of_perfect(probabilities, 10) == pytest.approx(np.mean(errors), abs=0.005)
 
 
-def test_groups_that_do_not_overlap_have_no_slope():
-    labels = np.array([0] * 10 + [1] * 10)
-    assert np.isnan(slope_and_intercept(labels, np.linspace(-3, 3, 20))[0])
+@pytest.mark.parametrize("scores", [[-3, -2, -1, 1, 2, 3], [-2, -1, 0, 0, 1, 2], [2, 1, 0, 0, -1, -2], [1] * 6])
+def test_groups_that_do_not_overlap_or_just_touch_have_no_slope(scores):
+    assert np.isnan(slope_and_intercept(np.array([0, 0, 0, 1, 1, 1]), np.array(scores, dtype=float))[0])
 
 
 def test_no_scan_of_a_fold_has_a_say_in_what_is_said_of_the_fold():
