@@ -188,6 +188,16 @@ def test_a_calibration_that_inferences_own_error_is_too_small_for_says_so_and_fr
 
 
 @pytest.mark.parametrize(
+    ("score", "said"), [(0, "all have one probability"), (-1, "higher probability did not mean more")]
+)
+def test_scores_that_tell_nothing_are_told_for_what_they_are(capsys, score, said):
+    labels = np.arange(20) % 2
+    scores = score * (labels + np.random.default_rng(0).normal(size=20) / 2)
+    assert calibration_of(labels, scores, "platt", "scans", [f"sub-{n}" for n in range(20)]) is None
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("asked", "training", "held_out", "words"),
     [
         ("held_out", (30, 30), (9, 8), ("held-out fold", "17 subjects", "20")),

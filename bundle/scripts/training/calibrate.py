@@ -220,8 +220,8 @@ def calibration_of(
 ) -> dict[str, Any] | None:
     """The calibration's part of the JSON: fitted to all scores, and how good it is where each person is left out.
 
-    None, and a line that says so, where higher scores do not mean more HH: turned round, they would be no probabilities
-    of this model.
+    None, and a line that says so, where all scores are alike, or higher ones do not mean more HH: turned round, they
+    would be no probabilities of this model.
 
     Args:
         labels, scores: `[n]`, 0 or 1, logits.
@@ -229,12 +229,16 @@ def calibration_of(
         scores_from: for readers.
         people: `[n]`, whose scan each is.
     """
-    made = fit_calibrator(labels, scores, method)
-    if not made.slope > 0:
+    made = fit_calibrator(labels, scores, method) if np.ptp(scores) > 0 else None
+    if made is None or not made.slope > 0:
+        why = (
+            f"a higher probability did not mean more HH (slope {made.slope:.2g})"
+            if made
+            else "all have one probability"
+        )
         print(
-            f"no calibration: of {len(labels)} scans from {scores_from}, those with a higher probability were HH less"
-            f" often (slope {made.slope:.2f}); this model tells nothing there: train longer, on more scans, or"
-            " calibrate on others"
+            f"no calibration: of {len(labels)} scans from {scores_from}, {why}; this model tells nothing there: train"
+            " longer, on more scans, or calibrate on others"
         )
         return None
     known = {group: rounded(values).tolist() for group, values in known_scores(labels, scores, people).items()}
