@@ -357,7 +357,7 @@ def draw(steps: dict[str, dict[str, Any]], path: Path, is_simulated: bool) -> No
     axes, places, rows = figure.subplots(), np.arange(len(steps)), list(steps.values())
     for key, style, colour, label in (
         ("told", "o-", "#b2182b", "told: unlike the training scans, flagged or refused"),
-        ("beyond_twice_the_limit", "o:", "#ef8a62", "beyond twice the limit: refused by default"),
+        ("beyond_twice_the_limit", "o:", "#ef8a62", "beyond twice the limit"),
         ("auc", "s--", "#2166ac", "AUC"),
         ("accuracy", "^--", "#67a9cf", "accuracy"),
     ):

@@ -103,9 +103,9 @@ def test_the_ece_of_a_perfect_model_is_that_of_labels_drawn_from_its_probabiliti
     assert ece_of_perfect(probabilities, 10) == pytest.approx(np.mean(errors), abs=0.005)
 
 
-def test_groups_that_do_not_overlap_have_no_slope():
-    labels = np.array([0] * 10 + [1] * 10)
-    assert np.isnan(slope_and_intercept(labels, np.linspace(-3, 3, 20))[0])
+@pytest.mark.parametrize("scores", [[-3, -2, -1, 1, 2, 3], [-2, -1, 0, 0, 1, 2], [2, 1, 0, 0, -1, -2], [1] * 6])
+def test_groups_that_do_not_overlap_or_just_touch_have_no_slope(scores):
+    assert np.isnan(slope_and_intercept(np.array([0, 0, 0, 1, 1, 1]), np.array(scores, dtype=float))[0])
 
 
 def test_no_scan_of_a_fold_has_a_say_in_what_is_said_of_the_fold():
@@ -117,6 +117,32 @@ def test_no_scan_of_a_fold_has_a_say_in_what_is_said_of_the_fold():
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one[folds == 2], other[folds == 2])
         assert np.abs(one - other).max() > 0
+
+
+def test_sessions_of_one_person_count_once_and_by_the_one_least_like_the_group():
+    labels, scores = np.array([0, 0, 0, 1, 1, 1]), np.array([-3.0, -1.0, -2.0, 4.0, 1.0, 3.0])
+    people = ["a", "a", "b", "c", "c", "d"]
+    assert known_scores(labels, scores, people) == {"HC": [-2.0, -1.0], "HH": [1.0, 3.0]}
+
+
+def test_nobody_has_a_say_in_what_is_said_of_another_session_of_his():
+    labels, scores = drawn(90)
+    people = np.array([f"sub-{n // 3}" for n in range(90)])
+    labels = np.repeat(labels[::3], 3)
+    moved = np.where(np.arange(90) == 12, 50.0, scores)
+    before, after = (cross_fitted(labels, given, np.zeros(90), "platt", people) for given in (scores, moved))
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old[13:15], new[13:15])
+
+
+def test_few_people_with_many_sessions_do_not_make_a_small_error_look_kept():
+    kept = []
+    for seed in range(50):
+        (labels, level), (new, values) = drawn(20, seed, 1.5), drawn(40, 1000 + seed, 1.5)
+        sessions = np.repeat(level, 5) + np.random.default_rng(seed).normal(0, 0.1, 100)
+        p = p_values(values, known_scores(np.repeat(labels, 5), sessions, np.arange(100) // 5))
+        kept.append([(p[new == group, group] > 0.05).mean() for group in (0, 1)])
+    assert (np.mean(kept, axis=0) >= 0.95).all()
 
 
 def test_a_fold_that_holds_a_whole_group_calibrates_nobody_by_one_group_alone():

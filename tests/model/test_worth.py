@@ -17,7 +17,7 @@ from scripts.files.writing import sha256
 from scripts.inference.results import model_info
 from scripts.maps.appearance import appearance
 from scripts.maps.identity import known_as
-from scripts.model.familiarity import fit, strangeness
+from scripts.model.familiarity import fit, groups_of, strangeness
 from scripts.model.trust import (
     CALIBRATED,
     SEEN,
@@ -147,12 +147,30 @@ def test_a_calibrated_scan_gets_a_probability_and_an_answer(weights, probability
     json.dumps(said, allow_nan=False)
 
 
+@pytest.mark.parametrize(("probability", "known", "p"), [(1.0, 16.1181, (1 / 30, 1)), (0.0, -16.1181, (1, 1 / 30))])
+def test_a_certain_probability_is_as_usual_as_the_certain_ones_that_calibrated(weights, probability, known, p):
+    ends = {"HC": [min(known, 0.0)] * 29, "HH": [max(known, 0.0)] * 29}  # as stored: to six digits, further out
+    write_calibration(weights, {**CONTENT, "scores": ends})
+    said = Trust(weights)(probability)
+    assert (said["trust"]["p_HC"], said["trust"]["p_HH"]) == pytest.approx(p)
+
+
 def test_the_clinics_share_of_hh_changes_the_probability_and_not_the_answer(weights):
     write_calibration(weights, CONTENT)
     usual, rare = Trust(weights)(0.9), Trust(weights, prevalence=0.01)(0.9)
     odds = [one["calibrated_probability_HH"] / (1 - one["calibrated_probability_HH"]) for one in (usual, rare)]
     assert odds[0] / odds[1] == pytest.approx(99)
     assert usual["answer"] == rare["answer"]
+
+
+def test_a_calibration_by_temperature_claims_no_share_of_hh_and_takes_none(weights):
+    fitted = {**CONTENT["calibration"], "method": "temperature", "intercept": 0, "prevalence": 0.1}
+    write_calibration(weights, {**CONTENT, "calibration": fitted})
+    said = Trust(weights)(0.9)["trust"]
+    assert said["prevalence"] is None and "unknown" in said["prevalence_from"]
+    for ask in (Trust.check, lambda trust: trust(0.9)):
+        with refused("prevalence is 0.005", "temperature", "--calibration_method platt"):
+            ask(Trust(weights, prevalence=0.005))
 
 
 @pytest.mark.parametrize("key", ["prevalence", "conformal_error"])
@@ -162,10 +180,12 @@ def test_shares_that_cannot_be_are_refused_by_their_key(weights, key, value):
         Trust(weights, **{key: value})
 
 
-def test_an_error_below_which_no_group_is_ever_ruled_out_is_refused_before_work(weights):
+@pytest.mark.parametrize("ask", [Trust.check, lambda trust: trust(0.5)], ids=["before work", "by a server"])
+def test_an_error_below_which_no_group_is_ever_ruled_out_is_refused_and_the_one_to_raise_it_to_is_not(weights, ask):
     write_calibration(weights, CONTENT)
-    with refused("conformal_error", "29 HC", "0.033"):
-        Trust(weights, conformal_error=0.01).check()
+    with refused("conformal_error", "29 HC", "0.034"):
+        ask(Trust(weights, conformal_error=0.01))
+    ask(Trust(weights, conformal_error=0.034))
 
 
 @pytest.mark.parametrize(
@@ -293,6 +313,17 @@ def test_what_is_known_of_another_network_or_makes_no_number_refuses_the_scan(kn
 def test_a_limit_is_never_about_nothing():
     rng = np.random.default_rng(0)
     assert fit(rng.normal(size=(40, 4)), [{}] * 40, np.arange(40) % 2, 0.95, 2.0)["limit"] >= 1
+
+
+def test_sessions_of_a_person_are_judged_together_and_one_person_with_many_is_no_group():
+    people = np.arange(66) // 3
+    labels = (people % 2).astype(int)
+    parts = groups_of(labels, people)
+    assert all(len(np.unique(parts[people == person])) == 1 for person in range(22)) and len(np.unique(parts)) == 10
+    np.testing.assert_array_equal(parts, groups_of(labels, [f"sub-{22 - person}" for person in people]))
+    rng = np.random.default_rng(0)
+    known = fit(rng.normal(size=(66, 4)), [{}] * 66, (people == 3).astype(int), 0.05, 2.0, people)
+    assert len(known["references"]["embedding"]["means"]) == 1
 
 
 def ratio(known: dict, embedding: np.ndarray, look: dict) -> float:

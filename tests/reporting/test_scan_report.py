@@ -134,8 +134,17 @@ def test_the_calibrated_probability_and_the_networks_are_each_named(image, tmp_p
     for text in (html.read_text(), " ".join(" ".join(page.split()) for page in pdf_pages(pdf))):
         assert "Calibrated probability of hereditary hemochromatosis (HH): 0.62; answer: cannot say" in text
         assert "by a logistic curve" in text and "platt," not in text
+        assert "0.5 (the scans that calibrated)" in text
     (words,) = pdf_pages(pdf)
     assert "scan 0.73" in words and "Network's P(HH)" in words
+
+
+def test_a_page_of_a_calibration_by_temperature_claims_no_share_of_hh(image, tmp_path):
+    html = tmp_path / "r.html"
+    trust = {**TRUST["trust"], "prevalence": None, "prevalence_from": "unknown: temperature scaling fits none"}
+    told = result(**{**TRUST, "trust": trust})
+    write_scan_report(html, tmp_path / "r.pdf", told, image, torch.zeros(1, 12, 16, SLICES), MODEL)
+    assert "unknown: temperature scaling fits none" in html.read_text()
 
 
 @pytest.mark.parametrize("strange", [True, False])

@@ -24,7 +24,7 @@ from scripts.maps.scan import LabelledScan
 from scripts.model.networks import QNet, load_weights, save_weights
 from scripts.model.trust import Trust
 from scripts.provenance import cohort_fingerprint
-from scripts.training.calibrate import scores_of_table, source_of
+from scripts.training.calibrate import calibration_of, scores_of_table, source_of
 
 TINY = {
     "device": "$torch.device('cpu')",
@@ -179,6 +179,25 @@ def test_a_small_held_out_fold_is_told_and_not_taken(capsys):
     assert "17 subjects" in told and "inner_folds" in told
     assert source_of("auto", "cropped", people(30, 30), people(10, 10), 5) == "held_out"
     assert source_of("inner_folds", "cropped", people(30, 30), people(1, 1), 5) == "inner_folds"
+
+
+def test_a_calibration_that_inferences_own_error_is_too_small_for_says_so_and_from_where_on(capsys):
+    labels, scores = np.arange(20) % 2, np.random.default_rng(0).normal(size=20) + np.arange(20) % 2
+    people = [f"sub-{n}" for n in range(20)]
+    assert calibration_of(labels, scores, "platt", "scans", people) and not capsys.readouterr().out
+    fewer = (np.arange(20) < 7).astype(int)
+    assert calibration_of(fewer, scores + fewer, "platt", "scans", people)
+    assert "13 HC and 7 HH" in (told := capsys.readouterr().out) and "conformal_error from 0.125 on" in told
+
+
+@pytest.mark.parametrize(
+    ("score", "said"), [(0, "all have one probability"), (-1, "higher probability did not mean more")]
+)
+def test_scores_that_tell_nothing_are_told_for_what_they_are(capsys, score, said):
+    labels = np.arange(20) % 2
+    scores = score * (labels + np.random.default_rng(0).normal(size=20) / 2)
+    assert calibration_of(labels, scores, "platt", "scans", [f"sub-{n}" for n in range(20)]) is None
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

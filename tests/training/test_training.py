@@ -237,6 +237,7 @@ def test_killed_run_continues_to_the_same_numbers(seen, trained, shared_cohort, 
         ("training", "image_epochs", 5, ["image_level", "--image_epochs 4, not 5"]),
         ("training", "scan_epochs", 5, ["scan_level", "--scan_epochs 4, not 5"]),
         ("scan_level", "seed", 1, ["--seed 0, not 1"]),
+        ("training", "localise", "annotated", ["--localise 'auto', not 'annotated'"]),  # not its template
     ],
 )
 def test_changed_setting_is_refused_instead_of_resumed(run_id, key, value, said, trained, shared_cohort):

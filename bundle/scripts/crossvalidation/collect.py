@@ -145,7 +145,7 @@ def calibrate_folds(setup: Setup, folds: Sequence[Fold], rows: Sequence[Mapping[
             continue
         noted = setup.folder(fold) / FAMILIARITY
         known = read_json(noted, "familiarity") if noted.is_file() else {"familiarity": None}
-        content = calibration_of(labels, scores, method, "the other folds of the cross-validation", len(set(people)))
+        content = calibration_of(labels, scores, method, "the other folds of the cross-validation", people)
         if content is None:
             set_aside_former(weights)
             continue

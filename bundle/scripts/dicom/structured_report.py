@@ -140,7 +140,8 @@ def scan_group(result: Mapping[str, Any], model: Mapping[str, Any]) -> hd.sr.Mea
         measured.append((CALIBRATED, result["calibrated_probability_HH"]))
         said.append((ANSWER, {"HH": HEMOCHROMATOSIS, "HC": HEALTHY}.get(result["answer"], UNDECIDED)))
         trust = result["trust"]
-        parameters += [f"conformal error {trust['conformal_error']:g}", f"prevalence of HH {trust['prevalence']:.4g}"]
+        share = "unknown" if trust["prevalence"] is None else f"{trust['prevalence']:.4g}"
+        parameters += [f"conformal error {trust['conformal_error']:g}", f"prevalence of HH {share}"]
         if result.get("familiarity", {}).get("flagged"):
             said.append((RELIANCE, STRANGER))
     elif "calibration_missing" in result:

@@ -80,7 +80,8 @@ def slope_and_intercept(labels: np.ndarray, scores: np.ndarray) -> tuple[float, 
 
     Slope: of the logistic regression of the labels on the logits; below 1, probabilities are too far apart. Intercept:
     what must be added to all logits so that as many cases as observed are expected; above 0, they are too low. Both are
-    1 and 0 where calibration is perfect; the slope is NaN where the groups do not overlap, so that it has no end.
+    1 and 0 where calibration is perfect; the slope is NaN where the groups do not overlap, or meet in one score alone
+    (Albert and Anderson, Biometrika 1984, 71:1), so that it has no end.
 
     Args:
         labels: `[n]`, 0 or 1, both present.
@@ -88,9 +89,8 @@ def slope_and_intercept(labels: np.ndarray, scores: np.ndarray) -> tuple[float, 
     """
     label, score = np.asarray(labels), np.asarray(scores, dtype=float)
     ill, healthy = score[label == 1], score[label == 0]
-    apart = ill.min() > healthy.max() or ill.max() < healthy.min()
     slope = float("nan")
-    if not apart and np.ptp(score) > 0:
+    if ill.min() < healthy.max() and ill.max() > healthy.min():
         slope = _logistic(score, label, np.ones(len(score)), True)[0]
     intercept = brentq(lambda shift: float(np.sum(expit(score + shift) - label)), -50, 50)
     return slope, float(intercept)

@@ -5,22 +5,20 @@ no other scan of its fold, has a say in what is said of it. Where a table has on
 groups, which stand for folds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold
 
 from scripts.evaluation.calibration import ece_of_perfect, fit_calibrator, reliability, slope_and_intercept
 from scripts.evaluation.predictions import at_level, regions_of, scores
 from scripts.model.calibration import LEAST_SUBJECTS, logits, vote_logits
 from scripts.model.conformal import CANNOT_SAY, decisions, p_values
+from scripts.model.familiarity import groups_of
 
 #: Models whose scan-level probability is the share of slices that voted HH.
 VOTERS = ("ResNet", "ResNetSWA")
-#: Groups that participants are dealt into where there is one fold.
-GROUPS = 10
 #: Bins of the reliability of scans.
 BINS = 10
 #: How a row of a table of trust is named, and its numbers.
@@ -97,38 +95,44 @@ def trusted(table: pd.DataFrame, method: str) -> Iterator[Trusted]:
 
 
 def cross_fitted(
-    labels: np.ndarray, scores: np.ndarray, folds: np.ndarray, method: str
+    labels: np.ndarray, scores: np.ndarray, folds: np.ndarray, method: str, people: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities `[n]` and p of both groups `[n, 2]` of scans, each by the scans of other folds.
 
     Args:
         labels: `[n]`, 0 or 1.
         scores: `[n]`, logits.
-        folds: `[n]`, the fold of each; where there is one, or one holds a whole class, groups are dealt.
+        folds: `[n]`, the fold of each; where there is one, or one holds a whole class, people are dealt into groups.
         method: see `trusted`.
+        people: `[n]`, whose scan each is, all of one fold; None: each of another person.
     """
     alone = len(np.unique(folds)) < 2 or any(len(np.unique(labels[folds != part])) < 2 for part in np.unique(folds))
-    parts = dealt(labels) if alone else folds
+    owners = np.arange(len(labels)) if people is None else np.asarray(people)
+    parts = groups_of(labels, owners) if alone else folds
     calibrated, p = np.empty(len(labels)), np.empty((len(labels), 2))
     for part in np.unique(parts):
         here, there = parts == part, parts != part
         calibrated[here] = fit_calibrator(labels[there], scores[there], method)(scores[here])
-        p[here] = p_values(scores[here], known_scores(labels[there], scores[there]))
+        p[here] = p_values(scores[here], known_scores(labels[there], scores[there], owners[there]))
     return calibrated, p
 
 
-def known_scores(labels: np.ndarray, scores: np.ndarray) -> dict[str, list[float]]:
-    """Scores of scans by their group, rising: what new scans are compared with."""
-    return {group: np.sort(scores[labels == label]).tolist() for group, label in (("HC", 0), ("HH", 1))}
+def known_scores(
+    labels: np.ndarray, scores: np.ndarray, people: Sequence[Any] | np.ndarray | None = None
+) -> dict[str, list[float]]:
+    """Scores by group, rising: what new scans are compared with, one of each person.
 
+    Of several scans of a person it is the one least like the person's group. So no person counts twice, and of new
+    people at most the chosen share is denied the group in any of as many scans.
 
-def dealt(labels: np.ndarray) -> np.ndarray:
-    """Participants of one fold dealt into GROUPS groups, both classes evenly, always in the same way."""
-    groups = min(GROUPS, int(np.bincount(labels, minlength=2).min()))
-    parts = np.zeros(len(labels), dtype=int)
-    for part, (_, held_out) in enumerate(StratifiedKFold(groups, shuffle=True, random_state=0).split(labels, labels)):
-        parts[held_out] = part
-    return parts
+    Args:
+        labels, scores: `[n]`, 0 or 1, logits.
+        people: `[n]`, whose scan each is; None: each of another person.
+    """
+    owners = np.arange(len(labels)) if people is None else np.asarray(people)
+    table = pd.DataFrame({"label": labels, "score": scores, "owner": owners}).groupby(["label", "owner"])["score"]
+    ends = {"HC": (0, table.max()), "HH": (1, table.min())}
+    return {group: np.sort(found.loc[label]).tolist() for group, (label, found) in ends.items()}
 
 
 def coverage(found: Trusted, error: float) -> dict[str, float]:

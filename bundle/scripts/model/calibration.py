@@ -13,6 +13,8 @@ NEAREST = 1e-7
 #: How a probability is calibrated: its logit times a slope, plus an intercept (Platt 1999), or the slope alone, one
 #: over the temperature (Guo et al., ICML 2017). How pages say it.
 METHODS = {"platt": "by a logistic curve (Platt's method)", "temperature": "by one factor (temperature scaling)"}
+#: Methods whose probabilities hold for the share of HH among the calibrating scans: an intercept fits it.
+WITH_PREVALENCE = ("platt",)
 #: Fewer scans do not calibrate.
 LEAST_SUBJECTS = 20
 
@@ -39,7 +41,8 @@ class Calibrator:
     Attributes:
         method: one of METHODS.
         slope, intercept: of the calibrated logit.
-        prevalence: share of HH among the scans that it was fitted on, which its probabilities hold for.
+        prevalence: share of HH among the scans that it was fitted on, which the probabilities of a method of
+            WITH_PREVALENCE hold for.
     """
 
     method: str

@@ -16,6 +16,14 @@ from scripts.errors import InputError
 
 #: What is answered where both groups are possible, or none is.
 CANNOT_SAY = "cannot say"
+#: The error that inference keeps unless it is told another (`conformal_error` in inference.yaml).
+USUAL_ERROR = 0.1
+
+
+def rounded(scores: np.ndarray | Sequence[float] | float) -> np.ndarray:
+    """Scores `[...]` to the six digits that a calibration holds: they are only compared as they would be stored."""
+    given = np.asarray(scores, dtype=float)
+    return np.array([float(f"{score:.6g}") for score in given.ravel()]).reshape(given.shape)
 
 
 def p_values(scores: np.ndarray | float, known: Mapping[str, Sequence[float]]) -> np.ndarray:
@@ -23,10 +31,11 @@ def p_values(scores: np.ndarray | float, known: Mapping[str, Sequence[float]]) -
 
     Args:
         scores: `[...]`; the larger, the more a scan looks like HH. NaN has the smallest p of both.
-        known: `HC` and `HH`: scores of scans of that group, in any order.
+        known: `HC` and `HH`: scores of scans of that group, in any order. Both are compared to six digits, see
+            `rounded`, so that scans with one probability (0 or 1, say) are alike.
     """
-    score = np.asarray(scores, dtype=float)
-    healthy, ill = (np.sort(np.asarray(known[group], dtype=float)) for group in ("HC", "HH"))
+    score = rounded(scores)
+    healthy, ill = (np.sort(rounded(known[group])) for group in ("HC", "HH"))
     as_high = len(healthy) - np.searchsorted(healthy, score, side="left")
     as_low = np.searchsorted(ill, score, side="right")
     counts = np.stack([as_high, as_low], axis=-1)
@@ -61,9 +70,17 @@ def check_error(error: float, known: Mapping[str, Sequence[float]] | None = None
     if known is None:
         return
     group = min(known, key=lambda name: len(known[name]))
-    least = 1 / (len(known[group]) + 1)
-    if error < least:
+    if error < 1 / (len(known[group]) + 1):
         raise InputError(
             f"conformal_error is {error:g}, but {source} knows {len(known[group])} {group}, which never rules out that"
-            f" group below {least:.2g}; raise it to at least that"
+            f" group below {least_error(known):g}; raise it to at least that, or calibrate on more"
         )
+
+
+def least_error(known: Mapping[str, Sequence[float]]) -> float:
+    """The smallest error at which either group can be ruled out, rounded up to three decimals.
+
+    Args:
+        known: see `p_values`.
+    """
+    return float(np.ceil(1000 / (min(len(scores) for scores in known.values()) + 1)) / 1000)

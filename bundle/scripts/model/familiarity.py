@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from pandas import factorize
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import StratifiedKFold
 
@@ -21,10 +22,10 @@ from scripts.maps.appearance import least_spread
 AXES, SCANS_PER_AXIS = 16, 5
 #: Standard deviation of what main axes leave over, as a logarithm, at least.
 LEAST_REST = 0.1
-#: Groups of training scans that are judged by the others.
+#: Groups of scans that are judged by the others.
 GROUPS = 10
-#: Fewer training scans set no limit.
-LEAST_SCANS = 20
+#: Training scans of fewer people set no limit.
+LEAST_SUBJECTS = 20
 #: A scan so many times the limit strange is refused, where the calibration says nothing (before 0.9.0).
 REFUSE_BEYOND = 2.0
 #: The limit is at least so many standard deviations: nothing below is strange, and ratios to one about 0 say nothing.
@@ -100,13 +101,21 @@ def distances(values: np.ndarray, reference: Mapping[str, Any]) -> tuple[np.ndar
     return np.sqrt(np.maximum(squared[rows, nearest], 1e-12)), off[rows, nearest]
 
 
-def groups_of(labels: np.ndarray) -> np.ndarray:
-    """Which of GROUPS groups each training scan is in, both classes evenly, always in the same way."""
-    parts = np.zeros(len(labels), dtype=int)
-    folds = min(GROUPS, int(np.unique(labels, return_counts=True)[1].min()))
-    for part, (_, held_out) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=0).split(labels, labels)):
-        parts[held_out] = part
-    return parts
+def groups_of(labels: np.ndarray, people: Sequence[Any] | np.ndarray | None = None) -> np.ndarray:
+    """Which of GROUPS groups each scan is in, `[n]`: all scans of a person in one, both classes evenly, always alike.
+
+    Args:
+        labels: `[n]`, group of each scan, two people of each at least, or one group alone.
+        people: `[n]`, whose scan each is; None: each of another person.
+    """
+    places = np.arange(len(labels)) if people is None else factorize(np.asarray(people))[0]  # numbered as they come
+    first = np.unique(places, return_index=True)[1]
+    label_of = labels[first]
+    folds = min(GROUPS, int(np.unique(label_of, return_counts=True)[1].min()))
+    parts = np.zeros(len(label_of), dtype=int)
+    for part, (_, other) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=0).split(label_of, label_of)):
+        parts[other] = part
+    return parts[places]
 
 
 def fit(
@@ -115,6 +124,7 @@ def fit(
     labels: np.ndarray,
     flagged_share: float,
     refuse_beyond: float | None,
+    people: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """What is known of the training scans, as plain values for JSON.
 
@@ -125,16 +135,17 @@ def fit(
         flagged_share: share of scans like the training scans that may be flagged, above 0 and below 1.
         refuse_beyond: inference refuses a scan so many times the limit strange, unless it is told otherwise; None: it
             flags it only.
+        people: `[n]`, whose scan each is, who is judged by others alone; None: each of another person.
     """
-    groups = labels
-    if np.unique(labels, return_counts=True)[1].min() < 2:  # one scan is no group
+    groups, owners = labels, np.arange(len(labels)) if people is None else np.asarray(people)
+    if min(len(np.unique(owners[labels == label])) for label in np.unique(labels)) < 2:  # one person is no group
         labels = np.zeros(len(labels), dtype=int)
     names = [name for name in appearances[0] if all(name in one for one in appearances)] if appearances else []
     seen: dict[str, tuple[np.ndarray, np.ndarray | None]] = {"embedding": (np.asarray(embeddings, dtype=float), None)}
     if names:
         numbers = np.array([[one[name] for name in names] for one in appearances], dtype=float)
         seen["appearance"] = numbers, np.array([least_spread(name) for name in names])
-    parts, strange = groups_of(labels), []
+    parts, strange = groups_of(labels, owners), []
     references: dict[str, Any] = {}
     for name, (values, least) in seen.items():
         found, most = np.empty(len(labels)), np.empty(len(labels))

@@ -20,8 +20,8 @@ from scripts.files.seal import check_seal, sealed
 from scripts.files.writing import write_json
 from scripts.maps.appearance import in_words
 from scripts.maps.identity import known_as, met_before
-from scripts.model.calibration import METHODS, Calibrator, check_prevalence, logits
-from scripts.model.conformal import check_error, decisions, p_values
+from scripts.model.calibration import METHODS, WITH_PREVALENCE, Calibrator, check_prevalence, logits
+from scripts.model.conformal import USUAL_ERROR, check_error, decisions, p_values
 from scripts.model.familiarity import REFUSE_BEYOND, WORDS, check_known, strangeness
 from scripts.provenance import check_of_weights, record_beside
 from scripts.runs.finished import content_of_file
@@ -114,7 +114,8 @@ class Trust:
 
     Args:
         weights: the weights file; their calibration lies beside it.
-        prevalence: share of HH among those who are scanned; None: that of the scans that calibrated.
+        prevalence: share of HH among those who are scanned; None: that of the scans that calibrated. Not of a
+            calibration by temperature, whose probabilities hold for no known share.
         conformal_error: share of each group's scans that may be denied their group.
         refuse_beyond: a scan that is so many times the limit strange is refused; None: it is flagged only;
             `calibrated`: as the calibration says.
@@ -127,7 +128,7 @@ class Trust:
         self,
         weights: str | os.PathLike,
         prevalence: float | None = None,
-        conformal_error: float = 0.1,
+        conformal_error: float = USUAL_ERROR,
         refuse_beyond: float | str | None = "calibrated",
     ) -> None:
         check_prevalence(prevalence)
@@ -144,8 +145,8 @@ class Trust:
         self.refuse_beyond = refuse_beyond
 
     def check(self) -> None:
-        """Before work: refuse a damaged calibration, an error at which nothing could ever be said, and a prevalence
-        that would count for nothing.
+        """Before work, where there is a before: refuse a damaged calibration, an error at which nothing could ever be
+        said, and a prevalence that would count for nothing.
 
         Raises:
             InputError: see `read_calibration` and `scripts.model.conformal.check_error`.
@@ -157,6 +158,12 @@ class Trust:
                 " it would shift; make one with configs/calibrate.yaml, or leave prevalence out"
             )
         if known is not None:
+            if self.prevalence is not None and known["calibration"]["method"] not in WITH_PREVALENCE:
+                raise InputError(
+                    f"prevalence is {self.prevalence:g}, but the calibration of {Path(self.weights).name} is by"
+                    f" {known['calibration']['method']}, whose probabilities hold for no known share of HH, so none can"
+                    " be moved to another; calibrate with --calibration_method platt, or leave prevalence out"
+                )
             check_error(self.conformal_error, known["scores"], f"the calibration of {Path(self.weights).name}")
 
     def __call__(
@@ -174,8 +181,9 @@ class Trust:
             `familiarity` (`scripts.model.familiarity.strangeness`, `flagged`); or `calibration_missing`, the reason.
 
         Raises:
-            InputError: the scan is refused, because it is too unlike the training scans.
+            InputError: the scan is refused, because it is too unlike the training scans; see `check`, too.
         """
+        self.check()  # a server builds this from the config and asks for nothing before its first scan
         known, reason = read_calibration(self.weights)
         if known is None:
             return {"calibration_missing": reason}
@@ -188,8 +196,7 @@ class Trust:
             "answer": str(decisions(p, self.conformal_error)),
             "trust": {
                 "method": fitted["method"],
-                "prevalence": calibrator.prevalence if self.prevalence is None else self.prevalence,
-                "prevalence_from": "the scans that calibrated" if self.prevalence is None else "the key prevalence",
+                **self.share_of_hh(fitted),
                 "conformal_error": self.conformal_error,
                 "p_HC": float(p[0]),
                 "p_HH": float(p[1]),
@@ -218,6 +225,18 @@ class Trust:
             return []
         met = met_before(known_as(path), seen, known.get("calibrated_by", ()))
         return [] if met is None else [CALIBRATED if met == "calibrated" else SEEN]
+
+    def share_of_hh(self, fitted: Mapping[str, Any]) -> dict[str, Any]:
+        """What the calibrated probability holds for: `prevalence`, None where no share is known, and `prevalence_from`.
+
+        Args:
+            fitted: `calibration` of the file.
+        """
+        if fitted["method"] not in WITH_PREVALENCE:
+            return {"prevalence": None, "prevalence_from": f"unknown: {fitted['method']} scaling fits none"}
+        if self.prevalence is not None:
+            return {"prevalence": self.prevalence, "prevalence_from": "the key prevalence"}
+        return {"prevalence": fitted["prevalence"], "prevalence_from": "the scans that calibrated"}
 
     def healthy_nuclei(self) -> Mapping[str, Mapping[str, float]] | None:
         """What each nucleus says for HH in healthy controls (`scripts.model.nucleus_evidence.healthy_range`)."""

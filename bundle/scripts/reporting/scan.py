@@ -182,9 +182,12 @@ def _trust_facts(result: Mapping[str, Any]) -> Rows:
         return [("Not calibrated", reason)] if reason else []
     trust = result["trust"]
     counts = " and ".join(f"{count} {group}" for group, count in trust["calibrated_on"].items())
+    share = trust["prevalence_from"]
+    if trust["prevalence"] is not None:
+        share = f"{trust['prevalence']:.3g} ({share})"
     facts = [
         ("Calibrated", f"{METHODS[trust['method']]}, on {counts} ({trust['scores_from']})"),
-        ("At a share of HH of", f"{trust['prevalence']:.3g} ({trust['prevalence_from']})"),
+        ("At a share of HH of", share),
         (
             f"Answer, error {trust['conformal_error']:g}",
             f"{result['answer']} (p of HH {trust['p_HH']:.2g}, of HC {trust['p_HC']:.2g})",

@@ -21,8 +21,9 @@ from scripts.files.writing import sha256, write_json
 from scripts.maps.identity import known_as, met_before
 from scripts.maps.scan import LabelledScan
 from scripts.model.calibration import check_enough, logits
+from scripts.model.conformal import USUAL_ERROR, least_error, rounded
 from scripts.model.ensemble import DECISIVE
-from scripts.model.familiarity import LEAST_SCANS, fit
+from scripts.model.familiarity import LEAST_SUBJECTS, fit
 from scripts.model.networks import QNet, load_weights
 from scripts.model.nucleus_evidence import LEAST_CONTROLS, by_nucleus, healthy_range, label_file, labels_at
 from scripts.model.outputs import embedding_of_scan
@@ -163,8 +164,9 @@ def familiarity_of(
     scans: Dataset, network: QNet, device: torch.device, flagged_share: float, refuse_beyond: float | None
 ) -> dict[str, Any] | None:
     """What the training scans are like, see `scripts.model.familiarity.fit`; None where they are too few."""
-    if len(scans) < LEAST_SCANS:
-        print(f"no limit for strange scans: {len(scans)} training scans are too few, {LEAST_SCANS} are due")
+    people = [scan["participant_id"] for scan in scans.data]
+    if len(set(people)) < LEAST_SUBJECTS:
+        print(f"no limit for strange scans: {len(set(people))} training subjects are too few, {LEAST_SUBJECTS} are due")
         return None
     embeddings, appearances, labels = [], [], []
     network = network.to(device).eval()
@@ -175,7 +177,7 @@ def familiarity_of(
             embeddings.append(embedding_of_scan(embedded)[0].cpu().numpy())
             appearances.append(json.loads(item["appearance"]))
             labels.append(item["label"])
-    return fit(np.stack(embeddings), appearances, np.array(labels), flagged_share, refuse_beyond)
+    return fit(np.stack(embeddings), appearances, np.array(labels), flagged_share, refuse_beyond, people)
 
 
 def nucleus_evidence_of(
@@ -193,15 +195,16 @@ def nucleus_evidence_of(
     network = network.to(device).eval()
     labelled = 0
     for part in scans:
-        values = []
+        values: dict[str, np.ndarray] = {}  # of each person the first scan
         for index in range(len(part)):
             scan = part.data[index]  # not read yet
             path = label_file(nuclei_dir, scan["participant_id"], scan["scan_id"])
-            if scan["label"] or path is None:
+            if scan["label"] or path is None or scan["participant_id"] in values:
                 continue
             image = part[index]["image"]
-            values.append(by_nucleus(network, image.as_tensor().to(device), labels_at(path, image)).numpy())
-        known = healthy_range(np.stack(values)) if values else {}
+            seen = by_nucleus(network, image.as_tensor().to(device), labels_at(path, image))
+            values[scan["participant_id"]] = seen.numpy()
+        known = healthy_range(np.stack([*values.values()])) if values else {}
         if known:
             return known
         labelled = max(labelled, len(values))
@@ -214,38 +217,45 @@ def nucleus_evidence_of(
 
 
 def calibration_of(
-    labels: np.ndarray, scores: np.ndarray, method: str, scores_from: str, participants: int
+    labels: np.ndarray, scores: np.ndarray, method: str, scores_from: str, people: Sequence[str]
 ) -> dict[str, Any] | None:
-    """The calibration's part of the JSON: fitted to all scores, and how good it is where each scan is left out.
+    """The calibration's part of the JSON: fitted to all scores, and how good it is where each person is left out.
 
-    None, and a line that says so, where higher scores do not mean more HH: turned round, they would be no probabilities
-    of this model.
+    None, and a line that says so, where all scores are alike, or higher ones do not mean more HH: turned round, they
+    would be no probabilities of this model.
 
     Args:
         labels, scores: `[n]`, 0 or 1, logits.
         method: of `scripts.model.calibration.METHODS`.
         scores_from: for readers.
-        participants: how many people the scans are of.
+        people: `[n]`, whose scan each is.
     """
-    made = fit_calibrator(labels, scores, method)
-    if not made.slope > 0:
+    made = fit_calibrator(labels, scores, method) if np.ptp(scores) > 0 else None
+    if made is None or not made.slope > 0:
+        why = (
+            f"a higher probability did not mean more HH (slope {made.slope:.2g})"
+            if made
+            else "all have one probability"
+        )
         print(
-            f"no calibration: of {len(labels)} scans from {scores_from}, those with a higher probability were HH less"
-            f" often (slope {made.slope:.2f}); this model tells nothing there: train longer, on more scans, or"
-            " calibrate on others"
+            f"no calibration: of {len(labels)} scans from {scores_from}, {why}; this model tells nothing there: train"
+            " longer, on more scans, or calibrate on others"
         )
         return None
-    known = {
-        group: [float(f"{score:.6g}") for score in values] for group, values in known_scores(labels, scores).items()
-    }
+    known = {group: rounded(values).tolist() for group, values in known_scores(labels, scores, people).items()}
+    if least_error(known) > USUAL_ERROR:
+        print(
+            f"few to compare with, {len(known['HC'])} HC and {len(known['HH'])} HH: this calibration allows"
+            f" conformal_error from {least_error(known):g} on; run inference with that, or calibrate on more"
+        )
     one = np.zeros(len(labels), dtype=int)
-    calibrated, p = cross_fitted(labels, scores, one, method)
+    calibrated, p = cross_fitted(labels, scores, one, method, people)
     raw = 1 / (1 + np.exp(-scores))
     found = Trusted("", MODEL, labels, raw[None], scores[None], calibrated[None], p[None])
     return {
         "model": MODEL,
         "scores_from": scores_from,
-        "participants": participants,
+        "participants": len(set(people)),
         "calibration": {
             "method": made.method,
             "slope": made.slope,
@@ -307,7 +317,7 @@ def calibrate(
         labels, scores, people = scores_of_scans(held_out, network, device, where)
     else:
         labels, scores, people = scores_of_table(source, where["region"])  # `source_of` compared its recipe
-    content = calibration_of(labels, scores, method, FROM.get(source, FROM["table"]), len(set(people)))
+    content = calibration_of(labels, scores, method, FROM.get(source, FROM["table"]), people)
     if content is None:
         set_aside_former(weights)
         return
@@ -324,7 +334,8 @@ def calibrate(
     note_in_record(weights, path)
     shown = content["measured"]
     print(
-        f"{path.name}: calibrated on {len(labels)} scans ({content['scores_from']}); ECE"
+        f"{path.name}: calibrated on {len(labels)} scans of {content['participants']} people"
+        f" ({content['scores_from']}); ECE"
         f" {shown['ece_raw']:.3f} before, {shown['ece']:.3f} after (a perfect model: {shown['ece_perfect']:.3f})"
     )
 
