@@ -368,7 +368,7 @@ def test_a_scan_that_the_disk_cannot_take_leaves_its_reason_and_no_half_of_its_f
     result["slices"] = [{"slice": n, "input_slice": n, "probability_HH": 0.5} for n in range(4)]
     output = {"result": result, "image": image, "pred": image[:1], "evidence": torch.zeros(1, 12, 16, 4)}
     model = {"name": "Q-Net", "version": "0", "sha256": "6c" * 32, "trained_on": None, "simulated": None}
-    model |= {"performance": {}, "performance_of": None}
+    model |= {"performance": {}, "performance_of": None, "trained_with": None}
     writer = ResultWriter(run, ScanStream([scan], dict), model)
     with largest_file_written(20_000):  # evidence fits, the page does not
         writer.write(scan, output)
