@@ -220,10 +220,11 @@ class Trust:
             InputError: see `scripts.maps.identity.known_as`.
         """
         known = read_calibration(self.weights)[0] or {}
-        seen = {*known.get("seen", ()), *record_beside(self.weights).get("trained_by", ())}
+        trained = {*record_beside(self.weights).get("trained_by", ())}
+        seen = trained.union(known.get("seen", ()))
         if not seen or not path.endswith(ENDINGS) or not os.path.isfile(path):
             return []
-        met = met_before(known_as(path), seen, known.get("calibrated_by", ()))
+        met = met_before(known_as(path), seen, {*known.get("calibrated_by", ())} - trained)
         return [] if met is None else [CALIBRATED if met == "calibrated" else SEEN]
 
     def share_of_hh(self, fitted: Mapping[str, Any]) -> dict[str, Any]:
