@@ -68,13 +68,18 @@ def end() -> None:
         return
     run_id = str(call.arguments.get("run_id") or "run")
     content = call.workflow.parser.get()
-    one = content.get(run_id)  # MONAI takes a single step without a list too
-    single = is_expression(one) or (isinstance(one, Mapping) and "_target_" in one)
-    if not single and not is_run_id(run_id, content, ours=False):
+    if not _does_something(content.get(run_id)):
         report_in_one_line()
         raise InputError(
             f"run {run_id}: has no steps left, so nothing was done; give the whole list, or leave the key out"
         )
+
+
+def _does_something(steps: Any) -> bool:
+    """Whether a step, or any of a list of steps and of lists that took the place of `%KEY`, can be run."""
+    if isinstance(steps, list):
+        return any(_does_something(step) for step in steps)
+    return isinstance(steps, Mapping) or str(steps)[:1] in ("$", "%")
 
 
 #: Lists of a config that MONAI runs beside or within every run id, and that do nothing of use alone.
