@@ -29,6 +29,8 @@ def test_a_map_is_known_however_it_was_compressed_and_what_lies_beside_it_in_the
     voxels = image.get_fdata(dtype=np.float32)
     others.append(saved(nib.Nifti1Image(np.stack([voxels, -voxels], -1), image.affine), tmp_path / "study.nii.gz"))
     others.append(saved(nib.Nifti1Image(voxels, np.diag([2, 2, 2, 1])), tmp_path / "header.nii.gz"))
+    turned = nib.as_closest_canonical(image).slicer[::-1]  # the same image, stored from the other side
+    others.append(saved(nib.Nifti1Image(turned.get_fdata(dtype=np.float32), turned.affine), tmp_path / "turned.nii"))
     names = [known_as(other) for other in (path, *others)]
     assert {of_map for of_map, _ in names} == {names[0][0]}
     assert [of_file for _, of_file in names] == [sha256(other) for other in (path, *others)]

@@ -562,6 +562,13 @@ def test_a_run_without_steps_does_not_pass_for_one_that_was_done(steps, tmp_path
         monai.bundle.run(config_file=["configs/compare.yaml", str(overlay)], logging_file=False)
 
 
+def test_steps_that_are_lists_of_other_keys_count(tmp_path, monkeypatch, capsys):
+    overlay = write(tmp_path / "mine.yaml", "training: ['%tell']\n")
+    monkeypatch.chdir(BUNDLE)
+    monai.bundle.run("training", config_file=["configs/train.yaml", str(overlay)], logging_file=False)
+    assert "trained; the weights" in capsys.readouterr().out
+
+
 def test_a_call_from_python_is_read_too(monkeypatch):
     monkeypatch.chdir(BUNDLE)
     with refused("--image_epochs ten"):

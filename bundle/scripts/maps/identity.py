@@ -5,6 +5,7 @@ import os
 from collections.abc import Collection, Iterable
 
 import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation
 
 from scripts.files.nifti import read_voxels
 from scripts.files.writing import sha256
@@ -17,13 +18,14 @@ def known_as(path: str | os.PathLike) -> tuple[str, str]:
         path: NIfTI of the first map, or of all maps, of which the first counts.
 
     Returns:
-        of the map: of its shape and voxels as float32, so that neither compression nor header changes it; of the file.
+        of the map: of its shape and voxels as float32, in the order of RAS, so that neither compression nor header nor
+        the order in which they are stored changes it; of the file.
 
     Raises:
         InputError: see `scripts.files.nifti.read`.
     """
-    voxels = read_voxels(path)[0]
-    first = voxels[..., 0] if voxels.ndim == 4 else voxels
+    voxels, affine = read_voxels(path)
+    first = apply_orientation(voxels[..., 0] if voxels.ndim == 4 else voxels, io_orientation(affine))
     digest = hashlib.sha256(str(first.shape).encode())
     digest.update(np.ascontiguousarray(first.T, "<f4").data)  # as NIfTI orders them
     return digest.hexdigest(), sha256(path)

@@ -79,7 +79,7 @@ def _does_something(steps: Any) -> bool:
     """Whether a step, or any of a list of steps and of lists that took the place of `%KEY`, can be run."""
     if isinstance(steps, list):
         return any(_does_something(step) for step in steps)
-    return isinstance(steps, Mapping) or str(steps)[:1] in ("$", "%")
+    return isinstance(steps, Mapping) and "_target_" in steps or str(steps)[:1] in ("$", "%")
 
 
 #: Lists of a config that MONAI runs beside or within every run id, and that do nothing of use alone.
