@@ -157,7 +157,7 @@ class Place:
         for name in ("configs", "scripts", "docs"):
             (bundle / name).symlink_to(BUNDLE / name)
         shutil.copytree(BUNDLE / "models", bundle / "models")
-        self.other = write_cohort(root / "other", len(list(cohort.glob("sub-*"))) + 2)
+        self.other = write_cohort(root / "other", len(list(cohort.glob("sub-*"))) + 2, seed=1)
 
     def words(self, command: str) -> tuple[Path, list[str]]:
         """The folder to type a command in, and its words with names filled in and small settings."""

@@ -19,9 +19,9 @@ from blobs import BUNDLE, REPOSITORY
 from refusal import refused
 from typed import typed
 
-from scripts.settings.check import Known, check_given_once, rules
+from scripts.settings.check import Known, check_given_once, check_order, rules
 from scripts.settings.command import check_command, main, with_list
-from scripts.settings.config_file import read_config
+from scripts.settings.config_file import as_written, read_config
 from scripts.settings.typed import flags
 from scripts.settings.values import Expression, literal
 
@@ -306,7 +306,7 @@ def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(word
         (["file:a.yaml", "3: 4\n"], ["a.yaml: key 3 is no text"]),
         (["file:a.yaml", "+seed: {a: 1}\n"], ["laid over each other"]),
         (["file:a.yaml", "nobody#x: 1\n"], ["laid over each other", "nobody", "before it"]),
-        (["alone:configs/quantities.yaml"], ["quantities.yaml: has nothing to run alone", "before it"]),
+        (["alone:configs/quantities.yaml"], ["quantities.yaml: is laid over train.yaml or inference.yaml", "before it"]),
         (["file:a.yaml", "imports: [$import os]\n"], ["a.yaml: imports", "+imports"]),
         (["file:a.yaml", "seed: '%nope'\n"], ["a.yaml: seed %nope: no key nope"]),
         (["file:a.yaml", "augment#padding_mode: '%nope.yaml::x'\n"], ["nope.yaml: no such file"]),
@@ -331,11 +331,36 @@ def test_what_monai_would_refuse_with_a_traceback_is_told_in_one_line_by_our_com
         check_command(["run", run_id, "--config_file", str(files), *more])
 
 
-@pytest.mark.parametrize("base", ["inference", "simulate"])
-def test_an_overlay_of_ours_over_another_config_is_told_which_one_it_is_laid_over(base):
-    files = f"['configs/{base}.yaml','configs/pretrain.yaml']"
-    with contextlib.chdir(BUNDLE), refused("configs/pretrain.yaml: is laid over train.yaml", "['configs/train.yaml','"):
-        check_command(["run", "pretraining", "--config_file", files])
+@pytest.mark.parametrize(
+    ("base", "overlay", "right"),
+    [
+        ("inference", "pretrain", "train"),
+        ("simulate", "pretrain", "train"),
+        ("reconstruct", "quantities", "train"),
+        ("inference", "reconstruct_paper", "reconstruct"),
+        ("cross_validation", "small", "train"),
+        ("train", "simulate_sites", "simulate"),
+    ],
+)
+def test_an_overlay_of_ours_over_another_config_is_told_which_one_it_is_laid_over(base, overlay, right, tmp_path):
+    said = f"configs/{overlay}.yaml: is laid over {right}.yaml", f"['configs/{right}.yaml','"
+    with contextlib.chdir(BUNDLE), refused(*said):
+        check_command(["run", "--config_file", f"['configs/{base}.yaml','configs/{overlay}.yaml']"])
+    if overlay != "pretrain":  # whose keys go into parts of train.yaml, so that MONAI asks nobody
+        with refused(f"{overlay}.yaml: is laid over {right}.yaml"):
+            typed(tmp_path, f"{base},{overlay}")
+
+
+def test_an_overlay_may_stand_on_a_config_of_the_users(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text((BUNDLE / "configs" / "train.yaml").read_text())
+    check_order({str(mine): as_written(mine), "quantities.yaml": as_written(BUNDLE / "configs" / "quantities.yaml")})
+
+
+def test_steps_that_a_file_took_away_are_named_by_our_command(tmp_path):
+    mine = write(tmp_path / "mine.yaml", "run: []\n")
+    with contextlib.chdir(BUNDLE), refused("run run: has no steps left", "mine.yaml"):
+        check_command(["run", "--config_file", f"['configs/inference.yaml','{mine}']", "--input", "x"])
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from monai.bundle.config_item import ComponentLocator, ConfigComponent
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from scripts.errors import InputError, input_error_in, reason, report_in_one_line
+from scripts.files.text import read_text
 from scripts.settings.config_file import Written, as_written, without_words
 from scripts.settings.typed import Call, Given, current_call
 from scripts.settings.values import Expression, Wrong, expected, is_expression, literal, parsed, read
@@ -141,7 +142,8 @@ def check_no_separator(words: Iterable[str]) -> None:
 
 def check_order(contents: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse config files in which a whole config, which names its `imports`, stands behind another: its keys would
-    replace those of the files before it without a word.
+    replace those of the files before it without a word. And an overlay of ours on a config that is not what it is laid
+    over, where its keys would have no effect. A copy of a config that the user made may stand for any.
 
     Args:
         contents: config file -> its keys, in the order of the files.
@@ -159,6 +161,25 @@ def check_order(contents: Mapping[str, Mapping[str, Any]]) -> None:
                 " first, and what is laid over it behind it"
             )
         raise InputError(f"{path}: imports replaces the modules that the config needs; write +imports to add some")
+    before: list[str] = []
+    for path in contents:
+        bases = bases_of(path)
+        named = {Path(other).name for other in before}
+        if bases and named.isdisjoint(bases) and all(is_ours(other) for other in before):
+            raise InputError(
+                f"{path}: is laid over {' or '.join(bases)}, which no config before it is; give"
+                f" \"['configs/{bases[0]}','{path}']\""
+            )
+        before.append(path)
+
+
+def bases_of(path: str) -> list[str]:
+    """The configs that one of ours is laid over, any of them, by its first line; empty where it stands alone or is not
+    ours."""
+    if not is_ours(path):
+        return []
+    first = read_text(path).partition("\n")[0]
+    return re.findall(r"\w+\.yaml", first) if first.startswith("# Overlay on ") else []
 
 
 def tracking() -> dict[str, Any]:

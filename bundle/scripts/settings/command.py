@@ -6,7 +6,6 @@ is right goes on to MONAI as it was typed.
 """
 
 import ast
-import re
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,6 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.errors import InputError, reason, report_in_one_line
-from scripts.files.text import read_text
 from scripts.settings.check import (
     check_metadata,
     check_no_separator,
@@ -63,12 +61,6 @@ def check_command(words: Sequence[str]) -> None:
     try:
         parser.read_config(files)
     except Exception as error:  # of many kinds: + before a key of another kind, a key of a part that is not there
-        for path in files:
-            if (base := base_of(path)) is not None and base not in {Path(file).name for file in files}:
-                raise InputError(
-                    f"{path}: is laid over {base}, which --config_file {files} does not name; give"
-                    f" \"['configs/{base}','{path}']\""
-                ) from error
         raise InputError(
             f"--config_file {files}: cannot be laid over each other ({reason(error)}); correct the last, or name the"
             " config that it is laid over before it"
@@ -91,6 +83,8 @@ def check_command(words: Sequence[str]) -> None:
     runs = [key for key in parser.get() if is_run_id(key, parser.get(), of.get(key, False))]
     if run_id not in runs:
         near = nearest(run_id, runs)
+        if not runs and run_id in parser:
+            raise InputError(f"run {run_id}: has no steps left; give the whole list, or leave the key out of {files[-1]}")
         if not runs:
             raise InputError(
                 f"{files[-1]}: has nothing to run alone; name the config that it is laid over before it, as in"
@@ -100,12 +94,6 @@ def check_command(words: Sequence[str]) -> None:
         raise InputError(
             f"run {run_id}: {what} in {files[0]}; " + (did_you_mean(near) if near else f"give {' or '.join(runs)}")
         )
-
-
-def base_of(path: str) -> str | None:
-    """The config that one of ours is laid over, by its first line; None where it stands alone or is not ours."""
-    found = re.match(r"# Overlay on (\w+\.yaml)", read_text(path)) if is_ours(path) else None
-    return found[1] if found else None
 
 
 def check_copies(label: str, key: str, value: Any, parser: ConfigParser) -> None:
