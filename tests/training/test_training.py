@@ -189,6 +189,26 @@ def test_other_seed_gives_other_weights(trained, shared_cohort, tmp_path):
     assert not torch.equal(first["conv1.weight"], second["conv1.weight"])
 
 
+def test_weights_of_an_earlier_training_are_kept_with_their_records(trained, shared_cohort, tmp_path, capfd):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    before = {path.name: path.read_bytes() for path in (trained / "models").iterdir()}
+    train(shared_cohort, tmp_path, image_epochs=1, scan_epochs=1, val_interval=1)
+    assert "model.pt was there, of another training: it is kept in earlier/" in capfd.readouterr().out
+    kept = {path.name: path for path in (tmp_path / "models" / "earlier").glob("*/*")}
+    assert kept.keys() >= {"resnet.pt", "resnet_swa.pt", "resnet.json", "model.pt", "model.json"}
+    assert all(path.read_bytes() == before[name] for name, path in kept.items())
+    assert all((tmp_path / "models" / name).read_bytes() != before[name] for name in kept)
+    assert trained_with(kept["model.pt"])["image_epochs"] == TINY["image_epochs"]
+
+
+def test_the_same_weights_written_again_keep_nothing(trained, shared_cohort, tmp_path):
+    shutil.copytree(trained / "models", tmp_path / "models")
+    shutil.copytree(trained / "output", tmp_path / "output")
+    train(shared_cohort, tmp_path)
+    assert_same_weights(trained, tmp_path)
+    assert not (tmp_path / "models" / "earlier").exists()
+
+
 def test_stage_2_embeds_with_the_averaged_model_unchanged(trained):
     averaged = read_state_dict(trained / "models" / "resnet_swa.pt")
     qnet = read_state_dict(trained / "models" / "model.pt")

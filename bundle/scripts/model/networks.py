@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -338,8 +338,19 @@ def not_finite(state: Mapping[str, Tensor]) -> str | None:
     return next((name for name, value in state.items() if not value.isfinite().all()), None)
 
 
-def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype) -> None:
-    """Write a network's state dict, floating point values as `dtype`, aside then renamed.
+def save_weights(
+    network: nn.Module,
+    path: str | os.PathLike,
+    dtype: torch.dtype,
+    before: Callable[[str], object] = lambda part: None,
+) -> None:
+    """Write a network's state dict, aside then renamed.
+
+    Args:
+        network: whose.
+        path: the file.
+        dtype: of floating point values in the file.
+        before: called with the new file's temporary name before it takes its place.
 
     Raises:
         InputError: NaN, infinite values, or such that the type has no room for, or what `load_weights` would refuse;
@@ -359,14 +370,17 @@ def save_weights(network: nn.Module, path: str | os.PathLike, dtype: torch.dtype
         check_answers(tried, path)
     except InputError as error:
         raise InputError(f"{error} (it is not written)") from error
-    write_tensors(path, state)
+    write_tensors(path, state, before)
 
 
-def write_tensors(path: str | os.PathLike, content: dict[str, Any]) -> None:
-    """`torch.save`, aside then renamed; the same content gives the same bytes."""
+def write_tensors(
+    path: str | os.PathLike, content: dict[str, Any], before: Callable[[str], object] = lambda part: None
+) -> None:
+    """`torch.save`, aside then renamed; the same content gives the same bytes. `before` as in `save_weights`."""
 
     def write(part: str) -> None:
         with open(part, "wb") as file:  # given a path, torch would put the temporary name into the file
             torch.save(content, file)
+        before(part)
 
     write_aside(path, write)

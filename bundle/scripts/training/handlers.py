@@ -20,6 +20,7 @@ from scripts.files.writing import write_table
 from scripts.model.networks import not_finite, save_weights, write_tensors
 from scripts.runs.bars import Bar
 from scripts.training.augment import BatchAugment
+from scripts.training.earlier import keep_earlier
 
 
 class EpochSeed:
@@ -144,7 +145,8 @@ class StopDiverging:
 
 
 class SaveWeights:
-    """Write a network's weights when the engine has completed; the first process does, the others wait.
+    """Write a network's weights when the engine has completed; the first process does, the others wait. Other weights
+    that they replace are kept, see `keep_earlier`.
 
     Args:
         network: whose state dict is written.
@@ -162,7 +164,7 @@ class SaveWeights:
 
     def save(self, engine: Engine) -> None:
         if idist.get_rank() == 0:
-            save_weights(self.network, self.path, self.dtype)
+            save_weights(self.network, self.path, self.dtype, lambda part: keep_earlier(self.path, part))
         idist.barrier()  # the other processes may read the file next
 
 
