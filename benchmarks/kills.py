@@ -79,7 +79,7 @@ def config(*names: str) -> list[str]:
 def commands(root: Path) -> dict[str, Command]:
     """All long commands, on data made below `root`."""
     blobs = write_cohort(root / "blobs", 12)
-    many = write_cohort(root / "many", 30)
+    many = write_cohort(root / "many", 30, seed=1)  # others than those who trained what is calibrated on them
     raw = write_raw(root / "raw")
     first = raw / "sub-01"
     for number in (2, 3):
@@ -249,7 +249,7 @@ def attack(name: str, command: Command, root: Path, kills: int, chance: random.R
     fresh()
     expected, last, seconds = run(words)
     wanted = result(out)
-    if not wanted:
+    if expected or not wanted:
         return {"kills": 0, "same": False, "first_difference": f"the undisturbed run failed: {last}"}
     fresh()
     done, share = 0, 1.0
@@ -272,9 +272,9 @@ def attack(name: str, command: Command, root: Path, kills: int, chance: random.R
         "seconds": round(seconds, 1),
         "status": status,
         "files": len(wanted),
-        "same": status == expected and not differing,
+        "same": status == 0 and not differing,
         "clean": not left,
-        "first_difference": last if status != expected else (differing or [""])[0],
+        "first_difference": last if status else (differing or [""])[0],
         "left": left[:3],
     }
 

@@ -1,5 +1,7 @@
 """Calibration and answers of held-out scans: as libraries have them, and no scan has a say in its own."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from crepes import ConformalClassifier
@@ -117,6 +119,15 @@ def test_no_scan_of_a_fold_has_a_say_in_what_is_said_of_the_fold():
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one[folds == 2], other[folds == 2])
         assert np.abs(one - other).max() > 0
+
+
+@pytest.mark.parametrize("method", ["platt", "temperature"])
+def test_a_person_scanned_ten_times_counts_once_in_the_calibration(method):
+    labels, scores = drawn(40)
+    often = np.repeat(np.arange(40), np.where(labels == 1, 10, 1))
+    once, again = fit_calibrator(labels, scores, method), fit_calibrator(labels[often], scores[often], method, often)
+    assert astuple(again)[1:] == pytest.approx(astuple(once)[1:], rel=1e-6)
+    assert fit_calibrator(labels[often], scores[often], method).prevalence > 0.9
 
 
 def test_sessions_of_one_person_count_once_and_by_the_one_least_like_the_group():

@@ -1,8 +1,10 @@
 """How far probabilities can be taken at their word: reliability, Brier score, calibration error; their mending."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn.calibration import calibration_curve
@@ -96,8 +98,10 @@ def slope_and_intercept(labels: np.ndarray, scores: np.ndarray) -> tuple[float, 
     return slope, float(intercept)
 
 
-def fit_calibrator(labels: np.ndarray, scores: np.ndarray, method: str) -> Calibrator:
-    """Fit a calibrator to scans that the model was not trained on.
+def fit_calibrator(
+    labels: np.ndarray, scores: np.ndarray, method: str, people: Sequence[Any] | np.ndarray | None = None
+) -> Calibrator:
+    """Fit a calibrator to scans that the model was not trained on; each person counts once, whatever their scans.
 
     Both methods aim at Platt's softened targets, (n1 + 1) / (n1 + 2) for HH and 1 / (n0 + 2) for HC, so that they end
     where the groups do not overlap too.
@@ -106,15 +110,24 @@ def fit_calibrator(labels: np.ndarray, scores: np.ndarray, method: str) -> Calib
         labels: `[n]`, 0 or 1, both present.
         scores: `[n]`, logits.
         method: `platt` (slope and intercept) or `temperature` (slope alone).
+        people: `[n]`, whose scan each is; None: each of another person.
     """
     label, score = np.asarray(labels), np.asarray(scores, dtype=float)
-    ill, healthy = int((label == 1).sum()), int((label == 0).sum())
+    share = share_of_person(label, people)
+    ill, healthy = (round(float(share[label == group].sum())) for group in (1, 0))
     target = np.where(label == 1, (ill + 1) / (ill + 2), 1 / (healthy + 2))
     # each scan stands twice, as HH and as HC, with its target as weight
-    slope, intercept = _logistic(
-        np.tile(score, 2), np.repeat([1, 0], len(score)), np.concatenate([target, 1 - target]), method == "platt"
-    )
+    weights = np.concatenate([share * target, share * (1 - target)])
+    slope, intercept = _logistic(np.tile(score, 2), np.repeat([1, 0], len(score)), weights, method == "platt")
     return Calibrator(method, slope, intercept, ill / (ill + healthy))
+
+
+def share_of_person(labels: np.ndarray, people: Sequence[Any] | np.ndarray | None) -> np.ndarray:
+    """What each scan counts, `[n]`: one by the number of its person's scans of the same group."""
+    if people is None:
+        return np.ones(len(labels))
+    table = pd.DataFrame({"label": np.asarray(labels), "owner": np.asarray(people)})
+    return 1 / table.groupby(["label", "owner"])["label"].transform("size").to_numpy(dtype=float)
 
 
 def _logistic(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, with_intercept: bool) -> tuple[float, float]:

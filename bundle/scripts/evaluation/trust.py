@@ -112,7 +112,7 @@ def cross_fitted(
     calibrated, p = np.empty(len(labels)), np.empty((len(labels), 2))
     for part in np.unique(parts):
         here, there = parts == part, parts != part
-        calibrated[here] = fit_calibrator(labels[there], scores[there], method)(scores[here])
+        calibrated[here] = fit_calibrator(labels[there], scores[there], method, owners[there])(scores[here])
         p[here] = p_values(scores[here], known_scores(labels[there], scores[there], owners[there]))
     return calibrated, p
 

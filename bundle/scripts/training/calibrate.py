@@ -219,7 +219,8 @@ def nucleus_evidence_of(
 def calibration_of(
     labels: np.ndarray, scores: np.ndarray, method: str, scores_from: str, people: Sequence[str]
 ) -> dict[str, Any] | None:
-    """The calibration's part of the JSON: fitted to all scores, and how good it is where each person is left out.
+    """The calibration's part of the JSON: fitted to all scores, and how good it is where each person is left out, by
+    the first scan of each.
 
     None, and a line that says so, where all scores are alike, or higher ones do not mean more HH: turned round, they
     would be no probabilities of this model.
@@ -230,7 +231,7 @@ def calibration_of(
         scores_from: for readers.
         people: `[n]`, whose scan each is.
     """
-    made = fit_calibrator(labels, scores, method) if np.ptp(scores) > 0 else None
+    made = fit_calibrator(labels, scores, method, people) if np.ptp(scores) > 0 else None
     if made is None or not made.slope > 0:
         why = (
             f"a higher probability did not mean more HH (slope {made.slope:.2g})"
@@ -250,8 +251,10 @@ def calibration_of(
         )
     one = np.zeros(len(labels), dtype=int)
     calibrated, p = cross_fitted(labels, scores, one, method, people)
+    first = np.sort(np.unique(np.asarray(people), return_index=True)[1])
     raw = 1 / (1 + np.exp(-scores))
-    found = Trusted("", MODEL, labels, raw[None], scores[None], calibrated[None], p[None])
+    seen = (values[first][None] for values in (raw, scores, calibrated, p))
+    found = Trusted("", MODEL, labels[first], *seen)
     return {
         "model": MODEL,
         "scores_from": scores_from,
