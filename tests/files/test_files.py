@@ -179,6 +179,7 @@ def test_a_csv_has_quotes_and_lines_within_cells(tmp_path):
         ("", "no column 'group'"),
         ("a\t" * 300_000 + "group\nHC\n", "300001 cells"),
         ("group;age\nHC;1\n", "separated by ';'"),
+        ("age  group\nHC  1\n", "separated by '  '"),
         ("group\nHC\nHC\n", "lines 2 and 3"),
         ("Table 1. Participants\n\nage\tgroup\n1\tHC\n", "its header is line 3"),
         ("group\t\tage\t\tsex\nHC\t\t1\t\tF\n", "columns 2 and 4 of its header have no name"),

@@ -306,7 +306,10 @@ def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(word
         (["file:a.yaml", "3: 4\n"], ["a.yaml: key 3 is no text"]),
         (["file:a.yaml", "+seed: {a: 1}\n"], ["laid over each other"]),
         (["file:a.yaml", "nobody#x: 1\n"], ["laid over each other", "nobody", "before it"]),
-        (["alone:configs/quantities.yaml"], ["quantities.yaml: is laid over train.yaml or inference.yaml", "before it"]),
+        (
+            ["alone:configs/quantities.yaml"],
+            ["quantities.yaml: is laid over train.yaml or inference.yaml"],
+        ),
         (["file:a.yaml", "imports: [$import os]\n"], ["a.yaml: imports", "+imports"]),
         (["file:a.yaml", "seed: '%nope'\n"], ["a.yaml: seed %nope: no key nope"]),
         (["file:a.yaml", "augment#padding_mode: '%nope.yaml::x'\n"], ["nope.yaml: no such file"]),

@@ -181,6 +181,9 @@ def check_head(path: str | os.PathLike, head: Sequence[str], columns: Sequence[s
     missing = [name for name in columns if name not in head]
     if missing:
         other = next((sign for sign in ";,|" if len(head) == 1 and sign in head[0]), None)
+        between = re.match(r"\w+(\W+)\w", head[0]) if len(head) == 1 else None
+        if between and missing[0] in head[0].split(between[1]):  # spaces, say
+            other = between[1]
         near = near_column(missing[0], head)
         if other:
             seems = f"but its columns seem to be separated by {other!r}; save it "

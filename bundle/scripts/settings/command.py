@@ -84,7 +84,9 @@ def check_command(words: Sequence[str]) -> None:
     if run_id not in runs:
         near = nearest(run_id, runs)
         if not runs and run_id in parser:
-            raise InputError(f"run {run_id}: has no steps left; give the whole list, or leave the key out of {files[-1]}")
+            raise InputError(
+                f"run {run_id}: has no steps left; give the whole list, or leave the key out of {files[-1]}"
+            )
         if not runs:
             raise InputError(
                 f"{files[-1]}: has nothing to run alone; name the config that it is laid over before it, as in"
