@@ -509,6 +509,14 @@ def test_two_sessions_with_one_qsm_are_told_and_do_not_stop_the_others(cohort):
     assert "copy of the Chimap of 'sub-01_ses-2'" in found["sub-01_ses-1"]
 
 
+@pytest.mark.parametrize("suffix", MAPS)
+def test_a_map_of_another_participant_is_told_at_both_and_stops_nobody_else(cohort, suffix):
+    saved_again(cohort / f"sub-01/anat/sub-01_{suffix}.nii.gz", cohort / f"sub-03/anat/sub-03_{suffix}.nii.gz")
+    found = {scan.scan_id: scan.refused for scan in without_copies(find_scans(cohort))}
+    assert {name for name, why in found.items() if why} == {"sub-01", "sub-03"}
+    assert f"sub-01_{suffix}.nii.gz: is a copy of the {suffix} of 'sub-03'" in found["sub-01"]
+
+
 def test_maps_that_begin_alike_are_no_copies(cohort):
     for name in ("sub-01", "sub-03"):
         path = cohort / f"{name}/anat/{name}_T1w.nii.gz"
@@ -580,6 +588,16 @@ def test_any_folder_that_holds_maps_beside_the_subjects_is_named_and_no_person_i
         find_scans(cohort)
     (told,) = [scan for scan in find_scans(cohort, incomplete_too=True) if scan.refused]
     assert re.fullmatch(called, told.scan_id) and told.refused.startswith(told.scan_id)
+
+
+@pytest.mark.parametrize("folder", ["S02", "S02/anat"])
+def test_maps_that_are_called_by_their_kind_alone_are_of_a_subject_too(cohort, folder):
+    (cohort / folder).mkdir(parents=True)
+    for suffix in MAPS:
+        (cohort / f"sub-02/anat/sub-02_{suffix}.nii.gz").rename(cohort / folder / f"{suffix}.nii.gz")
+    shutil.rmtree(cohort / "sub-02")
+    with refused("S02", "sub-01"):
+        find_scans(cohort)
 
 
 @pytest.mark.parametrize(

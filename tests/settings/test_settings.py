@@ -318,6 +318,7 @@ def test_what_monai_refuses_before_the_bundle_is_asked_is_what_the_docs_say(word
         (["file:a.yaml", "training: []\n"], ["run training", "no steps"]),
         (["file:a.yaml", "training: hello\n"], ["run training", "no steps"]),
         (["--seed", "1", "--", "--fold", "2"], ["-- stands alone"]),
+        (["--seed", "1", "-", "--fold", "2"], ["- stands alone"]),
     ],
 )
 def test_what_monai_would_refuse_with_a_traceback_is_told_in_one_line_by_our_command(words, said, tmp_path):

@@ -227,7 +227,7 @@ def shown_name(folder: str) -> str:
 
 def _is_of_subjects(image: Path, suffixes: Sequence[str]) -> bool:
     """Whether a file is called as a subject's image; templates are T1w images too, but lie in no anat folder."""
-    match = re.fullmatch(r".*_([A-Za-z0-9]+)\.nii(\.gz)?", image.name)
+    match = re.fullmatch(r"(?:.*_)?([A-Za-z0-9]+)\.nii(\.gz)?", image.name)
     suffix = next((s for s in suffixes if match and match[1].casefold() == s.casefold()), None)
     return suffix is not None and (suffix != "T1w" or image.parent.name.casefold() == "anat")
 

@@ -33,18 +33,20 @@ def check_no_copies(scans: Sequence[Scan]) -> None:
 
 
 def without_copies(scans: Sequence[Scan]) -> list[Scan]:
-    """The scans, but those whose first map is another's too are refused: nobody knows of which of the two it is. What
-    cannot be read is for its own turn to say."""
-    twins: dict[str, Scan] = {}
-    for scan, twin in _copies([scan for scan in scans if scan.refused is None], 0, unreadable_too=True):
-        twins.setdefault(scan.scan_id, twin)
-        twins.setdefault(twin.scan_id, scan)
-    return [
-        replace(scan, maps=(), refused=f"{Path(scan.maps[0]).name}: {_said(scan.names[0], scan, twins[scan.scan_id])}")
-        if scan.scan_id in twins
-        else scan
-        for scan in scans
-    ]
+    """The scans, but those with a map that is also another participant's, or whose first map is also another scan's,
+    are refused: nobody knows of which of the two it is. What cannot be read is for its own turn to say."""
+    found = list(scans)
+    usable = [scan for scan in scans if scan.refused is None]
+    for number, name in enumerate(usable[0].files() if usable else ()):
+        twins: dict[str, Scan] = {}
+        for scan, twin in _copies(usable, number, across_participants=number > 0, unreadable_too=True):
+            twins.setdefault(scan.scan_id, twin)
+            twins.setdefault(twin.scan_id, scan)
+        for place, scan in enumerate(found):
+            if scan.refused is None and scan.scan_id in twins:
+                said = f"{Path(scan.maps[number]).name}: {_said(name, scan, twins[scan.scan_id])}"
+                found[place] = replace(scan, maps=(), refused=said)
+    return found
 
 
 def _said(name: str, scan: Scan, twin: Scan) -> str:

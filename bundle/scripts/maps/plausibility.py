@@ -159,8 +159,8 @@ def check_maps(maps: np.ndarray, names: Sequence[str], suffixes: Sequence[str] =
                     " voxels and export it again, as floating point"
                 )
             raise InputError(
-                f"{name}: the {suffix} has {different} different values, as a mask or a label image has, or a map that was"
-                " rounded where it was stored; give the map, as floating point"
+                f"{name}: the {suffix} has {different} different values, as a mask or a label image has, or a map that"
+                " was rounded where it was stored; give the map, as floating point"
             )
     if values[0].size:
         median, spread = float(np.median(np.abs(values[0]))), float(np.percentile(np.abs(values[0]), 99))

@@ -129,14 +129,15 @@ def check_given_once(words: Iterable[str]) -> None:
 
 
 def check_no_separator(words: Iterable[str]) -> None:
-    """Refuse `--` alone: fire takes what is behind it for its own, so that a key there would count for nothing.
+    """Refuse `--` or `-` alone: fire takes what is behind it for its own or for another command, so that a key there
+    would count for nothing.
 
     Raises:
         InputError: that.
     """
-    if "--" in words:
+    if alone := {"--", "-"} & {*words}:
         raise InputError(
-            "-- stands alone, and what is behind it would be passed over; take it away, or write --KEY VALUE"
+            f"{min(alone)} stands alone, and what is behind it would be passed over; take it away, or write --KEY VALUE"
         )
 
 
