@@ -318,6 +318,20 @@ def stage_1_record(embedding_weights: str | os.PathLike) -> Path:
     return Path(embedding_weights).with_name("resnet.json")
 
 
+def start_record(imagenet_weights: str) -> Path | None:
+    """The record beside the weights that stage 1 begins with (`configs/pretrain.yaml` leaves one); None without.
+
+    Args:
+        imagenet_weights: as of `scripts.model.networks.image_level_model`.
+    """
+    path, start = Path(imagenet_weights).with_suffix(".json"), Path(imagenet_weights)
+    try:
+        named = read_record(path).get("weights", {}) if start.is_file() else {}
+    except InputError:  # of another program
+        return None
+    return path if start.name in named else None
+
+
 def write_record(
     path: str | os.PathLike,
     weights: list[str],

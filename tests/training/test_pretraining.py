@@ -10,6 +10,7 @@ from test_training import train
 
 from scripts.maps.bids import labelled_scans
 from scripts.model.networks import image_level_model, read_state_dict
+from scripts.provenance import read_record
 from scripts.training.pretraining import LATENTS, GroupOfLatentsd, LatentLoss, Latents
 
 SHORT = {"image_epochs": 2, "val_interval": 1, "localise": "annotated"}
@@ -40,8 +41,12 @@ def test_training_starts_from_what_was_pretrained_but_for_the_last_layer(known_c
     with refused("the table of latents changed since that run began"):
         train(known_cohort, tmp_path / "first", "pretraining", ["pretrain"], **SHORT)
     table.write_text(before)
-    train(known_cohort, tmp_path / "then", "image_level", imagenet_weights=str(weights), **SHORT)
-    assert (tmp_path / "then" / "models" / "resnet.json").is_file()
+    train(known_cohort, tmp_path / "then", "image_level", imagenet_weights=str(weights), fold=1, **SHORT)
+    known, before = (
+        {*read_record(path)["trained_by"]}
+        for path in (tmp_path / "then" / "models" / "resnet.json", weights.with_suffix(".json"))
+    )
+    assert len(before) == 8 and before < known and len(known) == 12  # who pretrained is no test of it either
 
 
 def test_latents_are_between_mean_and_spread_of_the_training_scans(known_cohort):

@@ -12,17 +12,17 @@ from scripts.model.trust import read_calibration
 from scripts.provenance import cohort_fingerprint, read_record, record_beside
 
 
-def trained_by(scans: Sequence[Scan], *records: str | os.PathLike) -> list[str]:
+def trained_by(scans: Sequence[Scan], *records: str | os.PathLike | None) -> list[str]:
     """Scans that train weights, for their record: these, and those that trained the weights that training begins with.
 
     Args:
         scans: of this training.
-        records: of the weights that it begins with; a file that is not there names none.
+        records: of the weights that it begins with; None, or a file that is not there, names none.
 
     Returns:
         the first name of each (`scripts.maps.identity.known_as`), sorted.
     """
-    before = (read_record(path).get("trained_by", ()) for path in records)
+    before = (read_record(path).get("trained_by", ()) for path in records if path)
     return sorted({known_as(scan.maps[0])[0] for scan in scans}.union(*before))
 
 
