@@ -204,6 +204,16 @@ def test_a_finished_fold_is_not_run_again(finished, shared_cohort):
     assert before == {path: path.stat().st_mtime_ns for path in finished.glob("folds/**/predictions.csv")}
 
 
+def test_rows_that_somebody_added_to_the_table_are_kept(finished, shared_cohort):
+    table, ours = finished / "predictions.csv", (finished / "predictions.csv").read_text()
+    theirs = ours + "".join(f"{line.replace('Q-Net', 'Mine')}\n" for line in ours.splitlines() if ",Q-Net," in line)
+    table.write_text(theirs)
+    cross_validate(shared_cohort, finished, "folds", regions=["full", "cropped"], num_repeats=2)
+    assert table.read_text() == ours
+    assert (finished / "predictions_of_yours.csv").read_text() == theirs
+    (finished / "predictions_of_yours.csv").unlink()
+
+
 def test_a_killed_run_goes_on_to_the_same_predictions(finished, shared_cohort, tmp_path):
     flags = {f"training#{key}": value for key, value in TINY.items()} | {"regions": ["cropped"], "num_repeats": 1}
     config = str(BUNDLE / "configs" / "cross_validation.yaml")

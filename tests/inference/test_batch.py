@@ -25,9 +25,10 @@ from refusal import refused
 from test_inference import SETTINGS, files, run, table, workflow
 
 from scripts.errors import system_reason
-from scripts.inference.batch import RunFolder, ScanStream, told_apart
+from scripts.inference.batch import RunFolder, ScanStream, origin_of, told_apart
 from scripts.inference.results import ResultWriter, model_info, note_on
 from scripts.inference.summary import histogram, write_summary
+from scripts.maps.bids import find_scans
 from scripts.maps.scan import Scan
 from scripts.model.networks import QNet, save_weights, write_tensors
 from scripts.model.trust import SEEN, STRANGE
@@ -135,6 +136,17 @@ def test_only_what_changed_or_failed_is_run_again(weights, cohort, tmp_path):
     assert again == {f"sub-0{n}_prediction.json" for n in (2, 3, 4)}
     assert (output / "predictions_of_yours.csv").read_text() == theirs and "seen_by" not in csv_of_run.read_text()
     assert all(row["status"] == "ok" for row in table(output))
+
+
+def test_a_sidecar_that_came_or_was_corrected_makes_a_result_an_old_one(cohort):
+    scan = find_scans(cohort)[0]
+    before = origin_of(scan, {}).basis()
+    sidecar = cohort / "Chimap.json"  # of all subjects
+    for units in ("ppm", "ppb"):
+        assert origin_of(scan, {}).made(before)
+        sidecar.write_text(json.dumps({"Units": units}))
+        assert not origin_of(scan, {}).made(before)
+        before = origin_of(scan, {}).basis()
 
 
 def test_a_cohort_that_now_calls_itself_simulated_gets_results_that_say_so(weights, cohort, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -17,9 +18,11 @@ from scripts.anatomy.atlas import LABELS, NUCLEI, SIDES
 from scripts.maps.bids import find_scans
 from scripts.model.networks import QNet, save_weights
 from scripts.model.trust import write_calibration
+from scripts.nuclei.current import check_current, measured_files
 from scripts.nuclei.curves import iron_curve, read_reference_curves, usual_for_age
 from scripts.nuclei.known import with_nuclei
 from scripts.nuclei.table import MEASURED, NUCLEI_TABLE
+from scripts.runs.finished import Origin
 
 CURVE = {"rise": 0.1, "rate": 0.03, "start": 0.02, "sd": 0.01, "unit": "ppm"}
 
@@ -63,6 +66,26 @@ def test_a_measured_scan_gets_its_nuclei_age_and_z_scores(cohort, curves):
     expected = (0.08 - iron_curve(41, 0.1, 0.03, 0.02)) / 0.01
     assert caudate["z"] == pytest.approx(expected)
     assert caudate["percentile"] == pytest.approx(100 * norm.cdf(expected))
+
+
+@pytest.mark.parametrize("how", ["map", "sidecar"])
+def test_nuclei_of_maps_that_changed_since_are_not_used(cohort, how, caplog):
+    scan = find_scans(cohort)[0]
+    stats = cohort / "derivatives/nuclei/sub-01/anat/sub-01_desc-nuclei_stats.json"
+    stats.parent.mkdir(parents=True)
+    stats.write_text(json.dumps({"Nuclei": {}, "Basis": Origin(measured_files(scan), "", ()).basis()}))
+    os.utime(scan.maps[0])  # touched, as where a cohort was copied
+    assert with_nuclei(find_scans(cohort), str(cohort), None)[0].nuclei and not caplog.messages
+    check_current(cohort / NUCLEI_TABLE, find_scans(cohort))
+    if how == "map":
+        image = nib.load(scan.maps[0])
+        nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) / 2, image.affine), scan.maps[0])
+    else:
+        (cohort / "Chimap.json").write_text('{"Units": "ppb"}')
+    assert with_nuclei(find_scans(cohort), str(cohort), None)[0].nuclei is None
+    assert "sub-01: its maps changed since its nuclei were measured" in caplog.messages[0]
+    with refused(NUCLEI_TABLE, "the maps of sub-01 changed", "configs/nuclei.yaml again"):
+        check_current(cohort / NUCLEI_TABLE, find_scans(cohort))
 
 
 def test_a_table_without_a_column_of_a_nucleus_is_refused(cohort):

@@ -17,6 +17,7 @@ from raw_head import SHAPE, TIMES, affine, echoes, save, true_maps, write_raw
 from refusal import refused
 
 from scripts.reconstruction.bids import find_raw
+from scripts.reconstruction.run import give_field_strength
 from scripts.runs.outputs import LOCK
 
 #: The toy head is coarse and small: what is published in mm and voxels is scaled to it.
@@ -374,6 +375,31 @@ def test_a_mask_of_another_grid_is_refused(damaged, tmp_path):
 def test_an_empty_mask_is_refused(damaged, tmp_path):
     save(tmp_path / "mask.nii.gz", np.zeros(SHAPE))
     refuse(damaged, "mask is empty", brain_mask=str(tmp_path / "mask.nii.gz"))
+
+
+@pytest.mark.parametrize("values", [(0, 122), (-1, 1)])
+def test_an_image_is_no_mask(damaged, tmp_path, values):
+    save(tmp_path / "mask.nii.gz", np.random.default_rng(0).integers(*values, SHAPE).astype(float))
+    refuse(damaged, "brain_mask", "not a mask", brain_mask=str(tmp_path / "mask.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("echo_times_s", [0.01]), ("flip_angles_deg", [24]), ("repetition_time_s", 0.03), ("participant_id", "sub-7")],
+)
+def test_a_key_that_a_bids_folder_has_no_use_for_is_refused(damaged, key, value):
+    refuse(damaged, key, "a BIDS folder", "sidecars", **{key: value})
+
+
+def test_a_field_strength_counts_only_where_nothing_says_it(damaged, caplog):
+    edit(file(damaged, 1, "mag", "json"), MagneticFieldStrength=None)
+    (scan,) = find_raw(damaged)
+    give_field_strength([scan], 1.5)
+    assert scan.acquisitions[0].field_strength_t == 1.5 and not caplog.messages
+    edit(file(damaged, 1, "mag", "json"), MagneticFieldStrength=3)
+    (scan,) = find_raw(damaged)
+    give_field_strength([scan], 1.5)
+    assert scan.acquisitions[0].field_strength_t == 3 and "say 3 T, which counts" in caplog.messages[0]
 
 
 def test_broken_files_and_not_finite_values_are_refused(damaged):

@@ -21,7 +21,9 @@ from scripts.maps.bids import read_participants, split
 from scripts.maps.scan import LabelledScan
 from scripts.model.calibration import LEAST_SUBJECTS
 from scripts.model.trust import set_aside_former, write_calibration
-from scripts.provenance import software
+from scripts.nuclei.current import check_current
+from scripts.provenance import read_record, software
+from scripts.runs.former import keep_changed
 from scripts.training.calibrate import calibration_of, note_in_record, scores_of_rows
 
 
@@ -56,10 +58,12 @@ def baselines(
         roi_sides, roi_harmonise: see `scripts.crossvalidation.roi_baseline`.
 
     Raises:
-        InputError: a table lacks or says what cannot be, see `scripts.crossvalidation.roi_baseline`.
+        InputError: a table is of other maps (`check_current`), or lacks or says what cannot be, see
+            `scripts.crossvalidation.roi_baseline`.
     """
     rows, digest = [], None
     if Path(nuclei_table).exists():
+        check_current(nuclei_table, scans)
         digest = sha256(nuclei_table)
         rows += roi_rows(setup, folds, scans, nuclei_table, roi_sides, roi_harmonise)
     else:
@@ -70,7 +74,8 @@ def baselines(
 
 
 def collect(setup: Setup, folds: Sequence[Fold], known: Baselines) -> None:
-    """Join the folds' predictions into one table, `predictions.csv`, and their records into `predictions.json`.
+    """Join the folds' predictions into one table, `predictions.csv`, and their records into `predictions.json`. A table
+    that somebody added rows to is kept, see `keep_changed`.
 
     Args:
         setup, folds: of the run.
@@ -100,21 +105,24 @@ def collect(setup: Setup, folds: Sequence[Fold], known: Baselines) -> None:
     rows += known.rows
     if setup.contributions:
         join_contributions(setup, folds)
-    write_table(output_dir / "predictions.csv", PREDICTION_COLUMNS, rows)
+    table, record = output_dir / "predictions.csv", output_dir / "predictions.json"
+    keep_changed(table, read_record(record).get("table_sha256"))
+    write_table(table, PREDICTION_COLUMNS, rows)
     write_table(output_dir / SUBJECTS, SUBJECT_COLUMNS, known.people)
     write_json(
-        output_dir / "predictions.json",
+        record,
         {
             "software": first["software"],
             "settings": {k: v for k, v in first["settings"].items() if k not in may_differ},
             "seed": setup.seed,
             "rows": len(rows),
+            "table_sha256": sha256(table),
             "input": first["input"],
             "nuclei_table_sha256": known.nuclei_table_sha256,
             "folds": [{**asdict(fold), "weights": record["weights"]} for fold, record in records.items()],
         },
     )
-    print(f"\n{output_dir / 'predictions.csv'}: {len(rows)} predictions of {len(folds)} folds")
+    print(f"\n{table}: {len(rows)} predictions of {len(folds)} folds")
 
 
 def join_contributions(setup: Setup, folds: Sequence[Fold]) -> None:

@@ -28,6 +28,7 @@ from scripts.files.seal import SEAL, digest
 from scripts.files.table import read_table, table_text
 from scripts.files.writing import write_json
 from scripts.maps.scan import Scan
+from scripts.maps.sidecars import with_sidecars
 from scripts.runs.bars import Bar
 from scripts.runs.failures import called, log_of, why
 from scripts.runs.finished import Origin, content_of_file, not_as_written
@@ -81,11 +82,11 @@ def places_of(scan: Scan) -> dict[str, str]:
 
 
 def origin_of(scan: Scan, settings: Any) -> Origin:
-    """What a scan's result depends on: its files, its box, what is known of it (`scripts.nuclei.known`), settings and
-    code."""
+    """What a scan's result depends on: its files and their sidecars, its box, what is known of it
+    (`scripts.nuclei.known`), settings and code."""
     labels = content_of_file(scan.nuclei_labels) if scan.nuclei_labels is not None else None
     known = {"scan_id": scan.scan_id, "box": scan.box, "nuclei": scan.nuclei, "labels": labels, "age": scan.years()}
-    return Origin(scan.files(), [known, settings], CODE)
+    return Origin(with_sidecars(scan.files()), [known, settings], CODE)
 
 
 #: What a scan can get, and the ending of each file.

@@ -7,6 +7,7 @@ from typing import Any
 
 from scripts.errors import InputError
 from scripts.files.nifti import says_simulated
+from scripts.maps.sidecars import with_sidecars
 from scripts.runs.finished import content, digest_of
 
 
@@ -231,10 +232,11 @@ def items(scans: Iterable[Scan]) -> list[dict[str, Any]]:
 
 
 def of_scans(scans: Iterable[LabelledScan]) -> dict[str, str]:
-    """What a training depends on in its scans: words that name a scan -> hash of its maps, box and label."""
+    """What a training depends on in its scans: words that name a scan -> hash of its maps with their
+    sidecars, box and label."""
     return {
         f"{scan.scan_id} of the cohort (its maps, box or label)": digest_of(
-            [content({"maps": scan.maps}), scan.box, scan.label, scan.participant_id]
+            [content(with_sidecars({"maps": scan.maps})), scan.box, scan.label, scan.participant_id]
             + ([] if scan.site is None else [scan.site])
         )
         for scan in scans

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.maps.plausibility import limit, sampled
 from scripts.maps.scan import KNOWN_MAPS, MAPS
+from scripts.maps.sidecars import sidecars_of
 
 #: What `Units` is where it says nothing.
 _SAYS_NOTHING = ("", "arbitrary", "a.u.", "au", "n/a", "unknown", "1")
@@ -108,23 +108,9 @@ def said_unit(path: str | os.PathLike) -> str:
     Raises:
         InputError: the sidecar is no JSON.
     """
-    path = Path(path)
-    for sidecar in _sidecars(path):
+    for sidecar in sidecars_of(path):
         content = read_json(sidecar, "sidecar of a map", "correct it as BIDS has it")
         said = str(content.get("Units", "")).strip().casefold()
         if "Units" in content:
             return "" if said in _SAYS_NOTHING else said
     return ""
-
-
-def _sidecars(path: Path) -> list[Path]:
-    """The sidecars that are of a file, the nearest first."""
-    *entities, suffix = path.name.removesuffix(".gz").removesuffix(".nii").split("_")
-    folders = [path.parent, *path.parent.parents]
-    subject = next((place for place, folder in enumerate(folders) if folder.name.startswith("sub-")), -1)
-    found = []
-    for folder in folders[: subject + 2]:
-        names = {other: other.stem.split("_") for other in folder.glob(f"*{suffix}.json")}
-        fit = [other for other, parts in names.items() if parts[-1] == suffix and {*parts[:-1]} <= {*entities}]
-        found += sorted(fit, key=lambda other: (-len(names[other]), other.name))
-    return found

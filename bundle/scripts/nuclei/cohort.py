@@ -25,6 +25,7 @@ from scripts.maps.bids import BIDS_VERSION
 from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
 from scripts.maps.scan import Scan
 from scripts.maps.transforms import reading
+from scripts.nuclei.current import measured_files
 from scripts.nuclei.reader import NucleiReader
 from scripts.nuclei.table import data_dictionary
 from scripts.provenance import bundle_version
@@ -170,7 +171,7 @@ def one_scan(
     """
     stem = folder / scan.participant_id / "anat" / scan.scan_id
     kept, labelled, outlined = (Path(f"{stem}_{ending}") for ending in ENDINGS)
-    origin = Origin({"maps": scan.maps}, decided_by, CODE)
+    origin = Origin(measured_files(scan), decided_by, CODE)
     whole = labelled.exists() and (outlined.exists() or not pictures)
     content = read_stats(kept) if whole else {}
     if origin.made(content.get("Basis")):

@@ -21,7 +21,8 @@ from scripts.anatomy.atlas import NUCLEI, SIDES
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.writing import sha256, write_json
-from scripts.maps.bids import read_participants
+from scripts.maps.bids import anat_folders, find_scans, read_participants
+from scripts.nuclei.current import check_current
 from scripts.nuclei.table import MEASURED, age_of, nucleus_means, read_tsv
 from scripts.provenance import bundle_version, cohort_fingerprint
 
@@ -165,7 +166,7 @@ def write_reference_curves(
     """Fit the curves and write them as JSON beside the model.
 
     Raises:
-        InputError: a file is there that is none of ours, or as `fit_reference_curves`.
+        InputError: a file is there that is none of ours, or as `check_current` and `fit_reference_curves`.
     """
     if os.path.lexists(path):
         try:
@@ -174,6 +175,8 @@ def write_reference_curves(
             ours = False
         if not ours:
             raise InputError(f"{path}: is there and holds no reference curves; give --curves another file")
+    if anat_folders(Path(dataset_dir)):
+        check_current(nuclei_table, find_scans(dataset_dir, incomplete_too=True))
     write_json(path, fit_reference_curves(nuclei_table, dataset_dir, training))
     print(f"{path}: reference curves of healthy controls")
 

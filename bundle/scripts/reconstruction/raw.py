@@ -486,7 +486,7 @@ def check_decay(magnitude: np.ndarray, volumes: Sequence[Volume], times_s: Seque
     slope = float(np.polyfit(times_s, np.log(bright), 1)[0])
     growth = float(np.exp(slope * (times_s[-1] - times_s[0])))
     grows = growth > largest_by_chance(relative[0], relative[-1])
-    cure = "correct EchoTime (--echo_times_s), or export all echoes with one scale"
+    cure = "correct EchoTime (of plain NIfTI: --echo_times_s), or export all echoes with one scale"
     if grows and min(steps) > 1:
         raise InputError(
             f"{volumes[0].path}: the signal grows from echo to echo, to {bright[-1] / bright[0]:.3g} times the first,"

@@ -1,6 +1,7 @@
 """`configs/reconstruct.yaml` ends here: all scans of a folder, checked first, then one after the other."""
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ from scripts.runs.finished import Origin
 from scripts.runs.former import say_former
 from scripts.runs.outputs import check_derivative, describe, paths_of
 
+LOGGER = logging.getLogger(__name__)
 #: Maps that other code made are made again.
 CODE = ("scripts.reconstruction.reconstruct", "scripts.reconstruction.derivatives")
 
@@ -42,7 +44,7 @@ def find_scans(
     input_dir: str | None,
     magnitude: str | Sequence[Any] | None,
     phase: str | Sequence[Any] | None,
-    participant_id: str,
+    participant_id: str | None,
     echo_times_s: Sequence[float] | None,
     flip_angles_deg: Sequence[float] | None,
     repetition_time_s: float | None,
@@ -51,7 +53,8 @@ def find_scans(
     series: int | str | Sequence[int | str] | None = None,
     participants: str | os.PathLike | None = None,
 ) -> list[RawScan | Refused]:
-    """The scans that the keys name: NIfTI files (`magnitude`, `phase`), or a folder with BIDS or DICOM.
+    """The scans that the keys name: NIfTI files (`magnitude`, `phase`), or a folder with BIDS or DICOM, whose headers
+    and sidecars say what else only the keys say.
 
     Of `dicom_rules` (configs/dicom_series.yaml) the limits and the tolerance count; `series` chooses among the scans of
     a DICOM study; `participants` is a table that names whom to take of a BIDS folder.
@@ -60,9 +63,10 @@ def find_scans(
         the scans, and `Refused` where something is wrong with what headers and sidecars say of one.
 
     Raises:
-        InputError: nothing found, or what was found cannot be one scan.
+        InputError: nothing found, what was found cannot be one scan, or a key that is not read of such an input.
     """
-    if not re.fullmatch(r"sub-[A-Za-z0-9]+", participant_id):  # a folder of the output is called so
+    called_so = "sub-01" if participant_id is None else participant_id
+    if not re.fullmatch(r"sub-[A-Za-z0-9]+", called_so):  # a folder of the output is called so
         raise InputError(f"participant_id: {participant_id!r} is no BIDS name; write sub- and letters or digits")
     if magnitude is None and phase is not None:
         raise InputError("phase: given without magnitude; give both")
@@ -70,7 +74,7 @@ def find_scans(
         first, second = (_by_angle(files) for files in (magnitude, phase))
         scans: list[RawScan | Refused] = [
             from_files(
-                first or [], second, participant_id, echo_times_s, flip_angles_deg, repetition_time_s, field_strength_t
+                first or [], second, called_so, echo_times_s, flip_angles_deg, repetition_time_s, field_strength_t
             )
         ]
     elif input_dir is None:
@@ -80,13 +84,39 @@ def find_scans(
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give --input a BIDS or DICOM folder")
         bids = any(root.glob("sub-*"))
-        scans = [*find_raw(root)] if bids else [*dicom_scans(root, participant_id, dicom_rules, series)]
-        for acquisition in (a for scan in scans if isinstance(scan, RawScan) for a in scan.acquisitions):
-            if field_strength_t is not None:
-                acquisition.field_strength_t = field_strength_t
+        of_files = {
+            "echo_times_s": echo_times_s,
+            "flip_angles_deg": flip_angles_deg,
+            "repetition_time_s": repetition_time_s,
+            "series": series if bids else None,
+            "participant_id": participant_id if bids else None,
+        }
+        for key, value in of_files.items():
+            if value is not None:
+                raise InputError(
+                    f"{key}: is not read of {'a BIDS' if bids else 'a DICOM'} folder, whose own"
+                    f" {'sidecars and names' if bids else 'headers'} count; correct those, and leave {key} out"
+                )
+        scans = [*find_raw(root)] if bids else [*dicom_scans(root, called_so, dicom_rules, series)]
+        give_field_strength([scan for scan in scans if isinstance(scan, RawScan)], field_strength_t)
     if participants is not None:
         scans = of_participants(scans, participants)
     return [checked(scan, check_scan) for scan in scans]
+
+
+def give_field_strength(scans: Sequence[RawScan], field_strength_t: float | None) -> None:
+    """Put a field strength, T, where headers and sidecars lack it; what they say is told where it is another."""
+    if field_strength_t is None:
+        return
+    for acquisition in (acquisition for scan in scans for acquisition in scan.acquisitions):
+        if acquisition.field_strength_t is None:
+            acquisition.field_strength_t = field_strength_t
+    others = {a.field_strength_t for scan in scans for a in scan.acquisitions} - {field_strength_t, None}
+    if others:
+        LOGGER.warning(
+            "field_strength_t %g: headers or sidecars of some scans say %s T, which counts there; correct them if they"
+            " are wrong", field_strength_t, ", ".join(f"{value:g}" for value in sorted(others)),
+        )  # fmt: skip
 
 
 def _by_angle(files: str | Sequence[Any] | None) -> Sequence[Any] | None:
@@ -128,11 +158,17 @@ def load_mask(path: str, scan: RawScan) -> np.ndarray:
         path: of a NIfTI file; `{scan}` in it stands for the scan's name.
 
     Raises:
-        InputError: it cannot be read, is empty, or lies on another grid.
+        InputError: it cannot be read, is no mask or empty, or lies on another grid.
     """
     volume = Volume(path_for(path, scan))
     check_same_grid(volume, scan, "mask")
-    mask = volume.load() > 0.5
+    values = volume.load()
+    if values.min() < 0 or (values.max() > 1 and len(np.unique(values)) > 2):  # 0 and 255 is a mask, 0 to 1 how sure
+        raise InputError(
+            f"{volume.path}: is an image or labels, not a mask ({len(np.unique(values))} values, {values.min():.3g} to"
+            f" {values.max():.3g}); it must be 0 outside of the brain and 1 in it"
+        )
+    mask = values > 0.5
     if not mask.any():
         raise InputError(f"{volume.path}: the mask is empty; it must be 1 in the brain")
     return mask

@@ -73,7 +73,14 @@ class Origin:
             return False
         if kept.get("facts") != digest_of(self.facts):
             return False
-        return kept.get("sizes_and_times") == sizes_and_times(self.files) or kept.get("content") == content(self.files)
+        return of_these(self.files, kept)
+
+
+def of_these(files: Files, kept: Any) -> bool:
+    """Whether a kept basis is of files as they are now, whatever else decided its result."""
+    if not isinstance(kept, Mapping):
+        return False
+    return kept.get("sizes_and_times") == sizes_and_times(files) or kept.get("content") == content(files)
 
 
 def digest_of(facts: Any) -> str:

@@ -11,6 +11,7 @@ import torch
 from monai.data import CacheDataset, MetaTensor, PersistentDataset
 from monai.transforms import Compose
 
+from scripts.maps.sidecars import with_sidecars
 from scripts.runs.bars import Bar
 from scripts.runs.finished import code_of, content, digest_of, settings_of
 
@@ -72,9 +73,10 @@ class CachedScans(PersistentDataset):
 
 
 def scan_key(made_by: str, item: Mapping[str, Any]) -> bytes:
-    """Name of a scan's cache entry, hex digits: a hash of `made_by`, the box and the files' content."""
+    """Name of a scan's cache entry, hex digits: a hash of `made_by`, the box, and the content of the files and of their
+    sidecars."""
     paths = [item["image"]] if isinstance(item["image"], (str, os.PathLike)) else item["image"]
-    return digest_of([made_by, item.get("box"), content({"maps": paths})]).encode()
+    return digest_of([made_by, item.get("box"), content(with_sidecars({"maps": paths}))]).encode()
 
 
 def fill(scans: CachedScans, what: str, num_workers: int) -> None:
