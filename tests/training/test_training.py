@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from blobs import BUNDLE
@@ -29,7 +30,8 @@ from scripts.errors import InputError, input_error_in, report_in_one_line
 from scripts.evaluation.predict import load_models, predict
 from scripts.model.image_level import SliceResNet
 from scripts.model.networks import load_weights, read_state_dict, save_weights
-from scripts.provenance import trained_with
+from scripts.provenance import read_record, trained_with
+from scripts.reporting.training import check_of_one
 from scripts.runs.outputs import LOCK, MARK
 from scripts.training.data import Batches, Samples, check_batches, cosine_annealing, swa_start_epoch, used_precision
 from scripts.training.handlers import Progress
@@ -409,11 +411,13 @@ def test_evaluation_inference_and_report_follow_training(trained, shared_cohort,
         workflow.run()
 
     run(["train.yaml", "evaluate.yaml"], **paths)
+    held_out, learned = ((trained / "output" / f"{name}.tsv").read_text() for name in ("held_out", "training"))
+    (tmp_path / "asked.tsv").write_text(held_out + learned.splitlines()[1] + "\n")  # and one who trained
     run(
         ["inference.yaml"],
         bundle_root=str(BUNDLE),
         dataset_dir=str(shared_cohort),
-        participants=str(trained / "output" / "held_out.tsv"),
+        participants=str(tmp_path / "asked.tsv"),
         weights=str(trained / "models" / "model.pt"),
         output_dir=str(trained / "inference"),
         nuclei="known",
@@ -435,7 +439,7 @@ def test_evaluation_inference_and_report_follow_training(trained, shared_cohort,
         r"Of 4 held-out subjects.*\(sensitivity [\d.]+\).*\(specificity [\d.]+\).*AUC of scans: [\d.]+", page
     )
     links = re.findall(r'href="([^"#][^":]*)"', page)
-    assert len(links) == 4 + 1  # each scan's page, and the batch's
+    assert len(links) == 4 + 1  # each held-out scan's page, and the batch's
     moved = shutil.copytree(trained, tmp_path / "elsewhere", symlinks=True)
     assert all(not link.startswith("/") and (moved / "report" / unquote(link)).is_file() for link in links)
     with (trained / "output" / "evaluation" / "predictions.csv").open(newline="") as file:
@@ -444,10 +448,19 @@ def test_evaluation_inference_and_report_follow_training(trained, shared_cohort,
     assert len(rows) == 4 * 3 * 5
     with (trained / "inference" / "predictions.csv").open(newline="") as file:
         inferred = {r["participant_id"]: float(r["probability_HH"]) for r in csv.DictReader(file) if not r["slice"]}
+    assert len(inferred) == 5
     evaluated = {
         r["participant_id"]: float(r["probability_HH"]) for r in rows if r["model"] == "Q-Net" and not r["slice"]
     }
-    assert inferred == pytest.approx(evaluated, abs=1e-5)
+    assert {name: inferred[name] for name in evaluated} == pytest.approx(evaluated, abs=1e-5)
+    record, tested = read_record(trained / "output" / "evaluation" / "evaluation.json"), pd.DataFrame(rows)
+    groups = {name: ("HC", "HH")[int(label)] for name, label in tested[["participant_id", "label"]].to_numpy()}
+    tested["label"] = tested["label"].astype(int)
+    check_of_one(record, tested, trained / "inference" / "run.json", groups)
+    with refused("participants.tsv", next(iter(groups)), "evaluate.yaml again"):
+        check_of_one(record, tested, trained / "inference" / "run.json", groups | {next(iter(groups)): "?"})
+    with refused("run.json", "other weights", "--weights"):
+        check_of_one(record | {"weights": {"model.pt": "0"}}, tested, trained / "inference" / "run.json", groups)
 
 
 def test_missing_imagenet_weights_name_the_key_that_trains_without(shared_cohort, tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scripts.errors import InputError
 from scripts.maps.bids import known_ages
 from scripts.maps.scan import Scan
 from scripts.model.nucleus_evidence import label_file
@@ -29,13 +30,19 @@ def with_nuclei(scans: Sequence[Scan], source: Any, nuclei_table: str | os.PathL
         warning.
 
     Raises:
-        InputError: the table that was asked for is missing, or a table is damaged.
+        InputError: the table that was asked for is missing or holds none of the scans, or a table is damaged.
     """
+    asked = nuclei_table is not None
     root = Path(source) if isinstance(source, (str, os.PathLike)) and os.path.isdir(source) else None
     if nuclei_table is None and root is not None and os.path.lexists(root / NUCLEI_TABLE):
         nuclei_table = root / NUCLEI_TABLE
     rows = read_tsv(nuclei_table) if nuclei_table is not None else []
     measured = {row["scan_id"]: rows_of(row, nuclei_table or "nuclei") for row in rows}
+    if asked and measured.keys().isdisjoint(scan.scan_id for scan in scans):
+        raise InputError(
+            f"{nuclei_table}: holds none of these scans (its first: {next(iter(measured))}); give nuclei_table that of"
+            " this input, or leave it out"
+        )
     changed = {scan.scan_id for scan in changed_since(nuclei_table, scans)} if nuclei_table is not None else set()
     people = {scan.participant_id for scan in scans}
     ages = known_ages(root / "participants.tsv", people) if root is not None else {}

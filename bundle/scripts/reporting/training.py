@@ -14,7 +14,7 @@ from scripts.evaluation.statistics import THRESHOLD
 from scripts.evaluation.trust import too_few
 from scripts.files.json_file import read_json
 from scripts.files.table import read_table
-from scripts.maps.bids import find_scans, read_participants
+from scripts.maps.bids import GROUPS, find_scans, read_participants
 from scripts.maps.notes import flagged
 from scripts.maps.scan import Scan, recorded_maps
 from scripts.reporting import page
@@ -50,7 +50,7 @@ def report(
         examples: subjects of each group to show.
 
     Raises:
-        InputError: one of the runs is missing.
+        InputError: one of the runs is missing, or see `check_of_one`.
     """
     folder, training = Path(report_dir), Path(output_dir)
     evaluation, inference = Path(evaluation_dir), Path(inference_dir)
@@ -63,8 +63,12 @@ def report(
 
     participants = read_participants(Path(dataset_dir) / "participants.tsv", ["participant_id", "group"])
     group_of = {name: row["group"] for name, row in participants.items()}
-    columns = ["scan_id", "status", "slice", "class", "probability_HH"]
+    tested = read_predictions(evaluation / "predictions.csv")
+    check_of_one(record, tested, inference / "run.json", group_of)
+    held_out = set(tested["participant_id"])
+    columns = ["participant_id", "scan_id", "status", "slice", "class", "probability_HH"]
     rows = read_table(inference / "predictions.csv", columns, cure="run inference.yaml again")
+    rows = [row for row in rows if row["participant_id"] in held_out]  # of a whole cohort, say
     results = {r["scan_id"]: r for r in rows if r["status"] == "ok" and not r["slice"]}
     scans = [
         scan for scan in find_scans(dataset_dir, maps=recorded_maps(record["settings"])) if scan.scan_id in results
@@ -74,7 +78,7 @@ def report(
     said = pd.Series({name: results[name]["class"] for name in by_name}, dtype=str)
     shown = [by_name[name] for name in chosen(true, said, examples)]
     if not shown:
-        raise InputError(f"{needed[2]}: names no scan of {dataset_dir}; give the cohort that was inferred")
+        raise InputError(f"{needed[2]}: names no held-out scan of {dataset_dir}; give the cohort that was inferred")
 
     def inferred(scan: Scan, ending: str) -> Path:
         return inference / scan.participant_id / f"{scan.scan_id}_{ending}"
@@ -104,7 +108,6 @@ def report(
         "roc": evaluation / "roc.svg",
         "evidence": save_figure(evidence, folder / "evidence")[0],
     }
-    tested = read_predictions(evaluation / "predictions.csv")
     summary = inference / "summary.html"
     why_not = too_few(tested)
     trust: dict[str, Path] = {}
@@ -144,6 +147,33 @@ def report(
     print(
         "per scan", f"  {inferred(shown[0], 'prediction.json')}", f"  {inferred(shown[0], 'evidence.nii.gz')}", sep="\n"
     )
+
+
+def check_of_one(evaluation: Mapping[str, Any], tested: pd.DataFrame, run: Path, group_of: Mapping[str, str]) -> None:
+    """Refuse to put on one page what is not of the same weights and labels.
+
+    Args:
+        evaluation: its record.
+        tested: its predictions.
+        run: `run.json` of the inference.
+        group_of: participant -> HH or HC, as participants.tsv has it now.
+
+    Raises:
+        InputError: the inference is of other weights, or a label changed since the evaluation.
+    """
+    weights = read_json(run, "run", "run inference.yaml again")["run"].get("weights_sha256")
+    if weights not in evaluation["weights"].values():
+        raise InputError(
+            f"{run}: the inference is of other weights than the evaluation; run inference.yaml with those that were"
+            " evaluated (--weights), or give --inference_dir"
+        )
+    labels = tested.groupby("participant_id")["label"].first()
+    changed = [name for name, label in labels.items() if GROUPS.get(group_of.get(str(name), "")) != label]
+    if changed:
+        raise InputError(
+            f"participants.tsv: the group of {changed[0]} is not what it was in the evaluation ({len(changed)} of"
+            f" {len(labels)} subjects); run evaluate.yaml again"
+        )
 
 
 def finding(tested: pd.DataFrame, simulated: bool) -> str:

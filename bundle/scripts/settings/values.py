@@ -33,8 +33,9 @@ _RISING = ", rising"
 #: What people and word processors put around a text, and the shell leaves there: opening -> closing.
 _QUOTES = {"'": "'", '"': '"', "\u2018": "\u2019", "\u201c": "\u201d", "\u201e": "\u201c", "\u00ab": "\u00bb"}
 _BRACKETS = ("[", "(", "{")
-#: Rules whose value names a file or folder; `source`: one that is read.
-_PATHS = ("path", "source")
+#: Rules whose value names a file or folder; `source`: one that is read; `existing`: one that may be missing only where
+#: nobody gave it.
+_PATHS = ("path", "source", "existing")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _DRIVE = re.compile(r"[A-Za-z]:(?=[\\/])")
 #: Where people stand who type a path below it: they were told to go into bundle/ from there.
@@ -350,10 +351,12 @@ def _check_path(path: str, part: str, wrong: Wrong) -> None:
         raise Wrong(*wrong.args, "it is written as on Windows, and folders are parted by / here")
     if os.path.expandvars(path) != path:
         raise Wrong(*wrong.args, "variables of the shell are not known here, so write what they stand for")
-    if part == "source" and not os.path.isabs(path):
+    if part != "path" and not os.path.isabs(path):
         for folder in (os.environ.get("OLDPWD"), _REPOSITORY):
             if folder and os.path.lexists(meant := os.path.normpath(os.path.join(folder, path))):
                 raise Elsewhere(f"its whole path, {meant}", f"{path} is not in {os.getcwd()}, from where paths count")
+    if part == "existing":
+        raise Wrong(*wrong.args, "no such file or folder")
 
 
 def _at_home(path: str, wrong: Wrong) -> str:
