@@ -273,6 +273,12 @@ def test_one_bad_study_does_not_stop_the_others(scan, weights, template, tmp_pat
     assert len(list((tmp_path / "output").rglob("*_prediction.json"))) == 1
 
 
+@pytest.mark.parametrize("place", ["sub-01", "sub-01/anat"])
+def test_the_folder_of_one_subject_is_told_from_a_cohort(shared_cohort, place):
+    with refused(place, "the folder of one subject", "the folder that holds the subjects"):
+        found(shared_cohort / place)
+
+
 def test_the_bids_folder_can_still_be_called_dataset_dir(weights, tmp_path):
     cohort = write_cohort(tmp_path / "cohort", 2)
     infer(weights, None, tmp_path / "output", dataset_dir=str(cohort))

@@ -167,6 +167,11 @@ def test_without_its_packages_no_template_is_made(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_template_of_another_ending_is_refused_before_work(tmp_path):
+    with refused("template.txt", "end it in .nii.gz"):
+        make_template(tmp_path / "template.txt", 2.0, 400)
+
+
 def test_a_damaged_template_is_refused(tmp_path):
     (tmp_path / "template.nii.gz").write_bytes(b"nothing")
     shutil.copy(Path(TEMPLATE).with_name("template.json"), tmp_path)

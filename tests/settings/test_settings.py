@@ -691,3 +691,22 @@ def test_a_key_that_is_given_twice_is_refused():
     check_given_once(["run", "--input", "a", "--input#b=1"])
     with refused("--threshold", "twice"):
         check_given_once(["run", "--threshold", "0.3", "--threshold=0.7"])
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [("inference", "reference_curves"), ("cross_validation", "nuclei_table"), ("train,contributions", "nuclei_dir")],
+)
+def test_what_may_be_missing_must_be_there_where_it_is_given(config, key, tmp_path):
+    typed(tmp_path, config)
+    with refused(f"--{key}", "no such file or folder"):
+        typed(tmp_path, config, f"--{key}", str(tmp_path / "nothing"))
+    (tmp_path / "there").mkdir()
+    typed(tmp_path, config, f"--{key}", str(tmp_path / "there"))
+
+
+def test_a_path_up_from_a_folder_that_is_not_there_is_refused(tmp_path):
+    with refused("--output_dir", f"goes up from {tmp_path}/absent"):
+        typed(tmp_path, "inference", "--output_dir", f"{tmp_path}/absent/../out")
+    typed(tmp_path, "inference", "--output_dir", f"{tmp_path}/../{tmp_path.name}/out")
+    typed(tmp_path, "inference", "--output_dir", "../../out")

@@ -73,10 +73,12 @@ def make_template(
         templates: of the whole head, where they were read already (`atlas.load_templates`).
 
     Raises:
-        InputError: a package is missing, or the file would be larger than 1 MB.
+        InputError: another ending, a package is missing, or the file would be larger than 1 MB.
     """
     from scripts.anatomy import atlas
 
+    if not os.fspath(path).endswith((".nii", ".nii.gz")):
+        raise InputError(f"template: {path} is no name of a NIfTI file; end it in .nii.gz")
     try:
         templates = templates or atlas.load_templates(atlas.WHOLE_Z_RANGE_MM)
     except FileNotFoundError as error:

@@ -105,12 +105,12 @@ def collect(setup: Setup, folds: Sequence[Fold], known: Baselines) -> None:
     rows += known.rows
     if setup.contributions:
         join_contributions(setup, folds)
-    table, record = output_dir / "predictions.csv", output_dir / "predictions.json"
-    keep_changed(table, read_record(record).get("table_sha256"))
+    table, joined = output_dir / "predictions.csv", output_dir / "predictions.json"
+    keep_changed(table, read_record(joined).get("table_sha256"))
     write_table(table, PREDICTION_COLUMNS, rows)
     write_table(output_dir / SUBJECTS, SUBJECT_COLUMNS, known.people)
     write_json(
-        record,
+        joined,
         {
             "software": first["software"],
             "settings": {k: v for k, v in first["settings"].items() if k not in may_differ},

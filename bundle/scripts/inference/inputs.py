@@ -135,6 +135,11 @@ def find_input(
                 f"input: the folder holds compressed files ({packed}) and no NIfTI or plain DICOM; unpack them (gunzip,"
                 " unzip) and give it again"
             )
+        if _holds_nifti_alone(paths[0]) and _is_of_one_subject(paths[0]):
+            raise InputError(
+                f"{paths[0]}: is the folder of one subject; give --input the folder that holds the subjects, and"
+                " --participants a table that names whom to take"
+            )
         if _holds_nifti_alone(paths[0]):
             raise InputError(
                 f"{paths[0]}: holds NIfTI files, and is no BIDS folder (sub-01/anat/sub-01_Chimap.nii.gz,"
@@ -158,6 +163,12 @@ def _holds_nifti_alone(folder: Path) -> bool:
     """Whether a folder holds NIfTI and what lies beside it, and no file that could be DICOM (which needs no ending)."""
     endings = {path.suffix.lower() for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
     return bool(endings & {".nii", ".gz"}) and endings <= NIFTI_AND_BESIDE
+
+
+def _is_of_one_subject(folder: Path) -> bool:
+    """Whether a folder is a subject's of BIDS, or `ses-...` or `anat` in one."""
+    place = folder.resolve()
+    return any(path.name.startswith("sub-") for path in (place, *place.parents[:2]))
 
 
 def _as_paths(source: str | os.PathLike | Sequence[str], suffixes: Sequence[str]) -> list[Path]:

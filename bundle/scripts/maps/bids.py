@@ -453,7 +453,8 @@ def read_participants(path: str | os.PathLike, columns: Sequence[str]) -> dict[s
         near = _near_file(path)
         there = "" if near is None else f", but {printable(near)} is there"
         raise InputError(
-            f"{path}: no such file{there}; it lists {' and '.join(columns)} of every subject, tab-separated"
+            f"{path}: no such file{there}; give a table that lists {' and '.join(columns)} of every subject,"
+            " tab-separated"
         )
     participants: dict[str, dict[str, str]] = {}
     for row in read_table(path, columns):

@@ -111,7 +111,8 @@ def give_field_strength(scans: Sequence[RawScan], field_strength_t: float | None
     for acquisition in (acquisition for scan in scans for acquisition in scan.acquisitions):
         if acquisition.field_strength_t is None:
             acquisition.field_strength_t = field_strength_t
-    others = {a.field_strength_t for scan in scans for a in scan.acquisitions} - {field_strength_t, None}
+    said = {a.field_strength_t for scan in scans for a in scan.acquisitions}
+    others = {value for value in said if value not in (None, field_strength_t)}
     if others:
         LOGGER.warning(
             "field_strength_t %g: headers or sidecars of some scans say %s T, which counts there; correct them if they"

@@ -23,6 +23,9 @@ MARK = ".qnet-output"
 _DESCRIPTION = "dataset_description.json"
 #: How the makers begin that it names in derivatives of ours.
 _MAKERS = ("Q-Net bundle", "qnet_hemochromatosis")
+#: The bundle, and its folders that are no place for results.
+ROOT = Path(__file__).resolve().parents[2]
+_OF_THE_BUNDLE = ("configs", "scripts", "docs")
 #: Derivatives that hold what users and simulations say about a cohort; all others may be written by our commands.
 _GIVEN_DERIVATIVES = ("basalganglia", "groundtruth")
 #: Lock files that this process holds: path -> open file, and the process (a forked one inherits the list).
@@ -44,9 +47,10 @@ def claim(outputs: Folders, inputs: Paths, written: Mapping[str, Sequence[str]] 
         written: config key of an output -> names or patterns of the files that it gets, see `check_others`.
 
     Raises:
-        InputError: see `check_apart`, `check_others` and `lock`.
+        InputError: see `check_apart`, `check_not_the_bundle`, `check_others` and `lock`.
     """
     check_apart(outputs, inputs)
+    check_not_the_bundle(outputs)
     if int(os.environ.get("RANK", 0)) > 0:
         return
     for key, patterns in (written or {}).items():
@@ -169,6 +173,20 @@ def check_apart(outputs: Folders, inputs: Paths) -> None:
                         f"{key}: {output} {found} {path}, which {name} names, so results would mix with your data;"
                         f" give --{key} a folder apart from it"
                     )
+
+
+def check_not_the_bundle(outputs: Folders) -> None:
+    """Refuse an output among the bundle's own files; `models` is for weights.
+
+    Raises:
+        InputError: names the key.
+    """
+    for key, folder in outputs.items():
+        if folder is None:
+            continue
+        of_code = inside(ROOT, Path(folder)) or any(inside(Path(folder), ROOT / name) for name in _OF_THE_BUNDLE)
+        if of_code or (key != "ckpt_dir" and inside(Path(folder), ROOT / "models")):
+            raise InputError(f"{key}: {folder} holds files of the bundle itself; give --{key} a folder of its own")
 
 
 def check_derivative(folder: str | os.PathLike, files: Iterable[str | os.PathLike], key: str) -> None:

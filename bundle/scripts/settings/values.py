@@ -346,6 +346,9 @@ def _check_path(path: str, part: str, wrong: Wrong) -> None:
         archive = " (an archive's begins with dicomweb:https://)" if found[0].startswith("http") else ""
         raise Wrong(*wrong.args, f"{found[0]} begins an address, and files are not fetched from there{archive}")
     parts = path.split("/")
+    above = ["/".join(parts[:n]) for n, name in enumerate(parts) if name == ".." and {*parts[:n]} - {"", ".", ".."}]
+    if gone := next((folder for folder in above if not os.path.isdir(folder)), None):
+        raise Wrong(*wrong.args, f"it goes up from {gone}, which is no folder")
     odd = next((n for n, name in enumerate(parts) if "\\" in name), None)
     if _DRIVE.match(path) or odd is not None and not os.path.lexists("/".join(parts[: odd + 1])):
         raise Wrong(*wrong.args, "it is written as on Windows, and folders are parted by / here")
