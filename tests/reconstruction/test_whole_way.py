@@ -391,6 +391,13 @@ def test_a_key_that_a_bids_folder_has_no_use_for_is_refused(damaged, key, value)
     refuse(damaged, key, "a BIDS folder", "sidecars", **{key: value})
 
 
+def test_a_field_strength_against_its_frequency_is_noted(damaged):
+    for frequency, noted in ((123.2, 0), (63.9, 1)):
+        edit(file(damaged, 1, "mag", "json"), ImagingFrequency=frequency)
+        (scan,) = find_raw(damaged)
+        assert sum("63.9 MHz is that of 1.5 T" in note for note in scan.acquisitions[0].notes) == noted
+
+
 def test_a_field_strength_counts_only_where_nothing_says_it(damaged, caplog):
     edit(file(damaged, 1, "mag", "json"), MagneticFieldStrength=None)
     (scan,) = find_raw(damaged)

@@ -20,12 +20,15 @@ from scripts.maps.bids import (
     misnamed_subjects,
     shown_name,
 )
+from scripts.reconstruction.combine import GAMMA_MHZ_PER_T
 from scripts.reconstruction.raw import Acquisition, RawScan, Volume, check_echo_times, sorted_by_time
 from scripts.runs.failures import Refused
 
 LOGGER = logging.getLogger(__name__)
 
 PARTS = ("mag", "phase", "real", "imag", "complex")
+#: Scanners of 3 T are at 2.89 T and more, and call themselves so.
+_ROUNDED_FIELD = 0.1
 #: Parts that make complex images together.
 _PAIRS = (("mag", "phase"), ("real", "imag"), ("complex", "complex"))
 #: Entities that tell the files of one scan apart.
@@ -174,8 +177,22 @@ def acquisition_of(root: Path, parts: Mapping[str, Mapping[int, Path]]) -> Acqui
         number(first, "MagneticFieldStrength", some),
         common_units([(parts[kinds[1]][echo], content) for echo, content in zip(echoes, others, strict=True)]),
         thickness,
+        notes=field_notes(number(first, "MagneticFieldStrength", some), number(first, "ImagingFrequency", some)),
     )
     return sorted_by_time(acquisition)
+
+
+def field_notes(field_strength_t: float | None, frequency_mhz: float | None) -> list[str]:
+    """That field strength (T) and frequency (MHz) of a sidecar contradict each other, beyond what vendors round."""
+    if not field_strength_t or not frequency_mhz or frequency_mhz < 0:
+        return []
+    meant = frequency_mhz / GAMMA_MHZ_PER_T
+    if abs(meant / field_strength_t - 1) < _ROUNDED_FIELD:
+        return []
+    return [
+        f"MagneticFieldStrength is {field_strength_t:g} T, but ImagingFrequency {frequency_mhz:g} MHz is that of"
+        f" {meant:.2g} T, and QSM is wrong by as much if the first is: correct the one that is wrong"
+    ]
 
 
 def common_units(sidecars: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
