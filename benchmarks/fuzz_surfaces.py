@@ -259,7 +259,7 @@ def damage_raw(root: Path, rng: Generator) -> str:
 
 def observe_raw(root: Path) -> Any:
     found = []
-    for scan in find_raw_scans(str(root), None, None, "sub-01", None, None, None, None, str(RULES)):
+    for scan in find_raw_scans(str(root), None, None, None, None, None, None, None, str(RULES)):
         if isinstance(scan, Refused):  # that scan's row says why
             raise scan.error
         for acquisition in scan.acquisitions:
