@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    scan = find_scans(str(given.raw), None, None, "sub-01", None, None, None, None, RULES)[0]
+    scan = find_scans(str(given.raw), None, None, None, None, None, None, None, RULES)[0]
     truth = Truth(given.raw, scan.participant_id)
     result = {
         "input": "simulated raw data of a digital head",
