@@ -56,6 +56,8 @@ def test_a_table_whose_record_was_left_behind_says_where_to_get_it(tmp_path, one
         join_runs(tmp_path / "out", runs, ["Q-Net"])
     with refused(record, "not beside it", "--simulated true or false"):
         recorded_as_simulated(record)
+    runs["a"].joinpath("predictions.json").rename(record.with_name("evaluation.json"))  # as evaluate.yaml leaves it
+    assert recorded_as_simulated(record)
 
 
 def test_the_config_writes_tables_and_figures_of_both(tmp_path, one):

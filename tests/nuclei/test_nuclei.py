@@ -355,6 +355,19 @@ def test_the_command_fits_training_controls_draws_them_and_scores_a_held_out_sub
     assert len(age_z_scores(held_out, 50, curves)["nuclei"]) == 8
 
 
+def test_curves_that_others_replace_are_kept_and_the_new_ones_say_whose_they_are(tmp_path, capsys):
+    nuclei, _ = tables(tmp_path, 80)
+    training = tmp_path / "train.tsv"
+    training.write_text("participant_id\n" + "\n".join(f"sub-{n:03d}" for n in range(50)) + "\n")
+    for chosen in (None, None, training):
+        write_reference_curves(tmp_path / "curves.json", nuclei, tmp_path, chosen)
+    (kept,) = (tmp_path / "earlier").glob("*/curves.json")
+    assert read_reference_curves(kept)["Curves"] == fit_reference_curves(nuclei, tmp_path, None)["Curves"]
+    told = capsys.readouterr().out
+    assert re.search(r"reference curves of 40 healthy controls of \d+ to \d+ years", told)
+    assert told.count("it is kept in earlier/") == 1 and "of 25 healthy controls" in told
+
+
 def test_z_scores_are_deviations_from_the_curve(tmp_path):
     nuclei, _ = tables(tmp_path, 80)
     write_reference_curves(tmp_path / "curves.json", nuclei, tmp_path, None)

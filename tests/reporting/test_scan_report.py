@@ -216,7 +216,7 @@ def test_weights_without_measures_claim_none(image, tmp_path):
     write_scan_report(
         tmp_path / "r.html", tmp_path / "r.pdf", result(), image, torch.zeros(1, 12, 16, SLICES), model
     )  # fmt: skip
-    assert "no measures are recorded for these weights" in (tmp_path / "r.html").read_text()
+    assert "no measures are kept with these weights" in (tmp_path / "r.html").read_text()
 
 
 class Named(Scan):

@@ -17,7 +17,9 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_scor
 
 from scripts.evaluation.auc import clustered_delong, compare, delong, significance, within_folds
 from scripts.evaluation.predictions import MODELS, read_predictions, scores
+from scripts.evaluation.trust import trust_table
 from scripts.reporting.markup import fixed
+from scripts.reporting.table_text import trust_sections
 from scripts.reporting.tables import delong_tests, image_level, scan_level, write_tables
 
 AWKWARD = "ROI_means & LR* [50 %] {a} #1 ~ x^2 <b> $c$ p|q \\d"
@@ -230,6 +232,18 @@ def test_one_repeat_has_no_deviation_and_says_so(tmp_path):
     assert ours
     assert not any("±" in cell for cell in ours)
     assert "One repeat, hence no SD" in (tmp_path / "table1_image_level.md").read_text()
+
+
+def test_a_promise_that_was_not_kept_is_taken_back():
+    frame = trust_table(made_predictions(30, 4, 1, regions=["cropped"]), "platt", 0.1)
+    whole = {"coverage_HC": 0.9, "coverage_HH": 0.93, "ece": 0.02, "ece_raw": 0.1}
+    calibration, said = (section.note for section in trust_sections(frame.assign(**whole), ""))
+    assert "It was not so" not in said and "larger" not in calibration
+    broken = frame.assign(**whole, subjects=100)
+    broken.loc[broken.index[0], ["coverage_HH", "ece"]] = 0.5, 0.3
+    calibration, said = (section.note for section in trust_sections(broken, ""))
+    name = broken["model"].iloc[0]
+    assert f"It was not so for {name} (" in said and f"larger for {name} (" in calibration
 
 
 def test_counts_stand_beside_rates(table, tmp_path):

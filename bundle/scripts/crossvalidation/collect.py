@@ -45,7 +45,7 @@ def baselines(
     setup: Setup,
     folds: Sequence[Fold],
     scans: Sequence[LabelledScan],
-    nuclei_table: str | os.PathLike,
+    nuclei_table: str | os.PathLike | None,
     roi_sides: str,
     roi_harmonise: str = "none",
 ) -> Baselines:
@@ -54,7 +54,8 @@ def baselines(
     Args:
         setup, folds: of the run.
         scans: from `scripts.maps.bids.labelled_scans`.
-        nuclei_table: `nuclei.tsv` of configs/nuclei.yaml; where it exists, the ROI baseline joins the models.
+        nuclei_table: `nuclei.tsv` of configs/nuclei.yaml; where it exists, the ROI baseline joins the models; None:
+            without.
         roi_sides, roi_harmonise: see `scripts.crossvalidation.roi_baseline`.
 
     Raises:
@@ -62,7 +63,9 @@ def baselines(
             `scripts.crossvalidation.roi_baseline`.
     """
     rows, digest = [], None
-    if Path(nuclei_table).exists():
+    if nuclei_table is None:
+        print("no ROI baseline: nuclei_table is null")
+    elif Path(nuclei_table).exists():
         check_current(nuclei_table, scans)
         digest = sha256(nuclei_table)
         rows += roi_rows(setup, folds, scans, nuclei_table, roi_sides, roi_harmonise)

@@ -199,7 +199,10 @@ def roi_baseline_rows(
         raise InputError(f"ROI baseline: {both[0]!r} is in training and in test; split by participant")
     missing = sorted({*train, *test} - {scan["participant_id"] for scan in features})
     if missing:
-        raise InputError(f"ROI baseline: no nuclei of {missing[0]!r}; run configs/nuclei.yaml on the whole cohort")
+        raise InputError(
+            f"ROI baseline: no nuclei of {missing[0]!r}; run configs/nuclei.yaml on the whole cohort, or give"
+            " --nuclei_table null for no such baseline"
+        )
     fitted = [scan for scan in features if scan["participant_id"] in train]
     tested = [scan for scan in features if scan["participant_id"] in test]
     labels = np.array([scan["label"] for scan in fitted])

@@ -22,6 +22,7 @@ from scripts.files.writing import check_output_dir, write_json
 from scripts.maps.bids import labelled_scans, split
 from scripts.maps.scan import LabelledScan, Scan, of_scans
 from scripts.model.image_level import check_image_model
+from scripts.nuclei.table import NUCLEI_TABLE
 from scripts.provenance import bundle_version
 from scripts.runs.bars import Bar
 from scripts.runs.engines import Engine
@@ -55,7 +56,7 @@ def run_folds(
     overlays: Sequence[str],
     engine: Engine,
     keep_weights: bool,
-    nuclei_table: str | os.PathLike,
+    nuclei_table: str | os.PathLike | None,
     roi_sides: str,
     roi_harmonise: str = "none",
     tracking: Mapping[str, Any] | None = None,
@@ -100,7 +101,7 @@ def run_folds(
             "dataset_dir": str(dataset_dir),
             "cache_dir": str(cache_dir),
             "scans_table": str(Path(output_dir) / "scans.tsv"),
-            "nuclei_dir": str(Path(nuclei_table).parent),
+            "nuclei_dir": str(Path(nuclei_table or Path(dataset_dir) / NUCLEI_TABLE).parent),
         },
         str(output_dir),
         config["num_folds"],

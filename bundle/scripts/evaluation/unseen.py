@@ -64,7 +64,10 @@ def check_unseen(
         if record.get("members"):
             others += " (members of other seeds held out others of this cohort)"
         elif (fold := record.get("settings", {}).get("fold")) is not None:
-            others += f" (it held out --fold {fold} of its cohort)"
+            seed = record["settings"].get("seed")
+            others += (
+                f" (it held out --fold {fold} of its cohort, dealt with --seed {seed}; evaluate with the same keys)"
+            )
         raise InputError(
             f"{weights}: was trained on {len(trained)} of these subjects (first: {min(trained)}), who are no test of"
             f" it; give {others}"

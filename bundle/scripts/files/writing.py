@@ -42,9 +42,14 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     write_aside(path, lambda part: Path(part).write_text(text, encoding="utf-8", newline=""))
 
 
+def as_json(content: Any) -> str:
+    """JSON as all files of ours have it: indented, keys in the given order."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write JSON (indented, keys in the given order), aside then renamed."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Write JSON (`as_json`), aside then renamed."""
+    write_text(path, as_json(content))
 
 
 def write_table(path: str | os.PathLike, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -95,6 +95,7 @@ def write_summary(
         total=len(rows),
         counts=counts,
         flagged=sum(bool(flags_and_notes(flags_of(row))[0]) for row in rows),
+        noted=sum(bool(flags_and_notes(flags_of(row))[1]) for row in rows),
         kind=kind,
         threshold=threshold,
         answers=bool(answers),

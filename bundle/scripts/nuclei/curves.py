@@ -20,11 +20,12 @@ from scipy.stats import norm
 from scripts.anatomy.atlas import NUCLEI, SIDES
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
-from scripts.files.writing import sha256, write_json
+from scripts.files.writing import as_json, sha256, write_text
 from scripts.maps.bids import anat_folders, find_scans, read_participants
 from scripts.nuclei.current import check_current
 from scripts.nuclei.table import MEASURED, age_of, nucleus_means, read_tsv
 from scripts.provenance import bundle_version, cohort_fingerprint
+from scripts.runs.earlier import keep_file
 
 #: Rates of the fit, 1/year: a curve that still rises at 100 years, and one that is done in childhood.
 SLOWEST, FASTEST = 0.005, 0.3
@@ -163,7 +164,7 @@ def write_reference_curves(
     dataset_dir: str | os.PathLike,
     training: str | os.PathLike | None,
 ) -> None:
-    """Fit the curves and write them as JSON beside the model.
+    """Fit the curves and write them as JSON beside the model; others that were there are kept (`keep_file`).
 
     Raises:
         InputError: a file is there that is none of ours, or as `check_current` and `fit_reference_curves`.
@@ -177,8 +178,22 @@ def write_reference_curves(
             raise InputError(f"{path}: is there and holds no reference curves; give --curves another file")
     if anat_folders(Path(dataset_dir)):
         check_current(nuclei_table, find_scans(dataset_dir, incomplete_too=True))
-    write_json(path, fit_reference_curves(nuclei_table, dataset_dir, training))
-    print(f"{path}: reference curves of healthy controls")
+    fitted = fit_reference_curves(nuclei_table, dataset_dir, training)
+    text = as_json(fitted)
+    keep_file(path, text.encode())
+    write_text(path, text)
+    print(f"{path}: reference curves of {controls_of(fitted)}")
+
+
+def controls_of(curves: Mapping[str, Any]) -> str:
+    """Whom curves are of, in words."""
+    counts = [
+        int(curve["controls"]) for of in curves["Curves"].values() for curve in of.values() if "controls" in curve
+    ]
+    youngest, oldest = curves["AgeRange"]
+    number = f"{max(counts)} " if counts else ""
+    made = "simulated " if curves.get("Input", {}).get("simulated") else ""
+    return f"{number}{made}healthy controls of {youngest:.0f} to {oldest:.0f} years"
 
 
 def read_reference_curves(path: str | os.PathLike) -> dict[str, Any] | None:
@@ -261,7 +276,8 @@ def usual_for_age(
         curves: from `scripts.nuclei.curves.read_reference_curves`.
 
     Returns:
-        see `scripts.nuclei.curves.age_z_scores`; also `simulated`: whether those controls are.
+        see `scripts.nuclei.curves.age_z_scores`; also `simulated`: whether those controls are, and `controls`: who they
+        are, in words.
     """
     if not nuclei or age is None or curves is None:
         return None
@@ -273,7 +289,7 @@ def usual_for_age(
     }
     names = [f"{suffix}_{side}_{nucleus}_mean" for suffix in MEASURED for side in SIDES for nucleus in NUCLEI]
     scores = age_z_scores({name: means.get(name, math.nan) for name in names}, age, curves)
-    return {**scores, "simulated": bool(curves.get("Input", {}).get("simulated"))}
+    return {**scores, "simulated": bool(curves.get("Input", {}).get("simulated")), "controls": controls_of(curves)}
 
 
 def bands(curves: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:

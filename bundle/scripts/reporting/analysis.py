@@ -71,6 +71,8 @@ def recorded_as_simulated(record: Path) -> bool:
     Raises:
         InputError: no record, or one that does not say it.
     """
+    if not os.path.lexists(record) and os.path.lexists(record.with_name("evaluation.json")):  # of evaluate.yaml
+        record = record.with_name("evaluation.json")
     if not os.path.lexists(record):
         raise InputError(
             f"{record}: the table's record is not beside it, so nothing says whether its subjects were simulated; copy"

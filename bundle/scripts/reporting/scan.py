@@ -54,7 +54,10 @@ CALIBRATED = (
 )
 NOT_CALIBRATED = "The probability is not calibrated: it ranks scans, it is no risk of disease."
 #: What stands in place of the weights' measures where there are none, and where they say nothing of the scan.
-NOT_MEASURED = ("not measured", "no measures are recorded for these weights")
+NOT_MEASURED = (
+    "not told here",
+    "no measures are kept with these weights; what held-out scans showed of them stands on the page of their training",
+)
 OF_OTHER_SCANS = ("Of this scan", "not known: how well the model does was measured on scans like those of its training")
 #: What the evidence of a nucleus is, and why there may be nothing to compare it with.
 COVERED = (
@@ -248,7 +251,8 @@ def _age_facts(scores: Mapping[str, Any]) -> Rows:
     rows = [(words, text) for words, text in rows if text]
     beyond = ", extrapolated beyond their ages" if scores.get("extrapolated") else ""
     made = "simulated " if scores.get("simulated") else ""
-    return [*rows, ("z", f"SD from {made}healthy controls of the same age{beyond}")] if rows else []
+    whom = scores.get("controls", f"{made}healthy controls")
+    return [*rows, ("z", f"SD from what {whom} have at this age{beyond}")] if rows else []
 
 
 def _above(result: Mapping[str, Any]) -> int:

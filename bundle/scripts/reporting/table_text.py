@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from scripts.evaluation.predictions import NO_INPUT, at_level
@@ -199,6 +200,12 @@ def trust_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
         " calibrated model with these probabilities shows on average. Slope 1 and intercept 0 are perfect; a slope"
         " below 1: probabilities too far apart; n/a: the groups do not overlap."
     )
+    worse = frame[frame["ece"] > frame["ece_raw"]]
+    if len(worse):
+        note += (
+            f" After calibration the ECE is larger for {_named(worse)}: there were too few scans to fit it on, so do"
+            " not take its calibrated probabilities at their word."
+        )
     yield Section("calibration", "calibration", note, pd.DataFrame(rows, columns=heads))
     rows = []
     for region, lines in frame.groupby("region", sort=False):
@@ -210,8 +217,20 @@ def trust_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
         f'{fitted} Class-conditional conformal prediction at an error of {error:g}: HH, HC or "cannot say"; in at least'
         f" {100 * (1 - error):g} % of each group's scans that group is not ruled out. Shares over all repeats, %."
     )
+    by_chance = 2 * np.sqrt(error * (1 - error) / (frame["subjects"] / 2))  # two standard errors of a group's share
+    missed = frame[frame[["coverage_HC", "coverage_HH"]].min(axis="columns") < 1 - error - by_chance]
+    if len(missed):
+        note += (
+            f" It was not so for {_named(missed)}, by more than chance explains: its scores differ from fold to fold;"
+            " its answers are less sure than they say."
+        )
     heads = ["Input", "Model", "Coverage", "Coverage HC", "Coverage HH", "Cannot say", "Right where said"]
     yield Section("abstention", "abstention", note, pd.DataFrame(rows, columns=heads))
+
+
+def _named(lines: pd.DataFrame) -> str:
+    """The models of some rows, each with its input."""
+    return ", ".join(f"{row.model} ({SECTIONS[row.region]})" for row in lines.itertuples())
 
 
 def _or_none(value: float) -> str:

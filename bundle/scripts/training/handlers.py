@@ -19,8 +19,8 @@ from scripts.files.tensors import read_tensors
 from scripts.files.writing import write_table
 from scripts.model.networks import not_finite, save_weights, write_tensors
 from scripts.runs.bars import Bar
+from scripts.runs.earlier import keep_earlier
 from scripts.training.augment import BatchAugment
-from scripts.training.earlier import keep_earlier
 
 
 class EpochSeed:

@@ -1,4 +1,4 @@
-"""Weights that a training would replace are kept: a long training is lost by no second one."""
+"""What a command replaces beside weights is kept: a long training is lost by no second one."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 from scripts.errors import InputError
 from scripts.files.json_file import read_json
 from scripts.files.parts import part_folder
-from scripts.files.writing import sha256
+from scripts.files.writing import sha256, write_aside
 
 #: Folder beside weights for those that lay there before them.
 FOLDER = "earlier"
@@ -43,6 +43,17 @@ def keep_earlier(path: str | os.PathLike, new: str | os.PathLike) -> None:
                 part.rename(kept)
             print(f"{path.name} was there, of another training: it is kept in {FOLDER}/{kept.name} beside it")
         return
+
+
+def keep_file(path: str | os.PathLike, new: bytes) -> None:
+    """Keep a file that is about to be replaced by another content, as `keep_earlier` keeps weights."""
+    path = Path(path)
+    if not path.is_file() or path.read_bytes() == new:
+        return
+    kept = path.parent / FOLDER / sha256(path)[:12] / path.name
+    if not kept.exists():
+        write_aside(kept, lambda part: shutil.copy2(path, part))
+    print(f"{path.name} was there, of another run: it is kept in {FOLDER}/{kept.parent.name} beside it")
 
 
 def _named_by(record: Path) -> dict[str, str]:
