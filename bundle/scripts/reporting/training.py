@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ def report(
         trust["places"] = save_figure(places_figure(places, familiar, simulated), folder / "places", VECTOR)[-1]
     metrics = read_table(evaluation / "metrics.csv", ["level", "model"], cure="run evaluate.yaml again")
     path = folder / "index.html"
+    listed = scan_rows(results, group_of, inference, folder)
     page.write_page(
         path,
         "training.html",
@@ -133,7 +135,8 @@ def report(
         of_evidence=f"{evidence_caption(method)} Outlined where it is strong: solid for HH, dashed for HC."
         f" {OF_EVIDENCE}",
         measures=(list(metrics[0]), [[number(cell) for cell in row.values()] for row in metrics]),
-        scans=scan_rows(results, group_of, inference, folder),
+        scans=listed,
+        answered=Counter(row["answer"] for row in listed) if any(row["answer"] for row in listed) else None,
         unlikely=flagged(training / "scans.tsv"),
         trust=trust,
         why_not=why_not,
@@ -228,6 +231,7 @@ def scan_rows(
                 "group": group_of[row["participant_id"]],
                 "class": row["class"],
                 "probability": float(row["probability_HH"]),
+                "answer": row.get("answer") or "",
             }
         )
     return found
