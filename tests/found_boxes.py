@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from heads import TEMPLATE
+from blobs import BUNDLE
 
 from scripts.localisation.localiser import GENERATED_BY, Localiser, fingerprint
 from scripts.localisation.locate import Found
@@ -14,7 +14,7 @@ from scripts.maps.transforms import LoadImageMapsd
 
 def keep_found(cohort: Path, box: list[list[int]]) -> Localiser:
     """Keep one box for every scan of a cohort in its derivatives/localise, and return the localiser that reads it."""
-    localiser = Localiser(TEMPLATE, pictures=False)
+    localiser = Localiser(BUNDLE / "models" / "template.nii.gz", pictures=False)
     template, _ = localiser.ready()
     found = Found(box, 0.9, {"t1": 0.6, "tissue": 0.6, "iron": 0.6}, sitk.Euler3DTransform(), np.zeros((1, 3)))
     for scan in find_scans(cohort):

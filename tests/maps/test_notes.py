@@ -33,7 +33,8 @@ def test_annotated_boxes_are_kept_where_a_table_has_none_or_there_is_no_table(co
 
 
 @pytest.mark.parametrize(
-    "cell", ["here", "7", "[[8, 32], [10, 36]]", "[[8, 32], [10, 36], [11, 3]]", "[[8, 32], [10, 36], [3, 99]]", "[" * 9999]
+    "cell",
+    ["here", "7", "[[8, 32], [10, 36]]", "[[8, 32], [10, 36], [11, 3]]", "[[8, 32], [10, 36], [3, 99]]", "[" * 9999],
 )  # fmt: skip
 def test_what_is_no_box_of_the_scan_is_refused(cohort, tmp_path, cell):
     path = noted(tmp_path, box=cell)
