@@ -11,7 +11,14 @@ from blobs import BOX, SHAPE
 from scripts.maps.bids import find_scans
 from scripts.model.networks import QNet
 from scripts.reporting.architecture import architecture, layer_sizes
-from scripts.reporting.pictures import Explained, evidence_overlays, example_maps, shown_volume, subject_strip
+from scripts.reporting.pictures import (
+    Explained,
+    evidence_overlays,
+    example_maps,
+    place_shown,
+    shown_volume,
+    subject_strip,
+)
 
 
 def write_evidence(path, scan, array):
@@ -56,6 +63,14 @@ def test_scans_that_are_cut_already_need_no_box(cohort):
     scan = replace(find_scans(cohort)[0], box=None)
     figure = example_maps({"HC": scan}, "cut")
     assert not figure.axes[0].lines
+    assert place_shown([scan]) == "the middle slice"
+
+
+def test_words_say_where_only_some_boxes_are_known(cohort):
+    scans = find_scans(cohort)[:2]
+    bare = replace(scans[1], box=None)
+    assert "where no box is known" in place_shown([scans[0], bare])
+    assert "where no box is known" not in place_shown(scans) and "with the box" in place_shown(scans)
 
 
 def test_evidence_is_scaled_to_the_scans_strongest_and_keeps_its_sign(cohort, evidence):

@@ -15,10 +15,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from blobs import write_cohort
+from blobs import BOX, write_cohort
+from found_boxes import keep_found
 from made_predictions import made_predictions
 from refusal import refused
 
+from scripts.maps.bids import find_scans
+from scripts.maps.notes import write_notes
+from scripts.maps.scan import items
 from scripts.provenance import cohort_fingerprint, software
 from scripts.reporting import page, sections
 from scripts.reporting.checklist import ITEMS, fill, filled
@@ -29,6 +33,8 @@ from scripts.reporting.outcome import by_subject, read_outcome
 from scripts.reporting.style import VECTOR, save_figure
 from scripts.reporting.tables import read_tables, write_tables
 from scripts.reporting.viewer import packed, slab, viewer
+from scripts.training.cache import CachedScans
+from scripts.training.preprocessing import preprocessing
 
 SETTINGS = {"num_slices": 4, "hidden_size": 8, "image_epochs": 3, "seed": 0, "imagenet_weights": "none"}
 
@@ -57,6 +63,15 @@ def run(tmp_path_factory):
 def written(run):
     cohort, output = run
     return cross_validation_report(output / "report", cohort, output, viewer_subjects=1).read_text()
+
+
+@pytest.fixture(scope="module")
+def unannotated(run, tmp_path_factory):
+    """The same, but that nobody annotated a box; the folds have not read the scans yet."""
+    folder = tmp_path_factory.mktemp("unannotated")
+    cohort, output = shutil.copytree(run[0], folder / "cohort"), shutil.copytree(run[1], folder / "output")
+    shutil.rmtree(cohort / "derivatives" / "basalganglia")
+    return cohort, output
 
 
 class Elements(HTMLParser):
@@ -141,6 +156,27 @@ def test_a_cohort_that_is_not_simulated_is_not_called_so(run, tmp_path):
     assert "imulated" not in source
     assert "Research use only" in source
     assert 'id="viewer' not in source and 'href="#viewer"' not in source
+
+
+def test_found_boxes_are_drawn_as_annotated_ones_are(run, written, unannotated):
+    cohort, output = unannotated
+    steps = preprocessing("cropped", [32, 32], 4, [0.5, 99.5], "auto", keep_found(cohort, BOX))
+    write_notes(output / "scans.tsv", CachedScans(items(find_scans(cohort)), steps, output / "cache"))
+    page = cross_validation_report(output / "report", cohort, output, viewer_subjects=1).read_text()
+    (output / "scans.tsv").unlink()
+    for name in ("figure1_example_maps", "evidence_full", "evidence_cropped"):
+        drawn, due = (folder / "figures" / f"{name}.png" for folder in (output, run[1]))
+        assert drawn.read_bytes() == due.read_bytes(), name
+    for part in (r'src="data:image/jpeg[^"]+"', r'id="viewer-volumes">.+?</script>', "with the box", "Only the slices"):
+        assert re.findall(part, page) == re.findall(part, written) != []
+
+
+def test_a_page_speaks_of_no_box_where_none_is_known(unannotated):
+    cohort, output = unannotated
+    page = cross_validation_report(output / "report", cohort, output, viewer_subjects=1).read_text()
+    for part in ("with the box", "slice of the basal ganglia", "Only the slices around the basal ganglia"):
+        assert part not in page
+    assert "at the middle slice (the paper" in unescape(page)
 
 
 def test_every_subject_is_listed_with_its_mean_probability(run, written):

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from blobs import BUNDLE
+from blobs import BOX, BUNDLE
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import Dataset, MetaTensor
@@ -31,7 +31,7 @@ from scripts.evaluation.predict import load_models, predict
 from scripts.model.image_level import SliceResNet
 from scripts.model.networks import load_weights, read_state_dict, save_weights
 from scripts.provenance import read_record, trained_with
-from scripts.reporting.training import check_of_one
+from scripts.reporting.training import check_of_one, report
 from scripts.runs.outputs import LOCK, MARK
 from scripts.training.data import Batches, Samples, check_batches, cosine_annealing, swa_start_epoch, used_precision
 from scripts.training.handlers import Progress
@@ -104,6 +104,7 @@ def test_a_table_says_of_every_scan_where_its_box_is_from_and_what_is_unlikely(t
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert [row["scan_id"] for row in rows] == [f"sub-{number:02d}" for number in range(1, 13)]
     assert {row["box_source"] for row in rows} == {"annotated"} and {row["t1w_registration"] for row in rows} == {"n/a"}
+    assert {row["box"] for row in rows} == {json.dumps(BOX)}
     assert all(row["flags"] for row in rows)
 
 
@@ -396,7 +397,9 @@ def test_two_cpu_processes_train_with_torchrun(shared_cohort, tmp_path):
     assert (tmp_path / "models" / "model.pt").exists()
 
 
-def test_evaluation_inference_and_report_follow_training(trained, shared_cohort, tmp_path):
+@pytest.fixture(scope="module")
+def reported(trained, shared_cohort, tmp_path_factory) -> Path:
+    """The training, evaluated, with an inference and the page of all."""
     configs = BUNDLE / "configs"
     paths = {k: v for k, v in arguments(shared_cohort, trained).items() if isinstance(v, str) or k in TINY}
 
@@ -412,12 +415,13 @@ def test_evaluation_inference_and_report_follow_training(trained, shared_cohort,
 
     run(["train.yaml", "evaluate.yaml"], **paths)
     held_out, learned = ((trained / "output" / f"{name}.tsv").read_text() for name in ("held_out", "training"))
-    (tmp_path / "asked.tsv").write_text(held_out + learned.splitlines()[1] + "\n")  # and one who trained
+    asked = tmp_path_factory.mktemp("asked") / "asked.tsv"
+    asked.write_text(held_out + learned.splitlines()[1] + "\n")  # and one who trained
     run(
         ["inference.yaml"],
         bundle_root=str(BUNDLE),
         dataset_dir=str(shared_cohort),
-        participants=str(tmp_path / "asked.tsv"),
+        participants=str(asked),
         weights=str(trained / "models" / "model.pt"),
         output_dir=str(trained / "inference"),
         nuclei="known",
@@ -425,14 +429,17 @@ def test_evaluation_inference_and_report_follow_training(trained, shared_cohort,
         num_slices=TINY["num_slices"],
         hidden_size=TINY["hidden_size"],
     )
-    report = trained / "report"
     run(
         ["train.yaml", "report.yaml"],
         **paths,
         inference_dir=str(trained / "inference"),
-        report_dir=str(report),
+        report_dir=str(trained / "report"),
     )
-    page = (report / "index.html").read_text()
+    return trained
+
+
+def test_evaluation_inference_and_report_follow_training(trained, reported, tmp_path):
+    page = (reported / "report" / "index.html").read_text()
     assert page.count("<img ") == 5
     assert "simulated cohort" in page
     assert re.search(
@@ -461,6 +468,26 @@ def test_evaluation_inference_and_report_follow_training(trained, shared_cohort,
         check_of_one(record, tested, trained / "inference" / "run.json", groups | {next(iter(groups)): "?"})
     with refused("run.json", "other weights", "--weights"):
         check_of_one(record | {"weights": {"model.pt": "0"}}, tested, trained / "inference" / "run.json", groups)
+
+
+def test_a_report_shows_the_boxes_that_inference_cut_by(reported, shared_cohort, tmp_path):
+    bare = shutil.copytree(shared_cohort, tmp_path / "cohort")
+    shutil.rmtree(bare / "derivatives" / "basalganglia")
+    inference = shutil.copytree(reported / "inference", tmp_path / "inference")
+
+    def drawn() -> str:
+        output = reported / "output"
+        calibration = reported / "models" / "model_calibration.json"
+        report(tmp_path / "report", bare, output, output / "evaluation", inference, calibration, 3)
+        return (tmp_path / "report" / "index.html").read_text()
+
+    assert "with the box" in drawn()
+    for name in ("example_maps.png", "evidence.png"):
+        assert (tmp_path / "report" / name).read_bytes() == (reported / "report" / name).read_bytes()
+    for path in inference.glob("sub-*/*_prediction.json"):  # as if every scan were cut already
+        path.write_text(json.dumps({**json.loads(path.read_text()), "box": {"source": "whole"}}))
+    page = drawn()
+    assert "with the box" not in page and "The maps at the middle slice." in page
 
 
 def test_missing_imagenet_weights_name_the_key_that_trains_without(shared_cohort, tmp_path):

@@ -167,6 +167,7 @@ SCHEMAS: dict[str, Schema] = {
         ["run"],
         run=_object(["settings_sha256", "basis", "files"], files={"type": ["object", "array"]}),
         evidence=_object(["method", "name", "says"], method=_TEXT, name=_TEXT, says=_TEXT),
+        box=_object(source=_TEXT, voxels=_BOX),
         # before 0.11.0 strangeness was what distance is now, and there was no distance
         familiarity=_object(["strangeness", "distance", "flagged"], strangeness=_NUMBER, distance=_NUMBER),
     ),

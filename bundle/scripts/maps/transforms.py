@@ -223,7 +223,7 @@ class FlagMapsd(MapTransform):
 
 class NoteScand(MapTransform):
     """Give an item `notes`, what is to be said of the scan, as JSON: what its image's metadata hold of `box_source`,
-    `box_confidence`, `t1w_registration` and `flags`. Metadata do not outlive a cache on disk; this does.
+    `box_confidence`, `box_voxels`, `t1w_registration` and `flags`. Metadata do not outlive a cache on disk; this does.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -231,7 +231,9 @@ class NoteScand(MapTransform):
         for key in self.key_iterator(data):
             meta = data[key].meta
             notes = {name: meta[name] for name in ("box_source", "box_confidence") if name in meta}
-            notes |= {name: json.loads(meta[name]) for name in ("t1w_registration", "flags") if name in meta}
+            notes |= {
+                name: json.loads(meta[name]) for name in ("box_voxels", "t1w_registration", "flags") if name in meta
+            }
             data["notes"] = json.dumps(notes)
         return data
 

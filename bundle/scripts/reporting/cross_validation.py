@@ -8,13 +8,13 @@ from scripts.errors import InputError
 from scripts.evaluation.predictions import at_level
 from scripts.evaluation.statistics import THRESHOLD
 from scripts.files.writing import write_aside
-from scripts.maps.scan import recorded_maps
+from scripts.maps.scan import Scan, recorded_maps
 from scripts.model.evidence import METHODS
 from scripts.provenance import cohort_fingerprint
 from scripts.reporting import contributions, page, sections, subgroups
 from scripts.reporting.architecture import architecture
 from scripts.reporting.outcome import Outcome, read_outcome
-from scripts.reporting.pictures import Explained, evidence_overlays, example_maps
+from scripts.reporting.pictures import Explained, evidence_overlays, example_maps, place_shown
 from scripts.reporting.style import VECTOR, save_figure, titled
 from scripts.reporting.subjects import cohort_figure
 from scripts.reporting.tables import read_tables
@@ -70,7 +70,7 @@ def cross_validation_report(
             *subgroups.section(outcome.folder / "tables", outcome.simulated),
             *contributions.section(outcome.folder / "tables", outcome.simulated),
         ],
-        "figures": sections.figures(outcome.folder / "figures", left_out),
+        "figures": sections.figures(outcome.folder / "figures", left_out, place_shown(one_of_each(outcome).values())),
         "cohort": sections.cohort(outcome),
         "subjects": sections.subjects(outcome, in_viewer, strips),
         "viewer": None,
@@ -97,9 +97,7 @@ def cross_validation_report(
 def draw_images(outcome: Outcome, examples: int) -> dict[str, str]:
     """Draw the figures that need the cohort; returns those that could not be drawn, and why."""
     folder, simulated, left_out = outcome.folder / "figures", outcome.simulated, {}
-    first = [outcome.groups.index[outcome.groups == group][0] for group in ("HH", "HC")]
-    rows = {f"{outcome.groups[name]}, {name}": outcome.scans[name][0] for name in first}
-    examples_of_maps = example_maps(rows, titled("One subject of each group", simulated))
+    examples_of_maps = example_maps(one_of_each(outcome), titled("One subject of each group", simulated))
     save_figure(examples_of_maps, folder / "figure1_example_maps")
     if outcome.people is None:
         left_out["figure2_cohort"] = outcome.why_not
@@ -130,6 +128,12 @@ def draw_images(outcome: Outcome, examples: int) -> dict[str, str]:
         else:
             left_out[name] = f"{outcome.folder / 'evidence' / region} holds no {kind} map of these subjects"
     return left_out
+
+
+def one_of_each(outcome: Outcome) -> dict[str, Scan]:
+    """Row title -> scan of the first subject of each group, whose maps are shown."""
+    first = [outcome.groups.index[outcome.groups == group][0] for group in ("HH", "HC")]
+    return {f"{outcome.groups[name]}, {name}": outcome.scans[name][0] for name in first}
 
 
 def explained(outcome: Outcome, name: str, region: str, kind: str) -> Explained:

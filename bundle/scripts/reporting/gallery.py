@@ -24,10 +24,10 @@ OF_ACTIVATION = (
     "Coarse maps of the last layer, kept because the paper has them: where they are red, covering the place hardly"
     " moves the output towards HC. See the evidence maps instead."
 )
-#: File name -> caption, in the order of the report. Numbers in the names are the paper's.
+#: File name -> caption, in the order of the report. Numbers in the names are the paper's. `{place}`: from
+#: `scripts.reporting.pictures.place_shown`.
 CAPTIONS = {
-    "figure1_example_maps": "Maps of a subject of each group at the middle slice of the basal ganglia, with the box"
-    " that the cropped input is cut to (the paper's Figure 1).",
+    "figure1_example_maps": "Maps of a subject of each group at {place} (the paper's Figure 1).",
     "figure2_cohort": "Age and sex of the cohort, by group (the paper's Figure 2).",
     "figure3_augmentation": "What augmentation makes of one QSM image, full-size and cropped (the paper's Figure 3).",
     "figure4_architecture": "The network, with the sizes that this run used (the paper's Figure 4).",

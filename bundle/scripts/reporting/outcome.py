@@ -13,6 +13,7 @@ from scripts.evaluation.predictions import NO_INPUT, REGIONS, at_level, ordered,
 from scripts.evaluation.statistics import THRESHOLD
 from scripts.files.json_file import read_json
 from scripts.maps.bids import GROUPS, find_scans
+from scripts.maps.notes import cut_as_noted
 from scripts.maps.scan import Scan, recorded_maps
 from scripts.reporting.subjects import demographics
 
@@ -33,7 +34,7 @@ class Outcome:
             share of slices that voted HH), mean over the repeats. Models that see no image stand in region NO_INPUT.
         people: from `scripts.reporting.subjects.demographics`, or None where participants.tsv lacks a column.
         why_not: the reason where `people` is None.
-        scans: participant -> its scans, from `scripts.maps.bids.find_scans`.
+        scans: participant -> its scans, from `scripts.maps.bids.find_scans`, with the boxes that the folds cut by.
         oracle: scan-level AUC of whoever knows the truth that a cohort was simulated from; None where nobody does.
     """
 
@@ -92,7 +93,8 @@ def read_outcome(output_dir: str | os.PathLike, dataset_dir: str | os.PathLike) 
     """Read what a cross-validation left, and find the images of its subjects.
 
     Raises:
-        InputError: the predictions or their record are missing or damaged, or a subject has no scan in `dataset_dir`.
+        InputError: the predictions or their record are missing or damaged, a subject has no scan in `dataset_dir`, or
+            see `cut_as_noted`.
     """
     folder = Path(output_dir)
     table = read_predictions(folder / "predictions.csv")
@@ -101,7 +103,7 @@ def read_outcome(output_dir: str | os.PathLike, dataset_dir: str | os.PathLike) 
     simulated = record["input"]["simulated"]
     groups, probabilities = by_subject(table)
     scans: dict[str, list[Scan]] = {name: [] for name in groups.index}
-    for scan in find_scans(dataset_dir, maps=recorded_maps(record["settings"])):
+    for scan in cut_as_noted(folder / "scans.tsv", find_scans(dataset_dir, maps=recorded_maps(record["settings"]))):
         if scan.participant_id in scans:
             scans[scan.participant_id].append(scan)
     absent = [name for name, found in scans.items() if not found]

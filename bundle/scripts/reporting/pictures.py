@@ -6,7 +6,7 @@ Samples of augmentation are written by their function; the others return a figur
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +86,8 @@ OUTLINE = 0.5
 
 
 def example_maps(scans: Mapping[str, Scan], title: str) -> Figure:
-    """The maps of some subjects at the middle basal ganglia slice, box drawn (the paper's Figure 1).
+    """The maps of some subjects at the middle basal ganglia slice, box drawn (the paper's Figure 1); at the volume's
+    middle slice where no box is known (`place_shown`).
 
     Args:
         scans: row title -> scan, from `scripts.maps.bids.find_scans`, all of the same maps.
@@ -109,6 +110,15 @@ def example_maps(scans: Mapping[str, Scan], title: str) -> Figure:
         axes.set_title(KNOWN_MAPS[suffix].title)
     figure.suptitle(title)
     return figure
+
+
+def place_shown(scans: Iterable[Scan]) -> str:
+    """Where in the head `example_maps` shows scans, and what it draws there: words of a caption."""
+    boxed = [scan.box is not None for scan in scans]
+    if not any(boxed):
+        return "the middle slice"
+    there = "the middle slice of the basal ganglia, with the box that the cropped input is cut to"
+    return there if all(boxed) else f"{there}; where no box is known, at that of the volume"
 
 
 def shown_volume(

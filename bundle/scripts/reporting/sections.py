@@ -112,10 +112,17 @@ def check_figures(folder: Path) -> None:
         raise InputError(f"{folder}: holds no ROC curve; run the analysis of the cross-validation first")
 
 
-def figures(folder: Path, left_out: Mapping[str, str]) -> list[tuple[str, Path | None, str]]:
-    """Caption and file of every figure that was drawn, as vectors where there are such; or why it was not."""
+def figures(folder: Path, left_out: Mapping[str, str], place: str) -> list[tuple[str, Path | None, str]]:
+    """Caption and file of every figure that was drawn, as vectors where there are such; or why it was not.
+
+    Args:
+        folder: of the figures.
+        left_out: name of a figure that could not be drawn -> why.
+        place: what the examples of maps show, see `scripts.reporting.pictures.place_shown`.
+    """
     parts: list[tuple[str, Path | None, str]] = []
-    for name, caption in CAPTIONS.items():
+    for name, template in CAPTIONS.items():
+        caption = template.replace("{place}", place)
         path = next((p for p in (folder / f"{name}.svg", folder / f"{name}.png") if p.exists()), None)
         if name in left_out:
             parts.append((caption, None, left_out[name]))

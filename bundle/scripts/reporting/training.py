@@ -16,14 +16,14 @@ from scripts.evaluation.trust import too_few
 from scripts.files.json_file import read_json
 from scripts.files.table import read_table
 from scripts.maps.bids import GROUPS, find_scans, read_participants
-from scripts.maps.notes import flagged
+from scripts.maps.notes import cut_by, flagged
 from scripts.maps.scan import Scan, recorded_maps
 from scripts.reporting import page
 from scripts.reporting.figures import learning_curves
 from scripts.reporting.gallery import OF_EVIDENCE, STAGES
 from scripts.reporting.markup import fixed
 from scripts.reporting.outcome import chosen
-from scripts.reporting.pictures import Explained, evidence_overlays, example_maps
+from scripts.reporting.pictures import Explained, evidence_overlays, example_maps, place_shown
 from scripts.reporting.scan import evidence_caption
 from scripts.reporting.style import VECTOR, save_figure, titled
 from scripts.reporting.tables import scan_level
@@ -71,18 +71,25 @@ def report(
     rows = read_table(inference / "predictions.csv", columns, cure="run inference.yaml again")
     rows = [row for row in rows if row["participant_id"] in held_out]  # of a whole cohort, say
     results = {r["scan_id"]: r for r in rows if r["status"] == "ok" and not r["slice"]}
-    scans = [
-        scan for scan in find_scans(dataset_dir, maps=recorded_maps(record["settings"])) if scan.scan_id in results
-    ]
-    by_name = {scan.scan_id: scan for scan in scans}
+
+    def inferred(scan: Scan, ending: str) -> Path:
+        return inference / scan.participant_id / f"{scan.scan_id}_{ending}"
+
+    by_name: dict[str, Scan] = {}
+    said_of: dict[str, dict[str, Any]] = {}
+    for scan in find_scans(dataset_dir, maps=recorded_maps(record["settings"])):
+        if scan.scan_id not in results:
+            continue
+        own = inferred(scan, "prediction.json")
+        about = said_of[scan.scan_id] = read_json(own, "prediction", "run inference.yaml again")
+        box = about.get("box", {})
+        told = "voxels" in box or box.get("source") == "whole"
+        by_name[scan.scan_id] = cut_by(scan, box.get("voxels"), own) if told else scan
     true = pd.Series({name: group_of[scan.participant_id] for name, scan in by_name.items()}, dtype=str)
     said = pd.Series({name: results[name]["class"] for name in by_name}, dtype=str)
     shown = [by_name[name] for name in chosen(true, said, examples)]
     if not shown:
         raise InputError(f"{needed[2]}: names no held-out scan of {dataset_dir}; give the cohort that was inferred")
-
-    def inferred(scan: Scan, ending: str) -> Path:
-        return inference / scan.participant_id / f"{scan.scan_id}_{ending}"
 
     pairs = {f"{group_of[s.participant_id]}, {s.scan_id}": s for s in (shown[0], shown[-1])}
     curves = {title: [training / name] for name, title in STAGES.items() if (training / name).exists()}
@@ -99,7 +106,7 @@ def report(
     ]
     maps = example_maps(pairs, titled("One subject of each group", simulated))
     went = learning_curves(curves, titled("Learning curves", simulated))
-    method = read_json(inferred(shown[0], "prediction.json"), "prediction", "run inference.yaml again").get("evidence")
+    method = said_of[shown[0].scan_id].get("evidence")
     name = method["name"] if method else "method not recorded"
     evidence = evidence_overlays(explained, region, simulated, name)
     pictures = {
@@ -115,8 +122,7 @@ def report(
     if why_not is None:
         for part, draw in (("reliability", calibrated_reliability), ("coverage", abstention)):
             trust[part] = save_figure(draw(tested, "platt", simulated), folder / part, VECTOR)[-1]
-    looked = [read_json(inferred(s, "prediction.json"), "prediction", "run inference.yaml again") for s in scans]
-    familiar = [one["familiarity"] for one in looked if "familiarity" in one]
+    familiar = [one["familiarity"] for one in said_of.values() if "familiarity" in one]
     known = read_json(calibration, "calibration") if familiar and Path(calibration).is_file() else {}
     places = (known.get("familiarity") or {}).get("places", [])
     if places:
@@ -132,6 +138,7 @@ def report(
         finding=finding(tested, simulated),
         batch=os.path.relpath(summary, folder) if summary.is_file() else "",
         pictures=pictures,
+        place=place_shown(pairs.values()),
         of_evidence=f"{evidence_caption(method)} Outlined where it is strong: solid for HH, dashed for HC."
         f" {OF_EVIDENCE}",
         measures=(list(metrics[0]), [[number(cell) for cell in row.values()] for row in metrics]),

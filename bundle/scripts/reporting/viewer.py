@@ -97,7 +97,8 @@ def encoded(volume: np.ndarray, affine: np.ndarray, slope: float) -> str:
 
 
 def viewer(subjects: Sequence[Mapping[str, Any]], script: str, budget: int) -> dict[str, Any]:
-    """What the viewer's part of a page (templates/viewer.html) needs: `script`, `volumes`, `factor` and `licence`.
+    """What the viewer's part of a page (templates/viewer.html) needs: `script`, `volumes`, `factor`, `licence`, and
+    whether all volumes are cut to the slices around their box (`cut`).
 
     Args:
         subjects: each with `title`, `about` (a line of text), `scan` and `evidence` (see `packed`).
@@ -120,4 +121,5 @@ def viewer(subjects: Sequence[Mapping[str, Any]], script: str, budget: int) -> d
             " lower --viewer_subjects or raise --page_limit_mb"
         )
     licence = LICENCE.read_text(encoding="utf-8")
-    return {"script": page.script(script), "volumes": volumes, "factor": factor, "licence": licence}
+    cut = all(subject["scan"].box is not None for subject in subjects)
+    return {"script": page.script(script), "volumes": volumes, "factor": factor, "licence": licence, "cut": cut}
