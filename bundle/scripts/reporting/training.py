@@ -66,6 +66,7 @@ def report(
     group_of = {name: row["group"] for name, row in participants.items()}
     tested = read_predictions(evaluation / "predictions.csv")
     check_of_one(record, tested, inference / "run.json", group_of)
+    shown_first, how_far = finding(tested, simulated), believed(tested)  # refused, if so, before anything is drawn
     held_out = set(tested["participant_id"])
     columns = ["participant_id", "scan_id", "status", "slice", "class", "probability_HH"]
     rows = read_table(inference / "predictions.csv", columns, cure="run inference.yaml again")
@@ -135,7 +136,7 @@ def report(
         "training.html",
         title=f"Q-Net on a {'simulated cohort' if simulated else 'cohort'}",
         note=page.note(simulated),
-        finding=finding(tested, simulated),
+        finding=shown_first,
         batch=os.path.relpath(summary, folder) if summary.is_file() else "",
         pictures=pictures,
         place=place_shown(pairs.values()),
@@ -147,7 +148,7 @@ def report(
         unlikely=flagged(training / "scans.tsv"),
         trust=trust,
         why_not=why_not,
-        believed=believed(tested),
+        believed=how_far,
         record=record,
     )
 
