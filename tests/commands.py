@@ -5,6 +5,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -219,6 +221,10 @@ class Place:
                 }
                 path.with_suffix(".json").write_text(json.dumps(record))
             filled[filled.index("--members") + 1] = str([str(path) for path in members])
+        if names[1:] == ["report"]:  # of an inference by the weights that were trained here
+            self._infer(inferred := self._fresh())
+            at = filled.index("--inference_dir") if "--inference_dir" in filled else len(filled)
+            filled[at : at + 2] = ["--inference_dir", str(inferred)]
         if names == ["inference", "small"]:  # with weights of that overlay
             save_weights(QNet(num_slices=8), weights := self._fresh() / "model.pt", torch.float16)
             filled += ["--weights", str(weights), "--weights_record", "config"]
@@ -227,6 +233,11 @@ class Place:
         if "STUDIES" in words and names == ["inference"]:
             filled += ["--localise", "whole"]
         return here, filled
+
+    def _infer(self, folder: Path) -> None:
+        words = ["--config_file", "configs/inference.yaml", "--input", str(self.cohort), "--output_dir", str(folder)]
+        command = [sys.executable, "-m", "monai.bundle", "run", *words, "--nuclei", "known"]
+        subprocess.run(command, cwd=self.root / "bundle", check=True, capture_output=True)
 
     def _fresh(self) -> Path:
         self.made += 1
