@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from blobs import BOX, write_cohort
-from found_boxes import keep_found
+from kept_boxes import keep_found
 from made_predictions import made_predictions
 from refusal import refused
 
