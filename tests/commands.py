@@ -236,6 +236,7 @@ class Place:
 
     def _infer(self, folder: Path) -> None:
         words = ["--config_file", "configs/inference.yaml", "--input", str(self.cohort), "--output_dir", str(folder)]
+        words += [f"--{key}={TRAINING[key]}" for key in ("full_size", "cropped_size", "num_slices", "hidden_size")]
         command = [sys.executable, "-m", "monai.bundle", "run", *words, "--nuclei", "known"]
         subprocess.run(command, cwd=self.root / "bundle", check=True, capture_output=True)
 
