@@ -25,7 +25,7 @@ from scripts.maps.bids import BIDS_VERSION
 from scripts.maps.plausibility import LEAST_IRON, found_flags, region_flags
 from scripts.maps.scan import Scan
 from scripts.maps.transforms import reading
-from scripts.nuclei.current import measured_files
+from scripts.nuclei.current import STATS, measured_files
 from scripts.nuclei.reader import NucleiReader
 from scripts.nuclei.table import data_dictionary
 from scripts.provenance import bundle_version
@@ -40,7 +40,7 @@ LOGGER = logging.getLogger(__name__)
 #: Of the whole cohort.
 TABLES = ("nuclei.tsv", "nuclei.json", "desc-nuclei_dseg.tsv", "scans.tsv")
 #: Of a scan, behind its name.
-ENDINGS = ("desc-nuclei_stats.json", "desc-nuclei_dseg.nii.gz", "desc-nuclei_dseg.png")
+ENDINGS = (STATS, "desc-nuclei_dseg.nii.gz", "desc-nuclei_dseg.png")
 #: What other code measured is measured again.
 CODE = ("scripts.maps.transforms", "scripts.nuclei.reader", "scripts.localisation.locate", "scripts.anatomy.template")
 
@@ -111,7 +111,7 @@ def measure_cohort(
     write_json(folder / "nuclei.json", {**data_dictionary(), "GeneratedBy": made_by})
     write_table(folder / "desc-nuclei_dseg.tsv", ("index", "name"), LOOKUP)
     write_table(folder / "scans.tsv", list(said[0]), said)
-    say_former(folder, "_desc-nuclei_stats.json", {scan.scan_id for scan in scans}, "nuclei.tsv")
+    say_former(folder, f"_{STATS}", {scan.scan_id for scan in scans}, "nuclei.tsv")
     bad = [row for row in said if row["status"] != "ok"]
     print(f"{len(rows) - len(bad)} of {len(rows)} scans measured; {folder / 'nuclei.tsv'}")
     check_all_done(said, folder / "scans.tsv")

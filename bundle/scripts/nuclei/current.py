@@ -10,6 +10,9 @@ from scripts.maps.scan import MAPS, Scan
 from scripts.maps.sidecars import with_sidecars
 from scripts.runs.finished import Files, of_these
 
+#: What a scan's file is called, behind its name, that keeps what its nuclei were measured in.
+STATS = "desc-nuclei_stats.json"
+
 
 def measured_files(scan: Scan) -> Files:
     """What nuclei are measured in: the three maps that every scan has, with their sidecars."""
@@ -26,7 +29,7 @@ def changed_since(nuclei_table: str | os.PathLike, scans: Sequence[Scan]) -> lis
     """
     changed = []
     for scan in scans:
-        stats = Path(nuclei_table).parent / scan.participant_id / "anat" / f"{scan.scan_id}_desc-nuclei_stats.json"
+        stats = Path(nuclei_table).parent / scan.participant_id / "anat" / f"{scan.scan_id}_{STATS}"
         if scan.refused is not None or not stats.is_file():
             continue
         try:

@@ -15,6 +15,7 @@ from scripts.files.json_file import read_json
 from scripts.files.limits import check_plain
 from scripts.files.parts import remove_leftovers
 from scripts.files.writing import make_folder, remove_empty, write_json, write_text
+from scripts.runs.finished import ROOT
 
 LOCK = ".qnet-lock"
 #: Lies in output folders, and lists the files there that commands of ours may replace: a name or pattern a line.
@@ -23,8 +24,7 @@ MARK = ".qnet-output"
 _DESCRIPTION = "dataset_description.json"
 #: How the makers begin that it names in derivatives of ours.
 _MAKERS = ("Q-Net bundle", "qnet_hemochromatosis")
-#: The bundle, and its folders that are no place for results.
-ROOT = Path(__file__).resolve().parents[2]
+#: Folders of the bundle that are no place for results.
 _OF_THE_BUNDLE = ("configs", "scripts", "docs")
 #: Derivatives that hold what users and simulations say about a cohort; all others may be written by our commands.
 _GIVEN_DERIVATIVES = ("basalganglia", "groundtruth")
