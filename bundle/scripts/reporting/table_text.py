@@ -220,8 +220,10 @@ def trust_sections(frame: pd.DataFrame, about: str) -> Iterator[Section]:
     by_chance = 2 * np.sqrt(error * (1 - error) / (frame["subjects"] / 2))  # two standard errors of a group's share
     missed = frame[frame[["coverage_HC", "coverage_HH"]].min(axis="columns") < 1 - error - by_chance]
     if len(missed):
-        note += f" It was not so for {_named(missed)}, by more than chance explains: its answers are less sure than"
-            " they say."
+        note += (
+            f" It was not so for {_named(missed)}, by more than chance explains: its answers are less sure than they"
+            " say."
+        )
     heads = ["Input", "Model", "Coverage", "Coverage HC", "Coverage HH", "Cannot say", "Right where said"]
     yield Section("abstention", "abstention", note, pd.DataFrame(rows, columns=heads))
 
